@@ -1,0 +1,299 @@
+//! The dynamic configuration (`config`) and the rules between its timings.
+
+use crate::lease;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// The document in the `config` key, as people wrote it; rules read it through the methods, so that
+/// keys this version does not know survive.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DynamicConfig(pub Map<String, Value>);
+
+/// The three timings and what was changed to make them fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// The lease's time to live.
+    pub ttl: Duration,
+    /// How often a node looks even where nothing woke it, and how often positions are published.
+    pub loop_wait: Duration,
+    /// How long a request to etcd or Postgres may take altogether.
+    pub retry_timeout: Duration,
+}
+
+/// `synchronous_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SynchronousMode {
+    /// No synchronous standby is managed.
+    #[default]
+    Off,
+    /// Named standbys, all of which must confirm.
+    On,
+    /// Any of the voters, as many as needed.
+    Quorum,
+}
+
+/// A value in the dynamic configuration that can't be used as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Wrong type.
+    #[error("{key} is {found}, expected {expected}")]
+    Type {
+        /// Dotted key.
+        key: String,
+        /// What stands there.
+        found: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// Out of range.
+    #[error("{key} is {found}: {rule}")]
+    Range {
+        /// Dotted key.
+        key: String,
+        /// What stands there.
+        found: String,
+        /// The rule it breaks.
+        rule: String,
+    },
+}
+
+/// Default `ttl` of pg_tenure, in seconds (DESIGN, numbers: "TTL from 3 s up, default 10").
+pub const TTL_DEFAULT_S: u64 = 10;
+/// Default `loop_wait`, in seconds.
+pub const LOOP_WAIT_DEFAULT_S: u64 = 5;
+/// Default `retry_timeout`, in seconds.
+pub const RETRY_TIMEOUT_DEFAULT_S: u64 = 3;
+/// Default `maximum_lag_on_failover`: 1 MiB, as the field has it.
+pub const MAXIMUM_LAG_DEFAULT_BYTES: u64 = 1_048_576;
+/// Default `primary_start_timeout`, in seconds, as the field has it.
+pub const PRIMARY_START_TIMEOUT_DEFAULT_S: u64 = 300;
+
+impl DynamicConfig {
+    /// The value at a top-level key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
+    fn seconds(&self, key: &str) -> Option<u64> {
+        match self.0.get(key)? {
+            Value::Number(number) => number
+                .as_u64()
+                .or_else(|| number.as_f64().map(|s| s.max(0.0) as u64)),
+            Value::String(text) => text.trim().trim_end_matches('s').trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn truthy(&self, key: &str) -> bool {
+        match self.0.get(key) {
+            Some(Value::Bool(set)) => *set,
+            Some(Value::String(text)) => {
+                matches!(text.to_lowercase().as_str(), "on" | "true" | "yes" | "1")
+            }
+            _ => false,
+        }
+    }
+
+    /// ttl, loop_wait and retry_timeout, fitted to each other as the field does it: ttl at least
+    /// [`lease::TTL_MINIMUM`], and `loop_wait + 2 * retry_timeout <= ttl` by lowering the latter two.
+    pub fn timing(&self) -> Timing {
+        let ttl = Duration::from_secs(self.seconds("ttl").unwrap_or(TTL_DEFAULT_S))
+            .max(lease::TTL_MINIMUM);
+        let mut loop_wait =
+            Duration::from_secs(self.seconds("loop_wait").unwrap_or(LOOP_WAIT_DEFAULT_S))
+                .max(Duration::from_secs(1));
+        let mut retry_timeout = Duration::from_secs(
+            self.seconds("retry_timeout")
+                .unwrap_or(RETRY_TIMEOUT_DEFAULT_S),
+        )
+        .max(Duration::from_secs(1));
+        if loop_wait + 2 * retry_timeout > ttl {
+            loop_wait =
+                loop_wait.min(Duration::from_secs(1).max(ttl.saturating_sub(2 * retry_timeout)));
+            if loop_wait + 2 * retry_timeout > ttl {
+                loop_wait = Duration::from_secs(1);
+                retry_timeout = (ttl - loop_wait) / 2;
+            }
+        }
+        Timing {
+            ttl,
+            loop_wait,
+            retry_timeout,
+        }
+    }
+
+    /// `synchronous_mode`: off, on or quorum.
+    pub fn synchronous_mode(&self) -> SynchronousMode {
+        match self.0.get("synchronous_mode") {
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("quorum") => {
+                SynchronousMode::Quorum
+            }
+            _ if self.truthy("synchronous_mode") => SynchronousMode::On,
+            _ => SynchronousMode::Off,
+        }
+    }
+
+    /// `synchronous_mode_strict`: rather no writes than writes on one node.
+    pub fn synchronous_mode_strict(&self) -> bool {
+        self.truthy("synchronous_mode_strict")
+    }
+
+    /// `maximum_lag_on_failover`, in bytes.
+    pub fn maximum_lag_on_failover(&self) -> u64 {
+        self.0
+            .get("maximum_lag_on_failover")
+            .and_then(Value::as_u64)
+            .unwrap_or(MAXIMUM_LAG_DEFAULT_BYTES)
+    }
+
+    /// `check_timeline`: a candidate behind the known timeline may never stand.
+    pub fn check_timeline(&self) -> bool {
+        self.truthy("check_timeline")
+    }
+
+    /// `pause`: maintenance mode.
+    pub fn paused(&self) -> bool {
+        self.truthy("pause")
+    }
+
+    /// `failsafe_mode`.
+    pub fn failsafe_mode(&self) -> bool {
+        self.truthy("failsafe_mode")
+    }
+
+    /// `primary_start_timeout` (`master_start_timeout` of old): how long a crashed primary may take
+    /// to come back before it gives the leadership away.
+    pub fn primary_start_timeout(&self) -> Duration {
+        let seconds = self
+            .seconds("primary_start_timeout")
+            .or_else(|| self.seconds("master_start_timeout"));
+        Duration::from_secs(seconds.unwrap_or(PRIMARY_START_TIMEOUT_DEFAULT_S))
+    }
+
+    /// The `postgresql` section.
+    pub fn postgresql(&self) -> Option<&Map<String, Value>> {
+        self.0.get("postgresql").and_then(Value::as_object)
+    }
+
+    /// `postgresql.use_pg_rewind`; on unless switched off: our rejoin falls back to a clone only where
+    /// the node's configuration allows that.
+    pub fn use_pg_rewind(&self) -> bool {
+        self.postgresql()
+            .and_then(|section| section.get("use_pg_rewind"))
+            .and_then(Value::as_bool)
+            .unwrap_or(true)
+    }
+
+    /// `postgresql.use_slots`; on unless switched off.
+    pub fn use_slots(&self) -> bool {
+        self.postgresql()
+            .and_then(|section| section.get("use_slots"))
+            .and_then(Value::as_bool)
+            .unwrap_or(true)
+    }
+
+    /// Everything in the document that would be ignored or changed, for refusal before it is stored.
+    pub fn faults(&self) -> Vec<ConfigError> {
+        let mut faults = Vec::new();
+        for key in [
+            "ttl",
+            "loop_wait",
+            "retry_timeout",
+            "primary_start_timeout",
+            "maximum_lag_on_failover",
+        ] {
+            if let Some(value) = self.0.get(key)
+                && self.seconds(key).is_none()
+            {
+                faults.push(ConfigError::Type {
+                    key: key.to_owned(),
+                    found: value.to_string(),
+                    expected: "a whole number",
+                });
+            }
+        }
+        if let Some(ttl) = self.seconds("ttl")
+            && ttl < lease::TTL_MINIMUM.as_secs()
+        {
+            let rule = format!(
+                "at least {} s: etcd grants no shorter lease that survives one missed answer",
+                lease::TTL_MINIMUM.as_secs()
+            );
+            faults.push(ConfigError::Range {
+                key: "ttl".to_owned(),
+                found: ttl.to_string(),
+                rule,
+            });
+        }
+        if let Some(value) = self.0.get("postgresql")
+            && !value.is_object()
+        {
+            faults.push(ConfigError::Type {
+                key: "postgresql".to_owned(),
+                found: value.to_string(),
+                expected: "a section",
+            });
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> DynamicConfig {
+        DynamicConfig(serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn timings_are_fitted_to_each_other() {
+        for (json, ttl, loop_wait, retry) in [
+            ("{}", 10, 4, 3),
+            (
+                r#"{"ttl":30,"loop_wait":10,"retry_timeout":10}"#,
+                30,
+                10,
+                10,
+            ),
+            (r#"{"ttl":3}"#, 3, 1, 1),
+            (r#"{"ttl":1}"#, 3, 1, 1),
+            (r#"{"ttl":20,"loop_wait":10,"retry_timeout":10}"#, 20, 1, 9),
+        ] {
+            let timing = config(json).timing();
+            assert_eq!(timing.ttl.as_secs(), ttl, "{json}");
+            assert_eq!(timing.loop_wait.as_secs(), loop_wait, "{json}");
+            assert_eq!(timing.retry_timeout.as_secs(), retry, "{json}");
+            assert!(
+                timing.loop_wait + 2 * timing.retry_timeout <= timing.ttl,
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_for_the_synchronous_mode() {
+        for (json, mode) in [
+            ("{}", SynchronousMode::Off),
+            (r#"{"synchronous_mode":false}"#, SynchronousMode::Off),
+            (r#"{"synchronous_mode":true}"#, SynchronousMode::On),
+            (r#"{"synchronous_mode":"on"}"#, SynchronousMode::On),
+            (r#"{"synchronous_mode":"quorum"}"#, SynchronousMode::Quorum),
+        ] {
+            assert_eq!(config(json).synchronous_mode(), mode, "{json}");
+        }
+    }
+
+    #[test]
+    fn faults_name_the_key_and_the_rule() {
+        let faults = config(r#"{"ttl":1,"loop_wait":"soon","postgresql":3}"#).faults();
+        let text = faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n");
+        for part in ["loop_wait is \"soon\"", "ttl is 1", "postgresql is 3"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Duty: what this node's processes owe the cluster now. The arbiter asks; its `apply` does it.
+
+use crate::config::SynchronousMode;
+use crate::failover;
+use crate::leader::{Leader, Term};
+use crate::local::{DataDir, Ended, LocalState, Postgres};
+use crate::name::MemberName;
+use crate::reason::{Decision, Reason};
+use crate::rejoin::{self, Rejoin};
+use crate::view::{ClusterView, Initialize};
+
+/// One thing to do, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Duty {
+    /// Nothing; look again when something changes.
+    Rest,
+    /// Race for `initialize`, and where it is won make the first data directory and lead.
+    Bootstrap,
+    /// Replace whatever is in the data directory by a copy of this member's.
+    Clone {
+        /// The source.
+        from: MemberName,
+    },
+    /// Start Postgres as primary: this node leads and its data was a primary's.
+    StartPrimary {
+        /// The term it leads in.
+        term: Term,
+    },
+    /// Start Postgres in recovery.
+    StartStandby {
+        /// Whom to stream from; None while nobody leads.
+        upstream: Option<MemberName>,
+    },
+    /// Leave recovery: this node leads in this term.
+    Promote {
+        /// The term that was judged.
+        term: Term,
+    },
+    /// Stop a primary that does not lead; what follows is decided from what it leaves.
+    Demote,
+    /// Point the running standby at this member.
+    Follow {
+        /// The member.
+        upstream: MemberName,
+    },
+    /// Stop if needed and wind back to before the fork, with this member as the source.
+    Rewind {
+        /// The source.
+        from: MemberName,
+    },
+    /// Planned: stop cleanly and hand the key to the first candidate that has everything.
+    Switchover {
+        /// Best first.
+        candidates: Vec<MemberName>,
+    },
+    /// Unplanned but lossless: give the key to this synchronous standby at once.
+    HandOver {
+        /// The standby.
+        to: MemberName,
+    },
+    /// Give the leader key up: this node can't serve.
+    Release,
+    /// Stop Postgres and end (SIGTERM).
+    Stop,
+    /// This node can't belong to the cluster: end with the reason.
+    Quit,
+}
+
+/// Says what this node owes the cluster now. Same facts, same answer.
+pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
+    use Duty::*;
+    let on = Decision::new;
+    if let (DataDir::Present(control), Some(expected)) = (&local.data, view.system_id())
+        && control.system_id != *expected
+    {
+        return on(
+            Quit,
+            Reason::ForeignSystem {
+                found: control.system_id.clone(),
+                expected: expected.clone(),
+            },
+        );
+    }
+    if local.stopping {
+        return stopping(view, local);
+    }
+    if view.config().paused() {
+        return on(Rest, Reason::Paused);
+    }
+    match &view.leader {
+        Some(leader) if leader.name == local.name => leading(view, local, leader),
+        Some(leader) => following(view, local, leader),
+        None => vacant(view, local),
+    }
+}
+
+/// SIGTERM: leadership is handed over first where a standby can take it, then Postgres stops.
+fn stopping(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
+    if view.leader_if(&local.name).is_some()
+        && matches!(local.postgres, Postgres::Primary { .. })
+        && !view.config().paused()
+    {
+        let request = failover::FailoverRequest {
+            leader: Some(local.name.to_string()),
+            ..Default::default()
+        };
+        if let Ok(candidates) = failover::candidates(view, &request)
+            && let Some(first) = candidates.first().cloned()
+        {
+            return Decision::new(
+                Duty::Switchover { candidates },
+                Reason::StoppingHandOver(first),
+            );
+        }
+    }
+    Decision::new(Duty::Stop, Reason::Stopping)
+}
+
+fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
+    use Duty::*;
+    let on = Decision::new;
+    match (&local.data, &local.postgres) {
+        (DataDir::Empty | DataDir::Incomplete { .. }, _) => {
+            match view.initialize.as_ref().map(|key| &key.value) {
+                None if !local.may_bootstrap => on(Rest, Reason::NoBootstrapSection),
+                None => on(Bootstrap, Reason::NotInitialized),
+                Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
+                Some(Initialize::Done(_)) => on(Rest, Reason::NobodyToCloneFrom),
+            }
+        }
+        (DataDir::Present(control), Postgres::Stopped) => {
+            match view.initialize.as_ref().map(|key| &key.value) {
+                Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
+                // Data from before the cluster: only a former primary may found it.
+                None if control.ended == Ended::Standby => on(
+                    Quit,
+                    Reason::StandbyDataWithoutCluster(control.system_id.clone()),
+                ),
+                None => on(Bootstrap, Reason::NotInitialized),
+                Some(Initialize::Done(_)) => {
+                    on(StartStandby { upstream: None }, Reason::NoLeaderStart)
+                }
+            }
+        }
+        (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
+        (_, Postgres::Silent) => on(Rest, Reason::Silent),
+        (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => {
+            on(Bootstrap, Reason::NotInitialized)
+        }
+        (_, Postgres::Primary { .. } | Postgres::Standby { .. }) => on(Rest, Reason::NoLeader),
+    }
+}
+
+fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<Duty> {
+    use Duty::*;
+    let on = Decision::new;
+    let mine = || Reason::IHoldTheLease(leader.term);
+    match (&local.data, &local.postgres) {
+        (DataDir::Empty, _) => on(
+            Release,
+            Reason::Incomplete {
+                what: "the data directory is empty: something".to_owned(),
+            },
+        ),
+        (DataDir::Incomplete { what }, _) => on(Release, Reason::Incomplete { what: what.clone() }),
+        (DataDir::Present(_), Postgres::Primary { .. }) => requested(view, local, leader),
+        (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => {
+            on(Promote { term: leader.term }, mine())
+        }
+        (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
+        (DataDir::Present(_), Postgres::Starting { .. })
+            if local.down_for > view.config().primary_start_timeout() =>
+        {
+            start_timeout(view)
+        }
+        (DataDir::Present(_), Postgres::Starting { .. }) => on(Rest, Reason::Starting),
+        (DataDir::Present(_), Postgres::Silent) => on(Rest, Reason::Silent),
+        (DataDir::Present(control), Postgres::Stopped) => {
+            if control.ended == Ended::Standby || control.timeline < view.history().current() {
+                return on(StartStandby { upstream: None }, mine());
+            }
+            if let Some(standby) = lossless_successor(view, local) {
+                return on(
+                    HandOver {
+                        to: standby.clone(),
+                    },
+                    Reason::CrashedSyncStandbyReady(standby),
+                );
+            }
+            if local.down_for > view.config().primary_start_timeout() {
+                return start_timeout(view);
+            }
+            let why = if control.ended == Ended::CrashedPrimary {
+                Reason::CrashedRestart
+            } else {
+                mine()
+            };
+            on(StartPrimary { term: leader.term }, why)
+        }
+    }
+}
+
+fn start_timeout(view: &ClusterView) -> Decision<Duty> {
+    Decision::new(
+        Duty::Release,
+        Reason::StartTimeout(view.config().primary_start_timeout().as_secs()),
+    )
+}
+
+/// A synchronous standby that has every acknowledged commit, runs, and can be promoted.
+fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<MemberName> {
+    if view.config().synchronous_mode() == SynchronousMode::Off {
+        return None;
+    }
+    let sync = view
+        .sync
+        .as_ref()
+        .filter(|sync| sync.value.leader.as_deref() == Some(local.name.as_str()))?;
+    view.members
+        .keys()
+        .find(|name| sync.value.has_standby(name) && failover::unfit(view, name, false).is_none())
+        .cloned()
+}
+
+/// The leader serves; has anybody asked for a change?
+fn requested(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<Duty> {
+    let rest = || Decision::new(Duty::Rest, Reason::IHoldTheLease(leader.term));
+    let Some(request) = view.request() else {
+        return rest();
+    };
+    if let Some(at) = &request.value.scheduled_at
+        && !local.request_due
+    {
+        return Decision::new(Duty::Rest, Reason::Scheduled(at.clone()));
+    }
+    match failover::candidates(view, &request.value) {
+        Ok(candidates) => match candidates.first().cloned() {
+            Some(first) => Decision::new(
+                Duty::Switchover { candidates },
+                Reason::SwitchoverAsked(first),
+            ),
+            None => rest(),
+        },
+        Err(why) => Decision::new(Duty::Rest, Reason::SwitchoverImpossible(why.to_string())),
+    }
+}
+
+fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<Duty> {
+    use Duty::*;
+    let on = Decision::new;
+    let theirs = || Reason::AnotherHoldsTheLease(leader.name.clone(), leader.term);
+    let from = || leader.name.clone();
+    if local.reinit && view.members.contains_key(&leader.name) {
+        return on(Clone { from: from() }, Reason::ReinitAsked);
+    }
+    match (&local.data, &local.postgres) {
+        (DataDir::Empty, _) => match view.members.get(&leader.name) {
+            Some(entry) if entry.member.is_running() => {
+                on(Clone { from: from() }, Reason::Empty(from()))
+            }
+            _ => on(Rest, Reason::LeaderHistoryUnknown(from())),
+        },
+        (DataDir::Incomplete { what }, _) => on(
+            Clone { from: from() },
+            Reason::Incomplete { what: what.clone() },
+        ),
+        (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
+        (_, Postgres::Silent) => on(Rest, Reason::Silent),
+        (_, Postgres::Primary { .. }) => on(Demote, theirs()),
+        (DataDir::Present(control), Postgres::Stopped) => {
+            match rejoin::of_stopped(view, &leader.name, control) {
+                Rejoin::Follow => on(
+                    StartStandby {
+                        upstream: Some(upstream(view, local, &leader.name)),
+                    },
+                    theirs(),
+                ),
+                Rejoin::Rewind(why) => rewind_or(local, from(), why),
+                Rejoin::Wait(why) => on(Rest, why),
+            }
+        }
+        (
+            _,
+            Postgres::Standby {
+                timeline,
+                position,
+                upstream: now,
+                ..
+            },
+        ) => match rejoin::of_standby(view, &leader.name, *timeline, *position) {
+            Rejoin::Rewind(why) => rewind_or(local, from(), why),
+            Rejoin::Wait(why) => on(Rest, why),
+            Rejoin::Follow => {
+                let wanted = upstream(view, local, &leader.name);
+                let address = view
+                    .members
+                    .get(&wanted)
+                    .and_then(|entry| entry.member.host_port());
+                if address.is_none() || *now == address {
+                    on(Rest, Reason::Follows(wanted))
+                } else {
+                    on(Follow { upstream: wanted }, theirs())
+                }
+            }
+        },
+    }
+}
+
+/// Whom to stream from: the member in the tag `replicatefrom` while it runs, else the leader.
+fn upstream(view: &ClusterView, local: &LocalState, leader: &MemberName) -> MemberName {
+    let tagged = local
+        .tags
+        .replicatefrom()
+        .and_then(|name| MemberName::new(name).ok());
+    tagged
+        .filter(|name| {
+            *name != local.name
+                && view
+                    .members
+                    .get(name)
+                    .is_some_and(|entry| entry.member.is_running())
+        })
+        .unwrap_or_else(|| leader.clone())
+}
+
+fn rewind_or(local: &LocalState, from: MemberName, why: Reason) -> Decision<Duty> {
+    match &local.rewind_failed {
+        None => Decision::new(Duty::Rewind { from }, why),
+        Some(words) if local.may_clone_over => Decision::new(
+            Duty::Clone { from },
+            Reason::RewindFailedCloneAllowed(words.clone()),
+        ),
+        Some(words) => Decision::new(Duty::Rest, Reason::RewindFailedNeedsHand(words.clone())),
+    }
+}

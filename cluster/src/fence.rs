@@ -1,0 +1,134 @@
+//! The fence's rule: may this commit pass at this moment?
+
+use crate::time::Moment;
+
+/// The page's mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Mode {
+    /// No scope is configured, or the server runs alone in single-user mode: nothing is fenced.
+    Unmanaged = 0,
+    /// This node may not write: it holds no lease.
+    Closed = 1,
+    /// This node may write until the deadline.
+    Open = 2,
+    /// A switchover is under way: transactions that began before it may end, others wait.
+    Draining = 3,
+}
+
+impl Mode {
+    /// From the number kept in shared memory; anything unknown is closed.
+    pub fn from_number(number: u32) -> Mode {
+        match number {
+            0 => Mode::Unmanaged,
+            2 => Mode::Open,
+            3 => Mode::Draining,
+            _ => Mode::Closed,
+        }
+    }
+
+    /// The word shown to people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Unmanaged => "unmanaged",
+            Mode::Closed => "closed",
+            Mode::Open => "open",
+            Mode::Draining => "draining",
+        }
+    }
+}
+
+/// What a backend reads from shared memory before it commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// The page's mode.
+    pub mode: Mode,
+    /// Open and draining: until when.
+    pub deadline: Moment,
+    /// Draining: since when.
+    pub draining_since: Moment,
+}
+
+/// The answer to "may this commit pass?".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes.
+    Pass,
+    /// Not now; it may be yes shortly (a renewal is late, a switchover runs).
+    Wait,
+    /// No, and waiting won't help unless this node becomes leader.
+    Refuse,
+}
+
+/// Judges a commit of a transaction that began at `began`.
+///
+/// A closed page is `Wait`, not `Refuse`: a node that was just promoted, or whose worker was just
+/// restarted, opens within milliseconds; the caller bounds the wait and then refuses.
+pub fn judge(page: Page, began: Moment, now: Moment) -> Verdict {
+    match page.mode {
+        Mode::Unmanaged => Verdict::Pass,
+        Mode::Closed => Verdict::Wait,
+        Mode::Open if now < page.deadline => Verdict::Pass,
+        Mode::Open => Verdict::Wait,
+        Mode::Draining if now >= page.deadline => Verdict::Wait,
+        Mode::Draining if began < page.draining_since => Verdict::Pass,
+        Mode::Draining => Verdict::Wait,
+    }
+}
+
+/// May a commit that is already durable be acknowledged now? `deadline` must be ahead: a commit that
+/// began in time but came back late may already be missing from the next leader's history.
+pub fn may_acknowledge(page: Page, now: Moment) -> bool {
+    match page.mode {
+        Mode::Unmanaged => true,
+        Mode::Closed => false,
+        Mode::Open | Mode::Draining => now < page.deadline,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(nanos: u64) -> Moment {
+        Moment::from_nanos(nanos)
+    }
+
+    #[test]
+    fn verdicts() {
+        use Mode::*;
+        use Verdict::*;
+        for (mode, began, now, verdict, acknowledge) in [
+            (Unmanaged, 0, 999, Pass, true),
+            (Closed, 0, 0, Wait, false),
+            (Open, 0, 99, Pass, true),
+            (Open, 0, 100, Wait, false),
+            (Draining, 49, 99, Pass, true),
+            (Draining, 50, 99, Wait, true),
+            (Draining, 49, 100, Wait, false),
+        ] {
+            let page = Page {
+                mode,
+                deadline: at(100),
+                draining_since: at(50),
+            };
+            assert_eq!(
+                judge(page, at(began), at(now)),
+                verdict,
+                "{mode:?} began {began} at {now}"
+            );
+            assert_eq!(
+                may_acknowledge(page, at(now)),
+                acknowledge,
+                "{mode:?} at {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_no_mode_are_closed() {
+        for number in [1, 4, u32::MAX] {
+            assert_eq!(Mode::from_number(number), Mode::Closed);
+        }
+    }
+}

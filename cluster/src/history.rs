@@ -1,0 +1,227 @@
+//! Timelines: where each ended, and whether a position is part of the present one's past.
+
+use crate::lsn::Lsn;
+use crate::name::Timeline;
+use serde_json::{Value, json};
+
+/// One line of `history`: timeline, where it ended, why, when, who leads the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The timeline that ended.
+    pub timeline: Timeline,
+    /// Where it ended: the next begins there.
+    pub switch: Lsn,
+    /// PostgreSQL's reason text.
+    pub reason: String,
+    /// When, ISO 8601; older programs leave it out.
+    pub timestamp: Option<String>,
+    /// Who was promoted; older programs leave it out.
+    pub new_leader: Option<String>,
+}
+
+/// The `history` key: a line for each timeline that ended, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History(pub Vec<Line>);
+
+/// How a position relates to the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ancestry {
+    /// Everything up to the position is part of the present timeline's past (or of the present).
+    Ancestor,
+    /// The position is past the point where the others forked away: it holds WAL that they do not.
+    Diverged {
+        /// Where the histories part.
+        fork: Lsn,
+    },
+    /// The history does not reach back (or forward) to this timeline.
+    Unknown,
+}
+
+impl History {
+    /// Reads the key's JSON; lines of 3, 4 or 5 items are accepted, as the field writes them.
+    pub fn from_json(value: &Value) -> Option<History> {
+        let line = |item: &Value| {
+            let items = item.as_array()?;
+            Some(Line {
+                timeline: Timeline(u32::try_from(items.first()?.as_u64()?).ok()?),
+                switch: Lsn(items.get(1)?.as_u64()?),
+                reason: items.get(2)?.as_str()?.to_owned(),
+                timestamp: items.get(3).and_then(Value::as_str).map(str::to_owned),
+                new_leader: items.get(4).and_then(Value::as_str).map(str::to_owned),
+            })
+        };
+        value
+            .as_array()?
+            .iter()
+            .map(line)
+            .collect::<Option<Vec<_>>>()
+            .map(History)
+    }
+
+    /// The key's JSON.
+    pub fn to_json(&self) -> Value {
+        let line = |line: &Line| {
+            let mut items = vec![
+                json!(line.timeline.0),
+                json!(line.switch.0),
+                json!(line.reason),
+            ];
+            if let Some(timestamp) = &line.timestamp {
+                items.push(json!(timestamp));
+                if let Some(leader) = &line.new_leader {
+                    items.push(json!(leader));
+                }
+            }
+            Value::Array(items)
+        };
+        Value::Array(self.0.iter().map(line).collect())
+    }
+
+    /// Reads a timeline history file of PostgreSQL (`00000002.history`): timeline, switch point, reason.
+    pub fn from_file(text: &str) -> History {
+        let line = |line: &str| {
+            let mut parts = line.splitn(3, char::is_whitespace);
+            let timeline = Timeline(parts.next()?.trim().parse().ok()?);
+            let switch = parts.next()?.parse().ok()?;
+            let reason = parts.next().unwrap_or("").trim().to_owned();
+            Some(Line {
+                timeline,
+                switch,
+                reason,
+                timestamp: None,
+                new_leader: None,
+            })
+        };
+        History(
+            text.lines()
+                .map(str::trim)
+                .filter(|text| !text.is_empty() && !text.starts_with('#'))
+                .filter_map(line)
+                .collect(),
+        )
+    }
+
+    /// The present timeline: one after the last that ended, or 1.
+    pub fn current(&self) -> Timeline {
+        self.0
+            .last()
+            .map_or(Timeline(1), |line| line.timeline.next())
+    }
+
+    /// Where `timeline` ended, if it did.
+    pub fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
+        self.0
+            .iter()
+            .find(|line| line.timeline == timeline)
+            .map(|line| line.switch)
+    }
+
+    /// Is the position (`timeline`, `lsn`) part of the past of `present`, whose history this is?
+    pub fn ancestry(&self, present: Timeline, timeline: Timeline, lsn: Lsn) -> Ancestry {
+        if timeline == present {
+            return Ancestry::Ancestor;
+        }
+        match self.end_of(timeline) {
+            Some(end) if timeline < present => {
+                if lsn <= end {
+                    Ancestry::Ancestor
+                } else {
+                    Ancestry::Diverged { fork: end }
+                }
+            }
+            _ => Ancestry::Unknown,
+        }
+    }
+
+    /// The lines of `fresh` put behind what is known here; known lines keep their time and leader.
+    pub fn merged(&self, fresh: &History, timestamp: &str, leader: &str) -> History {
+        let mut lines = Vec::new();
+        for line in &fresh.0 {
+            match self
+                .0
+                .iter()
+                .find(|known| known.timeline == line.timeline && known.switch == line.switch)
+            {
+                Some(known) => lines.push(known.clone()),
+                None => lines.push(Line {
+                    timestamp: Some(timestamp.to_owned()),
+                    new_leader: Some(leader.to_owned()),
+                    ..line.clone()
+                }),
+            }
+        }
+        History(lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "1\t0/31BC2A0\tno recovery target specified\n\n2\t0/5000000\tno recovery target specified\n";
+
+    #[test]
+    fn a_file_reads_and_tells_ancestry() {
+        let history = History::from_file(FILE);
+        assert_eq!(history.current(), Timeline(3));
+        let present = Timeline(3);
+        for (timeline, lsn, expected) in [
+            (3, 0x6000000, Ancestry::Ancestor),
+            (2, 0x5000000, Ancestry::Ancestor),
+            (
+                2,
+                0x5000001,
+                Ancestry::Diverged {
+                    fork: Lsn(0x5000000),
+                },
+            ),
+            (1, 0x31BC2A0, Ancestry::Ancestor),
+            (
+                1,
+                0x4000000,
+                Ancestry::Diverged {
+                    fork: Lsn(0x31BC2A0),
+                },
+            ),
+            (4, 0x1, Ancestry::Unknown),
+        ] {
+            assert_eq!(
+                history.ancestry(present, Timeline(timeline), Lsn(lsn)),
+                expected,
+                "{timeline} {lsn:x}"
+            );
+        }
+    }
+
+    #[test]
+    fn json_survives_a_round_trip_in_every_length() {
+        let value = json!([
+            [
+                1,
+                52151216,
+                "no recovery target specified",
+                "2026-11-20T16:13:01+00:00",
+                "c3"
+            ],
+            [2, 7, "x"],
+            [3, 8, "y", "t"]
+        ]);
+        assert_eq!(History::from_json(&value).unwrap().to_json(), value);
+        assert!(History::from_json(&json!([[1]])).is_none());
+    }
+
+    #[test]
+    fn known_lines_keep_their_time() {
+        let known = History::from_json(&json!([[
+            1,
+            0x31BC2A0,
+            "no recovery target specified",
+            "then",
+            "n1"
+        ]]))
+        .unwrap();
+        let merged = known.merged(&History::from_file(FILE), "now", "n2");
+        assert_eq!(merged.0[0].timestamp.as_deref(), Some("then"));
+        assert_eq!(merged.0[1].new_leader.as_deref(), Some("n2"));
+    }
+}

@@ -1,0 +1,60 @@
+//! Lease arithmetic only: when to renew, until when a grant counts.
+
+use crate::time::Moment;
+use std::time::Duration;
+
+/// The shortest lease we ask for. etcd raises anything below 1.5 election timeouts (2 s with its
+/// defaults), and looks for expired leases every half second; at 3 s a lease survives one lost renewal.
+pub const TTL_MINIMUM: Duration = Duration::from_secs(3);
+
+/// Renew this often: a quarter of the TTL leaves three further tries before the deadline.
+pub fn renew_every(ttl: Duration) -> Duration {
+    ttl / 4
+}
+
+/// How long one try at one endpoint may take, so that every endpoint is asked within half the TTL.
+pub fn try_timeout(ttl: Duration, endpoints: usize) -> Duration {
+    let shares = u32::try_from(endpoints.max(1)).unwrap_or(u32::MAX);
+    (ttl / 2 / shares).clamp(Duration::from_millis(100), Duration::from_secs(2))
+}
+
+/// What is taken off a grant for the difference in rate between two hosts' clocks: 2 % of the TTL
+/// (a crystal is off by 0.01 %, a badly slewed clock by 0.05 %), and never less than 20 ms.
+pub fn drift_margin(ttl: Duration) -> Duration {
+    (ttl / 50).max(Duration::from_millis(20))
+}
+
+/// Until when a grant counts here. `sent` was read before the request left, etcd counts its TTL from
+/// when it arrived, so this deadline passes first, however long the answer took.
+pub fn deadline(sent: Moment, granted: Duration) -> Moment {
+    sent + granted.saturating_sub(drift_margin(granted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// etcd counts on its own clock from the request's arrival; ours may run slower by up to 1 %.
+        #[test]
+        fn our_deadline_passes_before_etcd_lets_go(
+            sent_ms in 0u64..10_000_000, travel_ms in 0u64..60_000, ttl_s in 3u64..600, slow_per_mille in 0u32..10,
+        ) {
+            let sent = Moment(Duration::from_millis(sent_ms));
+            let ttl = Duration::from_secs(ttl_s);
+            let ours = deadline(sent, ttl).since(sent);
+            // Seen on a perfect clock, a span on our slow clock lasts longer.
+            let in_true_time = ours + ours * slow_per_mille / 1000;
+            let etcd = Duration::from_millis(travel_ms) + ttl;
+            prop_assert!(in_true_time < etcd);
+        }
+    }
+
+    #[test]
+    fn three_renewals_fit_before_the_deadline() {
+        for ttl in [3, 10, 30].map(Duration::from_secs) {
+            assert!(renew_every(ttl) * 3 < deadline(Moment::default(), ttl).0);
+        }
+    }
+}

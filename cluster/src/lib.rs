@@ -1,0 +1,28 @@
+//! The cluster as plain values, and every rule about it.
+//!
+//! What this crate never does: I/O, async, reading a clock, logging, randomness. Facts come in as
+//! arguments, a decision with its reason goes out; `clippy.toml` and the dependency list hold it to
+//! that. `dcs` reads and writes these values in etcd, `extension` asks [`race`] and [`fence`],
+//! `arbiter` asks [`duty`]. In reading order:
+
+pub mod lsn;
+pub mod name;
+pub mod time;
+
+pub mod config;
+pub mod failover;
+pub mod history;
+pub mod leader;
+pub mod member;
+pub mod sync;
+pub mod view;
+
+pub mod local;
+pub mod reason;
+
+pub mod fence;
+pub mod lease;
+
+pub mod duty;
+pub mod race;
+pub mod rejoin;

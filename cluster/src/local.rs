@@ -1,0 +1,105 @@
+//! LocalState: all that a node's arbiter knows of itself when it decides.
+
+use crate::lsn::Lsn;
+use crate::member::Tags;
+use crate::name::{MemberName, SystemId, Timeline};
+use std::time::Duration;
+
+/// What is in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataDir {
+    /// Nothing (or it does not exist).
+    Empty,
+    /// A clone, rewind or initdb was under way and did not end: never to be started.
+    Incomplete {
+        /// What was under way.
+        what: String,
+    },
+    /// A database, as `pg_control` tells.
+    Present(Control),
+}
+
+/// The part of `pg_control` that decisions rest on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// Whose data this is.
+    pub system_id: SystemId,
+    /// The timeline of the last checkpoint, or of the minimum recovery point where that is further.
+    pub timeline: Timeline,
+    /// Where the last checkpoint record begins.
+    pub checkpoint: Lsn,
+    /// How the server ended.
+    pub ended: Ended,
+}
+
+/// How the server that last used the directory ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// As primary, with a shutdown checkpoint.
+    CleanPrimary,
+    /// As primary, without.
+    CrashedPrimary,
+    /// In recovery, in whatever way: it only ever replays.
+    Standby,
+}
+
+/// What Postgres is doing now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Postgres {
+    /// No postmaster.
+    Stopped,
+    /// A postmaster that takes no connections yet.
+    Starting {
+        /// For how long.
+        since: Duration,
+    },
+    /// Out of recovery.
+    Primary {
+        /// Its timeline.
+        timeline: Timeline,
+        /// Flushed so far.
+        flushed: Lsn,
+    },
+    /// In recovery.
+    Standby {
+        /// The timeline of the newest WAL here.
+        timeline: Timeline,
+        /// The further of received and replayed.
+        position: Lsn,
+        /// `host:port` in `primary_conninfo`; None where it follows nobody.
+        upstream: Option<(String, u16)>,
+        /// It streams now.
+        streaming: bool,
+    },
+    /// It runs, but did not answer.
+    Silent,
+}
+
+/// All that the arbiter knows of its own node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalState {
+    /// This node.
+    pub name: MemberName,
+    /// Its tags.
+    pub tags: Tags,
+    /// Its data directory.
+    pub data: DataDir,
+    /// Its Postgres.
+    pub postgres: Postgres,
+    /// The node holds a lease that etcd confirmed and that has not run out.
+    pub lease_valid: bool,
+    /// A rewind failed, with pg_rewind's words.
+    pub rewind_failed: Option<String>,
+    /// Where the configuration allows to replace the data by a clone after a failed rewind.
+    pub may_clone_over: bool,
+    /// The configuration has a `bootstrap` section.
+    pub may_bootstrap: bool,
+    /// How long Postgres has been down although this node leads (crash, failed start).
+    pub down_for: Duration,
+    /// The node is asked to stop (SIGTERM).
+    pub stopping: bool,
+    /// A reinit was asked for.
+    pub reinit: bool,
+    /// A scheduled request is due.
+    pub request_due: bool,
+}

@@ -1,0 +1,383 @@
+//! What one node says of itself: the value of `members/<name>` and its tags.
+
+use crate::leader::LeaseId;
+use crate::lsn::Lsn;
+use crate::name::Timeline;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// The state words that the field knows; any other text is kept as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+#[expect(
+    missing_docs,
+    reason = "each variant is the state's own word, listed in WORDS"
+)]
+pub enum MemberState {
+    InitializingNewCluster,
+    InitdbFailed,
+    CreatingReplica,
+    Running,
+    Starting,
+    StartFailed,
+    Restarting,
+    RestartFailed,
+    Stopping,
+    Stopped,
+    StopFailed,
+    Crashed,
+    /// A word of another program or a newer version.
+    Other(String),
+}
+
+impl MemberState {
+    const WORDS: [(MemberState, &'static str); 12] = [
+        (
+            MemberState::InitializingNewCluster,
+            "initializing new cluster",
+        ),
+        (MemberState::InitdbFailed, "initdb failed"),
+        (MemberState::CreatingReplica, "creating replica"),
+        (MemberState::Running, "running"),
+        (MemberState::Starting, "starting"),
+        (MemberState::StartFailed, "start failed"),
+        (MemberState::Restarting, "restarting"),
+        (MemberState::RestartFailed, "restart failed"),
+        (MemberState::Stopping, "stopping"),
+        (MemberState::Stopped, "stopped"),
+        (MemberState::StopFailed, "stop failed"),
+        (MemberState::Crashed, "crashed"),
+    ];
+}
+
+impl From<String> for MemberState {
+    fn from(text: String) -> Self {
+        Self::WORDS
+            .into_iter()
+            .find_map(|(state, word)| (word == text).then_some(state))
+            .unwrap_or(MemberState::Other(text))
+    }
+}
+
+impl From<MemberState> for String {
+    fn from(state: MemberState) -> String {
+        state.to_string()
+    }
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let MemberState::Other(text) = self {
+            return f.write_str(text);
+        }
+        let word = Self::WORDS
+            .iter()
+            .find_map(|(state, word)| (state == self).then_some(*word));
+        f.write_str(word.unwrap_or("unknown"))
+    }
+}
+
+/// The role words of the member key: what Postgres is doing, not who holds the lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum MemberRole {
+    /// Out of recovery.
+    Primary,
+    /// In recovery, following a member of this cluster.
+    Replica,
+    /// In recovery, following another cluster.
+    StandbyLeader,
+    /// No data directory yet.
+    Uninitialized,
+    /// Was primary, is on its way to standby.
+    Demoted,
+    /// A word of another program or a newer version.
+    Other(String),
+}
+
+impl From<String> for MemberRole {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "primary" | "master" | "promoted" => MemberRole::Primary,
+            "replica" => MemberRole::Replica,
+            "standby_leader" => MemberRole::StandbyLeader,
+            "uninitialized" => MemberRole::Uninitialized,
+            "demoted" => MemberRole::Demoted,
+            _ => MemberRole::Other(text),
+        }
+    }
+}
+
+impl From<MemberRole> for String {
+    fn from(role: MemberRole) -> String {
+        role.to_string()
+    }
+}
+
+impl fmt::Display for MemberRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MemberRole::Primary => "primary",
+            MemberRole::Replica => "replica",
+            MemberRole::StandbyLeader => "standby_leader",
+            MemberRole::Uninitialized => "uninitialized",
+            MemberRole::Demoted => "demoted",
+            MemberRole::Other(text) => text,
+        })
+    }
+}
+
+/// A member's tags as configured; built-in ones are read through the methods, any other is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tags(pub Map<String, Value>);
+
+impl Tags {
+    fn truthy(&self, tag: &str) -> bool {
+        match self.0.get(tag) {
+            Some(Value::Bool(set)) => *set,
+            Some(Value::String(text)) => {
+                matches!(text.to_lowercase().as_str(), "true" | "on" | "yes" | "1")
+            }
+            Some(Value::Number(number)) => number.as_i64().is_some_and(|n| n != 0),
+            _ => false,
+        }
+    }
+
+    fn integer(&self, tag: &str) -> Option<i64> {
+        match self.0.get(tag) {
+            Some(Value::Number(number)) => number.as_i64(),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Never to be leader: `nofailover`, or a `failover_priority` of 0 or less where the former is absent.
+    pub fn nofailover(&self) -> bool {
+        match self.0.get("nofailover") {
+            Some(_) => self.truthy("nofailover"),
+            None => self
+                .integer("failover_priority")
+                .is_some_and(|priority| priority <= 0),
+        }
+    }
+
+    /// Preference among equally advanced candidates, higher first; 1 unless set, 0 with `nofailover`.
+    pub fn failover_priority(&self) -> i64 {
+        if self.nofailover() {
+            0
+        } else {
+            self.integer("failover_priority").unwrap_or(1)
+        }
+    }
+
+    /// Never to be a synchronous standby: `nosync`, or `sync_priority` of 0 or less.
+    pub fn nosync(&self) -> bool {
+        self.truthy("nosync")
+            || self
+                .integer("sync_priority")
+                .is_some_and(|priority| priority <= 0)
+    }
+
+    /// Preference among candidates for synchronous standby, higher first; 1 unless set.
+    pub fn sync_priority(&self) -> i64 {
+        if self.nosync() {
+            0
+        } else {
+            self.integer("sync_priority").unwrap_or(1)
+        }
+    }
+
+    /// Out of the balancing of reads: `/replica` answers 503.
+    pub fn noloadbalance(&self) -> bool {
+        self.truthy("noloadbalance")
+    }
+
+    /// A preferred source for clones.
+    pub fn clonefrom(&self) -> bool {
+        self.truthy("clonefrom")
+    }
+
+    /// The member to stream from instead of the leader.
+    pub fn replicatefrom(&self) -> Option<&str> {
+        self.0
+            .get("replicatefrom")
+            .and_then(Value::as_str)
+            .filter(|name| !name.is_empty())
+    }
+}
+
+/// The value of `members/<name>`. Fields that this version does not know are kept in `other`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// `postgres://host:port/database`, without credentials.
+    pub conn_url: String,
+    /// Address of this node's REST status, `http://host:port/patroni`.
+    pub api_url: String,
+    /// What Postgres is doing here.
+    pub state: MemberState,
+    /// Primary or standby.
+    pub role: MemberRole,
+    /// Version the field's tools look at: dotted integers, see `SURFACE_VERSION` in `dcs`.
+    #[serde(default)]
+    pub version: String,
+    /// False on a new primary until its first checkpoint: a rewind must wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_after_promote: Option<bool>,
+    /// Configured tags; absent where there are none.
+    #[serde(default, skip_serializing_if = "tags_absent")]
+    pub tags: Tags,
+    /// A setting waits for a restart.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub pending_restart: bool,
+    /// The primary's position, or the further of received and replayed on a standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xlog_location: Option<Lsn>,
+    /// Standby: replayed so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_lsn: Option<Lsn>,
+    /// Standby: received and flushed so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_lsn: Option<Lsn>,
+    /// Standby: `streaming` or `in archive recovery`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_state: Option<String>,
+    /// The timeline of the newest WAL here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+    /// Facts of ours, absent in other programs' keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenure: Option<TenureFacts>,
+    /// Everything else that stood in the key.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// What pg_tenure adds to its member key, under the key `tenure`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TenureFacts {
+    /// pg_tenure's own version.
+    #[serde(default)]
+    pub version: String,
+    /// An arbiter is attached to this server, so it can be promoted.
+    #[serde(default)]
+    pub arbiter: bool,
+    /// Percent of a clone or another long step that is done, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_percent: Option<u8>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+fn tags_absent(tags: &Tags) -> bool {
+    tags.0.is_empty()
+}
+
+impl Member {
+    /// Host and port of `conn_url`; the port is 5432 where none is given. None where it is no such address.
+    pub fn host_port(&self) -> Option<(String, u16)> {
+        let rest = self
+            .conn_url
+            .strip_prefix("postgres://")
+            .or_else(|| self.conn_url.strip_prefix("postgresql://"))?;
+        let authority = rest.split(['/', '?']).next()?;
+        let address = authority.rsplit('@').next()?;
+        if let Some(v6) = address.strip_prefix('[') {
+            let (host, port) = v6.split_once(']')?;
+            let port = match port.strip_prefix(':') {
+                Some(port) => port.parse().ok()?,
+                None => 5432,
+            };
+            return Some((host.to_owned(), port));
+        }
+        match address.rsplit_once(':') {
+            Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
+            None if address.is_empty() => None,
+            None => Some((address.to_owned(), 5432)),
+        }
+    }
+
+    /// Postgres runs and takes connections.
+    pub fn is_running(&self) -> bool {
+        self.state == MemberState::Running
+    }
+
+    /// The furthest position this member is known to have.
+    pub fn position(&self) -> Option<Lsn> {
+        [self.receive_lsn, self.replay_lsn, self.xlog_location]
+            .into_iter()
+            .flatten()
+            .max()
+    }
+}
+
+/// A member key as read: its value, its lease, its revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberEntry {
+    /// What the node said.
+    pub member: Member,
+    /// The lease that keeps the key.
+    pub lease: LeaseId,
+    /// Revision of the last write.
+    pub revision: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = r#"{"conn_url":"postgres://127.0.0.1:15431/postgres","api_url":"http://127.0.0.1:18001/patroni","state":"running","role":"replica","version":"4.1.4","xlog_location":84197032,"replay_lsn":84197032,"receive_lsn":84197032,"replication_state":"streaming","timeline":1,"proxy_url":"postgres://p:1/x"}"#;
+
+    #[test]
+    fn a_member_key_survives_a_round_trip_with_fields_we_do_not_know() {
+        let member: Member = serde_json::from_str(SAMPLE).unwrap();
+        assert_eq!(member.state, MemberState::Running);
+        assert_eq!(member.position(), Some(Lsn(84197032)));
+        assert_eq!(member.other["proxy_url"], "postgres://p:1/x");
+        let before: Value = serde_json::from_str(SAMPLE).unwrap();
+        assert_eq!(serde_json::to_value(&member).unwrap(), before);
+    }
+
+    #[test]
+    fn unknown_state_words_are_kept() {
+        let state = MemberState::from("running custom bootstrap script".to_owned());
+        assert_eq!(state.to_string(), "running custom bootstrap script");
+    }
+
+    #[test]
+    fn addresses() {
+        let mut member: Member = serde_json::from_str(SAMPLE).unwrap();
+        for (url, expected) in [
+            ("postgres://h:1/postgres", Some(("h", 1))),
+            ("postgresql://u@h/postgres", Some(("h", 5432))),
+            ("postgres://[::1]:7/x", Some(("::1", 7))),
+            ("h:1", None),
+            ("postgres:///x", None),
+        ] {
+            member.conn_url = url.to_owned();
+            assert_eq!(
+                member.host_port(),
+                expected.map(|(h, p)| (h.to_owned(), p)),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn tags_read_as_the_field_reads_them() {
+        let tags = |json: &str| serde_json::from_str::<Tags>(json).unwrap();
+        assert!(tags(r#"{"nofailover":true}"#).nofailover());
+        assert!(tags(r#"{"failover_priority":0}"#).nofailover());
+        assert!(!tags(r#"{"nofailover":false,"failover_priority":0}"#).nofailover());
+        assert_eq!(tags(r#"{"failover_priority":"5"}"#).failover_priority(), 5);
+        assert_eq!(tags("{}").failover_priority(), 1);
+        assert!(tags(r#"{"sync_priority":0}"#).nosync());
+        assert_eq!(tags(r#"{"replicatefrom":""}"#).replicatefrom(), None);
+    }
+}

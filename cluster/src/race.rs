@@ -1,0 +1,304 @@
+//! The race: the leader key is gone; may this node stand, and is it the fittest?
+//!
+//! Used by the lease worker. The rules, in order: who may stand at all ([`may_stand`]); each says
+//! what it has received for this vacancy ([`Announcement`]), after it stopped receiving; the fittest
+//! ([`fitness`]) takes the key, the others wait for it as long as it is alive.
+
+use crate::config::SynchronousMode;
+use crate::history::Ancestry;
+use crate::leader::Term;
+use crate::lsn::Lsn;
+use crate::member::Tags;
+use crate::name::{MemberName, Timeline};
+use crate::reason::{Decision, Reason};
+use crate::view::{Announcement, ClusterView};
+use std::cmp::Reverse;
+use std::time::Duration;
+
+/// A standby that still streams lets the primary that lost its lease go first for this long. A
+/// primary that is back with etcd tries every quarter second; a frozen one must not cost more.
+pub const HEAD_START: Duration = Duration::from_millis(500);
+
+/// How long to wait for the word of a member that is alive but has not announced anything.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a node that took the key may stay unpromoted before it stands down.
+pub const PROMOTION_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the lease worker knows of its own server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// This node.
+    pub name: MemberName,
+    /// Its tags.
+    pub tags: Tags,
+    /// Out of recovery.
+    pub primary: bool,
+    /// The timeline of its newest WAL.
+    pub timeline: Timeline,
+    /// Written (primary) or received and replayed, the further (standby).
+    pub lsn: Lsn,
+    /// The WAL receiver is connected.
+    pub streaming: bool,
+    /// An arbiter is attached: somebody could promote this server.
+    pub arbiter: bool,
+    /// For how long this node has known that the key is gone, by its own clock.
+    pub vacant_for: Duration,
+    /// It took the key lately and was not promoted.
+    pub stood_down: bool,
+}
+
+/// What the lease worker does about the leader key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RaceStep {
+    /// There is a leader, or nothing to lead.
+    Rest,
+    /// Wait: somebody else goes first, or is to be heard. Look again when woken or after this long.
+    Wait(Duration),
+    /// Stop receiving WAL, then write this announcement (with the position read after the stop).
+    Announce(Announcement),
+    /// Take the key, if nothing changed of what was judged.
+    Take(Judged),
+}
+
+/// What a take rests on: the guarded write compares all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// The vacancy: the last term.
+    pub after: Term,
+    /// Revision of `sync` (0: absent).
+    pub sync: i64,
+    /// Revision of `config`.
+    pub config: i64,
+    /// Revision of `failover`.
+    pub failover: i64,
+    /// Revision of each announcement that was weighed.
+    pub announcements: Vec<(MemberName, i64)>,
+    /// Whether `sync` must be rewritten to name the new leader alone, in the same transaction.
+    pub resets_sync: bool,
+    /// The timeline and position this node announced: it must not have more by now.
+    pub position: (Timeline, Lsn),
+}
+
+/// May this node stand, whatever the others are? The reason of a refusal names the rule.
+pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
+    if view.system_id().is_none() {
+        return Err(Reason::NoData);
+    }
+    if view.config().paused() && !me.primary {
+        return Err(Reason::Paused);
+    }
+    if me.stood_down {
+        return Err(Reason::NotPromotedInTime);
+    }
+    if !me.primary && !me.arbiter {
+        return Err(Reason::NoArbiter);
+    }
+    let history = view.history();
+    let current = history.current();
+    if let Ancestry::Diverged { fork } = history.ancestry(current, me.timeline, me.lsn) {
+        return Err(Reason::DivergedCandidate { fork });
+    }
+    if let Some(request) = view.request()
+        && !request.value.is_switchover()
+        && let Some(candidate) = request.value.candidate()
+    {
+        if candidate == me.name.as_str() {
+            return Ok(()); // asked for by name: lag and sync state were for the one who asked to weigh
+        }
+        if let Ok(other) = MemberName::new(candidate)
+            && view.members.contains_key(&other)
+            && !me.primary
+        {
+            return Err(Reason::OtherCandidateAsked(other));
+        }
+    }
+    if me.tags.nofailover() && !me.primary {
+        return Err(Reason::NoFailover);
+    }
+    let config = view.config();
+    if config.synchronous_mode() != SynchronousMode::Off
+        && let Some(sync) = &view.sync
+        && !sync.value.is_empty()
+        && !sync.value.may_lead(&me.name)
+    {
+        return Err(Reason::NotInSync);
+    }
+    if me.timeline < current && (config.check_timeline() || me.primary) {
+        return Err(Reason::BehindTimeline {
+            mine: me.timeline,
+            cluster: current,
+        });
+    }
+    let most = config.maximum_lag_on_failover();
+    let lag = view
+        .status
+        .as_ref()
+        .map_or(0, |status| me.lsn.lag_bytes_behind(status.value.optime));
+    if lag > most && !sync_covers(view, me) {
+        return Err(Reason::TooFarBehind { lag, most });
+    }
+    Ok(())
+}
+
+/// In synchronous mode membership in the key says that no acknowledged commit is missing; the lag
+/// then only speaks of commits that nobody was told of.
+fn sync_covers(view: &ClusterView, me: &Candidate) -> bool {
+    view.config().synchronous_mode() != SynchronousMode::Off
+        && view
+            .sync
+            .as_ref()
+            .is_some_and(|sync| !sync.value.is_empty() && sync.value.may_lead(&me.name))
+}
+
+/// The order of candidates: newest timeline, then a primary (it lost its lease, not its data), then
+/// most WAL, then priority, then name. The greatest wins. Total, so two nodes never both believe it.
+pub fn fitness<'a>(
+    name: &'a MemberName,
+    word: &Announcement,
+) -> (Timeline, bool, Lsn, i64, Reverse<&'a MemberName>) {
+    (
+        word.timeline,
+        word.primary,
+        word.lsn,
+        word.priority,
+        Reverse(name),
+    )
+}
+
+/// The lease worker's next step. Same facts, same answer.
+pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
+    use RaceStep::{Announce, Rest, Take, Wait};
+    if let Some(leader) = &view.leader {
+        let why = if leader.name == me.name {
+            Reason::IHoldTheLease(leader.term)
+        } else {
+            Reason::AnotherHoldsTheLease(leader.name.clone(), leader.term)
+        };
+        return Decision::new(Rest, why);
+    }
+    let after = view.last_term();
+    let allowed = may_stand(view, me);
+    if let Err(why @ Reason::NoData) = allowed {
+        return Decision::new(Rest, why);
+    }
+    if allowed.is_ok() && !me.primary && me.streaming && me.vacant_for < HEAD_START {
+        return Decision::new(Wait(HEAD_START - me.vacant_for), Reason::HeadStart);
+    }
+    let word = Announcement {
+        after,
+        stands: allowed.is_ok(),
+        why: allowed.as_ref().err().map(ToString::to_string),
+        primary: me.primary,
+        timeline: me.timeline,
+        lsn: me.lsn,
+        priority: me.tags.failover_priority(),
+    };
+    // A primary's position moves while it waits; what counts is that it is one.
+    let said = view.announcements.get(&me.name).filter(|said| {
+        said.value.after == after
+            && said.value.stands == word.stands
+            && (word.primary
+                || !word.stands
+                || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn))
+    });
+    let Some(said) = said else {
+        let why = allowed.err().unwrap_or(if me.primary {
+            Reason::StillPrimary
+        } else {
+            Reason::NoLeader
+        });
+        return Decision::new(Announce(word), why);
+    };
+    if let Err(why) = allowed {
+        return Decision::new(Wait(PATIENCE), why);
+    }
+    if let Some(wait) = others(view, me, after, &said.value) {
+        return wait;
+    }
+    let weighed = |name: &MemberName, word: &Announcement| {
+        word.after == after && view.members.contains_key(name)
+    };
+    let sync = view.sync.as_ref();
+    let judged = Judged {
+        after,
+        sync: ClusterView::revision_of(&view.sync),
+        config: ClusterView::revision_of(&view.config),
+        failover: ClusterView::revision_of(&view.failover),
+        announcements: view
+            .announcements
+            .iter()
+            .filter(|(name, word)| weighed(name, &word.value))
+            .map(|(name, word)| (name.clone(), word.revision))
+            .collect(),
+        resets_sync: sync.is_some_and(|sync| {
+            !sync.value.is_empty() && sync.value.leader.as_deref() != Some(me.name.as_str())
+        }),
+        position: (said.value.timeline, said.value.lsn),
+    };
+    Decision::new(
+        Take(judged),
+        if me.primary {
+            Reason::StillPrimary
+        } else {
+            Reason::Fittest
+        },
+    )
+}
+
+/// Waits for a fitter member while it is alive, and a moment for those that have not spoken.
+fn others(
+    view: &ClusterView,
+    me: &Candidate,
+    after: Term,
+    mine: &Announcement,
+) -> Option<Decision<RaceStep>> {
+    let asked = view
+        .request()
+        .is_some_and(|request| request.value.candidate() == Some(me.name.as_str()));
+    if asked {
+        return None;
+    }
+    let mut silent = Vec::new();
+    for (name, entry) in view.members.iter().filter(|(name, _)| **name != me.name) {
+        match view
+            .announcements
+            .get(name)
+            .filter(|word| word.value.after == after)
+        {
+            Some(word)
+                if word.value.stands && fitness(name, &word.value) > fitness(&me.name, mine) =>
+            {
+                return Some(Decision::new(
+                    RaceStep::Wait(PATIENCE),
+                    Reason::FitterAlive(name.clone()),
+                ));
+            }
+            Some(_) => {}
+            None if could_be_fitter(view, name, entry) => silent.push(name.to_string()),
+            None => {}
+        }
+    }
+    if !silent.is_empty() && me.vacant_for < PATIENCE {
+        return Some(Decision::new(
+            RaceStep::Wait(PATIENCE - me.vacant_for),
+            Reason::PositionsUnknown(silent.join(", ")),
+        ));
+    }
+    None
+}
+
+/// Is a member that has not spoken worth waiting for?
+fn could_be_fitter(
+    view: &ClusterView,
+    name: &MemberName,
+    entry: &crate::member::MemberEntry,
+) -> bool {
+    let sync = view.config().synchronous_mode() != SynchronousMode::Off;
+    let barred = sync
+        && view
+            .sync
+            .as_ref()
+            .is_some_and(|sync| !sync.value.is_empty() && !sync.value.may_lead(name));
+    entry.member.is_running() && !entry.member.tags.nofailover() && !barred
+}

@@ -1,0 +1,150 @@
+//! Why a decision was taken. The Display is the sentence in the log, in `tenure.events` and in the CLI.
+
+use crate::leader::Term;
+use crate::lsn::Lsn;
+use crate::name::{MemberName, SystemId, Timeline};
+
+/// Why a decision was taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(
+    missing_docs,
+    reason = "the sentence of each variant is its documentation"
+)]
+pub enum Reason {
+    #[error("the cluster is in maintenance mode")]
+    Paused,
+    #[error("this node holds the leader key (term {0})")]
+    IHoldTheLease(Term),
+    #[error("{0} holds the leader key (term {1})")]
+    AnotherHoldsTheLease(MemberName, Term),
+    #[error("nobody holds the leader key; Postgres must run to stand for it")]
+    NoLeaderStart,
+    #[error("nobody holds the leader key; the lease worker decides whether this node stands")]
+    NoLeader,
+    #[error("the cluster does not exist yet")]
+    NotInitialized,
+    #[error("another node is making the first data directory")]
+    AnotherInitializes,
+    #[error("the data directory is empty and the configuration has no bootstrap section")]
+    NoBootstrapSection,
+    #[error("the data directory is empty and nobody leads, so there is nobody to clone from")]
+    NobodyToCloneFrom,
+    #[error("the data directory is empty and {0} leads")]
+    Empty(MemberName),
+    #[error("{what} was interrupted here, so the data can't be used")]
+    Incomplete { what: String },
+    #[error("the data directory belongs to the database system {found}, the cluster is {expected}")]
+    ForeignSystem { found: SystemId, expected: SystemId },
+    #[error(
+        "the data directory holds the database system {0}, but the cluster does not exist yet and this data was in recovery: start the node that was primary first"
+    )]
+    StandbyDataWithoutCluster(SystemId),
+    #[error(
+        "the history forked: this node went on to {mine} on timeline {timeline}, which ended at {fork}"
+    )]
+    HistoryForked {
+        timeline: Timeline,
+        mine: Lsn,
+        fork: Lsn,
+    },
+    #[error(
+        "this node's Postgres crashed as primary of timeline {timeline} and {leader} leads on timeline {theirs}"
+    )]
+    CrashedBehindFork {
+        timeline: Timeline,
+        leader: MemberName,
+        theirs: Timeline,
+    },
+    #[error("timeline {timeline} of this node is not in the history of {leader}")]
+    UnknownTimeline {
+        timeline: Timeline,
+        leader: MemberName,
+    },
+    #[error("{0} has not told its timeline and history yet")]
+    LeaderHistoryUnknown(MemberName),
+    #[error("{0} has not completed its first checkpoint as primary yet")]
+    LeaderCheckpointPending(MemberName),
+    #[error(
+        "pg_rewind failed ({0}) and the configuration does not allow to replace the data; `tenure reinit` makes a new copy"
+    )]
+    RewindFailedNeedsHand(String),
+    #[error("pg_rewind failed ({0}) and the configuration allows to replace the data by a clone")]
+    RewindFailedCloneAllowed(String),
+    #[error("a new copy was asked for (reinit)")]
+    ReinitAsked,
+    #[error("Postgres is starting")]
+    Starting,
+    #[error("Postgres runs but does not answer")]
+    Silent,
+    #[error("Postgres crashed while {0} has every acknowledged commit")]
+    CrashedSyncStandbyReady(MemberName),
+    #[error("Postgres crashed; it is restarted in place")]
+    CrashedRestart,
+    #[error("Postgres has been down for longer than primary_start_timeout ({0} s)")]
+    StartTimeout(u64),
+    #[error("the leader key is ours but the lease could not be confirmed")]
+    LeaseUnconfirmed,
+    #[error("a switchover to {0} was asked for")]
+    SwitchoverAsked(MemberName),
+    #[error("this node is asked to stop; {0} takes over")]
+    StoppingHandOver(MemberName),
+    #[error("this node is asked to stop")]
+    Stopping,
+    #[error("a switchover is asked for but can't be done: {0}")]
+    SwitchoverImpossible(String),
+    #[error("the switchover is scheduled for {0}")]
+    Scheduled(String),
+    #[error("streams from {0}")]
+    Follows(MemberName),
+    // The race.
+    #[error("this node is tagged nofailover")]
+    NoFailover,
+    #[error("no arbiter is attached, so nothing could promote this node")]
+    NoArbiter,
+    #[error(
+        "synchronous_mode is on and this node is not in the sync key: it may lack acknowledged commits"
+    )]
+    NotInSync,
+    #[error(
+        "this node is {lag} bytes behind the last known position of the leader, more than maximum_lag_on_failover ({most})"
+    )]
+    TooFarBehind { lag: u64, most: u64 },
+    #[error("this node is on timeline {mine}, the cluster is on timeline {cluster}")]
+    BehindTimeline { mine: Timeline, cluster: Timeline },
+    #[error("this node's WAL left the cluster's history at {fork}")]
+    DivergedCandidate { fork: Lsn },
+    #[error("{0} is to take over, as was asked")]
+    OtherCandidateAsked(MemberName),
+    #[error("this node was asked to take over")]
+    IAmAsked,
+    #[error("still streaming from a primary that lost its lease: it goes first")]
+    HeadStart,
+    #[error("waiting for the positions of {0}")]
+    PositionsUnknown(String),
+    #[error("{0} is fitter and alive")]
+    FitterAlive(MemberName),
+    #[error("the fittest of those that stand")]
+    Fittest,
+    #[error("the cluster has no data yet")]
+    NoData,
+    #[error("took the key but was not promoted in time; standing down so that another can")]
+    NotPromotedInTime,
+    #[error("running as primary, taking up the leadership again")]
+    StillPrimary,
+}
+
+/// A decision with its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision<D> {
+    /// What to do.
+    pub what: D,
+    /// Why.
+    pub why: Reason,
+}
+
+impl<D> Decision<D> {
+    /// Puts the two together.
+    pub fn new(what: D, why: Reason) -> Self {
+        Decision { what, why }
+    }
+}

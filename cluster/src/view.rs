@@ -1,0 +1,179 @@
+//! ClusterView: every key of the cluster as read at one revision.
+
+use crate::config::DynamicConfig;
+use crate::failover::FailoverRequest;
+use crate::history::History;
+use crate::leader::{Leader, LeaseId, Term};
+use crate::lsn::Lsn;
+use crate::member::MemberEntry;
+use crate::name::{MemberName, SystemId, Timeline};
+use crate::sync::SyncState;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+/// A value and the revision of its last write: what a guarded write compares.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Versioned<T> {
+    /// What stood in the key.
+    pub value: T,
+    /// Modification revision; 0 for a key that does not exist.
+    pub revision: i64,
+}
+
+/// The `initialize` key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Initialize {
+    /// Somebody is making the first data directory.
+    Running,
+    /// The cluster exists and this is its identity.
+    Done(SystemId),
+}
+
+/// The value of `status`: how far the leader was, and its slots.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The leader's flushed position.
+    #[serde(default)]
+    pub optime: Lsn,
+    /// Positions of slots by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, Lsn>,
+    /// Slots kept for members that are away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retain_slots: Vec<String>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// `tenure/term`: written in the same transaction as every change of the leader key, and outliving it.
+/// Its revision is the last term, so a vacancy is named by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTerm {
+    /// Who took the last term.
+    pub holder: MemberName,
+    /// How: `taken`, `handed over` or `bootstrapped`.
+    #[serde(default)]
+    pub how: String,
+}
+
+/// `tenure/race/<name>`: what a node says when the leader key is gone. Hangs on the node's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// The term whose end made this vacancy: an announcement for another one says nothing.
+    pub after: Term,
+    /// True if the node stands; false if it may not, with the reason in `why`.
+    pub stands: bool,
+    /// Why it does not stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// It runs as primary (it lost its lease, not its data).
+    #[serde(default)]
+    pub primary: bool,
+    /// The timeline of its newest WAL.
+    pub timeline: Timeline,
+    /// What it has received (or, as primary, written), after it stopped receiving.
+    pub lsn: Lsn,
+    /// Its `failover_priority`.
+    #[serde(default)]
+    pub priority: i64,
+}
+
+/// Every key of the cluster at one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterView {
+    /// etcd's revision at which all of this was true.
+    pub revision: i64,
+    /// `initialize`.
+    pub initialize: Option<Versioned<Initialize>>,
+    /// `config`.
+    pub config: Option<Versioned<DynamicConfig>>,
+    /// `leader`.
+    pub leader: Option<Leader>,
+    /// `members/<name>`.
+    pub members: BTreeMap<MemberName, MemberEntry>,
+    /// `sync`.
+    pub sync: Option<Versioned<SyncState>>,
+    /// `history`.
+    pub history: Option<Versioned<History>>,
+    /// `failover`.
+    pub failover: Option<Versioned<FailoverRequest>>,
+    /// `status`.
+    pub status: Option<Versioned<Status>>,
+    /// `failsafe`: name to REST address.
+    pub failsafe: Option<Versioned<BTreeMap<String, String>>>,
+    /// `tenure/term`.
+    pub last_term: Option<Versioned<LastTerm>>,
+    /// `tenure/race/<name>`.
+    pub announcements: BTreeMap<MemberName, Versioned<Announcement>>,
+    /// Keys whose value could not be read, with the reason: shown, never acted on.
+    pub unreadable: Vec<String>,
+}
+
+impl ClusterView {
+    /// The dynamic configuration, or the defaults while there is none.
+    pub fn config(&self) -> &DynamicConfig {
+        static NONE: OnceLock<DynamicConfig> = OnceLock::new();
+        self.config.as_ref().map_or_else(
+            || NONE.get_or_init(DynamicConfig::default),
+            |config| &config.value,
+        )
+    }
+
+    /// The history, or an empty one.
+    pub fn history(&self) -> &History {
+        static NONE: OnceLock<History> = OnceLock::new();
+        self.history.as_ref().map_or_else(
+            || NONE.get_or_init(History::default),
+            |history| &history.value,
+        )
+    }
+
+    /// Revision of a key for a guarded write: 0 where it does not exist.
+    pub fn revision_of<T>(key: &Option<Versioned<T>>) -> i64 {
+        key.as_ref().map_or(0, |key| key.revision)
+    }
+
+    /// The last term that anybody held; [`Term`] 0 before the first.
+    pub fn last_term(&self) -> Term {
+        Term(Self::revision_of(&self.last_term))
+    }
+
+    /// The leader, if it is this member.
+    pub fn leader_if(&self, name: &MemberName) -> Option<&Leader> {
+        self.leader.as_ref().filter(|leader| leader.name == *name)
+    }
+
+    /// The lease that a member's key hangs on.
+    pub fn lease_of(&self, name: &MemberName) -> Option<LeaseId> {
+        self.members.get(name).map(|entry| entry.lease)
+    }
+
+    /// The request in `failover`, if there is one.
+    pub fn request(&self) -> Option<&Versioned<FailoverRequest>> {
+        self.failover
+            .as_ref()
+            .filter(|request| !request.value.is_empty())
+    }
+
+    /// The cluster's identity, once it has one.
+    pub fn system_id(&self) -> Option<&SystemId> {
+        match self.initialize.as_ref().map(|key| &key.value) {
+            Some(Initialize::Done(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The furthest position that the leader is known to have reached.
+    pub fn leader_position(&self) -> Option<Lsn> {
+        let status = self.status.as_ref().map(|status| status.value.optime);
+        let member = self
+            .leader
+            .as_ref()
+            .and_then(|leader| self.members.get(&leader.name))
+            .and_then(|entry| entry.member.position());
+        status.into_iter().chain(member).max()
+    }
+}
