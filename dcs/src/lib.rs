@@ -1,1 +1,108 @@
-//! dcs
+//! The cluster in etcd: keys, codecs, guarded writes, watch.
+//!
+//! What this crate never does: decide. Callers hand in what they judged (a revision, a term), a write
+//! happens only if that is still so, and an error is told apart by what the caller does next:
+//! [`Error::Lost`] (the world changed: read again), [`Error::Unreachable`] (nothing is known),
+//! [`Error::LeaseGone`] (a fact), [`Error::Corrupt`].
+
+pub mod codec;
+pub mod error;
+pub mod etcd;
+pub mod key;
+pub mod watch;
+
+pub use error::Error;
+pub use etcd::{Etcd, Settings};
+
+use cluster::config::DynamicConfig;
+use cluster::failover::FailoverRequest;
+use cluster::history::History;
+use cluster::leader::{Leader, LeaseId, Term};
+use cluster::member::Member;
+use cluster::name::{MemberName, SystemId};
+use cluster::race::Judged;
+use cluster::sync::SyncState;
+use cluster::view::{Announcement, ClusterView, Status};
+use std::future::Future;
+use std::time::Duration;
+
+/// The version that we publish in the member key's `version`: the field's tools compare it to decide
+/// which keys and endpoints a member understands. Our own version stands in `tenure.version`.
+pub const SURFACE_VERSION: &str = "4.1.5";
+
+/// A lease as granted or found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// The lease.
+    pub lease: LeaseId,
+    /// How long it lives from each renewal. etcd may have raised what was asked for.
+    pub ttl: Duration,
+}
+
+/// Who takes over in [`Dcs::hand_over`], and what is written with it.
+#[derive(Debug, Clone)]
+pub struct HandOver {
+    /// The leader as judged: its key must be unchanged.
+    pub from: Leader,
+    /// The next leader.
+    pub to: MemberName,
+    /// The lease of the next leader's member key.
+    pub to_lease: LeaseId,
+    /// The new value of `sync` with the revision that was judged, where one is kept.
+    pub sync: Option<(SyncState, i64)>,
+    /// The request that this fulfils, to be cleared: its revision.
+    pub failover: Option<i64>,
+    /// The last position of the old leader.
+    pub status: Option<Status>,
+}
+
+/// Result of a call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The cluster's store, in the words of the cluster.
+pub trait Dcs: Send + Sync {
+    /// Reads every key at one revision, linearizably.
+    fn load_view(&self) -> impl Future<Output = Result<ClusterView>> + Send;
+
+    /// Asks for a new lease.
+    fn grant(&self, ttl: Duration) -> impl Future<Output = Result<Grant>> + Send;
+    /// Looks a lease up that is known by its id only.
+    fn find_lease(&self, lease: LeaseId) -> impl Future<Output = Result<Grant>> + Send;
+    /// Renews a lease; [`Error::LeaseGone`] is a fact. Read the clock before the call.
+    fn renew(&self, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
+    /// Gives a lease back, with all keys on it.
+    fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
+
+    /// Writes the member key onto the lease; `judged`: only if the key's revision is still this (0: absent).
+    fn write_member(&self, name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Takes the leader key of a vacancy, if nothing changed of what was judged.
+    fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> impl Future<Output = Result<Term>> + Send;
+    /// Gives the leader key to another member in one write: no vacancy, no race.
+    fn hand_over(&self, hand_over: &HandOver) -> impl Future<Output = Result<Term>> + Send;
+    /// Deletes the leader key, if it is still this leader's.
+    fn release_leader(&self, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    /// Moves leader and member key onto another lease of the same node (a changed TTL).
+    fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> impl Future<Output = Result<Term>> + Send;
+
+    /// Says what this node has, for the present vacancy.
+    fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
+
+    /// Claims the making of the first data directory; the claim goes with the lease.
+    fn claim_initialize(&self, name: &MemberName, lease: LeaseId) -> impl Future<Output = Result<i64>> + Send;
+    /// Gives the claim back.
+    fn unclaim_initialize(&self, claim: i64) -> impl Future<Output = Result<()>> + Send;
+    /// Founds the cluster: identity, configuration and first leader in one write.
+    fn found(&self, name: &MemberName, lease: LeaseId, claim: i64, system_id: &SystemId, config: &DynamicConfig) -> impl Future<Output = Result<Term>> + Send;
+
+    /// Writes `config` if its revision is still `judged` (0: absent).
+    fn write_config(&self, config: &DynamicConfig, judged: i64) -> impl Future<Output = Result<i64>> + Send;
+    /// Writes `sync` as this leader, if its revision is still `judged`.
+    fn write_sync(&self, sync: &SyncState, judged: i64, leader: &Leader) -> impl Future<Output = Result<i64>> + Send;
+    /// Writes `history` as this leader, if its revision is still `judged`.
+    fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    /// Writes `status` as this leader.
+    fn write_status(&self, status: &Status, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    /// Writes or clears (`{}`) `failover` if its revision is still `judged`.
+    fn write_failover(&self, request: &FailoverRequest, judged: i64) -> impl Future<Output = Result<i64>> + Send;
+}

@@ -1,0 +1,26 @@
+//! What can go wrong, by what the caller does about it.
+
+/// An error of the store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No endpoint gave an answer: nothing is known, not even whether a write happened.
+    #[error("etcd can't be reached: {0}")]
+    Unreachable(String),
+    /// What was judged is no longer so; nothing was written. Read again.
+    #[error("{0} changed meanwhile")]
+    Lost(&'static str),
+    /// etcd says that the lease does not exist (any more).
+    #[error("the lease has run out")]
+    LeaseGone,
+    /// A value can't be understood.
+    #[error("{key} holds what can't be understood: {why}")]
+    Corrupt {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// etcd refuses: wrong credentials, missing rights, or a request it does not take.
+    #[error("etcd refuses: {0}")]
+    Refused(String),
+}

@@ -1,0 +1,341 @@
+//! The only file that names `etcd_client`: bounded calls to one endpoint after another, guarded writes.
+
+use crate::codec::{self, Raw, to_bytes};
+use crate::error::Error;
+use crate::key::Keys;
+use crate::{Dcs, Grant, HandOver, Result};
+use cluster::config::DynamicConfig;
+use cluster::failover::FailoverRequest;
+use cluster::history::History;
+use cluster::leader::{Leader, LeaseId, Term};
+use cluster::member::Member;
+use cluster::name::{MemberName, SystemId};
+use cluster::race::Judged;
+use cluster::sync::SyncState;
+use cluster::view::{Announcement, ClusterView, LastTerm, Status};
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchStream,
+};
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// How to reach etcd.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// `http://host:port` or `https://host:port`, tried in this order.
+    pub endpoints: Vec<String>,
+    /// User and password, where etcd has authentication on.
+    pub user: Option<(String, String)>,
+    /// PEM of the authority that signed etcd's certificates.
+    pub ca_certificate: Option<Vec<u8>>,
+    /// PEM of our certificate and key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Longest time for one try at one endpoint.
+    pub try_timeout: Duration,
+}
+
+struct Endpoint {
+    url: String,
+    client: Mutex<Option<Client>>,
+}
+
+/// etcd, seen as one cluster's keys.
+pub struct Etcd {
+    keys: Keys,
+    settings: Settings,
+    endpoints: Vec<Endpoint>,
+    preferred: AtomicUsize,
+}
+
+/// Of an error of the client library: was it an answer, or do we know nothing?
+fn classify(error: etcd_client::Error) -> Error {
+    use etcd_client::Error as E;
+    match error {
+        // The library's words for an answer with TTL 0.
+        E::LeaseKeepAliveError(text) if text == "lease not found" => Error::LeaseGone,
+        E::GRpcStatus(status) => {
+            let text = status.message().to_owned();
+            if text.contains("requested lease not found") {
+                return Error::LeaseGone;
+            }
+            // Codes by number as gRPC defines them: 3 invalid argument, 7 permission denied, 12 unimplemented, 16 unauthenticated.
+            match status.code() as i32 {
+                3 | 7 | 12 | 16 => Error::Refused(text),
+                _ => Error::Unreachable(if text.is_empty() { format!("{:?}", status.code()) } else { text }),
+            }
+        }
+        E::InvalidArgs(text) => Error::Refused(text),
+        E::InvalidUri(error) => Error::Refused(error.to_string()),
+        other => Error::Unreachable(other.to_string()),
+    }
+}
+
+impl Etcd {
+    /// Names the cluster and how to reach its etcd; connects when first asked.
+    pub fn new(keys: Keys, settings: Settings) -> Etcd {
+        let endpoints = settings.endpoints.iter().map(|url| Endpoint { url: url.clone(), client: Mutex::new(None) }).collect();
+        Etcd { keys, settings, endpoints, preferred: AtomicUsize::new(0) }
+    }
+
+    /// The cluster's keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The endpoint that answered last.
+    pub fn endpoint(&self) -> &str {
+        self.endpoints.get(self.preferred.load(Ordering::Relaxed)).map_or("", |endpoint| &endpoint.url)
+    }
+
+    async fn client(&self, endpoint: &Endpoint) -> Result<Client> {
+        let mut slot = endpoint.client.lock().await;
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        // A connection that says nothing for this long is given up, so that a cut cable is noticed.
+        let quiet = self.settings.try_timeout.max(Duration::from_millis(500));
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(self.settings.try_timeout)
+            .with_keep_alive(quiet, quiet)
+            .with_tcp_keepalive(Duration::from_secs(5))
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some((user, password)) = &self.settings.user {
+            options = options.with_user(user, password);
+        }
+        if endpoint.url.starts_with("https://") {
+            let mut tls = TlsOptions::new();
+            if let Some(pem) = &self.settings.ca_certificate {
+                tls = tls.ca_certificate(Certificate::from_pem(pem));
+            }
+            if let Some((certificate, key)) = &self.settings.identity {
+                tls = tls.identity(Identity::from_pem(certificate, key));
+            }
+            options = options.with_tls(tls);
+        }
+        let client = Client::connect([&endpoint.url], Some(options)).await.map_err(classify)?;
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Runs `ask` at one endpoint after another, the last that answered first, each within the bound.
+    async fn call<T, F>(&self, ask: impl Fn(Client) -> F + Send + Sync) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, etcd_client::Error>> + Send,
+        T: Send,
+    {
+        let count = self.endpoints.len();
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for turn in 0..count {
+            let at = (first + turn) % count;
+            let endpoint = &self.endpoints[at];
+            let attempt = async { ask(self.client(endpoint).await?).await.map_err(classify) };
+            let why = match tokio::time::timeout(self.settings.try_timeout, attempt).await {
+                Ok(Err(Error::Unreachable(why))) => why,
+                Ok(answer) => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return answer;
+                }
+                Err(_) => format!("no answer within {} ms", self.settings.try_timeout.as_millis()),
+            };
+            // The connection may be half dead: the next try makes a new one.
+            *endpoint.client.lock().await = None;
+            failures.push(format!("{}: {why}", endpoint.url));
+        }
+        if failures.is_empty() {
+            failures.push("no endpoint is configured".to_owned());
+        }
+        Err(Error::Unreachable(failures.join("; ")))
+    }
+
+    /// Opens a watch on everything below the prefix at the endpoint of this number (modulo their count).
+    pub(crate) async fn open_watch(&self, number: usize) -> Result<WatchStream> {
+        let none = || Error::Unreachable("no endpoint is configured".to_owned());
+        let first = self.preferred.load(Ordering::Relaxed);
+        let endpoint = self.endpoints.get((first + number) % self.endpoints.len().max(1)).ok_or_else(none)?;
+        let attempt = async {
+            let mut client = self.client(endpoint).await?;
+            client.watch(self.keys.prefix(), Some(WatchOptions::new().with_prefix())).await.map_err(classify)
+        };
+        tokio::time::timeout(self.settings.try_timeout, attempt).await.unwrap_or_else(|_| Err(none()))
+    }
+
+    /// Runs a guarded transaction; `what` names what was judged, for [`Error::Lost`]. Gives the revision.
+    async fn guarded(&self, what: &'static str, when: Vec<Compare>, then: Vec<TxnOp>) -> Result<i64> {
+        let answer: TxnResponse = self
+            .call(|mut client| {
+                let txn = Txn::new().when(when.clone()).and_then(then.clone());
+                async move { client.txn(txn).await }
+            })
+            .await?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        if answer.succeeded() { Ok(revision) } else { Err(Error::Lost(what)) }
+    }
+
+    fn last_term(&self, holder: &MemberName, how: &str) -> TxnOp {
+        TxnOp::put(self.keys.last_term(), to_bytes(&LastTerm { holder: holder.clone(), how: how.to_owned() }), None)
+    }
+
+    fn put_leader(&self, name: &MemberName, lease: LeaseId) -> TxnOp {
+        TxnOp::put(self.keys.leader(), name.as_str(), on(lease))
+    }
+
+    fn is_leader(&self, leader: &Leader) -> Compare {
+        unchanged(self.keys.leader(), leader.term.0)
+    }
+}
+
+fn on(lease: LeaseId) -> Option<PutOptions> {
+    Some(PutOptions::new().with_lease(lease.0))
+}
+
+/// The key's last write is still this revision (0: it does not exist).
+fn unchanged(key: String, revision: i64) -> Compare {
+    Compare::mod_revision(key, CompareOp::Equal, revision)
+}
+
+impl Dcs for Etcd {
+    async fn load_view(&self) -> Result<ClusterView> {
+        let prefix = self.keys.prefix();
+        let answer = self.call(|mut client| async move { client.get(prefix, Some(GetOptions::new().with_prefix())).await }).await?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let raws = answer.kvs().iter().filter_map(|kv| {
+            let key = kv.key_str().ok()?;
+            Some(Raw { key, value: kv.value(), revision: kv.mod_revision(), lease: kv.lease() })
+        });
+        Ok(codec::view(&self.keys, revision, raws))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Grant> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        let answer = self.call(|mut client| async move { client.lease_grant(seconds, None).await }).await?;
+        let granted = u64::try_from(answer.ttl()).unwrap_or(0);
+        Ok(Grant { lease: LeaseId(answer.id()), ttl: Duration::from_secs(granted) })
+    }
+
+    async fn find_lease(&self, lease: LeaseId) -> Result<Grant> {
+        let answer = self.call(|mut client| async move { client.lease_time_to_live(lease.0, None).await }).await?;
+        match u64::try_from(answer.granted_ttl()) {
+            Ok(granted) if answer.ttl() > 0 && granted > 0 => Ok(Grant { lease, ttl: Duration::from_secs(granted) }),
+            _ => Err(Error::LeaseGone),
+        }
+    }
+
+    async fn renew(&self, lease: LeaseId) -> Result<()> {
+        self.call(|mut client| async move { client.lease_keep_alive(lease.0).await.map(drop) }).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.call(|mut client| async move { client.lease_revoke(lease.0).await.map(drop) }).await
+    }
+
+    async fn write_member(&self, name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> Result<()> {
+        let key = self.keys.member(name);
+        let guard = judged.map(|revision| unchanged(key.clone(), revision)).into_iter().collect();
+        self.guarded("the member key", guard, vec![TxnOp::put(key, to_bytes(member), on(lease))]).await.map(drop)
+    }
+
+    async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
+        let mut when = vec![
+            Compare::create_revision(self.keys.leader(), CompareOp::Equal, 0),
+            unchanged(self.keys.last_term(), judged.after.0),
+            unchanged(self.keys.sync(), judged.sync),
+            unchanged(self.keys.config(), judged.config),
+            unchanged(self.keys.failover(), judged.failover),
+        ];
+        when.extend(judged.announcements.iter().map(|(name, revision)| unchanged(self.keys.announcement(name), *revision)));
+        let mut then = vec![self.put_leader(name, lease), self.last_term(name, "taken")];
+        if judged.resets_sync {
+            then.push(TxnOp::put(self.keys.sync(), to_bytes(&SyncState::of(name, &Default::default())), None));
+        }
+        if judged.failover != 0 {
+            then.push(TxnOp::put(self.keys.failover(), "{}", None));
+        }
+        self.guarded("what the race was judged by", when, then).await.map(Term)
+    }
+
+    async fn hand_over(&self, hand_over: &HandOver) -> Result<Term> {
+        let HandOver { from, to, to_lease, sync, failover, status } = hand_over;
+        let mut when = vec![self.is_leader(from)];
+        let mut then = vec![self.put_leader(to, *to_lease), self.last_term(to, "handed over")];
+        if let Some((state, judged)) = sync {
+            when.push(unchanged(self.keys.sync(), *judged));
+            then.push(TxnOp::put(self.keys.sync(), to_bytes(state), None));
+        }
+        if let Some(judged) = failover {
+            when.push(unchanged(self.keys.failover(), *judged));
+            then.push(TxnOp::put(self.keys.failover(), "{}", None));
+        }
+        if let Some(status) = status {
+            then.push(TxnOp::put(self.keys.status(), to_bytes(status), None));
+        }
+        self.guarded("the leader key", when, then).await.map(Term)
+    }
+
+    async fn release_leader(&self, leader: &Leader) -> Result<()> {
+        self.guarded("the leader key", vec![self.is_leader(leader)], vec![TxnOp::delete(self.keys.leader(), None)]).await.map(drop)
+    }
+
+    async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
+        let then = vec![
+            self.put_leader(&leader.name, lease),
+            self.last_term(&leader.name, "moved to another lease"),
+            TxnOp::put(self.keys.member(&leader.name), to_bytes(member), on(lease)),
+        ];
+        self.guarded("the leader key", vec![self.is_leader(leader)], then).await.map(Term)
+    }
+
+    async fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> Result<()> {
+        let when = vec![unchanged(self.keys.last_term(), word.after.0)];
+        self.guarded("the vacancy", when, vec![TxnOp::put(self.keys.announcement(name), to_bytes(word), on(lease))]).await.map(drop)
+    }
+
+    async fn claim_initialize(&self, _name: &MemberName, lease: LeaseId) -> Result<i64> {
+        let when = vec![Compare::create_revision(self.keys.initialize(), CompareOp::Equal, 0)];
+        self.guarded("the initialize key", when, vec![TxnOp::put(self.keys.initialize(), "", on(lease))]).await
+    }
+
+    async fn unclaim_initialize(&self, claim: i64) -> Result<()> {
+        let when = vec![unchanged(self.keys.initialize(), claim)];
+        self.guarded("the initialize key", when, vec![TxnOp::delete(self.keys.initialize(), None)]).await.map(drop)
+    }
+
+    async fn found(&self, name: &MemberName, lease: LeaseId, claim: i64, system_id: &SystemId, config: &DynamicConfig) -> Result<Term> {
+        let when = vec![unchanged(self.keys.initialize(), claim), Compare::create_revision(self.keys.leader(), CompareOp::Equal, 0)];
+        let then = vec![
+            TxnOp::put(self.keys.initialize(), system_id.0.as_str(), None),
+            TxnOp::put(self.keys.config(), to_bytes(&config.0), None),
+            self.put_leader(name, lease),
+            self.last_term(name, "bootstrapped"),
+        ];
+        self.guarded("the initialize key", when, then).await.map(Term)
+    }
+
+    async fn write_config(&self, config: &DynamicConfig, judged: i64) -> Result<i64> {
+        let put = TxnOp::put(self.keys.config(), to_bytes(&config.0), None);
+        self.guarded("the configuration", vec![unchanged(self.keys.config(), judged)], vec![put]).await
+    }
+
+    async fn write_sync(&self, sync: &SyncState, judged: i64, leader: &Leader) -> Result<i64> {
+        let when = vec![unchanged(self.keys.sync(), judged), self.is_leader(leader)];
+        self.guarded("the sync key", when, vec![TxnOp::put(self.keys.sync(), to_bytes(sync), None)]).await
+    }
+
+    async fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![unchanged(self.keys.history(), judged), self.is_leader(leader)];
+        self.guarded("the history", when, vec![TxnOp::put(self.keys.history(), to_bytes(&history.to_json()), None)]).await.map(drop)
+    }
+
+    async fn write_status(&self, status: &Status, leader: &Leader) -> Result<()> {
+        let put = TxnOp::put(self.keys.status(), to_bytes(status), None);
+        self.guarded("the leader key", vec![self.is_leader(leader)], vec![put]).await.map(drop)
+    }
+
+    async fn write_failover(&self, request: &FailoverRequest, judged: i64) -> Result<i64> {
+        let when = vec![unchanged(self.keys.failover(), judged)];
+        self.guarded("the failover key", when, vec![TxnOp::put(self.keys.failover(), to_bytes(request), None)]).await
+    }
+}

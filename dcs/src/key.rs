@@ -1,0 +1,137 @@
+//! Every path, once: `/<namespace>/<scope>/{leader,members/,sync,history,failover,config,status,…}`.
+
+use cluster::name::{MemberName, Scope};
+
+/// The keys of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    prefix: String,
+}
+
+/// What a key below the prefix is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the key of its name, see Keys")]
+pub enum Known<'a> {
+    Initialize,
+    Config,
+    Leader,
+    Member(&'a str),
+    Sync,
+    History,
+    Failover,
+    Status,
+    Failsafe,
+    LastTerm,
+    Announcement(&'a str),
+    Other,
+}
+
+impl Keys {
+    /// Keys under `/<namespace>/<scope>/`; slashes around the namespace don't matter.
+    pub fn new(namespace: &str, scope: &Scope) -> Keys {
+        let namespace = namespace.trim_matches('/');
+        let prefix = if namespace.is_empty() { format!("/{scope}/") } else { format!("/{namespace}/{scope}/") };
+        Keys { prefix }
+    }
+
+    /// The keys of one group of a Citus cluster.
+    pub fn group(&self, group: u32) -> Keys {
+        Keys { prefix: format!("{}{group}/", self.prefix) }
+    }
+
+    /// What all keys begin with; ends in a slash.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn at(&self, tail: &str) -> String {
+        format!("{}{tail}", self.prefix)
+    }
+
+    /// `initialize`
+    pub fn initialize(&self) -> String {
+        self.at("initialize")
+    }
+    /// `config`
+    pub fn config(&self) -> String {
+        self.at("config")
+    }
+    /// `leader`
+    pub fn leader(&self) -> String {
+        self.at("leader")
+    }
+    /// `members/<name>`
+    pub fn member(&self, name: &MemberName) -> String {
+        self.at(&format!("members/{name}"))
+    }
+    /// `sync`
+    pub fn sync(&self) -> String {
+        self.at("sync")
+    }
+    /// `history`
+    pub fn history(&self) -> String {
+        self.at("history")
+    }
+    /// `failover`
+    pub fn failover(&self) -> String {
+        self.at("failover")
+    }
+    /// `status`
+    pub fn status(&self) -> String {
+        self.at("status")
+    }
+    /// `tenure/term`
+    pub fn last_term(&self) -> String {
+        self.at("tenure/term")
+    }
+    /// `tenure/race/<name>`
+    pub fn announcement(&self, name: &MemberName) -> String {
+        self.at(&format!("tenure/race/{name}"))
+    }
+
+    /// What `key` is.
+    pub fn know<'a>(&self, key: &'a str) -> Known<'a> {
+        let Some(tail) = key.strip_prefix(&self.prefix) else { return Known::Other };
+        match tail {
+            "initialize" => Known::Initialize,
+            "config" => Known::Config,
+            "leader" => Known::Leader,
+            "sync" => Known::Sync,
+            "history" => Known::History,
+            "failover" => Known::Failover,
+            "status" => Known::Status,
+            "failsafe" => Known::Failsafe,
+            "tenure/term" => Known::LastTerm,
+            _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/")) {
+                (Some(name), _) => Known::Member(name),
+                (_, Some(name)) => Known::Announcement(name),
+                _ => Known::Other,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_around_the_namespace_do_not_matter() {
+        let scope = Scope::new("demo").unwrap();
+        for namespace in ["service", "/service", "/service/"] {
+            assert_eq!(Keys::new(namespace, &scope).leader(), "/service/demo/leader");
+        }
+        assert_eq!(Keys::new("/", &scope).group(2).leader(), "/demo/2/leader");
+    }
+
+    #[test]
+    fn every_path_is_known_again() {
+        let name = MemberName::new("n1").unwrap();
+        let keys = Keys::new("service", &Scope::new("demo").unwrap());
+        assert_eq!(keys.know(&keys.member(&name)), Known::Member("n1"));
+        assert_eq!(keys.know(&keys.announcement(&name)), Known::Announcement("n1"));
+        assert_eq!(keys.know(&keys.last_term()), Known::LastTerm);
+        assert_eq!(keys.know("/service/demo/optime/leader"), Known::Other);
+        assert_eq!(keys.know("/service/demo2/leader"), Known::Other);
+    }
+}
