@@ -1,0 +1,108 @@
+//! What users are told: our errors with their SQLSTATE, detail and hint, in one place.
+
+use crate::shmem::AskError;
+use cluster::fence::{Mode, Page};
+use cluster::time::Moment;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+use pgrx::pg_sys::panic::ErrorReport;
+
+const WHERE_TO_GO: &str = "Connect to the leader, for example with target_session_attrs=read-write; tenure.lease() shows the state of this server.";
+
+/// Raises the error; never returns.
+fn raise(report: ErrorReport) -> ! {
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// The library was loaded by a session instead of the postmaster.
+pub fn not_preloaded() -> ! {
+    raise(
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "pg_tenure must be loaded via shared_preload_libraries", "_PG_init")
+            .set_detail("Its page in shared memory and its commit fence exist only from the start of the server.")
+            .set_hint("Add pg_tenure to shared_preload_libraries and restart the server."),
+    )
+}
+
+/// Why the fence does not let this node write now.
+pub fn why_closed(page: Page, now: Moment) -> String {
+    match page.mode {
+        Mode::Unmanaged => "The server is unmanaged.".to_owned(),
+        Mode::Closed => "This server holds no leader lease.".to_owned(),
+        Mode::Open | Mode::Draining if now >= page.deadline => {
+            format!("Its leader lease ran out {} ms ago and could not be renewed.", now.since(page.deadline).as_millis())
+        }
+        Mode::Draining => "A switchover is under way.".to_owned(),
+        Mode::Open => "The leader lease was renewed only just now.".to_owned(),
+    }
+}
+
+/// A commit, a prepared transaction's end, or a fenced read was refused; nothing was written.
+pub fn refused(what: &str, page: Page, now: Moment) -> ! {
+    raise(
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, format!("cannot {what} because this server is not the leader"), "fence")
+            .set_detail(why_closed(page, now))
+            .set_hint(WHERE_TO_GO),
+    )
+}
+
+/// The log entry for a commit that was durable but could not be acknowledged.
+pub fn cut(why: &str, connected: bool) {
+    let message = if connected { "connection was closed instead of acknowledging a commit" } else { "a background process committed outside the leader lease" };
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, "fence")
+        .set_detail(format!("{why} Whether the commit is part of the cluster's history can't be told from here."))
+        .set_hint("The client must look whether its transaction took place before it tries again.")
+        .report(PgLogLevel::LOG);
+}
+
+/// A function only superusers may call.
+pub fn superuser_only(function: &str) -> ! {
+    raise(
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be superuser to call {function}"), "functions")
+            .set_hint("It is the arbiter that calls this function."),
+    )
+}
+
+/// An argument that can't be used.
+pub fn invalid(message: String, hint: &str) -> ! {
+    raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, "functions").set_hint(hint))
+}
+
+/// The lease worker answered that it can't be done.
+pub fn declined(message: String, hint: Option<String>) -> ! {
+    let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "functions");
+    raise(match hint {
+        Some(hint) => report.set_hint(hint),
+        None => report,
+    })
+}
+
+/// The lease worker could not be asked.
+pub fn unanswered(error: &AskError) -> ! {
+    let (code, hint) = match error {
+        AskError::Unmanaged => {
+            (PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "Set tenure.scope and tenure.name, and restart the server.")
+        }
+        AskError::NoWorker => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "It is started again within a second; if not, the server log says why: look for \"pg_tenure lease worker\".",
+        ),
+        AskError::Busy => (PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "Another session's request is being served; try again."),
+        AskError::TooLong { .. } => (PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "Shorten the request."),
+        AskError::NotTaken { .. } => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "Nothing was done. tenure.lease() shows how old the last answer from etcd is.",
+        ),
+        AskError::NotAnswered { .. } => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "The request may still take effect: look at tenure.status() and tenure.events() before trying again.",
+        ),
+    };
+    raise(ErrorReport::new(code, error.to_string(), "functions").set_hint(hint))
+}
+
+/// No snapshot of the cluster was published since the server started.
+pub fn nothing_known_yet() {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, "nothing is known of the cluster yet", "functions")
+        .set_hint("The lease worker has not read etcd since the server started; tenure.lease() shows its state.")
+        .report(PgLogLevel::NOTICE);
+}

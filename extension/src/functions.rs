@@ -1,0 +1,363 @@
+//! The SQL surface: reading first, then acting, then what only the arbiter calls.
+//!
+//! The declarations stand in `sql/pg_tenure--*.sql`, with their rights; none of these writes to the
+//! database, so all work on standbys too.
+
+use crate::error;
+use crate::fence;
+use crate::guc;
+use crate::shmem::{self, Page, boottime};
+use cluster::fence::Mode;
+use cluster::leader::LeaseId;
+use cluster::time::Moment;
+use pgrx::datum::{Interval, JsonB, TimestampWithTimeZone};
+use pgrx::iter::TableIterator;
+use pgrx::{name, pg_extern, pg_sys};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Postgres counts from 2000-01-01; Unix time at that instant, in microseconds.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+/// etcd gets a few seconds for one guarded write, an election among its members included.
+const ASK_TIMEOUT_MS: u64 = 10_000;
+
+/// A WAL position as SQL's pg_lsn.
+struct PgLsn(u64);
+
+impl pgrx::IntoDatum for PgLsn {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(pg_sys::Datum::from(self.0))
+    }
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::PG_LSNOID
+    }
+}
+
+// SAFETY: returns the datum that `into_datum` makes.
+unsafe impl pgrx::callconv::BoxRet for PgLsn {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut pgrx::callconv::FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        // SAFETY: a pg_lsn is passed by value.
+        unsafe { fcinfo.return_raw_datum(pg_sys::Datum::from(self.0)) }
+    }
+}
+
+// SAFETY: names the type that `into_datum` produces.
+unsafe impl pgrx::pgrx_sql_entity_graph::metadata::SqlTranslatable for PgLsn {
+    const TYPE_IDENT: &'static str = "pg_tenure::PgLsn";
+    const TYPE_ORIGIN: pgrx::pgrx_sql_entity_graph::metadata::TypeOrigin = pgrx::pgrx_sql_entity_graph::metadata::TypeOrigin::External;
+    const ARGUMENT_SQL: Result<pgrx::pgrx_sql_entity_graph::metadata::SqlMappingRef, pgrx::pgrx_sql_entity_graph::metadata::ArgumentError> =
+        Ok(pgrx::pgrx_sql_entity_graph::metadata::SqlMappingRef::literal("pg_lsn"));
+    const RETURN_SQL: Result<pgrx::pgrx_sql_entity_graph::metadata::ReturnsRef, pgrx::pgrx_sql_entity_graph::metadata::ReturnsError> =
+        Ok(pgrx::pgrx_sql_entity_graph::metadata::ReturnsRef::One(pgrx::pgrx_sql_entity_graph::metadata::SqlMappingRef::literal("pg_lsn")));
+}
+
+fn interval(duration: Duration) -> Interval {
+    Interval::from_micros(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn timestamp(unix_us: i64) -> Option<TimestampWithTimeZone> {
+    TimestampWithTimeZone::try_from(unix_us.saturating_sub(POSTGRES_EPOCH_US)).ok()
+}
+
+fn count(counter: &std::sync::atomic::AtomicU64) -> i64 {
+    i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX)
+}
+
+// ---- Reading -----------------------------------------------------------------------------------
+
+/// This server's lease and fence, one row.
+#[pg_extern]
+#[expect(clippy::type_complexity, reason = "the columns of the row")]
+fn lease() -> TableIterator<
+    'static,
+    (
+        name!(scope, Option<String>),
+        name!(name, Option<String>),
+        name!(fence, String),
+        name!(term, Option<i64>),
+        name!(lease, Option<String>),
+        name!(deadline_left, Option<Interval>),
+        name!(worker_pid, Option<i32>),
+        name!(arbiter_attached, bool),
+        name!(etcd_age, Option<Interval>),
+        name!(commits_waited, i64),
+        name!(commits_refused, i64),
+        name!(commits_cut, i64),
+    ),
+> {
+    let page = shmem::page();
+    let now = boottime();
+    let fence = page.fence();
+    let left = match fence.mode {
+        Mode::Open | Mode::Draining => Some(left(fence.deadline, now)),
+        Mode::Unmanaged | Mode::Closed => None,
+    };
+    let word = match fence.mode {
+        Mode::Open | Mode::Draining if now >= fence.deadline => "expired",
+        mode => mode.word(),
+    };
+    TableIterator::once((
+        guc::scope(),
+        guc::name(),
+        word.to_owned(),
+        Some(page.term()).filter(|term| *term != 0),
+        Some(page.lease()).filter(|lease| *lease != 0).map(|lease| LeaseId(lease).to_string()),
+        left,
+        page.worker_pid(),
+        page.arbiter_pid().is_some(),
+        page.etcd_seen_at().map(|seen| interval(now.since(seen))),
+        count(&page.commits_waited),
+        count(&page.commits_refused),
+        count(&page.commits_cut),
+    ))
+}
+
+/// Time until the deadline; negative when it has passed.
+fn left(deadline: Moment, now: Moment) -> Interval {
+    let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    Interval::from_micros(micros(deadline.since(now)) - micros(now.since(deadline)))
+}
+
+/// What the worker publishes. Fields it leaves out are unknown, not an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Snapshot {
+    members: Vec<Member>,
+    config: Value,
+    history: Vec<Vec<Value>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Member {
+    name: String,
+    host: Option<String>,
+    port: Option<i32>,
+    role: Option<String>,
+    state: Option<String>,
+    timeline: Option<i32>,
+    receive_lsn: Option<u64>,
+    receive_lag: Option<i64>,
+    replay_lsn: Option<u64>,
+    replay_lag: Option<i64>,
+    tags: Map<String, Value>,
+    pending_restart: bool,
+}
+
+/// The last snapshot with its age; None, with a notice, where there was none yet.
+fn snapshot(page: &Page) -> Option<(Snapshot, Duration)> {
+    let Some((bytes, taken_at_ns)) = page.read_snapshot() else {
+        error::nothing_known_yet();
+        return None;
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(snapshot) => Some((snapshot, boottime().since(Moment::from_nanos(taken_at_ns)))),
+        Err(fault) => error::declined(format!("the snapshot in shared memory can't be read: {fault}"), None),
+    }
+}
+
+/// The members as last seen in etcd.
+#[pg_extern]
+#[expect(clippy::type_complexity, reason = "the columns of the row")]
+fn status() -> TableIterator<
+    'static,
+    (
+        name!(member, String),
+        name!(host, Option<String>),
+        name!(port, Option<i32>),
+        name!(role, Option<String>),
+        name!(state, Option<String>),
+        name!(timeline, Option<i32>),
+        name!(receive_lsn, Option<PgLsn>),
+        name!(receive_lag, Option<i64>),
+        name!(replay_lsn, Option<PgLsn>),
+        name!(replay_lag, Option<i64>),
+        name!(tags, JsonB),
+        name!(pending_restart, bool),
+        name!(age, Interval),
+    ),
+> {
+    let (snapshot, age) = snapshot(shmem::page()).unwrap_or_default();
+    TableIterator::new(snapshot.members.into_iter().map(move |member| {
+        (
+            member.name,
+            member.host,
+            member.port,
+            member.role,
+            member.state,
+            member.timeline,
+            member.receive_lsn.map(PgLsn),
+            member.receive_lag,
+            member.replay_lsn.map(PgLsn),
+            member.replay_lag,
+            JsonB(Value::Object(member.tags)),
+            member.pending_restart,
+            interval(age),
+        )
+    }))
+}
+
+/// The dynamic configuration as last seen in etcd.
+#[pg_extern]
+fn config() -> Option<JsonB> {
+    snapshot(shmem::page()).map(|(snapshot, _)| JsonB(snapshot.config))
+}
+
+/// The promotions this cluster went through.
+#[pg_extern]
+#[expect(clippy::type_complexity, reason = "the columns of the row")]
+fn history() -> TableIterator<
+    'static,
+    (
+        name!(timeline, Option<i32>),
+        name!(lsn, Option<PgLsn>),
+        name!(reason, Option<String>),
+        name!(at, Option<TimestampWithTimeZone>),
+        name!(new_leader, Option<String>),
+    ),
+> {
+    let (snapshot, _) = snapshot(shmem::page()).unwrap_or_default();
+    TableIterator::new(snapshot.history.into_iter().map(|line| {
+        let text = |index: usize| line.get(index).and_then(Value::as_str).map(str::to_owned);
+        let at = text(3).and_then(|at| at.parse::<jiff::Timestamp>().ok()).and_then(|at| timestamp(at.as_microsecond()));
+        let timeline = line.first().and_then(Value::as_i64).and_then(|timeline| i32::try_from(timeline).ok());
+        (timeline, line.get(1).and_then(Value::as_u64).map(PgLsn), text(2), at, text(4))
+    }))
+}
+
+/// What was decided here, and why, oldest first.
+#[pg_extern]
+#[expect(clippy::type_complexity, reason = "the columns of the row")]
+fn events() -> TableIterator<
+    'static,
+    (name!(at, Option<TimestampWithTimeZone>), name!(kind, String), name!(term, Option<i64>), name!(event, String)),
+> {
+    TableIterator::new(shmem::page().events().into_iter().map(|event| {
+        (timestamp(event.at_unix_us), event.kind, Some(event.term).filter(|term| *term != 0), event.text)
+    }))
+}
+
+// ---- Acting ------------------------------------------------------------------------------------
+
+/// The worker's answer to a request.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Answer {
+    ok: Option<String>,
+    error: Option<String>,
+    hint: Option<String>,
+}
+
+/// Asks the lease worker to write to etcd, and turns its answer into a sentence or an ERROR.
+fn act(request: &Value) -> String {
+    let answer = match shmem::page().ask(&request.to_string(), ASK_TIMEOUT_MS) {
+        Ok(answer) => answer,
+        Err(unasked) => error::unanswered(&unasked),
+    };
+    match serde_json::from_str::<Answer>(&answer) {
+        Ok(Answer { error: Some(message), hint, .. }) => error::declined(message, hint),
+        Ok(Answer { ok: Some(sentence), .. }) => sentence,
+        Ok(Answer { ok: None, error: None, .. }) | Err(_) => {
+            error::declined(format!("the lease worker's answer can't be read: {answer}"), None)
+        }
+    }
+}
+
+fn iso8601(at: TimestampWithTimeZone) -> String {
+    let unix_us = at.into_inner().saturating_add(POSTGRES_EPOCH_US);
+    match jiff::Timestamp::from_microsecond(unix_us) {
+        Ok(at) => at.to_string(),
+        Err(_) => error::invalid("scheduled_at is out of range".to_owned(), "Give a time within the next years, or NULL for at once."),
+    }
+}
+
+/// Hands leadership over in a planned way.
+#[pg_extern]
+fn switchover(candidate: Option<&str>, scheduled_at: Option<TimestampWithTimeZone>) -> String {
+    act(&json!({"verb": "switchover", "candidate": candidate, "scheduled_at": scheduled_at.map(iso8601)}))
+}
+
+/// Gives leadership to `candidate`, also without a leader.
+#[pg_extern]
+fn failover(candidate: &str) -> String {
+    act(&json!({"verb": "failover", "candidate": candidate}))
+}
+
+/// Stops automatic failover.
+#[pg_extern]
+fn pause() -> String {
+    act(&json!({"verb": "pause"}))
+}
+
+/// Resumes automatic failover.
+#[pg_extern]
+fn resume() -> String {
+    act(&json!({"verb": "resume"}))
+}
+
+// ---- For the arbiter ---------------------------------------------------------------------------
+
+fn demand_superuser(function: &str) {
+    // SAFETY: looks at this session's role, inside a transaction.
+    if !unsafe { pg_sys::superuser() } {
+        error::superuser_only(function);
+    }
+}
+
+/// This session is the arbiter's, until it ends.
+#[pg_extern]
+fn attach_arbiter() {
+    demand_superuser("tenure.attach_arbiter()");
+    fence::reopen_session();
+    shmem::attach_arbiter();
+}
+
+/// Begins or calls off a switchover's drain; says whether that changed anything.
+#[pg_extern]
+fn drain(on: bool) -> bool {
+    demand_superuser("tenure.drain(boolean)");
+    let page = shmem::page();
+    if on { page.drain(boottime()) } else { page.undrain() }
+}
+
+/// Tests only: sets the fence, the deadline counted from now.
+#[cfg(feature = "test-hooks")]
+#[pg_extern]
+fn test_set_fence(mode: &str, deadline_ms: i32) {
+    demand_superuser("tenure.test_set_fence(text, integer)");
+    let page = shmem::page();
+    let now = boottime();
+    let deadline = now + Duration::from_millis(u64::try_from(deadline_ms).unwrap_or(0));
+    match mode {
+        "open" => page.open(page.term() + 1, 7, deadline),
+        "renew" => page.renew(deadline),
+        "draining" => {
+            page.open(page.term() + 1, 7, deadline);
+            page.drain(now);
+        }
+        "closed" => page.close(),
+        other => error::invalid(format!("unknown fence \"{other}\""), "open, renew, draining or closed."),
+    }
+    page.record_event("test", &format!("fence set to {mode} for {deadline_ms} ms"), page.term());
+}
+
+/// Tests only: plays the worker, publishing a snapshot.
+#[cfg(feature = "test-hooks")]
+#[pg_extern]
+fn test_publish(snapshot: &str) -> bool {
+    demand_superuser("tenure.test_publish(text)");
+    shmem::page().publish_snapshot(snapshot.as_bytes())
+}
+
+/// Tests only: plays the worker, answering the request that waits; gives that request.
+#[cfg(feature = "test-hooks")]
+#[pg_extern]
+fn test_answer(answer: &str) -> Option<String> {
+    demand_superuser("tenure.test_answer(text)");
+    let (id, request) = shmem::page().take_request()?;
+    shmem::page().answer(id, answer.to_owned());
+    Some(request)
+}

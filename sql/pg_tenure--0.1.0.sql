@@ -1,0 +1,91 @@
+-- What CREATE EXTENSION pg_tenure runs: the schema, the functions, who may call them.
+\echo Use "CREATE EXTENSION pg_tenure" to load this file. \quit
+
+-- Created here rather than named in the control file: a schema that somebody else made beforehand is
+-- an error instead of a trap, and DROP EXTENSION takes it along.
+CREATE SCHEMA tenure;
+COMMENT ON SCHEMA tenure IS 'pg_tenure: status of the cluster, and commands to it';
+
+-- Those who may act. A role belongs to the whole server, so it may be there already, and it stays.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'tenure_operator') THEN
+        CREATE ROLE tenure_operator NOLOGIN;
+    END IF;
+END
+$$;
+
+-- Reading ---------------------------------------------------------------------------------------------
+-- All from shared memory: no waiting, no etcd. Parallel-restricted, because what changes by the
+-- millisecond should be read once.
+
+CREATE FUNCTION tenure.lease(
+    OUT scope text, OUT name text, OUT fence text, OUT term bigint, OUT lease text,
+    OUT deadline_left interval, OUT worker_pid integer, OUT arbiter_attached boolean, OUT etcd_age interval,
+    OUT commits_waited bigint, OUT commits_refused bigint, OUT commits_cut bigint)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'lease_wrapper';
+COMMENT ON FUNCTION tenure.lease() IS 'this server''s lease and fence: open, expired, draining, closed or unmanaged';
+
+CREATE FUNCTION tenure.status(
+    OUT member text, OUT host text, OUT port integer, OUT role text, OUT state text, OUT timeline integer,
+    OUT receive_lsn pg_lsn, OUT receive_lag bigint, OUT replay_lsn pg_lsn, OUT replay_lag bigint,
+    OUT tags jsonb, OUT pending_restart boolean, OUT age interval)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 3 AS 'MODULE_PATHNAME', 'status_wrapper';
+COMMENT ON FUNCTION tenure.status() IS 'the cluster''s members as last seen in etcd, and how long ago that was; lags in bytes';
+
+CREATE FUNCTION tenure.config() RETURNS jsonb
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'config_wrapper';
+COMMENT ON FUNCTION tenure.config() IS 'the cluster''s dynamic configuration as last seen in etcd';
+
+CREATE FUNCTION tenure.history(
+    OUT timeline integer, OUT lsn pg_lsn, OUT reason text, OUT at timestamptz, OUT new_leader text)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'history_wrapper';
+COMMENT ON FUNCTION tenure.history() IS 'the promotions this cluster went through';
+
+CREATE FUNCTION tenure.events(OUT at timestamptz, OUT kind text, OUT term bigint, OUT event text)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'events_wrapper';
+COMMENT ON FUNCTION tenure.events() IS 'what was decided on this server since it started, when and why';
+
+-- Acting ----------------------------------------------------------------------------------------------
+-- The lease worker writes the request to etcd; these wait for its answer.
+
+CREATE FUNCTION tenure.switchover(candidate text DEFAULT NULL, scheduled_at timestamptz DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'switchover_wrapper';
+COMMENT ON FUNCTION tenure.switchover(text, timestamptz) IS 'hand leadership over in a planned way, at once or at a given time';
+
+CREATE FUNCTION tenure.failover(candidate text) RETURNS text
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'failover_wrapper';
+COMMENT ON FUNCTION tenure.failover(text) IS 'give leadership to a member, also where there is no leader';
+
+CREATE FUNCTION tenure.pause() RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pause_wrapper';
+COMMENT ON FUNCTION tenure.pause() IS 'stop automatic failover (maintenance)';
+
+CREATE FUNCTION tenure.resume() RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'resume_wrapper';
+COMMENT ON FUNCTION tenure.resume() IS 'resume automatic failover';
+
+-- For the arbiter --------------------------------------------------------------------------------------
+
+CREATE FUNCTION tenure.attach_arbiter() RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_arbiter_wrapper';
+COMMENT ON FUNCTION tenure.attach_arbiter() IS 'called by the arbiter: this session is its own, until it ends';
+
+CREATE FUNCTION tenure.drain("on" boolean) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drain_wrapper';
+COMMENT ON FUNCTION tenure.drain(boolean) IS 'called by the arbiter: hold new writing transactions for a switchover, or let them go on';
+
+-- Rights -----------------------------------------------------------------------------------------------
+-- Nothing for PUBLIC. attach_arbiter and drain check for a superuser besides.
+
+REVOKE ALL ON SCHEMA tenure FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure FROM PUBLIC;
+GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
+GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events()
+    TO pg_monitor, tenure_operator;
+GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz), tenure.failover(text), tenure.pause(), tenure.resume()
+    TO tenure_operator;
