@@ -147,6 +147,14 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
         (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => {
             on(Bootstrap, Reason::NotInitialized)
         }
+        // As primary of an old timeline it may never lead; as a standby it may, if nothing it has forked.
+        (_, Postgres::Primary { timeline, .. }) if *timeline < view.history().current() => on(
+            Demote,
+            Reason::BehindTimeline {
+                mine: *timeline,
+                cluster: view.history().current(),
+            },
+        ),
         (_, Postgres::Primary { .. } | Postgres::Standby { .. }) => on(Rest, Reason::NoLeader),
     }
 }

@@ -133,6 +133,29 @@ impl History {
         }
     }
 
+    /// The history of a server on `present`, with a line for each timeline that it skipped.
+    ///
+    /// PostgreSQL promotes to the first number that it finds unused, so timeline 3 may fork from
+    /// timeline 1 while 2 belongs to a server that is gone; the history file of 3 then names 1 only,
+    /// and [`History::current`] would say 2 for ever. A skipped timeline ends at 0/0: nothing of it
+    /// is part of this past, so whoever is on it has diverged. Call it before `history` is written.
+    pub fn up_to(mut self, present: Timeline) -> History {
+        let first = self.0.first().map_or(Timeline(1), |line| line.timeline);
+        for timeline in (first.0..present.0).map(Timeline) {
+            if self.end_of(timeline).is_none() {
+                self.0.push(Line {
+                    timeline,
+                    switch: Lsn::INVALID,
+                    reason: "not part of this history".to_owned(),
+                    timestamp: None,
+                    new_leader: None,
+                });
+            }
+        }
+        self.0.sort_by_key(|line| line.timeline);
+        self
+    }
+
     /// The lines of `fresh` put behind what is known here; known lines keep their time and leader.
     pub fn merged(&self, fresh: &History, timestamp: &str, leader: &str) -> History {
         let mut lines = Vec::new();

@@ -8,7 +8,7 @@ use crate::config::SynchronousMode;
 use crate::history::Ancestry;
 use crate::leader::Term;
 use crate::lsn::Lsn;
-use crate::member::Tags;
+use crate::member::{MemberEntry, MemberRole, Tags};
 use crate::name::{MemberName, Timeline};
 use crate::reason::{Decision, Reason};
 use crate::view::{Announcement, ClusterView};
@@ -99,19 +99,13 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     if let Ancestry::Diverged { fork } = history.ancestry(current, me.timeline, me.lsn) {
         return Err(Reason::DivergedCandidate { fork });
     }
-    if let Some(request) = view.request()
-        && !request.value.is_switchover()
-        && let Some(candidate) = request.value.candidate()
-    {
-        if candidate == me.name.as_str() {
-            return Ok(()); // asked for by name: lag and sync state were for the one who asked to weigh
+    match asked(view) {
+        // Asked for by name: lag and sync state were for the one who asked to weigh.
+        Some(asked) if asked.name == me.name => return Ok(()),
+        Some(asked) if asked.could && !me.primary => {
+            return Err(Reason::OtherCandidateAsked(asked.name));
         }
-        if let Ok(other) = MemberName::new(candidate)
-            && view.members.contains_key(&other)
-            && !me.primary
-        {
-            return Err(Reason::OtherCandidateAsked(other));
-        }
+        _ => {}
     }
     if me.tags.nofailover() && !me.primary {
         return Err(Reason::NoFailover);
@@ -139,6 +133,30 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::TooFarBehind { lag, most });
     }
     Ok(())
+}
+
+/// Whom a failover names.
+struct Asked {
+    name: MemberName,
+    /// It runs and has not refused: the others stand back. Were they to stand back for one that can't,
+    /// a forgotten request would leave the cluster without a leader.
+    could: bool,
+}
+
+/// The member that a failover asks for, if there is such a member. A switchover asks the leader to
+/// hand over; once the leader is gone it binds nobody.
+fn asked(view: &ClusterView) -> Option<Asked> {
+    let request = view.request().filter(|key| !key.value.is_switchover())?;
+    let name = MemberName::new(request.value.candidate()?).ok()?;
+    let running = view.members.get(&name)?.member.is_running();
+    let refused = view
+        .announcements
+        .get(&name)
+        .is_some_and(|word| word.value.after == view.last_term() && !word.value.stands);
+    Some(Asked {
+        name,
+        could: running && !refused,
+    })
 }
 
 /// In synchronous mode membership in the key says that no acknowledged commit is missing; the lag
@@ -216,9 +234,6 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     if let Some(wait) = others(view, me, after, &said.value) {
         return wait;
     }
-    let weighed = |name: &MemberName, word: &Announcement| {
-        word.after == after && view.members.contains_key(name)
-    };
     let sync = view.sync.as_ref();
     let judged = Judged {
         after,
@@ -228,7 +243,7 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         announcements: view
             .announcements
             .iter()
-            .filter(|(name, word)| weighed(name, &word.value))
+            .filter(|(_, word)| word.value.after == after)
             .map(|(name, word)| (name.clone(), word.revision))
             .collect(),
         resets_sync: sync.is_some_and(|sync| {
@@ -247,52 +262,68 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
 }
 
 /// Waits for a fitter member while it is alive, and a moment for those that have not spoken.
+///
+/// A word hangs on the lease of the node that spoke, so whoever has a word is alive, member key or
+/// not. Its Postgres need not be: an arbiter keeps the lease of a server that stops or crashed. The
+/// member key then says so, to the others (who don't wait for it) and to itself (it does not take).
 fn others(
     view: &ClusterView,
     me: &Candidate,
     after: Term,
     mine: &Announcement,
 ) -> Option<Decision<RaceStep>> {
-    let asked = view
-        .request()
-        .is_some_and(|request| request.value.candidate() == Some(me.name.as_str()));
-    if asked {
-        return None;
-    }
-    let mut silent = Vec::new();
-    for (name, entry) in view.members.iter().filter(|(name, _)| **name != me.name) {
-        match view
-            .announcements
+    let on = |wait, why| Some(Decision::new(RaceStep::Wait(wait), why));
+    let down = |name: &MemberName| {
+        view.members
             .get(name)
-            .filter(|word| word.value.after == after)
+            .is_some_and(|entry| !entry.member.is_running())
+    };
+    if down(&me.name) {
+        return on(PATIENCE, Reason::NotPublished);
+    }
+    // Who is asked for by name waits for a primary only; other standbys stand back.
+    let asked = asked(view).is_some_and(|asked| asked.could && asked.name == me.name);
+    let words = view
+        .announcements
+        .iter()
+        .filter(|(name, word)| **name != me.name && word.value.after == after);
+    for (name, word) in words {
+        let word = &word.value;
+        if word.stands
+            && !down(name)
+            && (word.primary || !asked)
+            && fitness(name, word) > fitness(&me.name, mine)
         {
-            Some(word)
-                if word.value.stands && fitness(name, &word.value) > fitness(&me.name, mine) =>
-            {
-                return Some(Decision::new(
-                    RaceStep::Wait(PATIENCE),
-                    Reason::FitterAlive(name.clone()),
-                ));
-            }
-            Some(_) => {}
-            None if could_be_fitter(view, name, entry) => silent.push(name.to_string()),
-            None => {}
+            return on(PATIENCE, Reason::FitterAlive(name.clone()));
         }
     }
+    let spoke = |name: &MemberName| {
+        view.announcements
+            .get(name)
+            .is_some_and(|word| word.value.after == after)
+    };
+    let silent = view
+        .members
+        .iter()
+        .filter(|(name, _)| **name != me.name && !spoke(name))
+        .filter(|(name, entry)| could_be_fitter(view, name, entry, asked))
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>();
     if !silent.is_empty() && me.vacant_for < PATIENCE {
-        return Some(Decision::new(
-            RaceStep::Wait(PATIENCE - me.vacant_for),
+        return on(
+            PATIENCE - me.vacant_for,
             Reason::PositionsUnknown(silent.join(", ")),
-        ));
+        );
     }
     None
 }
 
-/// Is a member that has not spoken worth waiting for?
+/// Is a member that has not spoken worth waiting for? A primary always is: its tags don't bar it.
 fn could_be_fitter(
     view: &ClusterView,
     name: &MemberName,
-    entry: &crate::member::MemberEntry,
+    entry: &MemberEntry,
+    primaries_only: bool,
 ) -> bool {
     let sync = view.config().synchronous_mode() != SynchronousMode::Off;
     let barred = sync
@@ -300,5 +331,7 @@ fn could_be_fitter(
             .sync
             .as_ref()
             .is_some_and(|sync| !sync.value.is_empty() && !sync.value.may_lead(name));
-    entry.member.is_running() && !entry.member.tags.nofailover() && !barred
+    let primary = entry.member.role == MemberRole::Primary;
+    let stands = primary || !(primaries_only || entry.member.tags.nofailover());
+    entry.member.is_running() && stands && !barred
 }

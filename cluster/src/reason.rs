@@ -123,6 +123,8 @@ pub enum Reason {
     PositionsUnknown(String),
     #[error("{0} is fitter and alive")]
     FitterAlive(MemberName),
+    #[error("this node's member key does not say yet that its Postgres runs")]
+    NotPublished,
     #[error("the fittest of those that stand")]
     Fittest,
     #[error("the cluster has no data yet")]

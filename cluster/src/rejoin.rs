@@ -122,6 +122,16 @@ pub fn of_standby(
                 fork,
             },
         ),
+        // Promoted from, or after, somebody whose history was never written: it can't stream from an
+        // older timeline, ever. An older one that the history lacks is left to the walsender.
+        Ancestry::Unknown if timeline > theirs => rewind(
+            view,
+            leader,
+            Reason::UnknownTimeline {
+                timeline,
+                leader: leader.clone(),
+            },
+        ),
         Ancestry::Unknown => Rejoin::Follow,
     }
 }
