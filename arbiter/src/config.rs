@@ -1,0 +1,261 @@
+//! The node's configuration: a file in Patroni's schema and the environment, validated into a type that cannot be wrong.
+
+mod address;
+mod known;
+mod overlay;
+mod tree;
+mod validate;
+
+pub use address::{HostPort, Listen};
+
+use crate::postgres::Programs;
+use crate::postgres::conf::ConfigFiles;
+use crate::postgres::initdb::LongOption;
+use crate::secret::Secret;
+use cluster::name::{MemberName, Scope};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// All that one node is told by its file and its environment.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The cluster's name.
+    pub scope: Scope,
+    /// The prefix in etcd, with a leading and without a trailing slash.
+    pub namespace: String,
+    /// This member's name.
+    pub name: MemberName,
+    /// The REST interface.
+    pub rest: RestConfig,
+    /// Where etcd is.
+    pub etcd: EtcdConfig,
+    /// What a new cluster is made of.
+    pub bootstrap: BootstrapConfig,
+    /// The local server.
+    pub postgres: PostgresConfig,
+    /// This member's tags, as given.
+    pub tags: Map<String, Value>,
+    /// Our own log.
+    pub log: LogConfig,
+    /// `watchdog`, as given.
+    pub watchdog: Option<Map<String, Value>>,
+    /// `citus`, as given.
+    pub citus: Option<Map<String, Value>>,
+    /// `ctl`, as given: for the operator's tool.
+    pub ctl: Map<String, Value>,
+    /// Known settings that have no effect yet: each a dotted key and half a sentence, for a WARN at start.
+    pub not_served: Vec<String>,
+}
+
+/// `restapi`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestConfig {
+    /// Where to listen.
+    pub listen: HostPort,
+    /// Where others reach it.
+    pub connect_address: HostPort,
+    /// Basic authentication for what changes something; `None`: not asked.
+    pub authentication: Option<(String, Secret)>,
+}
+
+/// `etcd3` or `etcd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdConfig {
+    /// As URLs: `http://host:port`. Never empty.
+    pub endpoints: Vec<String>,
+    /// Certificate authority file.
+    pub cacert: Option<PathBuf>,
+    /// Our certificate and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// User name, where etcd asks for one.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+}
+
+/// `bootstrap`: read once, when the cluster is new.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct BootstrapConfig {
+    /// The first dynamic configuration.
+    pub dcs: Map<String, Value>,
+    /// Long options of initdb.
+    pub initdb: Vec<LongOption>,
+    /// Lines of pg_hba.conf, used where `postgresql.pg_hba` gives none.
+    pub pg_hba: Option<Vec<String>>,
+    /// Roles to make.
+    pub users: Vec<BootstrapUser>,
+    /// A command to run when the cluster is made (`post_bootstrap`, or its old name `post_init`).
+    pub post_bootstrap: Option<String>,
+}
+
+/// One of `bootstrap.users`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootstrapUser {
+    /// Name and password.
+    pub credentials: Credentials,
+    /// `createrole`, `createdb`, ...
+    pub options: Vec<String>,
+}
+
+/// `postgresql`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PostgresConfig {
+    /// Addresses and port the server listens on.
+    pub listen: Listen,
+    /// Where others reach it.
+    pub connect_address: HostPort,
+    /// Where clients reach it through a proxy or pooler.
+    pub proxy_address: Option<HostPort>,
+    /// The data directory: absolute.
+    pub data_dir: PathBuf,
+    /// Where its configuration files are.
+    pub config_dir: PathBuf,
+    /// PostgreSQL's programs.
+    pub bin_dir: PathBuf,
+    /// The password file that we write.
+    pub pgpass: PathBuf,
+    /// The database that our own connections use.
+    pub database: String,
+    /// The roles that we use.
+    pub authentication: Authentication,
+    /// Local settings.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of pg_hba.conf.
+    pub pg_hba: Option<Vec<String>>,
+    /// Lines of pg_ident.conf.
+    pub pg_ident: Option<Vec<String>>,
+    /// Long options of pg_basebackup.
+    pub basebackup: Vec<LongOption>,
+    /// Our own connections go through the socket directory.
+    pub use_unix_socket: bool,
+    /// Members have replication slots; `None`: the dynamic configuration says (default true).
+    pub use_slots: Option<bool>,
+    /// Rejoin by pg_rewind where possible; `None`: the dynamic configuration says (default false).
+    pub use_pg_rewind: Option<bool>,
+    /// Clone when a rewind failed; `None`: the dynamic configuration says (default false).
+    pub remove_data_directory_on_rewind_failure: Option<bool>,
+    /// Clone when timelines diverged and a rewind is impossible; `None`: as above.
+    pub remove_data_directory_on_diverged_timelines: Option<bool>,
+    /// Seconds to wait for a start or stop before saying so; `None`: the dynamic configuration says (default 60).
+    pub pg_ctl_timeout_s: Option<u64>,
+    /// Commands to run after events.
+    pub callbacks: Callbacks,
+    /// Recovery settings beside our own (`restore_command`, ...).
+    pub recovery_conf: BTreeMap<String, String>,
+}
+
+/// `postgresql.callbacks`: commands, called with action, role and scope.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Callbacks {
+    /// The server became ready after a start.
+    pub on_start: Option<String>,
+    /// The arbiter stopped the server.
+    pub on_stop: Option<String>,
+    /// The server was restarted in the same role.
+    pub on_restart: Option<String>,
+    /// The configuration was reloaded.
+    pub on_reload: Option<String>,
+    /// The server was promoted or demoted.
+    pub on_role_change: Option<String>,
+}
+
+/// `postgresql.authentication`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentication {
+    /// For our own connections.
+    pub superuser: Credentials,
+    /// For streaming and clones.
+    pub replication: Credentials,
+    /// For pg_rewind; the superuser where there is none.
+    pub rewind: Option<Credentials>,
+}
+
+impl Authentication {
+    /// Who pg_rewind connects as.
+    pub fn for_rewind(&self) -> &Credentials {
+        self.rewind.as_ref().unwrap_or(&self.superuser)
+    }
+}
+
+/// One role of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The role's name.
+    pub username: String,
+    /// Its password, where it has one.
+    pub password: Option<Secret>,
+    /// libpq's connection settings given for it: `sslmode`, `sslcert`, ...
+    pub connection: Vec<(String, String)>,
+}
+
+/// `log`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogConfig {
+    /// The least level written: `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: Option<&'static str>,
+    /// JSON lines instead of text.
+    pub json: bool,
+    /// A directory for log files instead of standard error.
+    pub dir: Option<PathBuf>,
+}
+
+/// Everything that is wrong with a node's configuration, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// The file or directory.
+    pub file: PathBuf,
+    /// Keys that nobody knows, each with the nearest known one.
+    pub unknown: Vec<String>,
+    /// Values that are missing or wrong.
+    pub wrong: Vec<String>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot use the configuration {}:", self.file.display())?;
+        for line in self.unknown.iter().chain(&self.wrong) {
+            write!(f, "\n  {line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl NodeConfig {
+    /// Reads a file, or a directory of `*.yml` and `*.yaml` (sorted, the last one wins), puts the environment's
+    /// `PATRONI_*` and `TENURE_*` over it, and validates. All that is wrong is reported together. Reads files and blocks: call it before the runtime's work begins.
+    pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<NodeConfig, ConfigErrors> {
+        let wrong = |line: String| ConfigErrors { file: path.to_owned(), unknown: Vec::new(), wrong: vec![line] };
+        let mut root = tree::read(path).map_err(wrong)?;
+        let environment: BTreeMap<String, String> = environment.into_iter().collect();
+        overlay::apply(&mut root, &environment);
+        NodeConfig::of(&root, &environment).map_err(|(unknown, wrong)| ConfigErrors { file: path.to_owned(), unknown, wrong })
+    }
+
+    fn of(root: &Map<String, Value>, environment: &BTreeMap<String, String>) -> Result<NodeConfig, (Vec<String>, Vec<String>)> {
+        let survey = known::survey(root);
+        match validate::node(root, environment, survey.not_served) {
+            Ok(config) if survey.unknown.is_empty() => Ok(config),
+            Ok(_) => Err((survey.unknown, Vec::new())),
+            Err(wrong) => Err((survey.unknown, wrong)),
+        }
+    }
+}
+
+impl PostgresConfig {
+    /// PostgreSQL's programs.
+    pub fn programs(&self) -> Programs {
+        Programs::new(&self.bin_dir)
+    }
+
+    /// The server's configuration files.
+    pub fn files(&self) -> ConfigFiles {
+        ConfigFiles { data_dir: self.data_dir.clone(), config_dir: self.config_dir.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

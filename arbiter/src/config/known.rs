@@ -1,0 +1,270 @@
+//! Every key of Patroni's schema: which are served, which are known but not served yet, and what an unknown one may have meant.
+
+use serde_json::{Map, Value};
+
+/// What the survey of a file found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Sentences about keys that nobody knows.
+    pub unknown: Vec<String>,
+    /// Known keys without effect, each with half a sentence.
+    pub not_served: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Read by `validate`.
+    Served,
+    /// Read, and whatever is below is the user's.
+    Free,
+    /// Accepted, without effect: why.
+    NotServed(&'static str),
+}
+
+use Kind::{Free, NotServed, Served};
+
+const OTHER_STORE: Kind = NotServed("etcd is the one store that is served");
+const LOG: Kind = NotServed("our log goes to standard error, one line per event; journald or the container keeps it");
+const REST_TLS: Kind = NotServed("the REST interface speaks plain HTTP; put a TLS proxy before it");
+const RESTAPI: Kind = NotServed("the REST interface has its own server, with no such setting");
+const ROLE_LISTS: Kind = NotServed("settings per role are not applied; use one list for both roles");
+const DYNAMIC: Kind = NotServed("this setting belongs in the dynamic configuration (bootstrap.dcs or `tenure edit-config`)");
+
+/// Dotted keys. What is not listed but begins one of these is a section.
+const KEYS: &[(&str, Kind)] = &[
+    ("scope", Served),
+    ("name", Served),
+    ("namespace", Served),
+    ("tags", Free),
+    ("watchdog", NotServed("no watchdog is opened; the fence keeps a hung primary from acknowledging writes")),
+    ("citus", NotServed("Citus metadata is not kept yet")),
+    ("ctl", Free),
+    ("consul", OTHER_STORE),
+    ("zookeeper", OTHER_STORE),
+    ("exhibitor", OTHER_STORE),
+    ("kubernetes", OTHER_STORE),
+    ("raft", OTHER_STORE),
+    ("thread_pool_size", NotServed("there are no thread pools here")),
+    ("thread_stack_size", NotServed("there are no thread pools here")),
+    ("ttl", DYNAMIC),
+    ("loop_wait", DYNAMIC),
+    ("retry_timeout", DYNAMIC),
+    ("maximum_lag_on_failover", DYNAMIC),
+    ("synchronous_mode", DYNAMIC),
+    ("standby_cluster", DYNAMIC),
+    ("slots", DYNAMIC),
+    ("restapi.listen", Served),
+    ("restapi.connect_address", Served),
+    ("restapi.authentication.username", Served),
+    ("restapi.authentication.password", Served),
+    ("restapi.auth", NotServed("the old form `user:password`; write restapi.authentication.username and .password")),
+    ("restapi.certfile", REST_TLS),
+    ("restapi.keyfile", REST_TLS),
+    ("restapi.keyfile_password", REST_TLS),
+    ("restapi.cafile", REST_TLS),
+    ("restapi.ciphers", REST_TLS),
+    ("restapi.verify_client", REST_TLS),
+    ("restapi.allowlist", NotServed("requests are not filtered by address; set restapi.authentication")),
+    ("restapi.allowlist_include_members", NotServed("requests are not filtered by address; set restapi.authentication")),
+    ("restapi.http_extra_headers", RESTAPI),
+    ("restapi.https_extra_headers", RESTAPI),
+    ("restapi.request_queue_size", RESTAPI),
+    ("restapi.server_tokens", RESTAPI),
+    ("restapi.thread_pool_size", RESTAPI),
+    ("etcd3.host", Served),
+    ("etcd3.hosts", Served),
+    ("etcd3.url", Served),
+    ("etcd3.protocol", Served),
+    ("etcd3.username", Served),
+    ("etcd3.password", Served),
+    ("etcd3.cacert", Served),
+    ("etcd3.cert", Served),
+    ("etcd3.key", Served),
+    ("etcd3.srv", NotServed("endpoints are not looked up in DNS; list etcd3.hosts")),
+    ("etcd3.srv_suffix", NotServed("endpoints are not looked up in DNS; list etcd3.hosts")),
+    ("etcd3.proxy", NotServed("list etcd3.hosts instead of a proxy")),
+    ("etcd3.use_proxies", NotServed("endpoints are used as they are listed")),
+    ("etcd3.version", NotServed("it is always etcd's API version 3")),
+    ("bootstrap.dcs", Free),
+    ("bootstrap.initdb", Free),
+    ("bootstrap.pg_hba", Served),
+    ("bootstrap.users", Free),
+    ("bootstrap.post_bootstrap", Served),
+    ("bootstrap.post_init", Served),
+    ("bootstrap.method", Served),
+    ("postgresql.listen", Served),
+    ("postgresql.connect_address", Served),
+    ("postgresql.proxy_address", Served),
+    ("postgresql.data_dir", Served),
+    ("postgresql.config_dir", Served),
+    ("postgresql.bin_dir", Served),
+    ("postgresql.bin_name", NotServed("PostgreSQL's programs are called by their own names")),
+    ("postgresql.config_base_name", NotServed("the server's file is always postgresql.conf")),
+    ("postgresql.custom_conf", NotServed("postgresql.base.conf is included")),
+    ("postgresql.database", Served),
+    ("postgresql.pgpass", Served),
+    ("postgresql.krbsrvname", NotServed("Kerberos is not used for our connections")),
+    ("postgresql.parameters", Free),
+    ("postgresql.parameters_primary", ROLE_LISTS),
+    ("postgresql.parameters_replica", ROLE_LISTS),
+    ("postgresql.parameters_standby_leader", ROLE_LISTS),
+    ("postgresql.pg_hba", Served),
+    ("postgresql.pg_hba_primary", ROLE_LISTS),
+    ("postgresql.pg_hba_replica", ROLE_LISTS),
+    ("postgresql.pg_hba_standby_leader", ROLE_LISTS),
+    ("postgresql.pg_ident", Served),
+    ("postgresql.pg_ident_primary", ROLE_LISTS),
+    ("postgresql.pg_ident_replica", ROLE_LISTS),
+    ("postgresql.pg_ident_standby_leader", ROLE_LISTS),
+    ("postgresql.basebackup", Free),
+    ("postgresql.rewind", NotServed("pg_rewind runs with our own options")),
+    ("postgresql.use_unix_socket", Served),
+    ("postgresql.use_unix_socket_repl", NotServed("replication connections go over TCP")),
+    ("postgresql.use_slots", Served),
+    ("postgresql.use_pg_rewind", Served),
+    ("postgresql.remove_data_directory_on_rewind_failure", Served),
+    ("postgresql.remove_data_directory_on_diverged_timelines", Served),
+    ("postgresql.pg_ctl_timeout", Served),
+    ("postgresql.callbacks", NotServed("no callback is run yet")),
+    ("postgresql.pre_promote", NotServed("no command is run before a promotion")),
+    ("postgresql.before_stop", NotServed("no command is run before a stop")),
+    ("postgresql.create_replica_methods", Served),
+    ("postgresql.create_replica_method", Served),
+    ("postgresql.recovery_conf", Free),
+    ("log.level", Served),
+    ("log.type", Served),
+    ("log.dir", LOG),
+    ("log.format", LOG),
+    ("log.dateformat", LOG),
+    ("log.static_fields", LOG),
+    ("log.traceback_level", LOG),
+    ("log.loggers", LOG),
+    ("log.max_queue_size", LOG),
+    ("log.file_num", LOG),
+    ("log.file_size", LOG),
+    ("log.mode", LOG),
+    ("log.deduplicate_heartbeat_logs", LOG),
+];
+
+/// Keys below `postgresql.authentication.<role>`.
+pub const CREDENTIALS: [&str; 12] = [
+    "username", "password", "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "gssencmode", "channel_binding",
+    "sslnegotiation",
+];
+/// Roles below `postgresql.authentication`.
+pub const ROLES: [&str; 3] = ["superuser", "replication", "rewind"];
+
+/// Walks the tree and tells the known from the unknown.
+pub fn survey(root: &Map<String, Value>) -> Survey {
+    let mut known: Vec<(String, Kind)> = KEYS.iter().map(|(key, kind)| ((*key).to_owned(), *kind)).collect();
+    // `etcd` takes what `etcd3` takes.
+    known.extend(KEYS.iter().filter_map(|(key, kind)| Some((format!("etcd.{}", key.strip_prefix("etcd3.")?), *kind))));
+    for role in ROLES {
+        known.extend(CREDENTIALS.map(|key| (format!("postgresql.authentication.{role}.{key}"), Served)));
+    }
+    // A section named by the list of methods belongs to that method.
+    for method in methods(root) {
+        known.push((format!("postgresql.{method}"), NotServed("a method's section; only pg_basebackup makes replicas")));
+    }
+    if let Some(method) = root.get("bootstrap").and_then(|section| section.get("method")).and_then(Value::as_str).filter(|method| *method != "initdb") {
+        known.push((format!("bootstrap.{method}"), NotServed("a method's section; only initdb makes a new cluster")));
+    }
+    let mut survey = Survey::default();
+    walk(root, "", &known, &mut survey);
+    survey
+}
+
+/// The replica methods beside basebackup.
+fn methods(root: &Map<String, Value>) -> Vec<String> {
+    let postgresql = root.get("postgresql");
+    let lists = ["create_replica_methods", "create_replica_method"].iter().filter_map(|key| postgresql?.get(key)?.as_array());
+    lists.flatten().filter_map(Value::as_str).filter(|method| *method != "basebackup").map(str::to_owned).collect()
+}
+
+fn walk(section: &Map<String, Value>, path: &str, known: &[(String, Kind)], survey: &mut Survey) {
+    for (name, value) in section {
+        let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let below = format!("{key}.");
+        match known.iter().find(|(known, _)| *known == key) {
+            Some((_, Served | Free)) => {}
+            Some((_, NotServed(why))) => survey.not_served.push(format!("{key}: {why}")),
+            None if known.iter().any(|(known, _)| known.starts_with(&below)) => {
+                if let Value::Object(section) = value {
+                    walk(section, &key, known, survey);
+                } else if !value.is_null() {
+                    survey.unknown.push(format!("{key}: found {}, expected a map", super::tree::described(value)));
+                }
+            }
+            None => survey.unknown.push(unknown(&key, known)),
+        }
+    }
+}
+
+fn unknown(key: &str, known: &[(String, Kind)]) -> String {
+    match nearest(key, known) {
+        Some(near) => format!("{key} is not a known setting; did you mean {near}?"),
+        None => format!("{key} is not a known setting"),
+    }
+}
+
+/// The nearest known key or section: the whole dotted key counts, as does its last word (a setting in the wrong section).
+fn nearest(key: &str, known: &[(String, Kind)]) -> Option<String> {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    let word = last(key);
+    let mut candidates: Vec<String> = Vec::new();
+    for (known, _) in known {
+        candidates.push(known.clone());
+        candidates.extend(known.match_indices('.').map(|(dot, _)| known[..dot].to_owned()));
+    }
+    let distance = |candidate: &String| {
+        let whole = strsim::damerau_levenshtein(key, candidate);
+        let moved = strsim::damerau_levenshtein(&word, &last(candidate)) + 2;
+        whole.min(moved)
+    };
+    let near = candidates.into_iter().min_by_key(|candidate| (distance(candidate), strsim::damerau_levenshtein(key, candidate)))?;
+    (distance(&near) <= 2.max(word.len() / 3) + 1).then_some(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey_of(yaml: &str) -> Survey {
+        survey(&super::super::tree::parse(yaml).unwrap())
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_known_one() {
+        for (yaml, sentence) in [
+            ("postgresql: {datadir: /x}", "postgresql.datadir is not a known setting; did you mean postgresql.data_dir?"),
+            ("scop: x", "scop is not a known setting; did you mean scope?"),
+            ("restapi: {listn: x}", "restapi.listn is not a known setting; did you mean restapi.listen?"),
+            ("postgres: {listen: x}", "postgres is not a known setting; did you mean postgresql?"),
+            ("data_dir: /x", "data_dir is not a known setting; did you mean postgresql.data_dir?"),
+            ("frobnicate: 1", "frobnicate is not a known setting"),
+            (
+                "postgresql: {authentication: {replication: {user: x}}}",
+                "postgresql.authentication.replication.user is not a known setting; did you mean postgresql.authentication.replication.username?",
+            ),
+        ] {
+            assert_eq!(survey_of(yaml).unknown, [sentence]);
+        }
+    }
+
+    #[test]
+    fn free_sections_take_anything_and_methods_name_their_own() {
+        let survey = survey_of(
+            "tags: {anything: 1}\npostgresql: {parameters: {x.y: 1}, create_replica_methods: [pgbackrest, basebackup], pgbackrest: {command: x}}\nbootstrap: {dcs: {odd: 1}, method: wal_e, wal_e: {command: y}}",
+        );
+        assert_eq!(survey.unknown, Vec::<String>::new());
+        assert_eq!(
+            survey.not_served,
+            ["bootstrap.wal_e: a method's section; only initdb makes a new cluster", "postgresql.pgbackrest: a method's section; only pg_basebackup makes replicas"]
+        );
+    }
+
+    #[test]
+    fn a_section_that_is_no_map_is_said() {
+        assert_eq!(survey_of("restapi: 5").unknown, ["restapi: found a number, expected a map"]);
+    }
+}

@@ -1,0 +1,76 @@
+//! The environment over the file: `PATRONI_*`, and `TENURE_*` over that.
+
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// Variable (without its prefix) and the key it sets. `*` stands for the part in the variable's place.
+const VARIABLES: [(&str, &str); 22] = [
+    ("SCOPE", "scope"),
+    ("NAME", "name"),
+    ("NAMESPACE", "namespace"),
+    ("RESTAPI_LISTEN", "restapi.listen"),
+    ("RESTAPI_CONNECT_ADDRESS", "restapi.connect_address"),
+    ("RESTAPI_USERNAME", "restapi.authentication.username"),
+    ("RESTAPI_PASSWORD", "restapi.authentication.password"),
+    ("POSTGRESQL_LISTEN", "postgresql.listen"),
+    ("POSTGRESQL_CONNECT_ADDRESS", "postgresql.connect_address"),
+    ("POSTGRESQL_PROXY_ADDRESS", "postgresql.proxy_address"),
+    ("POSTGRESQL_DATA_DIR", "postgresql.data_dir"),
+    ("POSTGRESQL_CONFIG_DIR", "postgresql.config_dir"),
+    ("POSTGRESQL_BIN_DIR", "postgresql.bin_dir"),
+    ("POSTGRESQL_PGPASS", "postgresql.pgpass"),
+    ("SUPERUSER_*", "postgresql.authentication.superuser.*"),
+    ("REPLICATION_*", "postgresql.authentication.replication.*"),
+    ("REWIND_*", "postgresql.authentication.rewind.*"),
+    ("LOG_LEVEL", "log.level"),
+    ("LOG_TYPE", "log.type"),
+    ("LOG_DIR", "log.dir"),
+    ("ETCD3_*", "etcd3.*"),
+    ("ETCD_*", "etcd.*"),
+];
+
+const ETCD: [&str; 9] = ["host", "hosts", "url", "protocol", "username", "password", "cacert", "cert", "key"];
+const CREDENTIALS: [&str; 12] = [
+    "username", "password", "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "gssencmode", "channel_binding",
+    "sslnegotiation",
+];
+
+/// Puts the variables that are set over the tree. An empty variable counts as not set, as with Patroni.
+pub fn apply(root: &mut Map<String, Value>, environment: &BTreeMap<String, String>) {
+    for prefix in ["PATRONI_", "TENURE_"] {
+        for (variable, key) in VARIABLES {
+            for (variable, key) in expanded(variable, key) {
+                if let Some(value) = environment.get(&format!("{prefix}{variable}")).filter(|value| !value.is_empty()) {
+                    set(root, &key, value);
+                }
+            }
+        }
+    }
+}
+
+fn expanded(variable: &str, key: &str) -> Vec<(String, String)> {
+    let words: &[&str] = match variable {
+        _ if !variable.ends_with('*') => return vec![(variable.to_owned(), key.to_owned())],
+        _ if variable.starts_with("ETCD") => &ETCD,
+        _ => &CREDENTIALS,
+    };
+    words.iter().map(|word| (variable.replace('*', &word.to_uppercase()), key.replace('*', word))).collect()
+}
+
+fn set(section: &mut Map<String, Value>, key: &str, value: &str) {
+    match key.split_once('.') {
+        None => {
+            section.insert(key.to_owned(), Value::String(value.to_owned()));
+        }
+        Some((first, rest)) => {
+            let below = section.entry(first).or_insert_with(|| Value::Object(Map::new()));
+            // A section that is no map is reported by validation, not replaced here; an empty one is none.
+            if below.is_null() {
+                *below = Value::Object(Map::new());
+            }
+            if let Value::Object(below) = below {
+                set(below, rest, value);
+            }
+        }
+    }
+}

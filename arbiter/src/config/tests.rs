@@ -1,0 +1,153 @@
+//! Whole files: three from deployment guides, and what is said of wrong ones.
+
+use super::*;
+
+const MINIMAL: &str = "{scope: s, name: n, restapi: {listen: '127.0.0.1:8008'}, etcd3: {host: 'e:2379'}, postgresql: {listen: '127.0.0.1:5432', data_dir: /data}}";
+
+/// A PATH on which a `postgres` is found, so that the tests don't depend on what is installed.
+fn programs() -> (tempfile::TempDir, (String, String)) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("postgres"), "").unwrap();
+    let path = directory.path().display().to_string();
+    (directory, ("PATH".to_owned(), path))
+}
+
+fn load(yaml: &str, environment: &[(&str, &str)]) -> Result<NodeConfig, ConfigErrors> {
+    let (_keep, path) = programs();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("node.yml");
+    std::fs::write(&file, yaml).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    NodeConfig::load(&file, environment.chain([path]))
+}
+
+fn said(yaml: &str) -> Vec<String> {
+    let errors = load(yaml, &[]).unwrap_err();
+    errors.unknown.into_iter().chain(errors.wrong).collect()
+}
+
+#[test]
+fn a_debian_node_starts_as_its_file_is() {
+    let config = load(include_str!("../../tests/fixtures/debian-three-nodes.yml"), &[]).unwrap();
+    assert_eq!((config.scope.as_str(), config.name.as_str(), config.namespace.as_str()), ("batman", "pg01", "/db"));
+    assert_eq!(config.etcd.endpoints, ["https://10.0.0.11:2379", "https://10.0.0.12:2379", "https://10.0.0.13:2379"]);
+    assert_eq!(config.etcd.cacert.as_deref(), Some(Path::new("/etc/ssl/etcd/ca.crt")));
+    assert!(config.etcd.client_certificate.is_some());
+    assert_eq!(config.rest.connect_address.to_string(), "10.0.0.11:8008");
+    assert_eq!(config.rest.authentication.as_ref().map(|(name, password)| (name.as_str(), password.reveal())), Some(("patroni", "s3cret")));
+    let postgres = &config.postgres;
+    assert_eq!(postgres.data_dir, Path::new("/var/lib/postgresql/15/main"));
+    assert_eq!(postgres.config_dir, Path::new("/etc/postgresql/15/main"));
+    assert_eq!(postgres.parameters["log_checkpoints"], "on");
+    assert_eq!(postgres.parameters["random_page_cost"], "1.1");
+    assert_eq!(postgres.authentication.superuser.password.as_ref().map(Secret::reveal), Some("super:pass"));
+    assert_eq!(postgres.authentication.for_rewind().username, "rewind_user");
+    let ssl = [("sslmode".to_owned(), "verify-full".to_owned()), ("sslrootcert".to_owned(), "/etc/ssl/ca.crt".to_owned())];
+    assert_eq!(postgres.authentication.replication.connection, ssl);
+    let option = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
+    assert_eq!(config.bootstrap.initdb, [option("encoding", Some("UTF8")), option("data-checksums", None), option("locale", Some("en_US.UTF-8"))]);
+    assert_eq!(config.bootstrap.users[0].options, ["createrole", "createdb"]);
+    assert_eq!(config.bootstrap.dcs["ttl"], 30);
+    assert_eq!(config.tags["datacenter"], "fra1");
+    let keys: Vec<&str> = config.not_served.iter().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(keys, ["log.dir", "log.file_num", "watchdog"]);
+    let printed = format!("{config:?}");
+    for secret in ["s3cret", "rep-pass", "super:pass", "rewind-pass", "admin%"] {
+        assert!(!printed.contains(secret), "{secret} is printed");
+    }
+}
+
+#[test]
+fn a_pgbackrest_node_starts_and_is_told_what_is_not_served() {
+    let config = load(include_str!("../../tests/fixtures/pgbackrest.yml"), &[]).unwrap();
+    assert_eq!(config.etcd.endpoints, ["https://etcd1.example.net:2379", "http://etcd2.example.net:2379", "http://etcd3.example.net:2379"]);
+    assert_eq!((config.namespace.as_str(), config.rest.connect_address.to_string()), ("/service", "10.1.0.2:8008".to_owned()));
+    assert_eq!(config.etcd.password.as_ref().map(Secret::reveal), Some("0123"));
+    let postgres = &config.postgres;
+    assert_eq!((postgres.listen.addresses(), postgres.connect_address.to_string()), ("10.1.0.2,127.0.0.1".to_owned(), "10.1.0.2:5433".to_owned()));
+    assert_eq!((postgres.use_unix_socket, postgres.pg_ctl_timeout_s, postgres.use_slots), (true, Some(120), None));
+    assert_eq!(postgres.basebackup.len(), 3);
+    assert_eq!(postgres.callbacks.on_stop.as_deref(), Some("/etc/patroni/callback.sh"));
+    assert!(postgres.recovery_conf["restore_command"].contains("archive-get"));
+    assert_eq!(postgres.pgpass, Path::new("/data/pg.pgpass"));
+    assert_eq!((postgres.authentication.superuser.username.as_str(), postgres.authentication.replication.username.as_str()), ("postgres", "replicator"));
+    assert_eq!(config.bootstrap.initdb.len(), 2);
+    assert_eq!(config.bootstrap.post_bootstrap.as_deref(), Some("/usr/local/bin/after_bootstrap.sh"));
+    let keys: Vec<&str> = config.not_served.iter().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(
+        keys,
+        ["bootstrap.pgbackrest", "postgresql.callbacks", "postgresql.pgbackrest", "bootstrap.method", "postgresql.create_replica_methods"]
+    );
+}
+
+#[test]
+fn a_container_takes_what_differs_from_its_environment() {
+    let environment = [
+        ("PATRONI_NAME", "ignored"),
+        ("TENURE_NAME", "pod-0"),
+        ("PATRONI_RESTAPI_CONNECT_ADDRESS", "10.2.0.5:8008"),
+        ("PATRONI_POSTGRESQL_CONNECT_ADDRESS", "10.2.0.5:5432"),
+        ("PATRONI_ETCD3_HOSTS", "'e1:2379','e2:2379'"),
+        ("PATRONI_SUPERUSER_PASSWORD", "fromenv"),
+        ("PATRONI_REWIND_USERNAME", "rw"),
+        ("PATRONI_REPLICATION_SSLMODE", "require"),
+        ("PATRONI_SCOPE", ""),
+    ];
+    let config = load(include_str!("../../tests/fixtures/container.yml"), &environment).unwrap();
+    assert_eq!((config.scope.as_str(), config.name.as_str()), ("demo", "pod-0"));
+    assert_eq!(config.etcd.endpoints, ["http://e1:2379", "http://e2:2379"]);
+    let authentication = &config.postgres.authentication;
+    assert_eq!(authentication.superuser.password.as_ref().map(Secret::reveal), Some("fromenv"));
+    assert_eq!(authentication.rewind.as_ref().map(|rewind| rewind.username.as_str()), Some("rw"));
+    assert_eq!(authentication.replication.connection, [("sslmode".to_owned(), "require".to_owned())]);
+    assert_eq!((config.log.json, config.log.level), (true, Some("warn")));
+    assert_eq!(config.postgres.listen.local_host(), "127.0.0.1");
+    assert!(config.citus.is_some());
+}
+
+#[test]
+fn the_smallest_file_is_enough() {
+    let config = load(MINIMAL, &[]).unwrap();
+    assert_eq!((config.not_served.len(), config.postgres.database.as_str()), (0, "postgres"));
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_and_by_its_key() {
+    for (change, to, lines) in [
+        ("scope: s,", "", &["scope: is missing, and there is no default"][..]),
+        ("name: n,", "name: 'a/b',", &["name: name \"a/b\" holds the character '/'"]),
+        ("name: n,", "name: 5,", &["name: found a number, expected a text: put it in quotes"]),
+        ("data_dir: /data", "data_dir: data", &["postgresql.data_dir: \"data\" is not absolute"]),
+        ("data_dir: /data", "datadir: /data", &["postgresql.datadir is not a known setting; did you mean postgresql.data_dir?", "postgresql.data_dir: is missing"]),
+        ("data_dir: /data", "data_dir: /data, use_slots: perhaps", &["postgresql.use_slots: found a text, expected true or false"]),
+        ("data_dir: /data", "data_dir: /data, pg_hba: local", &["postgresql.pg_hba: found a text, expected a list of texts"]),
+        ("data_dir: /data", "data_dir: /data, parameters: [a]", &["postgresql.parameters: found a list, expected a map"]),
+        ("data_dir: /data", "data_dir: /data, basebackup: [pgdata: /x]", &["postgresql.basebackup.pgdata: this option is not yours to give"]),
+        ("data_dir: /data", "data_dir: /data, bin_dir: /nowhere", &["postgresql.bin_dir: there is no program /nowhere/postgres"]),
+        ("'127.0.0.1:5432'", "'0.0.0.0:5432'", &["postgresql.connect_address: is missing, and the listen address is no address"]),
+        ("'127.0.0.1:5432'", "'127.0.0.1:port'", &["postgresql.listen: expected host:port"]),
+        ("'e:2379'", "'e:x'", &["etcd3: \"e:x\" is no endpoint"]),
+        ("etcd3:", "consul:", &["etcd3: is missing: say where etcd is"]),
+        ("listen: '127.0.0.1:8008'", "listen: '127.0.0.1:8008', authentication: {username: u}", &["restapi.authentication: needs both"]),
+    ] {
+        let text = MINIMAL.replace(change, to);
+        let said = said(&text);
+        assert_eq!(said.len(), lines.len(), "{text}: {said:?}");
+        for (line, begin) in said.iter().zip(lines) {
+            assert!(line.starts_with(begin), "{line}");
+        }
+    }
+    let errors = load("scope: [", &[]).unwrap_err().to_string();
+    assert!(errors.contains("node.yml") && errors.contains("is not understood"), "{errors}");
+}
+
+#[test]
+fn the_files_of_a_directory_are_merged_in_order() {
+    let (_keep, path) = programs();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("10-base.yml"), MINIMAL).unwrap();
+    std::fs::write(directory.path().join("20-local.yaml"), "name: later\npostgresql: {use_slots: false}").unwrap();
+    std::fs::write(directory.path().join("30-ignored.txt"), "nonsense: 1").unwrap();
+    let config = NodeConfig::load(directory.path(), [path]).unwrap();
+    assert_eq!((config.name.as_str(), config.postgres.use_slots, config.scope.as_str()), ("later", Some(false), "s"));
+}

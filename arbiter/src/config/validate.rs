@@ -1,0 +1,365 @@
+//! From the tree to the types: every default, every check, all errors collected.
+
+use super::known;
+use super::tree::{At, described, truth};
+use super::{
+    Authentication, BootstrapConfig, BootstrapUser, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig, PostgresConfig,
+    RestConfig,
+};
+use crate::postgres::conf::{parameters_of, setting_text};
+use crate::postgres::initdb::{LongOption, refused_option};
+use crate::postgres::{basebackup, initdb};
+use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Validates a whole tree. `not_served` comes from the survey and grows by what only the values tell.
+pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, mut not_served: Vec<String>) -> Result<NodeConfig, Vec<String>> {
+    let errors = RefCell::new(Vec::new());
+    let at = |name: &str| At::root(root, name, &errors);
+    let scope = named(&at("scope"));
+    let name = named(&at("name"));
+    let rest = rest(&at("restapi"));
+    let etcd = etcd(&at("etcd3"), &at("etcd"));
+    let bootstrap = bootstrap(&at("bootstrap"), &mut not_served);
+    let postgres = postgres(&at("postgresql"), environment, &mut not_served);
+    let free = |name: &str| at(name).map().cloned();
+    let (tags, watchdog, citus, ctl) = (free("tags").unwrap_or_default(), free("watchdog"), free("citus"), free("ctl").unwrap_or_default());
+    let log = log(&at("log"));
+    let namespace = at("namespace").text().unwrap_or_else(|| "service".to_owned());
+    let namespace = format!("/{}", namespace.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
+    // What is missing has been noted, so all are there where nothing was noted.
+    let (Some(scope), Some(name), Some(rest), Some(etcd), Some(postgres), true) = (scope, name, rest, etcd, postgres, errors.borrow().is_empty()) else {
+        return Err(errors.into_inner());
+    };
+    Ok(NodeConfig { scope, namespace, name, rest, etcd, bootstrap, postgres, tags, log, watchdog, citus, ctl, not_served })
+}
+
+/// A checked name. The error's own sentence names what it is.
+fn named<T: std::str::FromStr<Err = cluster::name::NameError>>(at: &At<'_>) -> Option<T> {
+    let text = at.required(at.text())?;
+    text.parse().map_err(|error| at.note(error)).ok()
+}
+
+fn host_port(at: &At<'_>, default_port: u16) -> Option<HostPort> {
+    HostPort::parse(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
+}
+
+/// Where others reach something: as given, or where it listens if that is one real address.
+fn reachable(at: &At<'_>, listen: &HostPort) -> Option<HostPort> {
+    if at.value.is_some() {
+        let address = host_port(at, listen.port)?;
+        if address.is_wildcard() {
+            at.note(format!("{address} is no address that other members can connect to"));
+            return None;
+        }
+        return Some(address);
+    }
+    if listen.is_wildcard() {
+        at.note("is missing, and the listen address is no address that other members can connect to");
+        return None;
+    }
+    Some(listen.clone())
+}
+
+fn rest(at: &At<'_>) -> Option<RestConfig> {
+    at.map();
+    let listen = match at.at("listen").value {
+        Some(_) => host_port(&at.at("listen"), 8008)?,
+        None => HostPort { host: "0.0.0.0".to_owned(), port: 8008 },
+    };
+    let connect_address = reachable(&at.at("connect_address"), &listen)?;
+    let section = at.at("authentication");
+    let authentication = match (section.at("username").text(), section.at("password").secret()) {
+        (Some(username), Some(password)) => Some((username, password)),
+        (None, None) => None,
+        _ => {
+            section.note("needs both a username and a password");
+            return None;
+        }
+    };
+    Some(RestConfig { listen, connect_address, authentication })
+}
+
+/// `etcd3`, or the section `etcd` of those who used the older protocol; where both are given, `etcd3` counts.
+fn etcd(etcd3: &At<'_>, etcd: &At<'_>) -> Option<EtcdConfig> {
+    let at = if etcd3.value.is_some() || etcd.value.is_none() { etcd3 } else { etcd };
+    if at.value.is_none() {
+        at.note("is missing: say where etcd is, as in `etcd3: {hosts: \"10.0.0.1:2379,10.0.0.2:2379\"}`");
+        return None;
+    }
+    at.map()?;
+    let protocol = at.at("protocol").text().unwrap_or_else(|| "http".to_owned());
+    if !matches!(protocol.as_str(), "http" | "https") {
+        at.at("protocol").note(format!("found \"{protocol}\", expected http or https"));
+    }
+    let endpoints = endpoints(at, &protocol)?;
+    let certificate = (at.at("cert").path(), at.at("key").path());
+    let client_certificate = match certificate {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        // Patroni takes a certificate and key in one file.
+        (Some(both), None) => Some((both.clone(), both)),
+        (None, None) => None,
+        (None, Some(_)) => {
+            at.at("cert").note("is missing beside the key");
+            None
+        }
+    };
+    Some(EtcdConfig {
+        endpoints,
+        cacert: at.at("cacert").path(),
+        client_certificate,
+        username: at.at("username").text(),
+        password: at.at("password").secret(),
+    })
+}
+
+fn endpoints(at: &At<'_>, protocol: &str) -> Option<Vec<String>> {
+    let hosts = at.at("hosts");
+    let listed: Vec<String> = match hosts.value {
+        Some(Value::Array(_)) => hosts.lines()?,
+        Some(Value::String(text)) => text.split(',').map(str::to_owned).collect(),
+        Some(other) => {
+            hosts.note(format!("found {}, expected a list or a text like \"a:2379,b:2379\"", described(other)));
+            return None;
+        }
+        None => at.at("url").text().or_else(|| at.at("host").text()).into_iter().collect(),
+    };
+    let listed: Vec<&str> = listed.iter().map(|host| host.trim().trim_matches(['"', '\'']).trim()).filter(|host| !host.is_empty()).collect();
+    if listed.is_empty() {
+        at.note("names no host: give hosts, host or url");
+        return None;
+    }
+    let endpoint = |text: &str| {
+        let (protocol, address) = text.split_once("://").unwrap_or((protocol, text));
+        let address = address.split('/').next().unwrap_or(address);
+        match HostPort::parse(address, 2379) {
+            Ok(address) if matches!(protocol, "http" | "https") => Some(format!("{protocol}://{address}")),
+            _ => {
+                at.note(format!("\"{text}\" is no endpoint: expected host:port or http(s)://host:port"));
+                None
+            }
+        }
+    };
+    listed.into_iter().map(endpoint).collect()
+}
+
+fn bootstrap(at: &At<'_>, not_served: &mut Vec<String>) -> BootstrapConfig {
+    let method = at.at("method");
+    if let Some(name) = method.text().filter(|name| name != "initdb") {
+        not_served.push(format!("bootstrap.method: \"{name}\" is not run; a new cluster is made with initdb"));
+    }
+    let hook = at.at("post_bootstrap").text().or_else(|| at.at("post_init").text());
+    BootstrapConfig {
+        dcs: at.at("dcs").map().cloned().unwrap_or_default(),
+        initdb: options(&at.at("initdb"), &initdb::FORBIDDEN),
+        pg_hba: at.at("pg_hba").lines(),
+        users: users(&at.at("users")),
+        post_bootstrap: hook,
+    }
+}
+
+fn users(at: &At<'_>) -> Vec<BootstrapUser> {
+    let Some(map) = at.map() else { return Vec::new() };
+    let user = |name: &String| {
+        let section = at.at(name);
+        section.map();
+        let credentials = Credentials { username: name.clone(), password: section.at("password").secret(), connection: Vec::new() };
+        BootstrapUser { credentials, options: section.at("options").lines().unwrap_or_default() }
+    };
+    map.keys().map(user).collect()
+}
+
+/// Long options as Patroni takes them: a map, or a list of texts and maps. `true` and nothing mean: no value; `false`: not given.
+fn options(at: &At<'_>, forbidden: &[&'static str]) -> Vec<LongOption> {
+    let mut options: Vec<LongOption> = Vec::new();
+    let mut pairs = |map: &Map<String, Value>| {
+        for (name, value) in map {
+            match value {
+                Value::Null | Value::Bool(true) => options.push((name.clone(), None)),
+                Value::Bool(false) => {}
+                value => match setting_text(value) {
+                    Some(text) => options.push((name.clone(), Some(text))),
+                    None => at.at(name).note(format!("found {}, expected a text or a number", described(value))),
+                },
+            }
+        }
+    };
+    match at.value {
+        None => {}
+        Some(Value::Object(map)) => pairs(map),
+        Some(Value::Array(list)) => {
+            for item in list {
+                match item {
+                    Value::Object(map) => pairs(map),
+                    // Written as on a command line: `name` or `name=value`, with or without the dashes.
+                    Value::String(text) => {
+                        let bare = text.trim().trim_start_matches("--");
+                        let (name, value) = bare.split_once('=').map_or((bare, None), |(name, value)| (name, Some(Value::from(value))));
+                        pairs(&Map::from_iter([(name.to_owned(), value.unwrap_or(Value::Null))]));
+                    }
+                    other => at.note(format!("found {} in the list, expected texts and maps", described(other))),
+                }
+            }
+        }
+        Some(other) => at.note(format!("found {}, expected a list or a map of long options", described(other))),
+    }
+    if let Some(refused) = refused_option(&options, forbidden) {
+        at.at(refused).note("this option is not yours to give: the arbiter gives it, or it would make an unusable data directory");
+    }
+    options
+}
+
+fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>, not_served: &mut Vec<String>) -> Option<PostgresConfig> {
+    at.required(at.value)?;
+    at.map()?;
+    let listen = match at.at("listen").text() {
+        Some(text) => Listen::parse(&text, 5432).map_err(|expected| at.at("listen").note(format!("expected {expected}"))).ok(),
+        None => at.at("listen").value.is_none().then(|| Listen { hosts: vec!["localhost".to_owned()], port: 5432 }),
+    };
+    let connect_address = listen.as_ref().and_then(|listen| {
+        let first = HostPort { host: listen.hosts[0].clone(), port: listen.port };
+        reachable(&at.at("connect_address"), &first)
+    });
+    let data_dir = absolute(&at.at("data_dir"), at.at("data_dir").required(at.at("data_dir").path()));
+    let config_dir = at.at("config_dir").path();
+    let config_dir = if config_dir.is_some() { absolute(&at.at("config_dir"), config_dir) } else { data_dir.clone() };
+    let bin_dir = bin_dir(&at.at("bin_dir"), environment);
+    let authentication = authentication(&at.at("authentication"));
+    let methods = at.at("create_replica_methods").lines().or_else(|| at.at("create_replica_method").lines()).unwrap_or_default();
+    for method in methods.iter().filter(|method| *method != "basebackup") {
+        not_served.push(format!("postgresql.create_replica_methods: \"{method}\" is not run; replicas are made with pg_basebackup"));
+    }
+    let settings = |name: &str| at.at(name).map().map(parameters_of).unwrap_or_default();
+    let pgpass = at.at("pgpass").path();
+    let callbacks = at.at("callbacks");
+    callbacks.map();
+    let callback = |name: &str| callbacks.at(name).text();
+    let config = PostgresConfig {
+        proxy_address: host_port(&at.at("proxy_address"), 5432),
+        database: at.at("database").text().unwrap_or_else(|| "postgres".to_owned()),
+        parameters: settings("parameters"),
+        pg_hba: at.at("pg_hba").lines(),
+        pg_ident: at.at("pg_ident").lines(),
+        basebackup: options(&at.at("basebackup"), &basebackup::FORBIDDEN),
+        use_unix_socket: at.at("use_unix_socket").flag().unwrap_or(false),
+        use_slots: at.at("use_slots").flag(),
+        use_pg_rewind: at.at("use_pg_rewind").flag(),
+        remove_data_directory_on_rewind_failure: at.at("remove_data_directory_on_rewind_failure").flag(),
+        remove_data_directory_on_diverged_timelines: at.at("remove_data_directory_on_diverged_timelines").flag(),
+        pg_ctl_timeout_s: at.at("pg_ctl_timeout").seconds(),
+        callbacks: Callbacks {
+            on_start: callback("on_start"),
+            on_stop: callback("on_stop"),
+            on_restart: callback("on_restart"),
+            on_reload: callback("on_reload"),
+            on_role_change: callback("on_role_change"),
+        },
+        recovery_conf: settings("recovery_conf"),
+        pgpass: pgpass.unwrap_or_else(|| beside(data_dir.as_deref(), ".pgpass")),
+        listen: listen?,
+        connect_address: connect_address?,
+        data_dir: data_dir?,
+        config_dir: config_dir?,
+        bin_dir: bin_dir?,
+        authentication: authentication?,
+    };
+    Some(config)
+}
+
+fn absolute(at: &At<'_>, path: Option<PathBuf>) -> Option<PathBuf> {
+    let path = path?;
+    // Without a trailing slash: files beside the directory are named after it.
+    let path = path.components().as_path().to_owned();
+    if !path.is_absolute() {
+        at.note(format!("\"{}\" is not absolute: write it from the root, as the server runs in another directory", path.display()));
+        return None;
+    }
+    if path.parent().is_none() {
+        at.note("is the root of the file system: name a directory of its own");
+        return None;
+    }
+    Some(path)
+}
+
+fn beside(data_dir: Option<&Path>, suffix: &str) -> PathBuf {
+    let mut path = data_dir.unwrap_or(Path::new("/nonexistent")).as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
+}
+
+/// As given; else where `postgres` is found on the PATH; else the newest of Debian's directories.
+fn bin_dir(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+    if at.value.is_some() {
+        let path = absolute(at, at.path())?;
+        if !path.join("postgres").is_file() {
+            at.note(format!("there is no program {}", path.join("postgres").display()));
+            return None;
+        }
+        return Some(path);
+    }
+    let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
+    let on_path = std::env::split_paths(path).find(|directory| directory.join("postgres").is_file());
+    let found = on_path.or_else(|| newest_of(Path::new("/usr/lib/postgresql")));
+    if found.is_none() {
+        at.note("is missing, and no postgres is on the PATH nor in /usr/lib/postgresql/*/bin");
+    }
+    found
+}
+
+fn newest_of(directory: &Path) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(directory).ok()?.flatten().filter_map(|entry| {
+        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let bin = entry.path().join("bin");
+        bin.join("postgres").is_file().then_some((version, bin))
+    });
+    versions.max().map(|(_, bin)| bin)
+}
+
+fn authentication(at: &At<'_>) -> Option<Authentication> {
+    at.map();
+    let superuser = credentials(&at.at("superuser"), "postgres");
+    let replication = credentials(&at.at("replication"), "replicator");
+    let rewind = at.at("rewind").value.is_some().then(|| credentials(&at.at("rewind"), "rewind"));
+    Some(Authentication { superuser, replication, rewind })
+}
+
+fn credentials(at: &At<'_>, default_name: &str) -> Credentials {
+    at.map();
+    let text = |name: &&str| {
+        // `gssencmode: off` and the like are words in libpq and truth values in some YAML.
+        let value = at.at(name).value?;
+        let text = if truth(value).is_some() { setting_text(value) } else { at.at(name).text() };
+        Some(((*name).to_owned(), text?))
+    };
+    Credentials {
+        username: at.at("username").text().unwrap_or_else(|| default_name.to_owned()),
+        password: at.at("password").secret(),
+        connection: known::CREDENTIALS[2..].iter().filter_map(text).collect(),
+    }
+}
+
+fn log(at: &At<'_>) -> LogConfig {
+    at.map();
+    let level = at.at("level").text().and_then(|level| match level.to_uppercase().as_str() {
+        "CRITICAL" | "FATAL" | "ERROR" => Some("error"),
+        "WARNING" | "WARN" => Some("warn"),
+        "INFO" => Some("info"),
+        "DEBUG" => Some("debug"),
+        "NOTSET" | "TRACE" => Some("trace"),
+        _ => {
+            at.at("level").note(format!("found \"{level}\", expected ERROR, WARNING, INFO, DEBUG or TRACE"));
+            None
+        }
+    });
+    let json = at.at("type").text().is_some_and(|kind| match kind.as_str() {
+        "json" => true,
+        "plain" => false,
+        _ => {
+            at.at("type").note(format!("found \"{kind}\", expected plain or json"));
+            false
+        }
+    });
+    LogConfig { level, json, dir: at.at("dir").path() }
+}

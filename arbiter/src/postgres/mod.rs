@@ -1,0 +1,234 @@
+//! The hands on one Postgres: its programs, its files, its process. Leaves compute or act once; the
+//! branches that choose between them live in `apply.rs`.
+
+pub mod basebackup;
+pub mod conf;
+pub mod controldata;
+pub mod hba;
+pub mod initdb;
+pub mod marker;
+pub mod pgpass;
+pub mod postmaster;
+pub mod promote;
+pub mod query;
+pub mod rewind;
+
+use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// Where the programs of one PostgreSQL major version are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    bin_dir: PathBuf,
+}
+
+impl Programs {
+    /// The programs in this directory.
+    pub fn new(bin_dir: impl Into<PathBuf>) -> Self {
+        Programs { bin_dir: bin_dir.into() }
+    }
+
+    /// The full path of one program.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.bin_dir.join(name)
+    }
+
+    /// A command for one program: messages in English (they are parsed), no password prompt, no
+    /// connection settings leaking in from our own environment.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.path(name));
+        command.env("LC_ALL", "C").stdin(Stdio::null());
+        for variable in ["PGDATA", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGPASSFILE"] {
+            command.env_remove(variable);
+        }
+        for variable in ["PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGTARGETSESSIONATTRS", "PGAPPNAME"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+}
+
+/// Refuses to act as root, in one sentence that says what to do.
+pub fn refuse_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        bail!("running as root, which PostgreSQL refuses: start the arbiter as the user that owns the data directory (for example `runuser -u postgres -- tenure arbiter CONFIG`)");
+    }
+    Ok(())
+}
+
+/// Runs a command to its end; its standard output, or an error that carries the last lines it wrote.
+pub(crate) async fn run(mut command: Command) -> Result<Output> {
+    command.kill_on_drop(true);
+    let program = program_name(&command);
+    let output = command.output().await.with_context(|| format!("start {program}"))?;
+    if !output.status.success() {
+        bail!("{program} ended with {}: {}", output.status, tail(&String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(output)
+}
+
+/// The name of a command's program, for messages.
+pub(crate) fn program_name(command: &Command) -> String {
+    let path = Path::new(command.as_std().get_program());
+    path.file_name().unwrap_or(OsStr::new("?")).to_string_lossy().into_owned()
+}
+
+/// The last lines of what a program said: enough to see why, little enough for a log line.
+pub(crate) fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(6)..].join("; ")
+}
+
+/// Writes a file as a whole: temporary file beside it, fsync, rename, fsync of the directory. The
+/// content is never seen half-written, and never with a wider mode than `mode`.
+pub(crate) async fn write_atomically(path: &Path, content: &str, mode: u32) -> Result<()> {
+    let directory = path.parent().with_context(|| format!("{} has no parent directory", path.display()))?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tenure-new");
+    let temporary = PathBuf::from(temporary);
+    // A left-over of a crash may have another mode: begin with none.
+    match tokio::fs::remove_file(&temporary).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(|| format!("remove {}", temporary.display())),
+        _ => {}
+    }
+    let mut file = tokio::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)
+        .await
+        .with_context(|| format!("create {}", temporary.display()))?;
+    file.write_all(content.as_bytes()).await.with_context(|| format!("write {}", temporary.display()))?;
+    file.sync_all().await.with_context(|| format!("fsync {}", temporary.display()))?;
+    tokio::fs::rename(&temporary, path).await.with_context(|| format!("rename {} to {}", temporary.display(), path.display()))?;
+    sync_directory(directory).await
+}
+
+/// Makes renames and removals in a directory durable.
+pub(crate) async fn sync_directory(directory: &Path) -> Result<()> {
+    let opened = tokio::fs::File::open(directory).await.with_context(|| format!("open {}", directory.display()))?;
+    opened.sync_all().await.with_context(|| format!("fsync {}", directory.display()))
+}
+
+/// A file's text, or `None` where there is no such file.
+pub(crate) async fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match tokio::fs::read_to_string(path).await {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
+/// Removes a file; true if there was one.
+pub(crate) async fn remove_if_there(path: &Path) -> Result<bool> {
+    match tokio::fs::remove_file(path).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("remove {}", path.display())),
+    }
+}
+
+/// Empties a directory and keeps it (it may be a mount point); symbolic links are removed, never followed,
+/// except that tablespaces and a `pg_wal` elsewhere are emptied too, as they are part of the cluster.
+pub async fn empty_directory(directory: &Path) -> Result<()> {
+    let linked = linked_directories(directory).await?;
+    for elsewhere in linked {
+        remove_entries(&elsewhere).await?;
+    }
+    remove_entries(directory).await
+}
+
+/// The directories outside the data directory that belong to it: `pg_wal` and the tablespaces' own version directories.
+async fn linked_directories(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut linked = Vec::new();
+    if let Ok(target) = tokio::fs::read_link(directory.join("pg_wal")).await {
+        linked.push(directory.join(target));
+    }
+    let Ok(mut tablespaces) = tokio::fs::read_dir(directory.join("pg_tblspc")).await else {
+        return Ok(linked);
+    };
+    // Only directories that this major version made: another cluster may live in the same tablespace location.
+    let version = read_if_there(&directory.join("PG_VERSION")).await?.unwrap_or_default();
+    let prefix = format!("PG_{}_", version.trim());
+    while let Some(entry) = tablespaces.next_entry().await? {
+        let Ok(target) = tokio::fs::read_link(entry.path()).await else { continue };
+        let Ok(mut inside) = tokio::fs::read_dir(&target).await else { continue };
+        while let Some(child) = inside.next_entry().await? {
+            if child.file_name().to_string_lossy().starts_with(&prefix) {
+                linked.push(child.path());
+            }
+        }
+    }
+    Ok(linked)
+}
+
+async fn remove_entries(directory: &Path) -> Result<()> {
+    let mut entries = match tokio::fs::read_dir(directory).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.with_context(|| format!("read directory {}", directory.display()))?,
+    };
+    while let Some(entry) = entries.next_entry().await? {
+        let path = entry.path();
+        let removed = if entry.file_type().await?.is_dir() {
+            tokio::fs::remove_dir_all(&path).await
+        } else {
+            tokio::fs::remove_file(&path).await
+        };
+        removed.with_context(|| format!("remove {}", path.display()))?;
+    }
+    sync_directory(directory).await
+}
+
+/// True where the directory is missing or holds nothing.
+pub async fn is_empty_directory(directory: &Path) -> Result<bool> {
+    match tokio::fs::read_dir(directory).await {
+        Ok(mut entries) => Ok(entries.next_entry().await?.is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| format!("read directory {}", directory.display())),
+    }
+}
+
+#[cfg(test)]
+mod live;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_tail_keeps_the_last_lines_on_one_line() {
+        assert_eq!(tail("a\n\n  b \r c\n"), "a; b; c");
+        assert_eq!(tail("1\n2\n3\n4\n5\n6\n7\n8"), "3; 4; 5; 6; 7; 8");
+        assert_eq!(tail(""), "");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_written_whole_and_with_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pgpass");
+        for content in ["one", "two"] {
+            write_atomically(&path, content, 0o600).await.unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn emptying_a_directory_keeps_it_and_what_links_point_to() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("keep"), "x").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(directory.path().join("base/1")).unwrap();
+        std::fs::write(directory.path().join("base/1/f"), "x").unwrap();
+        std::os::unix::fs::symlink(outside.path(), directory.path().join("link")).unwrap();
+        empty_directory(directory.path()).await.unwrap();
+        assert!(is_empty_directory(directory.path()).await.unwrap());
+        assert!(outside.path().join("keep").exists());
+    }
+}

@@ -1,0 +1,358 @@
+//! One postmaster as a process: start it so that it outlives us, adopt it, wait for it, signal it, and clear up after it.
+
+use super::refuse_root;
+use anyhow::{Context, Result, bail};
+use rustix::fs::inotify;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
+use tokio::sync::watch;
+
+/// A running (or just ended) postmaster. Cheap to clone; dropping it leaves the server alone.
+#[derive(Debug, Clone)]
+pub struct Postmaster {
+    pid: Pid,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    data_dir: PathBuf,
+    /// The exit status, where the server is our own child and we reap it.
+    reaped: Option<watch::Receiver<Option<ExitStatus>>>,
+}
+
+/// How to stop a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// Wait for clients to leave.
+    Smart,
+    /// Roll clients back, write a checkpoint.
+    Fast,
+    /// As after a crash.
+    Immediate,
+}
+
+impl StopMode {
+    fn signal(self) -> Signal {
+        match self {
+            StopMode::Smart => Signal::TERM,
+            StopMode::Fast => Signal::INT,
+            StopMode::Immediate => Signal::QUIT,
+        }
+    }
+}
+
+/// How far a start came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It accepts connections.
+    Ready,
+    /// It replays, and accepts no connections (`hot_standby` off).
+    Standby,
+    /// It ended before it was ready: the reason is in its log.
+    Ended,
+}
+
+/// What `postmaster.pid` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PidFile {
+    /// The postmaster's process; 0 is never seen (a negative number belongs to single-user mode).
+    pub pid: i32,
+    /// As the server was given it.
+    pub data_dir: PathBuf,
+    /// Seconds since 1970.
+    pub start_time_s: i64,
+    /// The port it listens on.
+    pub port: Option<u16>,
+    /// The first socket directory, if it has one.
+    pub socket_dir: Option<String>,
+    /// `starting`, `stopping`, `ready`, `standby`; absent early in a start.
+    pub status: Option<String>,
+}
+
+impl PidFile {
+    /// Parses the file; `None` while it is not complete enough to name a process.
+    pub fn parse(text: &str) -> Option<PidFile> {
+        let mut lines = text.lines();
+        let pid = lines.next()?.trim().parse().ok()?;
+        let data_dir = PathBuf::from(lines.next()?.trim());
+        let start_time_s = lines.next()?.trim().parse().ok()?;
+        let mut text_line = || lines.next().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned);
+        let port = text_line().and_then(|port| port.parse().ok());
+        let socket_dir = text_line();
+        let (_listen_address, _shared_memory) = (text_line(), text_line());
+        let status = text_line();
+        Some(PidFile { pid, data_dir, start_time_s, port, socket_dir, status })
+    }
+
+    /// Reads the file of a data directory; `None` where there is none (or not yet a whole one).
+    pub async fn read(data_dir: &Path) -> Result<Option<PidFile>> {
+        Ok(super::read_if_there(&data_dir.join("postmaster.pid")).await?.as_deref().and_then(PidFile::parse))
+    }
+}
+
+impl Postmaster {
+    /// Starts `postgres` on a data directory. The server is in a process group of its own, so that a signal for
+    /// our terminal or our death does not reach it; what it says before its own log is open goes to `log/postmaster.log`.
+    /// Returns as soon as the process runs: [`Postmaster::ready`] waits for more.
+    pub async fn start(programs: &super::Programs, data_dir: &Path, config_file: &Path, arguments: &[String]) -> Result<Postmaster> {
+        refuse_root()?;
+        if let Some(running) = Postmaster::adopt(data_dir).await? {
+            bail!("a server with process id {} already runs on {}", running.pid(), data_dir.display());
+        }
+        let mut setting = std::ffi::OsString::from("--config-file=");
+        setting.push(config_file);
+        let mut command = Command::new(programs.path("postgres"));
+        command.arg("-D").arg(data_dir).arg(setting).args(arguments).stdin(Stdio::null()).process_group(0).kill_on_drop(false);
+        if let Some((out, err)) = log_file(data_dir).await {
+            command.stdout(out).stderr(err);
+        }
+        let mut child = command.spawn().with_context(|| format!("start {}", programs.path("postgres").display()))?;
+        let id = child.id().context("the server ended before it was seen")?;
+        let pid = Pid::from_raw(i32::try_from(id)?).context("a process has no id")?;
+        // The child is not reaped before the task below runs, so the id still is its own.
+        let pidfd = watchable(pid).context("watch the server's process")?;
+        let (sender, reaped) = watch::channel(None);
+        tokio::spawn(async move {
+            if let Ok(status) = child.wait().await {
+                // Nobody may be interested any more.
+                let _ = sender.send(Some(status));
+            }
+        });
+        Ok(Postmaster { pid, pidfd: Arc::new(pidfd), data_dir: data_dir.to_owned(), reaped: Some(reaped) })
+    }
+
+    /// Takes up the server that runs on this data directory, if one does. A stale `postmaster.pid`, also one whose process id
+    /// belongs to somebody else by now, is no server.
+    pub async fn adopt(data_dir: &Path) -> Result<Option<Postmaster>> {
+        let Some(file) = PidFile::read(data_dir).await? else { return Ok(None) };
+        let Some(pid) = Pid::from_raw(file.pid.abs()) else { return Ok(None) };
+        // The descriptor first, then the look at /proc: what was judged is what is held.
+        let pidfd = match watchable(pid) {
+            Ok(pidfd) => pidfd,
+            Err(_) => return Ok(None),
+        };
+        let wanted = data_dir.to_owned();
+        let is_server = tokio::task::spawn_blocking(move || is_postgres_of(pid, &wanted)).await?;
+        if !is_server {
+            return Ok(None);
+        }
+        if file.pid < 0 {
+            bail!("a single-user postgres (process id {}) runs on {}", pid.as_raw_nonzero(), data_dir.display());
+        }
+        Ok(Some(Postmaster { pid, pidfd: Arc::new(pidfd), data_dir: data_dir.to_owned(), reaped: None }))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Waits until the process has ended; at once if it has. Any number of tasks may wait.
+    pub async fn exited(&self) {
+        // A pidfd becomes readable when the process ends and stays so. An error means that the runtime goes away.
+        let _ = self.pidfd.readable().await;
+    }
+
+    /// How it ended, where it was our own child and has ended.
+    pub async fn exit_status(&self) -> Option<ExitStatus> {
+        self.exited().await;
+        let mut reaped = self.reaped.clone()?;
+        let status = reaped.wait_for(Option::is_some).await.ok()?;
+        *status
+    }
+
+    /// True while the process has not ended.
+    pub fn is_alive(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut descriptors = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        matches!(poll(&mut descriptors, Some(&Timespec::default())), Ok(0))
+    }
+
+    /// Sends a signal to the postmaster alone; never to another process that got its id.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        pidfd_send_signal(self.pidfd.get_ref(), signal).with_context(|| format!("signal the postmaster (process id {})", self.pid()))
+    }
+
+    /// Asks it to stop; [`Postmaster::exited`] tells when it has. A server that has ended is fine.
+    pub fn stop(&self, mode: StopMode) -> Result<()> {
+        match pidfd_send_signal(self.pidfd.get_ref(), mode.signal()) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("stop the postmaster (process id {})", self.pid())),
+        }
+    }
+
+    /// Asks it to read its configuration again.
+    pub fn reload(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
+    /// Waits until the server accepts connections, or has ended. Woken by the kernel when `postmaster.pid` changes.
+    pub async fn ready(&self) -> Result<Readiness> {
+        let changes = Changes::of(&self.data_dir).context("watch postmaster.pid")?;
+        loop {
+            // The watch is in place before the look, so no change falls between.
+            if let Some(file) = PidFile::read(&self.data_dir).await?.filter(|file| file.pid == self.pid()) {
+                match file.status.as_deref() {
+                    Some("ready") => return Ok(Readiness::Ready),
+                    Some("standby") => return Ok(Readiness::Standby),
+                    _ => {}
+                }
+            }
+            tokio::select! {
+                () = self.exited() => return Ok(Readiness::Ended),
+                changed = changes.next() => changed.context("watch postmaster.pid")?,
+            }
+        }
+    }
+}
+
+/// What the server writes before its own logging is set up; `None` (then inherited) where the directory can't be written.
+async fn log_file(data_dir: &Path) -> Option<(Stdio, Stdio)> {
+    let directory = data_dir.join("log");
+    tokio::fs::create_dir_all(&directory).await.ok()?;
+    let file = tokio::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(directory.join("postmaster.log")).await.ok()?;
+    let err = file.into_std().await;
+    let out = err.try_clone().ok()?;
+    Some((out.into(), err.into()))
+}
+
+fn watchable(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
+    when_readable(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+/// A descriptor that tasks can wait on.
+#[expect(deprecated, reason = "its successor is an unsafe fn, and unsafe is kept to `extension` and `watchdog.rs`; an OwnedFd moved in here stays open and the same until the AsyncFd is dropped, which is all that the successor asks")]
+fn when_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
+}
+
+/// Changes of the files directly in one directory.
+struct Changes {
+    inotify: AsyncFd<OwnedFd>,
+}
+
+impl Changes {
+    fn of(directory: &Path) -> Result<Changes> {
+        let descriptor = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+        let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&descriptor, directory, flags)?;
+        Ok(Changes { inotify: when_readable(descriptor)? })
+    }
+
+    /// Waits for something to change and takes everything that has been noted so far.
+    async fn next(&self) -> Result<()> {
+        let mut guard = self.inotify.readable().await?;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        while let Ok((noted, _)) = rustix::io::read(self.inotify.get_ref(), &mut buffer) {
+            if noted.is_empty() {
+                break;
+            }
+        }
+        guard.clear_ready();
+        Ok(())
+    }
+}
+
+/// True for a process named postgres (or postmaster) that works in this data directory, as every process of a server does.
+fn is_postgres_of(pid: Pid, data_dir: &Path) -> bool {
+    let process = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+    let Ok(directory) = fs::canonicalize(data_dir) else { return false };
+    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    if !matches!(name.trim(), "postgres" | "postmaster") {
+        return false;
+    }
+    match fs::read_link(process.join("cwd")) {
+        Ok(cwd) if cwd == directory => true,
+        // Early in a start the server has not changed its directory yet: then its command line tells.
+        Ok(_) => fs::read(process.join("cmdline")).is_ok_and(|line| names_directory(&line, data_dir)),
+        Err(_) => false,
+    }
+}
+
+fn names_directory(command_line: &[u8], data_dir: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    words.windows(2).any(|pair| pair[0] == b"-D" && pair[1] == data_dir.as_os_str().as_bytes())
+}
+
+/// After the postmaster's death: kills every process of its server that is left (they hold shared memory and may still write), and
+/// waits until they are gone. Returns how many there were. Refuses while a postmaster lives.
+pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
+    if let Some(running) = Postmaster::adopt(data_dir).await? {
+        bail!("the postmaster (process id {}) of {} is alive: its processes are no orphans", running.pid(), data_dir.display());
+    }
+    let mut killed = 0;
+    // A backend may fork between the look and the kill: look again until nothing is found.
+    loop {
+        let directory = data_dir.to_owned();
+        let orphans = tokio::task::spawn_blocking(move || processes_of(&directory)).await?;
+        if orphans.is_empty() {
+            return Ok(killed);
+        }
+        for orphan in orphans {
+            if pidfd_send_signal(orphan.get_ref(), Signal::KILL).is_ok() {
+                killed += 1;
+            }
+            // Uninterruptible sleep on a broken disk can hold a killed process: say so instead of waiting for ever.
+            let gone = tokio::time::timeout(Duration::from_secs(10), orphan.readable()).await;
+            let _ = gone.context("a killed server process did not go away within 10 s")??;
+        }
+    }
+}
+
+fn processes_of(data_dir: &Path) -> Vec<AsyncFd<OwnedFd>> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter_map(Pid::from_raw);
+    // The descriptor first, then the look: a process id taken over by somebody else is not killed.
+    ids.filter_map(|pid| {
+        if !is_postgres_of(pid, data_dir) {
+            return None;
+        }
+        let pidfd = watchable(pid).ok()?;
+        is_postgres_of(pid, data_dir).then_some(pidfd)
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNNING: &str = "4242\n/data/main\n1700000000\n5433\n/tmp\n127.0.0.1\n  8395778         3\nready   \n";
+
+    #[test]
+    fn the_pid_file_reads_at_every_stage_of_a_start() {
+        let file = PidFile::parse(RUNNING).unwrap();
+        assert_eq!((file.pid, file.port, file.status.as_deref()), (4242, Some(5433), Some("ready")));
+        assert_eq!((file.data_dir.to_str(), file.socket_dir.as_deref(), file.start_time_s), (Some("/data/main"), Some("/tmp"), 1_700_000_000));
+        let early = PidFile::parse("4242\n/data/main\n1700000000\n5433\n\n").unwrap();
+        assert_eq!((early.socket_dir, early.status), (None, None));
+        // No socket directory and no address: the lines are there, and empty.
+        let bare = PidFile::parse("4242\n/data/main\n1700000000\n5433\n\n\n  1 2\nstandby \n").unwrap();
+        assert_eq!((bare.socket_dir, bare.status.as_deref()), (None, Some("standby")));
+        for text in ["", "x\n", "4242\n/data"] {
+            assert_eq!(PidFile::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_names_its_directory_exactly() {
+        assert!(names_directory(b"postgres\0-D\0/data/main\0", Path::new("/data/main")));
+        assert!(!names_directory(b"postgres\0-D\0/data/main2\0", Path::new("/data/main")));
+    }
+
+    #[tokio::test]
+    async fn a_pid_file_whose_process_is_somebody_else_is_no_server() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Postmaster::adopt(directory.path()).await.unwrap().is_none());
+        let text = RUNNING.replace("4242", &std::process::id().to_string());
+        std::fs::write(directory.path().join("postmaster.pid"), text).unwrap();
+        assert!(Postmaster::adopt(directory.path()).await.unwrap().is_none());
+        assert_eq!(kill_orphans(directory.path()).await.unwrap(), 0);
+    }
+}

@@ -1,0 +1,443 @@
+//! What the local server says of itself over SQL, and the few statements that the arbiter runs there.
+
+use super::conf::conninfo;
+use crate::config::{Authentication, Credentials};
+use anyhow::{Context, Result, bail};
+use cluster::lsn::Lsn;
+use cluster::name::Timeline;
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio_postgres::{Client, NoTls, Statement};
+
+/// Longest wait for a connection, as in Patroni.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The server cancels our statements after 2 s; past this the connection itself is given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Where the local server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalAddress {
+    /// Its socket directory.
+    Socket(PathBuf),
+    /// An address of this host.
+    Tcp(String),
+}
+
+/// All that one look at the server tells.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ServerFacts {
+    /// A standby (or a primary that still recovers).
+    pub in_recovery: bool,
+    /// On a primary the timeline it writes; on a standby the one it receives, or that of its last restart point.
+    pub timeline: Timeline,
+    /// A primary's current write position.
+    pub current_lsn: Option<Lsn>,
+    /// A primary's position that is on disk.
+    pub flush_lsn: Option<Lsn>,
+    /// What a standby has received and flushed.
+    pub received_lsn: Option<Lsn>,
+    /// What a standby has replayed.
+    pub replayed_lsn: Option<Lsn>,
+    /// When the last replayed commit was made, as seconds since 1970.
+    pub replayed_at_s: Option<f64>,
+    /// Replay is paused (by a function, or by a setting lower than the primary's).
+    pub replay_paused: bool,
+    /// The walreceiver, where one runs.
+    pub receiver: Option<Receiver>,
+    /// The servers that stream from this one.
+    #[serde(default)]
+    pub replication: Vec<Sender>,
+    /// When the postmaster started, as PostgreSQL prints it.
+    pub postmaster_start_time: String,
+    /// As in `server_version_num`.
+    pub server_version: u32,
+    /// The database system.
+    pub system_id: String,
+    /// Settings that wait for a restart.
+    #[serde(default)]
+    pub pending_restart: Vec<PendingSetting>,
+    /// `synchronous_standby_names` in force.
+    pub synchronous_standby_names: String,
+    /// `primary_conninfo` and `primary_slot_name` in force.
+    pub primary_conninfo: String,
+    /// See `primary_conninfo`.
+    pub primary_slot_name: String,
+}
+
+impl ServerFacts {
+    /// The furthest position this server holds: written on a primary; received or replayed on a standby, whichever is later.
+    pub fn position(&self) -> Lsn {
+        let standby = self.received_lsn.max(self.replayed_lsn);
+        if self.in_recovery { standby } else { self.current_lsn }.unwrap_or_default()
+    }
+}
+
+/// The walreceiver of a standby.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Receiver {
+    /// `streaming`, `starting`, `waiting`, ...
+    pub status: String,
+    /// The upstream it is connected to.
+    pub host: Option<String>,
+    /// Its port.
+    pub port: Option<u16>,
+    /// The timeline it receives.
+    pub timeline: Option<Timeline>,
+    /// The end of the upstream's log, as last told.
+    pub latest_end_lsn: Option<Lsn>,
+}
+
+impl Receiver {
+    /// True while it streams.
+    pub fn is_streaming(&self) -> bool {
+        self.status == "streaming"
+    }
+}
+
+/// One line of `pg_stat_replication`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Sender {
+    /// The member's name, for members.
+    pub application_name: String,
+    /// Its address, where it has one.
+    pub client_addr: Option<String>,
+    /// `streaming`, `catchup`, `backup`, ...
+    pub state: Option<String>,
+    /// `async`, `potential`, `sync`, `quorum`.
+    pub sync_state: Option<String>,
+    /// What it has been sent.
+    pub sent_lsn: Option<Lsn>,
+    /// What it has written.
+    pub write_lsn: Option<Lsn>,
+    /// What it has flushed.
+    pub flush_lsn: Option<Lsn>,
+    /// What it has replayed.
+    pub replay_lsn: Option<Lsn>,
+}
+
+/// A setting whose new value waits for a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PendingSetting {
+    /// Its name.
+    pub name: String,
+    /// The value in force.
+    pub value: String,
+}
+
+/// One statement, one row, one JSON text: a tick costs one round trip. Positions are plain numbers there, as in [`Lsn`].
+const FACTS: &str = "
+SELECT json_build_object(
+  'in_recovery', r.yes,
+  'timeline', CASE WHEN r.yes THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver WHERE received_tli > 0), (pg_control_checkpoint()).timeline_id)
+              ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+  'current_lsn', CASE WHEN NOT r.yes THEN pg_current_wal_lsn() - '0/0' END,
+  'flush_lsn', CASE WHEN NOT r.yes THEN pg_current_wal_flush_lsn() - '0/0' END,
+  'received_lsn', CASE WHEN r.yes THEN pg_last_wal_receive_lsn() - '0/0' END,
+  'replayed_lsn', CASE WHEN r.yes THEN pg_last_wal_replay_lsn() - '0/0' END,
+  'replayed_at_s', CASE WHEN r.yes THEN extract(epoch FROM pg_last_xact_replay_timestamp()) END,
+  'replay_paused', CASE WHEN r.yes THEN pg_is_wal_replay_paused() ELSE false END,
+  'receiver', (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port, 'timeline', received_tli,
+                 'latest_end_lsn', latest_end_lsn - '0/0') FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
+  'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'client_addr', client_addr::text,
+                 'state', state, 'sync_state', sync_state, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
+                 'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
+  'postmaster_start_time', pg_postmaster_start_time()::text,
+  'server_version', current_setting('server_version_num')::int,
+  'system_id', (pg_control_system()).system_identifier::text,
+  'pending_restart', coalesce((SELECT json_agg(json_build_object('name', name, 'value', coalesce(setting, '')) ORDER BY name) FROM pg_settings WHERE pending_restart), '[]'),
+  'synchronous_standby_names', current_setting('synchronous_standby_names'),
+  'primary_conninfo', current_setting('primary_conninfo'),
+  'primary_slot_name', current_setting('primary_slot_name')
+)::text
+FROM (SELECT pg_is_in_recovery() AS yes) r";
+
+/// A persistent connection to the local server as superuser; made when first needed, made anew when it broke.
+pub struct LocalSql {
+    config: tokio_postgres::Config,
+    session: Mutex<Option<Session>>,
+}
+
+#[derive(Clone)]
+struct Session {
+    client: Arc<Client>,
+    facts: Statement,
+}
+
+/// What [`LocalSql::ensure_slots`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SlotChanges {
+    /// Slots made.
+    pub created: Vec<String>,
+    /// Slots dropped.
+    pub dropped: Vec<String>,
+}
+
+impl LocalSql {
+    /// Connects later, when first asked something.
+    pub fn new(address: &LocalAddress, port: u16, superuser: &Credentials, database: &str) -> LocalSql {
+        let mut config = tokio_postgres::Config::new();
+        match address {
+            LocalAddress::Socket(directory) => config.host_path(directory),
+            LocalAddress::Tcp(host) => config.host(host),
+        };
+        config.port(port).user(&superuser.username).dbname(database).application_name("tenure arbiter").connect_timeout(CONNECT_TIMEOUT);
+        if let Some(password) = &superuser.password {
+            config.password(password.reveal());
+        }
+        LocalSql { config, session: Mutex::new(None) }
+    }
+
+    /// One look at the server: one round trip, or three when the connection is new.
+    pub async fn facts(&self) -> Result<ServerFacts> {
+        let session = self.session().await?;
+        let asked = answer(session.client.query_one(&session.facts, &[])).await;
+        let row = self.noting_loss(asked).await.context("ask the server for its state")?;
+        let text: &str = row.try_get(0).context("ask the server for its state")?;
+        serde_json::from_str(text).context("understand the server's state")
+    }
+
+    /// Writes a checkpoint, on a connection of its own: it may take minutes, and others must not wait behind it.
+    pub async fn checkpoint(&self) -> Result<()> {
+        let client = connect(&self.config, "-c statement_timeout=0").await?;
+        client.batch_execute("CHECKPOINT").await.context("checkpoint")
+    }
+
+    /// Makes the server read its configuration again (as [`super::postmaster::Postmaster::reload`], for where no process is at hand).
+    pub async fn reload(&self) -> Result<()> {
+        self.execute("SELECT pg_catalog.pg_reload_conf()").await.context("reload the configuration")
+    }
+
+    /// Runs statements without results.
+    pub async fn execute(&self, statements: &str) -> Result<()> {
+        let session = self.session().await?;
+        let done = answer(session.client.batch_execute(statements)).await;
+        self.noting_loss(done).await
+    }
+
+    /// Makes the physical slots that are wanted and missing (reserving log at once), and drops those that nobody uses, that are not
+    /// wanted and that `owned` says are ours. Works on a standby too.
+    pub async fn ensure_slots(&self, wanted: &BTreeSet<String>, owned: impl Fn(&str) -> bool) -> Result<SlotChanges> {
+        let session = self.session().await?;
+        let listed = answer(session.client.query("SELECT slot_name::text, slot_type, active FROM pg_replication_slots WHERE NOT temporary", &[])).await;
+        let rows = self.noting_loss(listed).await.context("list replication slots")?;
+        let mut present = BTreeSet::new();
+        let mut changes = SlotChanges::default();
+        for row in &rows {
+            let (name, kind, active): (String, String, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            if kind == "physical" && !active && !wanted.contains(&name) && owned(&name) {
+                let dropped = answer(session.client.execute("SELECT pg_drop_replication_slot($1::text::name)", &[&name])).await;
+                self.noting_loss(dropped).await.with_context(|| format!("drop replication slot {name}"))?;
+                changes.dropped.push(name);
+            } else {
+                present.insert(name);
+            }
+        }
+        for name in wanted.difference(&present) {
+            let created = answer(session.client.execute("SELECT pg_create_physical_replication_slot($1::text::name, true)", &[name])).await;
+            self.noting_loss(created).await.with_context(|| format!("create replication slot {name}"))?;
+            changes.created.push(name.clone());
+        }
+        Ok(changes)
+    }
+
+    /// Moves a physical slot forward, as a standby's copy of a member's slot must be, so that it does not hold back log for ever.
+    pub async fn advance_slot(&self, name: &str, to: Lsn) -> Result<()> {
+        let session = self.session().await?;
+        let text = to.to_string();
+        let statement = "SELECT pg_replication_slot_advance(slot_name, $2::text::pg_lsn) FROM pg_replication_slots
+            WHERE slot_name = $1::text::name AND slot_type = 'physical' AND NOT active AND restart_lsn < $2::text::pg_lsn";
+        let moved = answer(session.client.execute(statement, &[&name, &text])).await;
+        self.noting_loss(moved).await.with_context(|| format!("advance replication slot {name}")).map(|_| ())
+    }
+
+    /// Makes or updates the superuser's password, the replication role and the rewind role. Passwords travel and are stored as SCRAM
+    /// secrets, and this session writes none of it into the server's log.
+    pub async fn ensure_roles(&self, authentication: &Authentication) -> Result<()> {
+        let mut statements = String::new();
+        statements.push_str(&role_statement(&authentication.superuser, "SUPERUSER LOGIN"));
+        if authentication.replication.username != authentication.superuser.username {
+            statements.push_str(&role_statement(&authentication.replication, "LOGIN REPLICATION"));
+        }
+        if let Some(rewind) = &authentication.rewind
+            && rewind.username != authentication.superuser.username
+        {
+            let options = if rewind.username == authentication.replication.username { "LOGIN REPLICATION" } else { "LOGIN" };
+            statements.push_str(&role_statement(rewind, options));
+            statements.push_str(&rewind_grants(&rewind.username));
+        }
+        self.quietly(&statements).await.context("create the cluster's roles")
+    }
+
+    /// Makes or updates one more role, with the options of `CREATE ROLE` (`createdb`, `nologin`, ...); words only.
+    pub async fn ensure_role(&self, credentials: &Credentials, options: &[String]) -> Result<()> {
+        if let Some(odd) = options.iter().find(|option| !option.chars().all(|c| c.is_ascii_alphabetic() || c == ' ')) {
+            bail!("\"{odd}\" is no role option");
+        }
+        self.quietly(&role_statement(credentials, &options.join(" "))).await.with_context(|| format!("create role {}", credentials.username))
+    }
+
+    /// Runs statements in one transaction, out of the log, and without waiting for a synchronous standby (there may be none yet).
+    async fn quietly(&self, statements: &str) -> Result<()> {
+        let quiet = "SET LOCAL log_statement = 'none'; SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_error_statement = 'panic';
+            SET LOCAL log_min_duration_sample = -1; SET LOCAL log_transaction_sample_rate = 0; SET LOCAL synchronous_commit = 'local';";
+        self.execute(&format!("BEGIN; {quiet} {statements} COMMIT;")).await
+    }
+
+    async fn session(&self) -> Result<Session> {
+        let mut held = self.session.lock().await;
+        if let Some(session) = held.as_ref().filter(|session| !session.client.is_closed()) {
+            return Ok(session.clone());
+        }
+        *held = None;
+        let client = connect(&self.config, "").await?;
+        let facts = answer(client.prepare(FACTS)).await.context("prepare the question for the server's state")?;
+        let session = Session { client: Arc::new(client), facts };
+        *held = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Drops the connection after an error that is not the server's own answer to a statement.
+    async fn noting_loss<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && error.downcast_ref::<tokio_postgres::Error>().is_none_or(|error| error.as_db_error().is_none() || error.is_closed())
+        {
+            *self.session.lock().await = None;
+        }
+        if let Err(error) = &result
+            && error.downcast_ref::<tokio_postgres::Error>().is_some_and(|error| error.as_db_error().is_some())
+        {
+            // A failed batch may leave a transaction open.
+            if let Some(session) = self.session.lock().await.clone() {
+                let _ = answer(session.client.batch_execute("ROLLBACK")).await;
+            }
+        }
+        result
+    }
+}
+
+async fn connect(config: &tokio_postgres::Config, more_options: &str) -> Result<Client> {
+    let mut config = config.clone();
+    // What a database or a role may have set must not bend what we ask.
+    let options = "-c statement_timeout=2000 -c search_path=pg_catalog -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_isolation=read\\ committed -c DateStyle=ISO";
+    config.options(format!("{options} {more_options}").trim_end());
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls));
+    let (client, connection) = connecting.await.context("connect to the local server: no answer within 3 s")?.context("connect to the local server")?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("the connection to the local server ended: {error}");
+        }
+    });
+    Ok(client)
+}
+
+/// Bounds one exchange; the server's own timeout comes first unless it is stuck.
+async fn answer<T>(exchange: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {
+    Ok(tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.context("the local server did not answer within 4 s")??)
+}
+
+/// `CREATE ROLE` or `ALTER ROLE`, whichever is due.
+fn role_statement(credentials: &Credentials, options: &str) -> String {
+    let name = identifier(&credentials.username);
+    let password = match &credentials.password {
+        Some(password) => format!(" PASSWORD {}", literal(&stored_password(password.reveal()))),
+        None => String::new(),
+    };
+    let (create, alter) = (format!("CREATE ROLE {name} WITH {options}{password}"), format!("ALTER ROLE {name} WITH {options}{password}"));
+    format!(
+        "DO $tenure$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {}) THEN {alter}; ELSE {create}; END IF; END $tenure$;\n",
+        literal(&credentials.username)
+    )
+}
+
+/// A SCRAM secret, unless the configuration holds one (or an md5 one) already.
+fn stored_password(password: &str) -> String {
+    let is_secret = password.starts_with("SCRAM-SHA-256$") || (password.len() == 35 && password.starts_with("md5"));
+    if is_secret { password.to_owned() } else { postgres_protocol::password::scram_sha_256(password.as_bytes()) }
+}
+
+/// The functions that pg_rewind calls on the source.
+fn rewind_grants(username: &str) -> String {
+    let role = identifier(username);
+    let functions =
+        ["pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text)", "pg_read_binary_file(text, bigint, bigint, boolean)"];
+    functions.iter().map(|function| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role};\n")).collect()
+}
+
+/// An identifier in SQL.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string in SQL, whatever `standard_conforming_strings` says.
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if text.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+/// The conninfo by which a member reaches another server: who, where, and with which password file.
+pub fn member_conninfo(host: &str, port: u16, credentials: &Credentials, passfile: &str, application_name: &str, database: Option<&str>) -> String {
+    let port = port.to_string();
+    let mut pairs = vec![("host", host), ("port", port.as_str()), ("user", credentials.username.as_str())];
+    pairs.extend(database.map(|database| ("dbname", database)));
+    if credentials.password.is_some() {
+        pairs.push(("passfile", passfile));
+    }
+    pairs.push(("application_name", application_name));
+    pairs.extend(credentials.connection.iter().map(|(keyword, value)| (keyword.as_str(), value.as_str())));
+    if !credentials.connection.iter().any(|(keyword, _)| keyword == "sslmode") {
+        pairs.push(("sslmode", "prefer"));
+    }
+    conninfo(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn role(username: &str, password: Option<&str>) -> Credentials {
+        Credentials { username: username.to_owned(), password: password.map(Secret::new), connection: Vec::new() }
+    }
+
+    #[test]
+    fn a_role_statement_holds_no_clear_password() {
+        let statement = role_statement(&role("o'r\"d", Some("hunter2")), "LOGIN REPLICATION");
+        assert!(!statement.contains("hunter2"));
+        for part in ["rolname = 'o''r\"d'", "CREATE ROLE \"o'r\"\"d\" WITH LOGIN REPLICATION PASSWORD 'SCRAM-SHA-256$4096:", "ALTER ROLE"] {
+            assert!(statement.contains(part), "{part} in {statement}");
+        }
+        assert!(!role_statement(&role("a", None), "LOGIN").contains("PASSWORD"));
+        assert_eq!(stored_password("SCRAM-SHA-256$4096:x"), "SCRAM-SHA-256$4096:x");
+    }
+
+    #[test]
+    fn strings_survive_quotes_and_backslashes() {
+        for (text, sql) in [("a", "'a'"), ("it's", "'it''s'"), (r"a\b", r"E'a\\b'")] {
+            assert_eq!(literal(text), sql);
+        }
+    }
+
+    #[test]
+    fn a_member_is_reached_with_a_password_file_and_its_own_ssl_settings() {
+        let mut credentials = role("replicator", Some("x"));
+        let text = member_conninfo("10.0.0.1", 5432, &credentials, "/var/lib/pgpass", "n1", Some("postgres"));
+        assert_eq!(text, "host=10.0.0.1 port=5432 user=replicator dbname=postgres passfile=/var/lib/pgpass application_name=n1 sslmode=prefer");
+        credentials.password = None;
+        credentials.connection = vec![("sslmode".to_owned(), "verify-full".to_owned())];
+        assert_eq!(member_conninfo("h", 1, &credentials, "/p", "n1", None), "host=h port=1 user=replicator application_name=n1 sslmode=verify-full");
+    }
+
+    #[test]
+    fn the_answer_of_a_standby_is_understood() {
+        let text = r#"{"in_recovery":true,"timeline":3,"current_lsn":null,"flush_lsn":null,"received_lsn":100,"replayed_lsn":120,"replayed_at_s":1.5,"replay_paused":false,
+            "receiver":{"status":"streaming","host":"h","port":5432,"timeline":3,"latest_end_lsn":100},"replication":[],"postmaster_start_time":"2026-01-01 00:00:00+00",
+            "server_version":150020,"system_id":"7","pending_restart":[{"name":"max_connections","value":"100"}],"synchronous_standby_names":"","primary_conninfo":"","primary_slot_name":""}"#;
+        let facts: ServerFacts = serde_json::from_str(text).unwrap();
+        assert_eq!(facts.position(), Lsn(120));
+        assert!(facts.receiver.unwrap().is_streaming());
+    }
+}

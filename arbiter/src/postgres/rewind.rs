@@ -1,0 +1,103 @@
+//! Takes a data directory back to where it forked from the new primary's history, with pg_rewind.
+
+use super::controldata;
+use super::marker::Incomplete;
+use super::{Programs, read_if_there, remove_if_there, run, tail};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+
+/// How a rewind ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rewound {
+    /// The data directory can follow the source now.
+    Done,
+    /// It can't be done; only a clone helps.
+    NotPossible {
+        /// The last lines that pg_rewind wrote.
+        why: String,
+        /// True where files were changed already: the directory stays marked and must not be started.
+        half_done: bool,
+    },
+}
+
+/// Rewinds `data_dir` to follow the server at `conninfo` (which names its passfile and a database).
+/// The server of `data_dir` must be down. Where it was not shut down cleanly, one
+/// single-user recovery comes first. An unreachable source is an error (try again), not `NotPossible`.
+pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, conninfo: &str, restore_target_wal: bool) -> Result<Rewound> {
+    super::refuse_root()?;
+    let mark = Incomplete::of(data_dir);
+    let was_half_done = mark.read().await?.is_some();
+    let control = controldata::read(programs, data_dir).await?;
+    if !control.state.is_clean() && !was_half_done {
+        recover_alone(programs, data_dir, config_file).await?;
+    }
+    mark.set("rewind").await?;
+    let mut command = programs.command("pg_rewind");
+    command.arg("--target-pgdata").arg(data_dir).arg("--progress").arg(format!("--source-server={conninfo}"));
+    if restore_target_wal {
+        command.arg("--restore-target-wal");
+        let mut argument = std::ffi::OsString::from("--config-file=");
+        argument.push(config_file);
+        command.arg(argument);
+    }
+    command.kill_on_drop(true);
+    let output = command.output().await.context("start pg_rewind")?;
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    if output.status.success() {
+        mark.clear().await?;
+        return Ok(Rewound::Done);
+    }
+    let half_done = was_half_done || said.contains(FIRST_WRITE);
+    if !half_done {
+        mark.clear().await?;
+    }
+    if !half_done && is_unreachable(&said) {
+        bail!("pg_rewind ended with {}: {}", output.status, tail(&said));
+    }
+    Ok(Rewound::NotPossible { why: tail(&said), half_done })
+}
+
+/// The line that pg_rewind writes (with `--progress`) just before it changes the first file.
+const FIRST_WRITE: &str = "need to copy";
+
+/// True for failures of the connection, which say nothing of the data.
+fn is_unreachable(said: &str) -> bool {
+    let phrases = ["could not connect", "connection to server", "server closed the connection", "the database system is", "no connection to the server"];
+    phrases.iter().any(|phrase| said.contains(phrase))
+}
+
+/// Runs crash recovery in single-user mode, so that the data directory ends with a clean shutdown checkpoint.
+/// The extension and everybody else's libraries stay out, and nothing is archived: this history is about to be dropped.
+pub async fn recover_alone(programs: &Programs, data_dir: &Path, config_file: &Path) -> Result<()> {
+    // A backup label asks for recovery from a backup, which single-user mode would take for a crash: pg_rewind decides.
+    if read_if_there(&data_dir.join("backup_label")).await?.is_some() {
+        return Ok(());
+    }
+    for signal in ["standby.signal", "recovery.signal"] {
+        remove_if_there(&data_dir.join(signal)).await?;
+    }
+    let mut command = programs.command("postgres");
+    command.arg("--single").arg("-D").arg(data_dir);
+    if read_if_there(config_file).await?.is_some() {
+        let mut setting = std::ffi::OsString::from("config_file=");
+        setting.push(config_file);
+        command.arg("-c").arg(setting);
+    }
+    for setting in ["archive_mode=on", "archive_command=false", "shared_preload_libraries=", "synchronous_standby_names=", "logging_collector=off"] {
+        command.arg("-c").arg(setting);
+    }
+    command.arg("template1");
+    run(command).await.context("recover in single-user mode").map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreachable_source_says_nothing_of_the_data() {
+        assert!(is_unreachable("pg_rewind: error: connection to server at \"127.0.0.1\", port 1 failed: Connection refused"));
+        assert!(!is_unreachable("pg_rewind: error: could not find common ancestor of the source and target cluster's timelines"));
+    }
+}

@@ -1,0 +1,57 @@
+//! What the daemon last saw and decided: the one value that REST answers are made from.
+
+use crate::postgres::query::ServerFacts;
+use cluster::duty::Duty;
+use cluster::local::LocalState;
+use cluster::reason::Decision;
+use cluster::view::ClusterView;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The node as of one turn of the daemon's loop.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The cluster as last read; empty before the first answer of etcd.
+    pub view: Arc<ClusterView>,
+    /// When etcd last answered.
+    pub view_at: Option<Instant>,
+    /// Until when this node's lease counts by the arbiter's own or the lease worker's word.
+    pub lease_until: Option<Instant>,
+    /// This node.
+    pub local: Arc<LocalState>,
+    /// What its server said, while it answers.
+    pub facts: Option<Arc<ServerFacts>>,
+    /// What was decided and why.
+    pub decision: Option<Decision<Duty>>,
+    /// When the loop last turned: what `/liveness` asks.
+    pub turned_at: Instant,
+}
+
+/// What REST asks of the daemon's loop; each is answered once it is done or refused.
+#[derive(Debug)]
+pub enum Command {
+    /// Something was written to etcd or a file: look now.
+    LookNow,
+    /// Restart Postgres in place.
+    Restart(oneshot::Sender<Result<(), String>>),
+    /// Read the node's file again and reload Postgres.
+    Reload(oneshot::Sender<Result<(), String>>),
+    /// Replace this standby's data by a new copy.
+    Reinitialize(oneshot::Sender<Result<(), String>>),
+}
+
+/// The daemon as its REST server sees it.
+#[derive(Clone)]
+pub struct Node {
+    /// What it last saw.
+    pub snapshot: watch::Receiver<Snapshot>,
+    /// What it can be asked.
+    pub commands: mpsc::Sender<Command>,
+    /// etcd, for the routes that write a request there.
+    pub etcd: Arc<dcs::Etcd>,
+    /// The node's file.
+    pub config: Arc<crate::config::NodeConfig>,
+    /// The node's own server.
+    pub sql: Arc<crate::postgres::query::LocalSql>,
+}
