@@ -8,9 +8,13 @@
 //! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
 //! | authentication | is the fence closed? | the session starts read-only |
 //!
-//! Order: of hook chains, ours comes first and then whatever was there before, so that a refused
-//! statement has not run anywhere. Transaction callbacks run in reverse order of registration, before
+//! Order: of the statement hooks, ours comes first and then whatever was there before, so that a refused
+//! statement has not run anywhere; at authentication we come last. Transaction callbacks run in reverse order of registration, before
 //! the commit record is written, and after it is durable and replicated; there we stand alone.
+//!
+//! The three hooks that call onward are two functions each: a plain one, which holds nothing that needs
+//! dropping, so that an ERROR from below jumps over it untouched; and a guarded one, which does our part
+//! and turns a panic into an ERROR.
 //!
 //! Who is judged: every process under a postmaster whose transaction has an xid, autovacuum and other
 //! extensions' background workers included. Who is not: parallel workers (their leader commits, and
@@ -23,14 +27,38 @@ use crate::shmem::{self, Page, boottime};
 use cluster::fence::{Mode, Verdict, judge, may_acknowledge};
 use cluster::time::Moment;
 use pgrx::pg_sys;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::time::Duration;
 
-unsafe extern "C" {
+unsafe extern "C-unwind" {
     // pgrx binds neither the variable nor its type. `Port` stays opaque.
     static mut ClientAuthentication_hook: AuthenticationHook;
+
+    // pgrx's own bindings of these catch every ERROR from below and raise it anew without its position,
+    // context, constraint and table names. A hook that every statement passes must not do that.
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+    #[cfg(not(feature = "pg13"))]
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+    #[cfg(feature = "pg13")]
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
 }
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(port: *mut pg_sys::Port, status: c_int)>;
@@ -373,11 +401,10 @@ fn restore_synchronous_commit(pending: Pending) {
 // ---- Utility commands --------------------------------------------------------------------------
 
 #[cfg(not(feature = "pg13"))]
-#[pgrx::pg_guard]
 #[expect(clippy::too_many_arguments, reason = "Postgres' signature")]
 unsafe extern "C-unwind" fn utility(
     statement: *mut pg_sys::PlannedStmt,
-    text: *const std::ffi::c_char,
+    text: *const c_char,
     read_only_tree: bool,
     context: pg_sys::ProcessUtilityContext::Type,
     params: pg_sys::ParamListInfo,
@@ -390,18 +417,17 @@ unsafe extern "C-unwind" fn utility(
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().utility {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(statement, text, read_only_tree, context, params, environment, destination, completion)),
-            None => pg_sys::standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, destination, completion),
+            Some(previous) => previous(statement, text, read_only_tree, context, params, environment, destination, completion),
+            None => standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, destination, completion),
         }
     }
     after_utility(ends_prepared);
 }
 
 #[cfg(feature = "pg13")]
-#[pgrx::pg_guard]
 unsafe extern "C-unwind" fn utility(
     statement: *mut pg_sys::PlannedStmt,
-    text: *const std::ffi::c_char,
+    text: *const c_char,
     context: pg_sys::ProcessUtilityContext::Type,
     params: pg_sys::ParamListInfo,
     environment: *mut pg_sys::QueryEnvironment,
@@ -413,8 +439,8 @@ unsafe extern "C-unwind" fn utility(
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().utility {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(statement, text, context, params, environment, destination, completion)),
-            None => pg_sys::standard_ProcessUtility(statement, text, context, params, environment, destination, completion),
+            Some(previous) => previous(statement, text, context, params, environment, destination, completion),
+            None => standard_ProcessUtility(statement, text, context, params, environment, destination, completion),
         }
     }
     after_utility(ends_prepared);
@@ -424,7 +450,8 @@ unsafe extern "C-unwind" fn utility(
 ///
 /// # Safety
 /// `statement` is a utility statement.
-unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> bool {
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) -> bool {
     use pg_sys::TransactionStmtKind::*;
     let Some(page) = managed_page() else { return false };
     maybe_reopen_session(page);
@@ -459,7 +486,8 @@ unsafe fn before_utility(statement: *mut pg_sys::PlannedStmt) -> bool {
 /// to end, and only then the client is told. The record's end is XactLastRecEnd right now: it is this
 /// backend's last record, and the transaction wrote nothing before (these commands refuse to run
 /// inside a block).
-fn after_utility(ends_prepared: bool) {
+#[pgrx::pg_guard]
+extern "C-unwind" fn after_utility(ends_prepared: bool) {
     if !ends_prepared {
         return;
     }
@@ -471,21 +499,27 @@ fn after_utility(ends_prepared: bool) {
 
 // ---- Reads -------------------------------------------------------------------------------------
 
-#[pgrx::pg_guard]
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    if let Some(page) = managed_page() {
-        maybe_reopen_session(page);
-        // SAFETY: Postgres hands in a query that is about to start; parallel workers start their leader's.
-        if guc::fence_reads() && unsafe { pg_sys::ParallelWorkerNumber < 0 && reads_tables((*query).plannedstmt) } {
-            admit_read(page);
-        }
-    }
+    // SAFETY: Postgres hands in a query that is about to start.
+    unsafe { before_executor_start(query) };
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().executor_start {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(query, flags)),
-            None => pg_sys::standard_ExecutorStart(query, flags),
+            Some(previous) => previous(query, flags),
+            None => standard_ExecutorStart(query, flags),
         }
+    }
+}
+
+/// # Safety
+/// `query` is about to start.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc) {
+    let Some(page) = managed_page() else { return };
+    maybe_reopen_session(page);
+    // SAFETY: as demanded; parallel workers start what their leader was let start.
+    if guc::fence_reads() && unsafe { pg_sys::ParallelWorkerNumber < 0 && reads_tables((*query).plannedstmt) } {
+        admit_read(page);
     }
 }
 
@@ -525,12 +559,17 @@ fn in_recovery() -> bool {
 
 // ---- Sessions ----------------------------------------------------------------------------------
 
-#[pgrx::pg_guard]
 unsafe extern "C-unwind" fn authentication(port: *mut pg_sys::Port, status: c_int) {
     if let Some(previous) = PREVIOUS.get().authentication {
         // SAFETY: the hook that was there before, with the arguments as they came.
-        unsafe { pg_guard_ffi_boundary(|| previous(port, status)) };
+        unsafe { previous(port, status) };
     }
+    after_authentication(status);
+}
+
+/// Here the older hooks come first: whom they turn away we have nothing to say to.
+#[pgrx::pg_guard]
+extern "C-unwind" fn after_authentication(status: c_int) {
     let Some(page) = managed_page() else { return };
     if status != pg_sys::STATUS_OK.cast_signed() {
         return;
