@@ -1,1 +1,22 @@
-//! End-to-end stories.
+//! Fixtures of the end-to-end stories: real PostgreSQL, real etcd, the real `tenure`, and a writer with a verdict.
+//!
+//! Every test owns a [`room::Room`]: one directory with all of its files, in which every process that it
+//! starts has its working directory, so that nothing outlives the test. The words for what may befall a
+//! process are different words on purpose: stop (asked), kill (SIGKILL), freeze (SIGSTOP: alive, silent).
+//! In reading order:
+
+pub mod http;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod room;
+pub mod wait;
+
+pub mod cluster;
+pub mod etcd;
+pub mod node;
+pub mod view;
+
+pub mod by_hand;
+pub mod verdict;
+pub mod workload;

@@ -1,0 +1,103 @@
+# pg_tenure: thin verbs; CI uses the same ones.
+#   make demo      a cluster of three on this machine, with a switchover under load (make demo-stop ends it)
+#   make test      every test; installs what is missing
+#   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
+
+PG_MAJOR  ?= 15
+PG_BIN    ?= $(firstword $(wildcard /usr/lib/postgresql/$(PG_MAJOR)/bin) $(shell command -v pg_config | xargs -r dirname))
+PG_CONFIG ?= $(PG_BIN)/pg_config
+PREFIX    ?= /usr/local
+TARGET    := $(or $(CARGO_TARGET_DIR),target)
+SUDO      := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+export PG_BIN PG_MAJOR
+export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
+# No terminal: Debian's packages must not ask.
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
+
+PACKAGES := postgresql-$(PG_MAJOR) postgresql-server-dev-$(PG_MAJOR) etcd-server etcd-client \
+            libclang-dev clang protobuf-compiler pkg-config build-essential python3-venv
+PATRONI  := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary
+
+# The product is built in release, once, for tests, demo and installation alike: one command, so that cargo
+# sees one set of features and compiles every dependency once. The crates of the arbiter and the tests are
+# compiled again in dev for unit tests; the extension (pgrx takes minutes) never is.
+FEATURES := --no-default-features --features pg_tenure/pg$(PG_MAJOR)
+RELEASE  := cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-tests $(FEATURES)
+UNIT     := --locked --workspace --exclude pg_tenure
+
+.PHONY: help setup patroni build install demo demo-stop test unit e2e lint bench docs clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# Installs only what is missing; a complete machine is not touched.
+setup:
+	@missing=$$(for package in $(PACKAGES); do \
+	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
+	if [ -n "$$missing" ]; then \
+	    echo "setup: install" $$missing; \
+	    $(APT) update && $(APT) install -y --no-install-recommends $$missing >/dev/null || \
+	    { echo "setup: these packages are needed and can't be installed:" $$missing; exit 1; }; \
+	fi
+	@command -v cargo >/dev/null || { echo "setup: no cargo; install Rust 1.95 or newer, https://rustup.rs"; exit 1; }
+
+# patronictl, for the stories on compatibility; they skip, loudly, where it can't be had.
+patroni: setup
+	@[ -x $(TARGET)/patroni/bin/patronictl ] || { \
+	    echo "setup: patronictl into $(TARGET)/patroni"; \
+	    { python3 -m venv $(TARGET)/patroni || /usr/bin/python3 -m venv $(TARGET)/patroni; } && \
+	    $(TARGET)/patroni/bin/pip install --quiet $(foreach p,$(PATRONI),'$(p)'); } || \
+	    { rm -rf $(TARGET)/patroni; echo "setup: no patronictl here; the stories that need it will skip"; }
+
+build: setup
+	$(RELEASE)
+
+install: build
+	@set -e; lib=$$($(PG_CONFIG) --pkglibdir); share=$$($(PG_CONFIG) --sharedir)/extension; \
+	as=$$([ -w "$$lib" ] && [ -w "$$share" ] && [ -w $(PREFIX)/bin ] || echo "$(SUDO)"); \
+	$$as install -m 755 $(TARGET)/release/libpg_tenure.so "$$lib/pg_tenure.so"; \
+	$$as install -m 644 extension/pg_tenure.control sql/pg_tenure--*.sql "$$share/"; \
+	$$as install -D -m 755 $(TARGET)/release/tenure $(PREFIX)/bin/tenure; \
+	echo "install: $$lib/pg_tenure.so, $$share/pg_tenure.control, $(PREFIX)/bin/tenure"
+
+demo: install
+	@TENURE_TARGET=$(TARGET) demo/demo.sh start
+
+demo-stop:
+	@demo/demo.sh stop
+
+# One run, one summary: unit tests of every crate but the extension, then the stories on real servers.
+test: install patroni
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    cargo nextest run $(UNIT); \
+	elif cargo install --locked cargo-nextest; then \
+	    cargo nextest run $(UNIT); \
+	else \
+	    echo "test: no cargo-nextest; the stories run one after another"; \
+	    cargo test $(UNIT) -- --test-threads=1; \
+	fi
+
+unit: setup
+	cargo nextest run $(UNIT) -E 'not (package(tenure-tests) and kind(test))'
+
+# make e2e STORY=failover: one theme, or part of a story's name.
+e2e: install patroni
+	cargo nextest run --locked -p tenure-tests $(STORY)
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; \
+	else echo "lint: cargo-deny is not installed, licences and advisories were not checked"; fi
+
+# make bench RUNS=3 MEASURES="switchover by-hand"
+RUNS ?= 5
+bench: install
+	$(TARGET)/release/bench $(RUNS) $(MEASURES)
+
+docs: setup
+	cargo doc --locked --workspace --no-deps $(FEATURES)
+
+clean: demo-stop
+	cargo clean

@@ -1,0 +1,122 @@
+//! `bench`: the numbers of DESIGN section 9 that travel, beside what a person achieves by hand in the same run.
+//!
+//!     bench [RUNS] [NAME ...]     RUNS is 5; names are those of the table's first column, all where none is given
+
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::time::{Duration, Instant};
+use stories::by_hand::ByHand;
+use stories::cluster::{Cluster, PATIENCE};
+
+const BY_HAND: &str = "by-hand";
+
+/// What is measured and what DESIGN promises, in milliseconds.
+const MEASURES: [(&str, &str, Option<u64>); 6] = [
+    (BY_HAND, "pg_ctl stop -m fast, pg_ctl promote", None),
+    ("switchover", "planned switchover", Some(350)),
+    ("postmaster", "postmaster killed, synchronous standby", Some(800)),
+    ("restart", "postmaster killed, restarted in place", None),
+    ("node", "node killed, ttl 3", Some(4000)),
+    ("start", "empty directories to three members", Some(5000)),
+];
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let mut words = std::env::args().skip(1).peekable();
+    let runs = match words.peek().map(|word| word.parse::<usize>()) {
+        Some(Ok(runs)) => {
+            words.next();
+            runs
+        }
+        _ => 5,
+    };
+    let wanted: Vec<String> = words.collect();
+    let mut rows = Vec::new();
+    for (name, what, aim) in MEASURES {
+        if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
+            continue;
+        }
+        let mut seen = Vec::new();
+        for run in 1..=runs {
+            let took = measure(name).await?;
+            let _ = writeln!(std::io::stderr(), "{what}: run {run}: {} ms", took.as_millis());
+            seen.push(took);
+        }
+        seen.sort();
+        rows.push((name, what, aim, seen));
+    }
+    print(&rows);
+    Ok(())
+}
+
+async fn measure(name: &str) -> Result<Duration> {
+    Ok(match name {
+        BY_HAND => ByHand::start().await.switchover().await.longest_pause(),
+        "switchover" => switchover().await,
+        "postmaster" => postmaster_killed(true).await,
+        "restart" => postmaster_killed(false).await,
+        "node" => node_killed().await,
+        "start" => cold_start().await,
+        _ => return Err(anyhow::anyhow!("{name} is no measure")).context("see bench's first lines"),
+    })
+}
+
+async fn switchover() -> Duration {
+    let cluster = Cluster::of(3).start().await;
+    let writer = cluster.writer().await;
+    writer.goes_on(100, PATIENCE).await;
+    cluster.cli_ok(&["switchover", "--force"]).await;
+    writer.goes_on(50, PATIENCE).await;
+    writer.finish().longest_pause()
+}
+
+async fn postmaster_killed(synchronous: bool) -> Duration {
+    let cluster = Cluster::of(3).synchronous(synchronous).start().await;
+    let leader = cluster.leader().await;
+    let writer = cluster.writer().await;
+    writer.goes_on(100, PATIENCE).await;
+    leader.kill_postmaster();
+    writer.goes_on(50, PATIENCE).await;
+    writer.finish().longest_pause()
+}
+
+async fn node_killed() -> Duration {
+    let cluster = Cluster::of(3).ttl(3).start().await;
+    let leader = cluster.leader().await;
+    let writer = cluster.writer().await;
+    writer.goes_on(100, PATIENCE).await;
+    leader.kill();
+    writer.goes_on(50, PATIENCE).await;
+    writer.finish().longest_pause()
+}
+
+async fn cold_start() -> Duration {
+    let cluster = Cluster::of(3).planned().await;
+    let started = Instant::now();
+    for node in &cluster.nodes {
+        cluster.start(node);
+    }
+    cluster.healthy().await;
+    started.elapsed()
+}
+
+fn print(rows: &[(&str, &str, Option<u64>, Vec<Duration>)]) {
+    let median = |seen: &[Duration]| seen.get(seen.len() / 2).map_or(0, Duration::as_millis);
+    let by_hand = rows.iter().find(|(name, ..)| *name == BY_HAND).map(|(.., seen)| median(seen).max(1));
+    println!(
+        "{:<10} {:<40} {:>8} {:>8} {:>8} {:>8} {:>9}",
+        "", "write pause, ms (start: whole time)", "least", "median", "most", "aim", "by hand x"
+    );
+    for (name, what, aim, seen) in rows {
+        let edge = |at: Option<&Duration>| at.map_or(0, Duration::as_millis);
+        let ratio =
+            by_hand.filter(|_| *name != "start").map_or_else(String::new, |base| format!("{:.1}", median(seen) as f64 / base as f64));
+        println!(
+            "{name:<10} {what:<40} {:>8} {:>8} {:>8} {:>8} {ratio:>9}",
+            edge(seen.first()),
+            median(seen),
+            edge(seen.last()),
+            aim.map_or_else(String::new, |aim| aim.to_string()),
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! Where the programs are: PostgreSQL's, etcd's and our own; a missing one is said in one sentence.
+
+use std::path::{Path, PathBuf};
+
+/// PostgreSQL's directory of programs: `PG_BIN`, else Debian's for `PG_MAJOR` (15).
+pub fn postgres_bin() -> PathBuf {
+    if let Some(dir) = std::env::var_os("PG_BIN") {
+        return PathBuf::from(dir);
+    }
+    let major = std::env::var("PG_MAJOR").unwrap_or_else(|_| "15".to_owned());
+    let dir = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
+    assert!(dir.join("postgres").exists(), "no PostgreSQL in {}; hint: `make setup`, or say PG_BIN=", dir.display());
+    dir
+}
+
+/// The binary `tenure`: `TENURE_BIN`, else the release build of this checkout.
+pub fn tenure() -> PathBuf {
+    if let Some(path) = std::env::var_os("TENURE_BIN") {
+        return PathBuf::from(path);
+    }
+    let path = target().join("release/tenure");
+    assert!(path.exists(), "{} is not built; hint: `make build install`", path.display());
+    path
+}
+
+/// `patronictl`: `PATRONICTL`, else the one that `make setup` put into the target directory.
+pub fn patronictl() -> Option<PathBuf> {
+    let path = std::env::var_os("PATRONICTL").map_or_else(|| target().join("patroni/bin/patronictl"), PathBuf::from);
+    path.exists().then_some(path)
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}

@@ -1,0 +1,109 @@
+//! The arbiter dies, freezes, is asked to stop, and comes back; Postgres is not its hostage.
+
+use std::time::Duration;
+use stories::cluster::{Cluster, PATIENCE};
+use stories::wait::{self, seconds};
+
+#[tokio::test]
+async fn a_killed_arbiter_leaves_a_serving_primary_and_adopts_it_when_it_is_back() {
+    let cluster = Cluster::of(3).ttl(3).start().await;
+    let leader = cluster.leader().await;
+    let postmaster = leader.postmaster();
+    let writer = cluster.writer().await;
+    leader.kill_arbiter();
+    // Two leases' time: they are renewed from inside.
+    wait::lasting(seconds(6)).await;
+    assert_eq!(cluster.leader().await.name(), leader.name());
+    cluster.start(leader);
+    wait::until("the arbiter to answer again", PATIENCE, async || {
+        let answer = leader.get("/primary").await?;
+        anyhow::ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    })
+    .await;
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("arbiter killed and back: {}", ledger.summary());
+    assert_eq!(leader.postmaster(), postmaster, "adopted, not restarted");
+    assert_eq!(ledger.unknown().count() + ledger.refused().count(), 0, "{}", ledger.summary());
+    assert!(ledger.longest_pause() < Duration::from_secs(1), "{}", ledger.summary());
+    let view = cluster.healthy().await;
+    assert_eq!(view.leader_timeline(), Some(1), "{view}");
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+    // It has its hands back: a switchover goes through it.
+    cluster.cli_ok(&["switchover", "--force"]).await;
+    let view = cluster.healthy().await;
+    assert!(view.leads_other_than(leader.name()), "{view}");
+}
+
+#[tokio::test]
+async fn an_arbiter_frozen_for_ten_seconds_costs_nobody_a_write() {
+    let cluster = Cluster::of(3).ttl(3).start().await;
+    let leader = cluster.leader().await;
+    let writer = cluster.writer().await;
+    leader.freeze_arbiter();
+    wait::lasting(seconds(10)).await;
+    leader.thaw_arbiter();
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("arbiter frozen for ten seconds: {}", ledger.summary());
+    assert_eq!(cluster.leader().await.name(), leader.name());
+    assert_eq!(ledger.unknown().count() + ledger.refused().count(), 0, "{}", ledger.summary());
+    assert!(ledger.longest_pause() < Duration::from_secs(1), "{}", ledger.summary());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn a_leader_asked_to_stop_hands_over_first() {
+    let cluster = Cluster::of(3).start().await;
+    let old = cluster.leader().await;
+    let logged = old.log();
+    let writer = cluster.writer().await;
+    old.stop();
+    let status = old.ended(PATIENCE).await;
+    assert!(status.success(), "{status}");
+    assert_eq!(old.postmaster(), None, "a planned stop ends Postgres too");
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("leader asked to stop: {}", ledger.summary());
+    let view = cluster.healthy_members(2).await;
+    assert!(view.leads_other_than(old.name()), "{view}");
+    assert!(ledger.longest_pause() < seconds(4), "no wait for the lease to run out: {}", ledger.summary());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+    cluster.start(old);
+    cluster.healthy().await;
+    let logged = old.log_since(&logged).to_lowercase();
+    assert!(!logged.contains("rewind"), "it stopped cleanly and was rewound all the same:\n{logged}");
+}
+
+#[tokio::test]
+async fn a_standby_asked_to_stop_goes_quietly() {
+    let cluster = Cluster::of(3).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let writer = cluster.writer().await;
+    standby.stop();
+    let status = standby.ended(PATIENCE).await;
+    assert!(status.success(), "{status}");
+    assert_eq!(standby.postmaster(), None, "a planned stop ends Postgres too");
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    assert_eq!(ledger.unknown().count() + ledger.refused().count(), 0, "{}", ledger.summary());
+    cluster.start(standby);
+    let view = cluster.healthy().await;
+    assert_eq!(view.leader(), Some(leader.name()), "{view}");
+}
+
+#[tokio::test]
+async fn a_cluster_of_one_stops_and_starts() {
+    let cluster = Cluster::of(1).start().await;
+    let only = cluster.leader().await;
+    only.query("CREATE TABLE t(n int)").await.expect("write");
+    only.stop();
+    let status = only.ended(PATIENCE).await;
+    assert!(status.success(), "{status}");
+    cluster.start(only);
+    cluster.healthy().await;
+    only.query("INSERT INTO t VALUES (1)").await.expect("write again");
+    assert_eq!(cluster.view().await.expect("look").leader_timeline(), Some(1));
+}

@@ -1,0 +1,113 @@
+//! Empty directories become a cluster.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+use stories::cluster::{Cluster, PATIENCE};
+use stories::http;
+use stories::wait::{self, seconds};
+
+#[tokio::test]
+async fn three_empty_nodes_become_a_primary_and_two_streaming_standbys() {
+    let cluster = Cluster::of(3).planned().await;
+    let started = Instant::now();
+    for node in &cluster.nodes {
+        cluster.start(node);
+    }
+    let view = cluster.healthy().await;
+    let took = started.elapsed();
+    println!("empty directories to three members: {} ms", took.as_millis());
+    assert!(took < seconds(30), "three members took {took:?}");
+
+    let leader = cluster.leader().await;
+    assert_eq!(leader.one("SELECT pg_is_in_recovery()").await.expect("ask"), "f");
+    for standby in cluster.others(leader) {
+        let recovers = standby.one("SELECT pg_is_in_recovery()").await;
+        assert_eq!(recovers.expect("ask"), "t");
+    }
+    let identities: BTreeSet<String> = identities(&cluster).await;
+    assert_eq!(identities.len(), 1, "one cluster, one system identifier");
+    let key = view.key("initialize").expect("the cluster is initialized");
+    assert!(identities.contains(key), "initialize is {key}, the servers are {identities:?}");
+}
+
+async fn identities(cluster: &Cluster) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for node in &cluster.nodes {
+        let identity = node.one("SELECT system_identifier FROM pg_control_system()");
+        found.insert(identity.await.expect("ask for the system identifier"));
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_is_written_on_the_primary_is_read_on_every_standby_and_nothing_is_written_there() {
+    let cluster = Cluster::of(3).start().await;
+    let leader = cluster.leader().await;
+    leader.query("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n").await.expect("write on the primary");
+    for standby in cluster.others(leader) {
+        wait::until("the rows on a standby", seconds(20), async || {
+            let count = standby.one("SELECT count(*) FROM t").await?;
+            anyhow::ensure!(count == "1000", "{count} rows");
+            Ok(())
+        })
+        .await;
+        let refused = standby.query("INSERT INTO t VALUES (0)").await;
+        let refused = refused.expect_err("a standby takes no writes");
+        assert_eq!(stories::node::sqlstate(&refused).as_deref(), Some("25006"));
+    }
+}
+
+#[tokio::test]
+async fn list_rest_and_sql_tell_the_same_roles() {
+    let cluster = Cluster::of(3).start().await;
+    let leader = cluster.leader().await;
+
+    let rows = cluster.list().await;
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    for row in &rows {
+        let leads = row["Member"] == leader.name();
+        let expected = if leads { ("Leader", "running") } else { ("Replica", "streaming") };
+        assert_eq!((row["Role"].as_str(), row["State"].as_str()), (Some(expected.0), Some(expected.1)), "{row}");
+        assert_eq!(row["TL"], 1, "{row}");
+    }
+
+    for node in &cluster.nodes {
+        let leads = node.name() == leader.name();
+        for (path, wanted) in [("/primary", leads), ("/replica", !leads), ("/health", true), ("/liveness", true), ("/readiness", true)] {
+            let what = format!("{path} of {}", node.name());
+            wait::until(&what, seconds(10), async || {
+                let status = node.get(path).await?.status;
+                anyhow::ensure!(status == if wanted { 200 } else { 503 }, "{status}");
+                Ok(())
+            })
+            .await;
+        }
+    }
+
+    let answer = http::get(leader.rest_port(), "/cluster").await.expect("GET /cluster");
+    let document: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(document["members"].as_array().map(Vec::len), Some(3), "{document}");
+    assert_eq!(document["scope"], "story", "{document}");
+
+    for node in &cluster.nodes {
+        wait::until("tenure.status() on every node", PATIENCE, async || {
+            let rows = node.query("SELECT * FROM tenure.status()").await?;
+            anyhow::ensure!(rows.len() == 3, "{rows:?}");
+            Ok(())
+        })
+        .await;
+    }
+    let lease = leader.query("SELECT * FROM tenure.lease()").await;
+    assert_eq!(lease.expect("tenure.lease()").len(), 1);
+}
+
+#[tokio::test]
+async fn what_acts_is_not_for_everybody() {
+    let cluster = Cluster::of(1).start().await;
+    let leader = cluster.leader().await;
+    leader.query("CREATE ROLE nobody LOGIN").await.expect("make a role");
+    for action in ["tenure.switchover('n1')", "tenure.pause()", "tenure.set_config('{}')"] {
+        let refused = leader.query(&format!("SET ROLE nobody; SELECT {action}")).await.expect_err("a role without tenure_operator acts");
+        assert_eq!(stories::node::sqlstate(&refused).as_deref(), Some("42501"), "{action}: {refused:#}");
+    }
+}

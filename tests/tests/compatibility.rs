@@ -1,0 +1,184 @@
+//! Patroni's own tools and files, unchanged.
+
+use std::process::Command;
+use stories::cluster::{Cluster, PATIENCE};
+use stories::etcd::Etcd;
+use stories::node::{Node, PASSWORD};
+use stories::programs;
+use stories::room::Room;
+use stories::wait;
+
+/// The configuration patronictl reads.
+fn patronictl(cluster: &Cluster, arguments: &[&str]) -> Option<String> {
+    let Some(program) = programs::patronictl() else {
+        println!("SKIPPED: no patronictl here; `make setup` installs it into target/patroni");
+        return None;
+    };
+    let config = cluster.room.path().join("patronictl.yml");
+    let text = format!("scope: story\nnamespace: /service\nname: ctl\netcd3:\n  hosts: {}\n", cluster.etcd.hosts());
+    cluster.room.file(&config, &text);
+    let output =
+        Command::new(program).arg("-c").arg(&config).args(arguments).current_dir(cluster.room.path()).output().expect("run patronictl");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "patronictl {arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    Some(said)
+}
+
+#[tokio::test]
+async fn patronictl_lists_our_cluster_as_we_do() {
+    let cluster = Cluster::of(3).start().await;
+    let Some(theirs) = patronictl(&cluster, &["list", "story", "--format", "json"]) else {
+        return;
+    };
+    let theirs: Vec<serde_json::Value> = serde_json::from_str(&theirs).expect("patronictl's JSON");
+    let ours = cluster.list().await;
+    assert_eq!(theirs.len(), 3, "{theirs:?}");
+    for (their, our) in theirs.iter().zip(&ours) {
+        for column in ["Cluster", "Member", "Host", "Role", "State", "TL"] {
+            assert_eq!(their[column], our[column], "{column}: {their} and {our}");
+        }
+    }
+    let lags: Vec<&serde_json::Value> = theirs
+        .iter()
+        .filter(|row| row["Role"] != "Leader")
+        .flat_map(|row| [&row["Receive Lag"], &row["Replay Lag"], &row["Lag in MB"]])
+        .filter(|lag| !lag.is_null())
+        .collect();
+    assert!(!lags.is_empty() && lags.iter().all(|lag| lag.is_number()), "lag is known: {theirs:?}");
+}
+
+#[tokio::test]
+async fn patronictl_reads_our_configuration_and_history() {
+    let cluster = Cluster::of(2).start().await;
+    cluster.cli_ok(&["switchover", "--force"]).await;
+    cluster.healthy().await;
+    let Some(config) = patronictl(&cluster, &["show-config", "story"]) else {
+        return;
+    };
+    assert!(config.contains("ttl: 10"), "{config}");
+    let history = patronictl(&cluster, &["history", "story", "--format", "json"]).expect("it is here");
+    let history: serde_json::Value = serde_json::from_str(&history).expect("JSON");
+    assert_eq!(history[0]["TL"], 1, "{history}");
+}
+
+#[tokio::test]
+async fn patronictl_switches_our_cluster_over() {
+    let cluster = Cluster::of(3).start().await;
+    let old = cluster.leader().await;
+    let candidate = cluster.others(old)[0].name();
+    let arguments = ["switchover", "story", "--leader", old.name(), "--candidate", candidate, "--force"];
+    if patronictl(&cluster, &arguments).is_none() {
+        return;
+    }
+    cluster.wait_until("the candidate to lead", |view| view.leader() == Some(candidate)).await;
+    cluster.healthy().await;
+}
+
+/// As a deployment guide has it, with addresses and paths of this room.
+const GUIDE: &str = r#"
+scope: postgres-cluster
+namespace: /db/
+name: postgresql0
+
+log:
+  level: INFO
+  format: '%(asctime)s %(levelname)s: %(message)s'
+
+restapi:
+  listen: 127.0.0.1:@REST@
+  connect_address: 127.0.0.1:@REST@
+#  certfile: /etc/ssl/certs/ssl-cert-snakeoil.pem
+#  authentication:
+#    username: username
+#    password: password
+
+etcd3:
+  hosts:
+    - @ETCD@
+
+bootstrap:
+  # written into the dynamic configuration once the cluster is initialized
+  dcs:
+    ttl: 30
+    loop_wait: 10
+    retry_timeout: 10
+    maximum_lag_on_failover: 1048576
+    postgresql:
+      use_pg_rewind: true
+      use_slots: true
+      parameters:
+        wal_level: replica
+        hot_standby: "on"
+        max_connections: 100
+        max_worker_processes: 8
+        wal_keep_size: 128MB
+        max_wal_senders: 10
+        max_replication_slots: 10
+        wal_log_hints: "on"
+  initdb:
+  - encoding: UTF8
+  - data-checksums
+  pg_hba:
+  - host replication replicator 127.0.0.1/32 md5
+  - host all all 0.0.0.0/0 md5
+
+postgresql:
+  listen: 127.0.0.1:@PG@
+  connect_address: 127.0.0.1:@PG@
+  data_dir: @DIR@/data
+  bin_dir: @BIN@
+  pgpass: @DIR@/pgpass0
+  authentication:
+    replication:
+      username: replicator
+      password: @PASSWORD@
+    superuser:
+      username: postgres
+      password: @PASSWORD@
+    rewind:
+      username: rewind_user
+      password: @PASSWORD@
+  parameters:
+    unix_socket_directories: '@DIR@'
+  basebackup:
+    checkpoint: fast
+
+watchdog:
+  mode: automatic
+  device: /dev/watchdog
+  safety_margin: 5
+
+tags:
+  noloadbalance: false
+  clonefrom: false
+  nosync: false
+  nostream: false
+"#;
+
+#[tokio::test]
+async fn a_patroni_yml_from_a_deployment_guide_starts_a_node_as_it_is() {
+    let room = Room::new();
+    let etcd = Etcd::start(&room).await;
+    let node = Node::bare(&room, "postgresql0");
+    let text = GUIDE
+        .replace("@REST@", &node.rest_port().to_string())
+        .replace("@PG@", &node.port().to_string())
+        .replace("@ETCD@", &etcd.hosts())
+        .replace("@DIR@", &node.dir().to_string_lossy())
+        .replace("@BIN@", &programs::postgres_bin().to_string_lossy())
+        .replace("@PASSWORD@", PASSWORD);
+    room.file(&node.config_file(), &text);
+    node.start(&room);
+    wait::until("the node to be primary", PATIENCE, async || {
+        let answer = node.get("/primary").await?;
+        anyhow::ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(node.one("SHOW max_connections").await.expect("ask"), "100");
+    assert_eq!(node.one("SHOW data_checksums").await.expect("ask"), "on");
+    let keys = etcd.keys("/db/postgres-cluster/").await.expect("look");
+    assert_eq!(keys.get("leader").map(String::as_str), Some("postgresql0"), "{keys:?}");
+    let unknown = node.log().to_lowercase().contains("unknown key");
+    assert!(!unknown, "a key from the guide is unknown:\n{}", node.log());
+}
