@@ -106,7 +106,7 @@ async fn what_acts_is_not_for_everybody() {
     let cluster = Cluster::of(1).start().await;
     let leader = cluster.leader().await;
     leader.query("CREATE ROLE nobody LOGIN").await.expect("make a role");
-    for action in ["tenure.switchover('n1')", "tenure.pause()", "tenure.set_config('{}')"] {
+    for action in ["tenure.switchover('n1')", "tenure.pause()", "tenure.failover('n1')"] {
         let refused = leader.query(&format!("SET ROLE nobody; SELECT {action}")).await.expect_err("a role without tenure_operator acts");
         assert_eq!(stories::node::sqlstate(&refused).as_deref(), Some("42501"), "{action}: {refused:#}");
     }
