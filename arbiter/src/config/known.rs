@@ -216,10 +216,13 @@ fn nearest(key: &str, known: &[(String, Kind)]) -> Option<String> {
         candidates.push(known.clone());
         candidates.extend(known.match_indices('.').map(|(dot, _)| known[..dot].to_owned()));
     }
+    let section = |key: &str| key.rsplit_once('.').map(|(section, _)| section.to_owned());
     let distance = |candidate: &String| {
         let whole = strsim::damerau_levenshtein(key, candidate);
         let moved = strsim::damerau_levenshtein(&word, &last(candidate)) + 2;
-        whole.min(moved)
+        // `user` for `username`: one word begins the other, in the same section.
+        let begun = word.len() >= 3 && section(key) == section(candidate) && candidate.starts_with(key);
+        if begun { 1 } else { whole.min(moved) }
     };
     let near = candidates.into_iter().min_by_key(|candidate| (distance(candidate), strsim::damerau_levenshtein(key, candidate)))?;
     (distance(&near) <= 2.max(word.len() / 3) + 1).then_some(near)

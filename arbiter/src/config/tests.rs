@@ -2,7 +2,7 @@
 
 use super::*;
 
-const MINIMAL: &str = "{scope: s, name: n, restapi: {listen: '127.0.0.1:8008'}, etcd3: {host: 'e:2379'}, postgresql: {listen: '127.0.0.1:5432', data_dir: /data}}";
+const MINIMAL: &str = "{scope: s, name: n1, restapi: {listen: '127.0.0.1:8008'}, etcd3: {host: 'e:2379'}, postgresql: {listen: '127.0.0.1:5432', data_dir: /data}}";
 
 /// A PATH on which a `postgres` is found, so that the tests don't depend on what is installed.
 fn programs() -> (tempfile::TempDir, (String, String)) {
@@ -115,8 +115,8 @@ fn the_smallest_file_is_enough() {
 fn everything_wrong_is_said_at_once_and_by_its_key() {
     for (change, to, lines) in [
         ("scope: s,", "", &["scope: is missing, and there is no default"][..]),
-        ("name: n,", "name: 'a/b',", &["name: name \"a/b\" holds the character '/'"]),
-        ("name: n,", "name: 5,", &["name: found a number, expected a text: put it in quotes"]),
+        ("name: n1,", "name: 'a/b',", &["name: name \"a/b\" holds the character '/'"]),
+        ("name: n1,", "name: 5,", &["name: found a number, expected a text: put it in quotes"]),
         ("data_dir: /data", "data_dir: data", &["postgresql.data_dir: \"data\" is not absolute"]),
         ("data_dir: /data", "datadir: /data", &["postgresql.datadir is not a known setting; did you mean postgresql.data_dir?", "postgresql.data_dir: is missing"]),
         ("data_dir: /data", "data_dir: /data, use_slots: perhaps", &["postgresql.use_slots: found a text, expected true or false"]),

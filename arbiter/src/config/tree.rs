@@ -107,7 +107,7 @@ impl<'a> At<'a> {
     pub fn text(&self) -> Option<String> {
         match self.value? {
             Value::String(text) => Some(text.clone()),
-            value @ Value::Number(_) => self.wrong(value, "a text: put it in quotes"),
+            value @ (Value::Number(_) | Value::Bool(_)) => self.wrong(value, "a text: put it in quotes"),
             value => self.wrong(value, "a text"),
         }
     }

@@ -43,6 +43,17 @@ struct Node {
     authentication: Authentication,
 }
 
+impl Drop for Node {
+    /// A failed test leaves no server behind.
+    fn drop(&mut self) {
+        let text = std::fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
+        let pid = PidFile::parse(&text).and_then(|file| rustix::process::Pid::from_raw(file.pid));
+        if let Some(pid) = pid.filter(|pid| super::postmaster::is_postgres_of(*pid, &self.data_dir())) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+        }
+    }
+}
+
 impl Node {
     fn new(programs: &Programs, room: &Path, name: &'static str) -> Node {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -154,8 +165,8 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     until("promotion", async || !standby.facts().await.unwrap().in_recovery).await;
     println!("promoted after {:?}", begin.elapsed());
     assert_eq!(standby.facts().await.unwrap().timeline, Timeline(2));
-    sql.execute("CREATE TABLE lost AS SELECT generate_series(1, 1000)").await.unwrap();
-    standby.execute("CREATE TABLE kept AS SELECT generate_series(1, 1000)").await.unwrap();
+    sql.execute("CREATE TABLE public.lost AS SELECT generate_series(1, 1000)").await.unwrap();
+    standby.execute("CREATE TABLE public.kept AS SELECT generate_series(1, 1000)").await.unwrap();
     standby.checkpoint().await.unwrap();
 
     // The old one crashes, is adopted by nobody, is rewound and follows.

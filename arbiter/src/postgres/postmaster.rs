@@ -259,7 +259,7 @@ impl Changes {
 }
 
 /// True for a process named postgres (or postmaster) that works in this data directory, as every process of a server does.
-fn is_postgres_of(pid: Pid, data_dir: &Path) -> bool {
+pub(super) fn is_postgres_of(pid: Pid, data_dir: &Path) -> bool {
     let process = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
     let Ok(directory) = fs::canonicalize(data_dir) else { return false };
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();

@@ -18,6 +18,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The server cancels our statements after 2 s; past this the connection itself is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Session settings under which no statement's text is logged, whatever happens to it.
+const QUIET: &str = "-c log_statement=none -c log_min_duration_statement=-1 -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
+    -c log_min_error_statement=panic -c log_parser_stats=off -c debug_print_parse=off -c synchronous_commit=local";
+
 /// Where the local server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalAddress {
@@ -280,11 +284,11 @@ impl LocalSql {
         self.quietly(&role_statement(credentials, &options.join(" "))).await.with_context(|| format!("create role {}", credentials.username))
     }
 
-    /// Runs statements in one transaction, out of the log, and without waiting for a synchronous standby (there may be none yet).
+    /// Runs statements in one transaction, without waiting for a synchronous standby (there may be none yet). The log is quiet from the
+    /// session's first moment: a `SET` in the same message would come too late, as the message is logged before it runs.
     async fn quietly(&self, statements: &str) -> Result<()> {
-        let quiet = "SET LOCAL log_statement = 'none'; SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_error_statement = 'panic';
-            SET LOCAL log_min_duration_sample = -1; SET LOCAL log_transaction_sample_rate = 0; SET LOCAL synchronous_commit = 'local';";
-        self.execute(&format!("BEGIN; {quiet} {statements} COMMIT;")).await
+        let client = connect(&self.config, QUIET).await?;
+        answer(client.batch_execute(statements)).await
     }
 
     async fn session(&self) -> Result<Session> {
