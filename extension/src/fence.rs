@@ -73,12 +73,12 @@ struct Pending {
     wrote_wal: bool,
     /// End of the record by which a prepared transaction was ended.
     two_phase_end: Option<u64>,
-    /// The session's own synchronous_commit, where it was raised for this transaction.
-    raised_from: Option<c_int>,
+    /// The session's own synchronous_commit, where this transaction uses another.
+    changed_from: Option<c_int>,
 }
 
 thread_local! {
-    static PENDING: Cell<Pending> = const { Cell::new(Pending { writes: false, wrote_wal: false, two_phase_end: None, raised_from: None }) };
+    static PENDING: Cell<Pending> = const { Cell::new(Pending { writes: false, wrote_wal: false, two_phase_end: None, changed_from: None }) };
     /// This session was made read-only because the fence was closed when it began.
     static MADE_READ_ONLY: Cell<bool> = const { Cell::new(false) };
     static PREVIOUS: Cell<Previous> = const { Cell::new(Previous { utility: None, executor_start: None, authentication: None }) };
@@ -142,6 +142,9 @@ fn before_commit(what: &str) {
     if !has_xid() {
         return;
     }
+    if exiting() {
+        return set_synchronous_commit(pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH.cast_signed());
+    }
     admit(page, what);
     let mut pending = PENDING.get();
     pending.writes = true;
@@ -149,6 +152,14 @@ fn before_commit(what: &str) {
     pending.wrote_wal = unsafe { pg_sys::XactLastRecEnd } != 0;
     PENDING.set(pending);
     raise_synchronous_commit();
+}
+
+/// A session that ends drops its temporary tables in one last transaction. Nobody waits to hear of that,
+/// and no signal can interrupt it, so it neither waits for the lease nor for a standby: a fast stop in a
+/// switchover, or one without its synchronous standby, would wait for it in turn.
+fn exiting() -> bool {
+    // SAFETY: a plain flag of this process.
+    unsafe { pg_sys::proc_exit_inprogress }
 }
 
 /// Lets a writer pass, holds it up to `tenure.fence_wait`, or raises the error.
@@ -189,11 +200,8 @@ fn transaction_began(page: &Page, now: Moment) -> Moment {
 fn after_commit(end: impl FnOnce(Pending) -> End) {
     let pending = PENDING.take();
     // An xid can still be drawn after the look before the commit (NOTIFY does so).
-    let why = if pending.writes || pending.two_phase_end.is_some() || (managed_page().is_some() && has_xid()) {
-        managed_page().and_then(|page| why_not_acknowledge(page, || end(pending)))
-    } else {
-        None
-    };
+    let awaited = pending.writes || pending.two_phase_end.is_some() || has_xid();
+    let why = managed_page().filter(|_| awaited && !exiting()).and_then(|page| why_not_acknowledge(page, || end(pending)));
     restore_synchronous_commit(pending);
     if let Some(why) = why {
         cut(&why);
@@ -369,28 +377,34 @@ fn cut(why: &str) {
 // ---- The least synchronous_commit --------------------------------------------------------------
 
 /// Raises this transaction's synchronous_commit to the cluster's least one where standbys are awaited.
-/// The variable and the assign hook's own copy in syncrep.c are set, not the setting: nothing is stacked,
-/// reported or kept, and `restore_synchronous_commit` puts both back.
 fn raise_synchronous_commit() {
     let least = guc::minimum_synchronous_commit() as c_int;
-    // SAFETY: settings of this process; the assign hook only sets a variable.
-    unsafe {
+    // SAFETY: settings of this process.
+    let below = unsafe {
         let names = pg_sys::SyncRepStandbyNames;
-        let session = pg_sys::synchronous_commit;
-        if session >= least || names.is_null() || *names == 0 {
-            return;
-        }
-        let mut pending = PENDING.get();
-        pending.raised_from.get_or_insert(session);
+        pg_sys::synchronous_commit < least && !names.is_null() && *names != 0
+    };
+    if below {
+        set_synchronous_commit(least);
+    }
+}
+
+/// Uses `level` for this transaction. The variable and the assign hook's own copy in syncrep.c are set,
+/// not the setting: nothing is stacked, reported or kept, and `restore_synchronous_commit` puts both back.
+fn set_synchronous_commit(level: c_int) {
+    let mut pending = PENDING.get();
+    // SAFETY: a setting of this process; the assign hook only sets a variable.
+    unsafe {
+        pending.changed_from.get_or_insert(pg_sys::synchronous_commit);
         PENDING.set(pending);
-        pg_sys::synchronous_commit = least;
-        pg_sys::assign_synchronous_commit(least, std::ptr::null_mut());
+        pg_sys::synchronous_commit = level;
+        pg_sys::assign_synchronous_commit(level, std::ptr::null_mut());
     }
 }
 
 fn restore_synchronous_commit(pending: Pending) {
-    if let Some(session) = pending.raised_from {
-        // SAFETY: as where it was raised.
+    if let Some(session) = pending.changed_from {
+        // SAFETY: as where it was set.
         unsafe {
             pg_sys::synchronous_commit = session;
             pg_sys::assign_synchronous_commit(session, std::ptr::null_mut());
