@@ -1,10 +1,137 @@
 //! `tenure`: the arbiter beside every Postgres, and the operator's tool.
 
+mod cli;
 #[allow(dead_code, reason = "wired by the daemon")]
 mod config;
+mod logging;
 #[allow(dead_code, reason = "wired by the daemon")]
 mod postgres;
+mod present;
+#[allow(dead_code, reason = "wired by the daemon")]
+mod rest;
 #[allow(dead_code, reason = "wired by the daemon")]
 mod secret;
+#[allow(dead_code, reason = "wired by the daemon")]
+mod snapshot;
 
-fn main() {}
+use clap::Parser;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// High availability for PostgreSQL, decided from inside the server.
+#[derive(Debug, Parser)]
+#[command(name = "tenure", version, propagate_version = false)]
+struct Arguments {
+    /// The tool's configuration: a node's file, or one with scope and etcd only.
+    #[arg(short, long, global = true, env = "TENURE_CONFIG_FILE", value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// Where etcd is: etcd3://HOST:PORT[,HOST:PORT]/NAMESPACE.
+    #[arg(short, long, global = true, env = "DCS_URL", visible_alias = "dcs", value_name = "URL")]
+    dcs_url: Option<String>,
+    /// Taken for compatibility: members are asked over plain HTTP.
+    #[arg(short = 'k', long, global = true)]
+    insecure: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Run the arbiter of one node.
+    Arbiter {
+        /// The node's configuration: a YAML file, or a directory of *.yml files.
+        config: PathBuf,
+    },
+    #[command(flatten)]
+    Tool(Box<cli::Command>),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            // A reader that went away (`| head`) is no failure of ours to talk about.
+            if let Some(io) = error.downcast_ref::<std::io::Error>()
+                && io.kind() == std::io::ErrorKind::BrokenPipe
+            {
+                return ExitCode::SUCCESS;
+            }
+            let hint = error.downcast_ref::<cli::context::Refusal>().and_then(|refusal| refusal.hint.clone());
+            let mut text = format!("Error: {error:#}\n");
+            if let Some(hint) = hint {
+                text.push_str(&format!("hint: {hint}\n"));
+            }
+            // Nobody is left to tell where standard error is closed.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    // One thread: the arbiter's memory budget is 12 MiB, and nothing here computes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match arguments.command {
+        Command::Arbiter { config } => runtime.block_on(arbiter(config)),
+        Command::Tool(command) => {
+            logging::start(Some("warn"), false);
+            let file = arguments.config_file.or_else(|| std::env::var_os("PATRONICTL_CONFIG_FILE").map(PathBuf::from));
+            let source = cli::context::Source { file, dcs_url: arguments.dcs_url };
+            runtime.block_on(cli::run(*command, &source)).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn arbiter(config: PathBuf) -> anyhow::Result<ExitCode> {
+    let _ = config;
+    anyhow::bail!("the daemon is not part of this build")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_and_their_options_do_not_clash() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        for line in [
+            "-c f list",
+            "list demo -e -t -f json -c f",
+            "list -W",
+            "list -w 2 --format table",
+            "list -f yml",
+            "topology -d etcd3://h:1/ns",
+            "history -f tsv",
+            "-k switchover demo --leader a --candidate b --force",
+            "switchover --primary a --scheduled 2030-01-01T00:00+00:00",
+            "failover --candidate b --force",
+            "restart demo a b --force",
+            "restart demo -r replica --pending --pg-version 15.3 --timeout 10 --any",
+            "reload demo a",
+            "reinit demo a --force --from-leader --wait",
+            "pause --wait",
+            "resume demo",
+            "edit-config -s ttl=20 -p work_mem=4MB --force -q",
+            "edit-config --apply - --force",
+            "edit-config --replace f",
+            "show-config demo",
+            "flush demo switchover --force",
+            "dsn -r replica",
+            "dsn -m a",
+            "version demo a",
+            "validate f",
+            "arbiter f",
+        ] {
+            let words = std::iter::once("tenure").chain(line.split_whitespace());
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+        assert_eq!(Arguments::try_parse_from(["tenure", "list", "--nonsense"]).map(|_| ()).map_err(|error| error.exit_code()), Err(2));
+    }
+}

@@ -304,7 +304,6 @@ pub fn confirm(question: &str) -> Result<bool> {
 
 /// The words of a role option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[expect(missing_docs, reason = "each is the option's own word")]
 pub enum RoleFilter {
     Leader,
     #[value(alias = "master")]

@@ -1,0 +1,282 @@
+//! `tenure list`: the members, as a table or for a program.
+
+use super::context::{self, Target, Tool, print, refuse};
+use super::table::{self, Column};
+use crate::present::{self, Ordered, Position, Row};
+use anyhow::Result;
+use cluster::view::{ClusterView, Initialize};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How to write tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// A drawn table.
+    #[default]
+    #[value(alias = "table")]
+    Pretty,
+    /// A drawn table, members as a tree.
+    #[value(skip)]
+    Topology,
+    /// Tab-separated lines with titles.
+    Tsv,
+    /// One JSON array.
+    Json,
+    /// A YAML list.
+    #[value(alias = "yml")]
+    Yaml,
+}
+
+/// Show the members of a cluster.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names of clusters; the configured one where none is given.
+    pub clusters: Vec<String>,
+    /// The Citus group.
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// Show pending restarts, planned restarts and tags even where there are none.
+    #[arg(short, long)]
+    pub extended: bool,
+    /// Print the time before each table.
+    #[arg(short, long)]
+    pub timestamp: bool,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Show again whenever something changed.
+    #[arg(short = 'W')]
+    pub follow: bool,
+    /// Show again every so many seconds.
+    #[arg(short, long, value_name = "SECONDS")]
+    pub watch: Option<f64>,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
+    let names: Vec<Option<&str>> = if args.clusters.is_empty() { vec![None] } else { args.clusters.iter().map(|name| Some(name.as_str())).collect() };
+    let targets = names.into_iter().map(|name| tool.target(name, args.group)).collect::<Result<Vec<_>>>()?;
+    if !args.follow && args.watch.is_none() {
+        return show_all(&targets, args, false).await;
+    }
+    let wake = Arc::new(Notify::new());
+    let watchers = futures_util::future::join_all(targets.iter().map(|target| dcs::watch::keep_watching(target.etcd.clone(), wake.clone())));
+    // Positions are written more often than anybody reads: at most one picture in this time.
+    let pace = args.watch.filter(|seconds| seconds.is_finite() && *seconds > 0.0).map_or(Duration::from_secs(2), Duration::from_secs_f64);
+    let pictures = async {
+        loop {
+            if let Err(error) = show_all(&targets, args, true).await {
+                print(format!("Error: {error:#}"))?;
+            }
+            tokio::time::sleep(pace).await;
+            if args.watch.is_none() {
+                wake.notified().await;
+            }
+        }
+    };
+    tokio::select! {
+        _ = watchers => Ok(()),
+        ended = pictures => ended,
+    }
+}
+
+async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
+    let mut text = String::new();
+    for target in targets {
+        if args.timestamp {
+            let now = context::timestamp();
+            text.push_str(&format!("{}\n", now.split('.').next().unwrap_or(&now)));
+        }
+        text.push_str(&members(&target.view().await?, target.scope.as_str(), args.extended, args.format)?);
+    }
+    // Clear the screen and go home only when there is something new to show, so that nothing flickers.
+    print(format!("{}{text}", if clear { "\x1b[2J\x1b[H" } else { "" }))
+}
+
+/// The members of one cluster in this format, with what else is worth a line.
+pub fn members(view: &ClusterView, cluster: &str, extended: bool, format: Format) -> Result<String> {
+    let rows = present::rows(view);
+    let rows = if format == Format::Topology { present::as_tree(rows) } else { rows };
+    let shown = [
+        rows.iter().any(|row| row.pending_restart),
+        rows.iter().any(|row| row.pending_restart_reason.is_some()),
+        rows.iter().any(|row| row.scheduled_restart.is_some()),
+        rows.iter().any(|row| !row.tags.is_empty()),
+    ]
+    .map(|used| used || extended);
+    let with_port = needs_port(&rows);
+    let drawn = matches!(format, Format::Pretty | Format::Topology);
+    let elements: Vec<Vec<(&'static str, Value)>> = rows.iter().map(|row| fields(row, cluster, with_port, shown, drawn)).collect();
+    match format {
+        Format::Json => Ok(serde_json::to_string(&objects(elements))? + "\n"),
+        Format::Yaml => yaml(&objects(elements)),
+        Format::Tsv => {
+            let mut lines = vec![titles(shown).join("\t")];
+            lines.extend(elements.iter().map(|row| row.iter().map(|(_, value)| text(value, false)).collect::<Vec<_>>().join("\t")));
+            Ok(lines.join("\n") + "\n")
+        }
+        Format::Pretty | Format::Topology => {
+            let identity = match view.initialize.as_ref().map(|key| &key.value) {
+                None => "uninitialized",
+                Some(Initialize::Running) => "initializing",
+                Some(Initialize::Done(id)) => id.0.as_str(),
+            };
+            let columns: Vec<Column> = titles(shown).into_iter().skip(1).map(column).collect();
+            let block = format == Format::Pretty;
+            let cells: Vec<Vec<String>> = elements.iter().map(|row| row.iter().skip(1).map(|(_, value)| text(value, block)).collect()).collect();
+            let mut drawn = table::pretty(Some(&format!(" Cluster: {cluster} ({identity}) ")), &columns, &cells);
+            drawn.push_str(&footer(view));
+            Ok(drawn)
+        }
+    }
+}
+
+/// A list of objects as YAML, or the reason why not.
+pub fn yaml<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_saphyr::to_string(value).map_err(|error| refuse(format!("write YAML: {error}")))
+}
+
+fn titles(shown: [bool; 4]) -> Vec<&'static str> {
+    let mut titles = vec!["Cluster", "Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"];
+    let optional = ["Pending restart", "Pending restart reason", "Scheduled restart", "Tags"];
+    titles.extend(optional.into_iter().zip(shown).filter(|(_, shown)| *shown).map(|(title, _)| title));
+    titles
+}
+
+fn column(title: &'static str) -> Column {
+    let right = matches!(title, "TL" | "Receive LSN" | "Receive Lag" | "Replay LSN" | "Replay Lag");
+    let title = if title.ends_with(" Lag") { "Lag" } else { title };
+    Column { title, right }
+}
+
+/// Hosts are shown with their port where one is not PostgreSQL's own, or where two members share a host.
+fn needs_port(rows: &[Row]) -> bool {
+    let addresses: Vec<_> = rows.iter().filter_map(|row| row.address.as_ref()).collect();
+    let hosts: std::collections::BTreeSet<_> = addresses.iter().map(|(host, _)| host).collect();
+    addresses.iter().any(|(_, port)| *port != 5432) || hosts.len() < addresses.len()
+}
+
+fn fields(row: &Row, cluster: &str, with_port: bool, shown: [bool; 4], drawn: bool) -> Vec<(&'static str, Value)> {
+    let host = match &row.address {
+        Some((host, port)) if with_port => format!("{host}:{port}"),
+        Some((host, _)) => host.clone(),
+        None => String::new(),
+    };
+    let lsn = |position: Option<Position>| json!(position.map_or("unknown".to_owned(), |position| position.lsn.to_string()));
+    let megabytes = |position: Option<Position>| position.map_or(json!(""), |position| json!((position.lag_bytes as f64 / 1_048_576.0).round_ties_even() as u64));
+    let positions = match row.positions {
+        Some(positions) => [lsn(positions.receive), megabytes(positions.receive), lsn(positions.replay), megabytes(positions.replay)],
+        None => [json!(""), json!(""), json!(""), json!("")],
+    };
+    let values = [json!(cluster), json!(row.name), json!(host), json!(row.role.title()), json!(row.state), row.timeline.map_or(json!(""), |timeline| json!(timeline))];
+    let values = values.into_iter().chain(positions);
+    let optional = [
+        json!(if row.pending_restart { "*" } else { "" }),
+        json!(restart_reason(row, drawn)),
+        json!(scheduled_restart(row)),
+        if row.tags.is_empty() { json!("") } else { json!(row.tags) },
+    ];
+    let optional = optional.into_iter().zip(shown).filter(|(_, shown)| *shown).map(|(value, _)| value);
+    titles(shown).into_iter().zip(values.chain(optional)).collect()
+}
+
+/// `guc: old->new`, one line each; a long one is cut out of a drawn table.
+fn restart_reason(row: &Row, drawn: bool) -> String {
+    let line = |(setting, values): (&String, &Value)| {
+        let part = |key: &str| values.get(key).map_or(String::new(), |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        let line = format!("{setting}: {}->{}", part("old_value"), part("new_value"));
+        if drawn && line.chars().count() > 50 { format!("{setting}: [hidden - too long]") } else { line }
+    };
+    row.pending_restart_reason.iter().flatten().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn scheduled_restart(row: &Row) -> String {
+    let Some(scheduled) = &row.scheduled_restart else { return String::new() };
+    let at = scheduled.get("schedule").and_then(Value::as_str).unwrap_or("");
+    match scheduled.get("postgres_version").and_then(Value::as_str) {
+        Some(version) => format!("{at} if version < {version}"),
+        None => at.to_owned(),
+    }
+}
+
+/// Objects without their empty fields.
+fn objects(rows: Vec<Vec<(&'static str, Value)>>) -> Vec<Ordered> {
+    rows.into_iter().map(|row| Ordered(row.into_iter().filter(|(_, value)| value.as_str() != Some("")).collect())).collect()
+}
+
+/// A value as a cell. Tags: one per line in a block, else in one line.
+fn text(value: &Value, block: bool) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(tags) => {
+            let pair = |(tag, value): (&String, &Value)| format!("{tag}: {}", text(value, false));
+            let pairs: Vec<String> = tags.iter().map(pair).collect();
+            if block { pairs.join("\n") } else { format!("{{{}}}", pairs.join(", ")) }
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Maintenance mode, and a switchover that waits for its time.
+fn footer(view: &ClusterView) -> String {
+    let mut lines = String::new();
+    if view.config().paused() {
+        lines.push_str(" Maintenance mode: on\n");
+    }
+    if let Some(request) = view.request()
+        && let Some(at) = &request.value.scheduled_at
+    {
+        lines.push_str(&format!(" Switchover scheduled at: {at}\n"));
+        if request.value.is_switchover() {
+            lines.push_str(&format!("                    from: {}\n", request.value.leader.as_deref().unwrap_or("")));
+        }
+        if let Some(candidate) = request.value.candidate() {
+            lines.push_str(&format!("                      to: {candidate}\n"));
+        }
+    }
+    for key in &view.unreadable {
+        lines.push_str(&format!(" Can't be read: {key}\n"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::present::tests::{member, sample};
+    use cluster::config::DynamicConfig;
+    use cluster::failover::FailoverRequest;
+    use cluster::view::Versioned;
+
+    #[test]
+    fn the_table_is_the_one_people_know() {
+        let mut view = sample();
+        view.members.get_mut(&cluster::name::MemberName::new("n2").unwrap()).unwrap().member.tags.0.clear();
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Pretty).unwrap(), @r"");
+    }
+
+    #[test]
+    fn extended_with_tags_restart_pause_and_a_planned_switchover() {
+        let mut view = sample();
+        member(&mut view, "n1", r#"{"conn_url":"postgres://db1/postgres","api_url":"","state":"running","role":"replica","pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"150"}},"tags":{"clonefrom":true,"nofailover":true}}"#);
+        view.config = Some(Versioned { value: DynamicConfig(serde_json::from_str(r#"{"pause":true}"#).unwrap()), revision: 2 });
+        let request = FailoverRequest { leader: Some("n0".into()), member: Some("n1".into()), scheduled_at: Some("2027-01-01T00:00:00+00:00".into()), ..Default::default() };
+        view.failover = Some(Versioned { value: request, revision: 4 });
+        insta::assert_snapshot!(members(&view, "demo", true, Format::Pretty).unwrap(), @r"");
+    }
+
+    #[test]
+    fn rows_for_programs() {
+        let view = sample();
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Json).unwrap(), @r"");
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Tsv).unwrap().replace('\t', "|"), @r"");
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Yaml).unwrap(), @r"");
+    }
+
+    #[test]
+    fn the_topology_indents() {
+        insta::assert_snapshot!(members(&sample(), "demo", false, Format::Topology).unwrap(), @r"");
+    }
+}

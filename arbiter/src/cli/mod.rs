@@ -1,0 +1,75 @@
+//! The operator's commands: one file each, and what they share.
+
+pub mod context;
+mod handover;
+mod http;
+mod members;
+pub mod table;
+
+pub mod dsn;
+pub mod edit_config;
+pub mod failover;
+pub mod flush;
+pub mod history;
+pub mod list;
+pub mod pause;
+pub mod reinit;
+pub mod reload;
+pub mod restart;
+pub mod show_config;
+pub mod switchover;
+pub mod topology;
+pub mod validate;
+pub mod version;
+
+use anyhow::Result;
+use context::{Source, Tool};
+
+/// What the operator asks for.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    List(list::Args),
+    Topology(topology::Args),
+    History(history::Args),
+    Switchover(switchover::Args),
+    Failover(failover::Args),
+    Restart(restart::Args),
+    Reload(reload::Args),
+    Reinit(reinit::Args),
+    /// Switch maintenance mode on: no automatic failover.
+    Pause(pause::Args),
+    /// Switch maintenance mode off.
+    Resume(pause::Args),
+    ShowConfig(show_config::Args),
+    EditConfig(edit_config::Args),
+    Flush(flush::Args),
+    Dsn(dsn::Args),
+    Version(version::Args),
+    Validate(validate::Args),
+}
+
+/// Runs one command.
+pub async fn run(command: Command, source: &Source) -> Result<()> {
+    if let Command::Validate(args) = &command {
+        return validate::run(args);
+    }
+    let tool = Tool::load(source)?;
+    match command {
+        Command::List(args) => list::run(&tool, &args).await,
+        Command::Topology(args) => topology::run(&tool, &args).await,
+        Command::History(args) => history::run(&tool, &args).await,
+        Command::Switchover(args) => switchover::run(&tool, args).await,
+        Command::Failover(args) => failover::run(&tool, args).await,
+        Command::Restart(args) => restart::run(&tool, &args).await,
+        Command::Reload(args) => reload::run(&tool, &args).await,
+        Command::Reinit(args) => reinit::run(&tool, &args).await,
+        Command::Pause(args) => pause::run(&tool, &args, true).await,
+        Command::Resume(args) => pause::run(&tool, &args, false).await,
+        Command::ShowConfig(args) => show_config::run(&tool, &args).await,
+        Command::EditConfig(args) => edit_config::run(&tool, &args).await,
+        Command::Flush(args) => flush::run(&tool, &args).await,
+        Command::Dsn(args) => dsn::run(&tool, &args).await,
+        Command::Version(args) => version::run(&tool, &args).await,
+        Command::Validate(args) => validate::run(&args),
+    }
+}

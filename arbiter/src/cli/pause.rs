@@ -1,0 +1,89 @@
+//! `tenure pause` and `tenure resume`: maintenance mode on and off.
+
+use super::context::{Target, Tool, print, refuse, refuse_with};
+use anyhow::Result;
+use cluster::config::DynamicConfig;
+use cluster::name::MemberName;
+use cluster::view::ClusterView;
+use dcs::{Dcs, Error};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Longest wait for all members to have seen it.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Switch maintenance mode.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The cluster's name; the configured one where none is given.
+    pub cluster: Option<String>,
+    /// The Citus group.
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// Wait until every member has seen it.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Runs either command.
+pub async fn run(tool: &Tool, args: &Args, paused: bool) -> Result<()> {
+    let target = tool.target(args.cluster.as_deref(), args.group)?;
+    let mut view = target.view().await?;
+    // Another writer may come between our read and our write; what it wrote is kept.
+    for _ in 0..5 {
+        if view.config().paused() == paused {
+            return Err(refuse(format!("Cluster is {} paused", if paused { "already" } else { "not" })));
+        }
+        match target.etcd.write_config(&changed(view.config(), paused), ClusterView::revision_of(&view.config)).await {
+            Ok(_) if args.wait => return wait(&target, paused).await,
+            Ok(_) => return print(success(paused)),
+            Err(Error::Lost(_)) => view = target.view().await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(refuse_with("the configuration kept changing while it was being written", "try again"))
+}
+
+fn success(paused: bool) -> String {
+    format!("Success: cluster management is {}", if paused { "paused" } else { "resumed" })
+}
+
+fn changed(config: &DynamicConfig, paused: bool) -> DynamicConfig {
+    let mut config = config.clone();
+    if paused {
+        config.0.insert("pause".to_owned(), json!(true));
+    } else {
+        config.0.remove("pause");
+    }
+    config
+}
+
+async fn wait(target: &Target, paused: bool) -> Result<()> {
+    print(format!("'{}' request sent, waiting until it is recognized by all nodes", if paused { "pause" } else { "resume" }))?;
+    let wake = Arc::new(Notify::new());
+    let mut missing: Vec<MemberName> = Vec::new();
+    let looking = async {
+        loop {
+            wake.notified().await;
+            if let Ok(view) = target.etcd.load_view().await {
+                let seen = |entry: &cluster::member::MemberEntry| entry.member.other.get("pause").and_then(Value::as_bool).unwrap_or(false) == paused;
+                missing = view.members.iter().filter(|(_, entry)| !seen(entry)).map(|(name, _)| name.clone()).collect();
+                if missing.is_empty() {
+                    return;
+                }
+            }
+        }
+    };
+    let all = tokio::select! {
+        () = looking => true,
+        () = dcs::watch::keep_watching(target.etcd.clone(), wake.clone()) => false,
+        () = tokio::time::sleep(BOUND) => false,
+    };
+    if all {
+        return print(success(paused));
+    }
+    let names = missing.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ");
+    Err(refuse_with(format!("{names} did not recognize it within {} s; the setting is written", BOUND.as_secs()), "look at the log of these members"))
+}

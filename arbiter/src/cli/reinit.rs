@@ -1,0 +1,84 @@
+//! `tenure reinit`: replace a standby's data by a new copy.
+
+use super::context::{Tool, print, refuse};
+use super::members;
+use anyhow::Result;
+use cluster::name::MemberName;
+use dcs::Dcs;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The member answers once the job has begun.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Make a new copy of the data on standbys.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// [CLUSTER] [MEMBER...]
+    pub words: Vec<String>,
+    /// The Citus group.
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// Without questions, also where another job must be ended first.
+    #[arg(long)]
+    pub force: bool,
+    /// Copy from the leader.
+    #[arg(long)]
+    pub from_leader: bool,
+    /// Wait until the new copies run.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
+    let chosen = members::choose(tool, &args.words, args.group, None, args.force, "reinitialize").await?;
+    chosen.are_you_sure(args.force, "reinitialize")?;
+    let body = json!({"force": args.force, "from_leader": args.from_leader});
+    let mut done = Vec::new();
+    let mut waiting: Vec<MemberName> = Vec::new();
+    for name in &chosen.members {
+        match chosen.ask(tool, name, "POST", "reinitialize", Some(&body), BOUND).await {
+            Ok((200, _)) => {
+                print(format!("Success: reinitialize for member {name}"))?;
+                waiting.push(name.clone());
+                done.push(true);
+            }
+            answer => done.push(members::report(name, "reinitialize", answer)?),
+        }
+    }
+    members::all_done("reinitialize", &done)?;
+    if args.wait && !waiting.is_empty() {
+        print(format!("Waiting for reinitialize to complete on: {}", waiting.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")))?;
+        wait(&chosen, waiting).await?;
+    }
+    Ok(())
+}
+
+/// Looks whenever the cluster changed: a member is done when it was seen at work and then runs again.
+async fn wait(chosen: &members::Chosen, mut waiting: Vec<MemberName>) -> Result<()> {
+    let wake = Arc::new(Notify::new());
+    let etcd = chosen.target.etcd.clone();
+    let mut at_work: Vec<MemberName> = Vec::new();
+    let looking = async {
+        loop {
+            wake.notified().await;
+            let Ok(view) = etcd.load_view().await else { continue };
+            let runs = |name: &MemberName| view.members.get(name).is_some_and(|entry| entry.member.is_running());
+            at_work.extend(waiting.iter().filter(|name| !runs(name)).cloned());
+            for name in waiting.iter().filter(|name| runs(name) && at_work.contains(name)) {
+                print(format!("Reinitialize is completed on: {name}"))?;
+            }
+            waiting.retain(|name| !(runs(name) && at_work.contains(name)));
+            if waiting.is_empty() {
+                return Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        ended = looking => ended,
+        () = dcs::watch::keep_watching(etcd.clone(), wake.clone()) => Err(refuse("the watch on the cluster ended")),
+    }
+}

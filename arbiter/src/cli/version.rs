@@ -1,0 +1,76 @@
+//! `tenure version`: of this tool, of each member, and of its PostgreSQL.
+
+use super::context::{Tool, print};
+use super::http;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::time::Duration;
+
+/// A status is answered at once, or the member is not well.
+const BOUND: Duration = Duration::from_secs(3);
+
+/// Show versions.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// [CLUSTER] [MEMBER...]; only the tool's own version where no cluster is configured.
+    pub words: Vec<String>,
+    /// The Citus group.
+    #[arg(long)]
+    pub group: Option<u32>,
+}
+
+/// The tool's own.
+pub fn own() -> String {
+    format!("tenure version {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
+    print(own())?;
+    let (cluster, names) = tool.cluster_and_members(&args.words);
+    if cluster.is_none() && tool.scope().is_none() {
+        return Ok(());
+    }
+    let view = tool.target(cluster, args.group)?.view().await?;
+    print("")?;
+    for (name, entry) in &view.members {
+        if names.is_empty() || names.iter().any(|wished| wished == name.as_str()) {
+            let ours = entry.member.tenure.as_ref().map(|facts| facts.version.clone()).filter(|version| !version.is_empty());
+            let asked = http::ask(&entry.member.api_url, "GET", "patroni", None, tool.authentication.as_ref(), BOUND).await;
+            match asked.and_then(|(_, text)| line(&text, ours.as_deref())) {
+                Ok(line) => print(format!("{name}: {line}"))?,
+                Err(error) => print(format!("{name}: failed to get version: {error:#}"))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn line(status: &str, ours: Option<&str>) -> Result<String> {
+    let status: Value = serde_json::from_str(status).context("understand the status")?;
+    let surface = status.get("patroni").and_then(|patroni| patroni.get("version")).and_then(Value::as_str).unwrap_or("unknown");
+    let program = match ours {
+        Some(version) => format!("pg_tenure {version} (Patroni {surface})"),
+        None => format!("Patroni {surface}"),
+    };
+    let postgres = status.get("server_version").and_then(Value::as_u64).map(|version| format!(" PostgreSQL {}", postgres_version(version)));
+    Ok(program + &postgres.unwrap_or_default())
+}
+
+/// 150020 is 15.20; before 10 there were three parts.
+fn postgres_version(version: u64) -> String {
+    if version < 100_000 { format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100) } else { format!("{}.{}", version / 10_000, version % 100) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_read_as_people_write_them() {
+        let status = r#"{"server_version":150020,"patroni":{"version":"4.1.5"}}"#;
+        assert_eq!(line(status, None).unwrap(), "Patroni 4.1.5 PostgreSQL 15.20");
+        assert_eq!(line(status, Some("0.1.0")).unwrap(), "pg_tenure 0.1.0 (Patroni 4.1.5) PostgreSQL 15.20");
+        assert_eq!(postgres_version(90623), "9.6.23");
+    }
+}

@@ -1,0 +1,2 @@
+//! REST.
+pub mod outcome;
