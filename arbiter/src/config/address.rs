@@ -122,7 +122,9 @@ mod tests {
     fn a_server_listens_on_several_addresses_with_one_port() {
         let listen = Listen::parse("127.0.0.1, [::1],10.0.0.1:5433", 5432).unwrap();
         assert_eq!((listen.addresses().as_str(), listen.port), ("127.0.0.1,::1,10.0.0.1", 5433));
-        for (text, host) in [("*:1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.0.0.1,127.0.0.1", "127.0.0.1"), ("10.0.0.1", "10.0.0.1"), ("::", "::1")] {
+        for (text, host) in
+            [("*:1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.0.0.1,127.0.0.1", "127.0.0.1"), ("10.0.0.1", "10.0.0.1"), ("::", "::1")]
+        {
             assert_eq!(Listen::parse(text, 5432).unwrap().local_host(), host);
         }
     }

@@ -148,7 +148,17 @@ const KEYS: &[(&str, Kind)] = &[
 
 /// Keys below `postgresql.authentication.<role>`.
 pub const CREDENTIALS: [&str; 12] = [
-    "username", "password", "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "gssencmode", "channel_binding",
+    "username",
+    "password",
+    "sslmode",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
+    "sslrootcert",
+    "sslcrl",
+    "sslcrldir",
+    "gssencmode",
+    "channel_binding",
     "sslnegotiation",
 ];
 /// Roles below `postgresql.authentication`.
@@ -166,7 +176,9 @@ pub fn survey(root: &Map<String, Value>) -> Survey {
     for method in methods(root) {
         known.push((format!("postgresql.{method}"), NotServed("a method's section; only pg_basebackup makes replicas")));
     }
-    if let Some(method) = root.get("bootstrap").and_then(|section| section.get("method")).and_then(Value::as_str).filter(|method| *method != "initdb") {
+    if let Some(method) =
+        root.get("bootstrap").and_then(|section| section.get("method")).and_then(Value::as_str).filter(|method| *method != "initdb")
+    {
         known.push((format!("bootstrap.{method}"), NotServed("a method's section; only initdb makes a new cluster")));
     }
     let mut survey = Survey::default();
@@ -262,7 +274,10 @@ mod tests {
         assert_eq!(survey.unknown, Vec::<String>::new());
         assert_eq!(
             survey.not_served,
-            ["bootstrap.wal_e: a method's section; only initdb makes a new cluster", "postgresql.pgbackrest: a method's section; only pg_basebackup makes replicas"]
+            [
+                "bootstrap.wal_e: a method's section; only initdb makes a new cluster",
+                "postgresql.pgbackrest: a method's section; only pg_basebackup makes replicas"
+            ]
         );
     }
 

@@ -31,7 +31,17 @@ const VARIABLES: [(&str, &str); 22] = [
 
 const ETCD: [&str; 9] = ["host", "hosts", "url", "protocol", "username", "password", "cacert", "cert", "key"];
 const CREDENTIALS: [&str; 12] = [
-    "username", "password", "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "gssencmode", "channel_binding",
+    "username",
+    "password",
+    "sslmode",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
+    "sslrootcert",
+    "sslcrl",
+    "sslcrldir",
+    "gssencmode",
+    "channel_binding",
     "sslnegotiation",
 ];
 

@@ -45,7 +45,10 @@ fn a_debian_node_starts_as_its_file_is() {
     let ssl = [("sslmode".to_owned(), "verify-full".to_owned()), ("sslrootcert".to_owned(), "/etc/ssl/ca.crt".to_owned())];
     assert_eq!(postgres.authentication.replication.connection, ssl);
     let option = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
-    assert_eq!(config.bootstrap.initdb, [option("encoding", Some("UTF8")), option("data-checksums", None), option("locale", Some("en_US.UTF-8"))]);
+    assert_eq!(
+        config.bootstrap.initdb,
+        [option("encoding", Some("UTF8")), option("data-checksums", None), option("locale", Some("en_US.UTF-8"))]
+    );
     assert_eq!(config.bootstrap.users[0].options, ["createrole", "createdb"]);
     assert_eq!(config.bootstrap.dcs["ttl"], 30);
     assert_eq!(config.tags["datacenter"], "fra1");
@@ -64,13 +67,19 @@ fn a_pgbackrest_node_starts_and_is_told_what_is_not_served() {
     assert_eq!((config.namespace.as_str(), config.rest.connect_address.to_string()), ("/service", "10.1.0.2:8008".to_owned()));
     assert_eq!(config.etcd.password.as_ref().map(Secret::reveal), Some("0123"));
     let postgres = &config.postgres;
-    assert_eq!((postgres.listen.addresses(), postgres.connect_address.to_string()), ("10.1.0.2,127.0.0.1".to_owned(), "10.1.0.2:5433".to_owned()));
+    assert_eq!(
+        (postgres.listen.addresses(), postgres.connect_address.to_string()),
+        ("10.1.0.2,127.0.0.1".to_owned(), "10.1.0.2:5433".to_owned())
+    );
     assert_eq!((postgres.use_unix_socket, postgres.pg_ctl_timeout_s, postgres.use_slots), (true, Some(120), None));
     assert_eq!(postgres.basebackup.len(), 3);
     assert_eq!(postgres.callbacks.on_stop.as_deref(), Some("/etc/patroni/callback.sh"));
     assert!(postgres.recovery_conf["restore_command"].contains("archive-get"));
     assert_eq!(postgres.pgpass, Path::new("/data/pg.pgpass"));
-    assert_eq!((postgres.authentication.superuser.username.as_str(), postgres.authentication.replication.username.as_str()), ("postgres", "replicator"));
+    assert_eq!(
+        (postgres.authentication.superuser.username.as_str(), postgres.authentication.replication.username.as_str()),
+        ("postgres", "replicator")
+    );
     assert_eq!(config.bootstrap.initdb.len(), 2);
     assert_eq!(config.bootstrap.post_bootstrap.as_deref(), Some("/usr/local/bin/after_bootstrap.sh"));
     let keys: Vec<&str> = config.not_served.iter().filter_map(|line| line.split(':').next()).collect();
@@ -118,11 +127,19 @@ fn everything_wrong_is_said_at_once_and_by_its_key() {
         ("name: n1,", "name: 'a/b',", &["name: name \"a/b\" holds the character '/'"]),
         ("name: n1,", "name: 5,", &["name: found a number, expected a text: put it in quotes"]),
         ("data_dir: /data", "data_dir: data", &["postgresql.data_dir: \"data\" is not absolute"]),
-        ("data_dir: /data", "datadir: /data", &["postgresql.datadir is not a known setting; did you mean postgresql.data_dir?", "postgresql.data_dir: is missing"]),
+        (
+            "data_dir: /data",
+            "datadir: /data",
+            &["postgresql.datadir is not a known setting; did you mean postgresql.data_dir?", "postgresql.data_dir: is missing"],
+        ),
         ("data_dir: /data", "data_dir: /data, use_slots: perhaps", &["postgresql.use_slots: found a text, expected true or false"]),
         ("data_dir: /data", "data_dir: /data, pg_hba: local", &["postgresql.pg_hba: found a text, expected a list of texts"]),
         ("data_dir: /data", "data_dir: /data, parameters: [a]", &["postgresql.parameters: found a list, expected a map"]),
-        ("data_dir: /data", "data_dir: /data, basebackup: [pgdata: /x]", &["postgresql.basebackup.pgdata: this option is not yours to give"]),
+        (
+            "data_dir: /data",
+            "data_dir: /data, basebackup: [pgdata: /x]",
+            &["postgresql.basebackup.pgdata: this option is not yours to give"],
+        ),
         ("data_dir: /data", "data_dir: /data, bin_dir: /nowhere", &["postgresql.bin_dir: there is no program /nowhere/postgres"]),
         ("'127.0.0.1:5432'", "'0.0.0.0:5432'", &["postgresql.connect_address: is missing, and the listen address is no address"]),
         ("'127.0.0.1:5432'", "'127.0.0.1:port'", &["postgresql.listen: expected host:port"]),

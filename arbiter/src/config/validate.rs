@@ -3,8 +3,8 @@
 use super::known;
 use super::tree::{At, described, truth};
 use super::{
-    Authentication, BootstrapConfig, BootstrapUser, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig, PostgresConfig,
-    RestConfig,
+    Authentication, BootstrapConfig, BootstrapUser, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
+    PostgresConfig, RestConfig,
 };
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
@@ -15,7 +15,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Validates a whole tree. `not_served` comes from the survey and grows by what only the values tell.
-pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, mut not_served: Vec<String>) -> Result<NodeConfig, Vec<String>> {
+pub fn node(
+    root: &Map<String, Value>,
+    environment: &BTreeMap<String, String>,
+    mut not_served: Vec<String>,
+) -> Result<NodeConfig, Vec<String>> {
     let errors = RefCell::new(Vec::new());
     let at = |name: &str| At::root(root, name, &errors);
     let scope = named(&at("scope"));
@@ -30,7 +34,9 @@ pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, m
     let namespace = at("namespace").text().unwrap_or_else(|| "service".to_owned());
     let namespace = format!("/{}", namespace.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
     // What is missing has been noted, so all are there where nothing was noted.
-    let (Some(scope), Some(name), Some(rest), Some(etcd), Some(postgres), true) = (scope, name, rest, etcd, postgres, errors.borrow().is_empty()) else {
+    let (Some(scope), Some(name), Some(rest), Some(etcd), Some(postgres), true) =
+        (scope, name, rest, etcd, postgres, errors.borrow().is_empty())
+    else {
         return Err(errors.into_inner());
     };
     Ok(NodeConfig { scope, namespace, name, rest, etcd, bootstrap, postgres, tags, log, watchdog, citus, ctl, not_served })
@@ -126,7 +132,8 @@ fn endpoints(at: &At<'_>, protocol: &str) -> Option<Vec<String>> {
         }
         None => at.at("url").text().or_else(|| at.at("host").text()).into_iter().collect(),
     };
-    let listed: Vec<&str> = listed.iter().map(|host| host.trim().trim_matches(['"', '\'']).trim()).filter(|host| !host.is_empty()).collect();
+    let listed: Vec<&str> =
+        listed.iter().map(|host| host.trim().trim_matches(['"', '\'']).trim()).filter(|host| !host.is_empty()).collect();
     if listed.is_empty() {
         at.note("names no host: give hosts, host or url");
         return None;

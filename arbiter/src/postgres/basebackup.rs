@@ -2,7 +2,7 @@
 
 use super::initdb::{LongOption, as_argument};
 use super::marker::Incomplete;
-use super::{Programs, empty_directory, tail};
+use super::{Programs, empty_directory, sync_data_directory, tail};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Stdio;
@@ -10,8 +10,23 @@ use tokio::io::AsyncReadExt;
 
 /// Options that are ours to give, or that would make something else than a data directory, as in Patroni.
 pub const FORBIDDEN: [&str; 17] = [
-    "pgdata", "format", "wal-method", "xlog-method", "gzip", "compress", "version", "dbname", "host", "port", "username", "password",
-    "no-password", "progress", "target", "no-sync", "nosync",
+    "pgdata",
+    "format",
+    "wal-method",
+    "xlog-method",
+    "gzip",
+    "compress",
+    "version",
+    "dbname",
+    "host",
+    "port",
+    "username",
+    "password",
+    "no-password",
+    "progress",
+    "target",
+    "no-sync",
+    "nosync",
 ];
 
 /// Clones from `conninfo` (which names its passfile) into `data_dir`, emptied first. `what` goes into the mark
@@ -28,7 +43,10 @@ pub async fn basebackup(
     let mark = Incomplete::of(data_dir);
     mark.set(what).await?;
     empty_directory(data_dir).await?;
-    let copied = copy(programs, data_dir, conninfo, options, &mut progress).await;
+    let mut copied = copy(programs, data_dir, conninfo, options, &mut progress).await;
+    if copied.is_ok() {
+        copied = sync_data_directory(data_dir).await;
+    }
     if copied.is_err() {
         empty_directory(data_dir).await.context("clean up after pg_basebackup")?;
     }
@@ -60,7 +78,7 @@ async fn copy(programs: &Programs, data_dir: &Path, conninfo: &str, options: &[L
 
 fn arguments(conninfo: &str, options: &[LongOption]) -> Vec<String> {
     let mut arguments: Vec<String> =
-        ["--wal-method=stream", "--no-password", "--progress"].iter().map(|argument| (*argument).to_owned()).collect();
+        ["--wal-method=stream", "--no-password", "--progress", "--no-sync"].iter().map(|argument| (*argument).to_owned()).collect();
     if !options.iter().any(|(name, _)| name == "checkpoint") {
         arguments.push("--checkpoint=fast".to_owned());
     }
@@ -127,10 +145,23 @@ mod tests {
 
     #[test]
     fn the_users_options_come_between_and_may_spread_the_checkpoint() {
-        let options = [("max-rate".to_owned(), Some("100M".to_owned())), ("checkpoint".to_owned(), Some("spread".to_owned())), ("verbose".to_owned(), None)];
+        let options = [
+            ("max-rate".to_owned(), Some("100M".to_owned())),
+            ("checkpoint".to_owned(), Some("spread".to_owned())),
+            ("verbose".to_owned(), None),
+        ];
         assert_eq!(
             arguments("host=a", &options),
-            ["--wal-method=stream", "--no-password", "--progress", "--max-rate=100M", "--checkpoint=spread", "--verbose", "--dbname=host=a"]
+            [
+                "--wal-method=stream",
+                "--no-password",
+                "--progress",
+                "--no-sync",
+                "--max-rate=100M",
+                "--checkpoint=spread",
+                "--verbose",
+                "--dbname=host=a"
+            ]
         );
         assert!(arguments("host=a", &[]).contains(&"--checkpoint=fast".to_owned()));
     }

@@ -294,8 +294,11 @@ pub fn quote(value: &str) -> String {
 
 /// Joins a conninfo string: values are quoted where libpq needs it, empty ones left out.
 pub fn conninfo<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let words: Vec<String> =
-        pairs.into_iter().filter(|(_, value)| !value.is_empty()).map(|(keyword, value)| format!("{keyword}={}", conninfo_value(value))).collect();
+    let words: Vec<String> = pairs
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(keyword, value)| format!("{keyword}={}", conninfo_value(value)))
+        .collect();
     words.join(" ")
 }
 
@@ -319,8 +322,15 @@ mod tests {
 
     #[test]
     fn the_command_line_follows_the_dynamic_configuration_and_the_file_the_local_one() {
-        let local = map(&[("work_mem", "8MB"), ("max_connections", "50"), ("port", "1"), ("wal_level", "minimal"), ("primary_conninfo", "x")]);
-        let dynamic = map(&[("work_mem", "4MB"), ("max_connections", "200"), ("max_wal_senders", "1"), ("jit", "off"), ("max_worker_processes", "many")]);
+        let local =
+            map(&[("work_mem", "8MB"), ("max_connections", "50"), ("port", "1"), ("wal_level", "minimal"), ("primary_conninfo", "x")]);
+        let dynamic = map(&[
+            ("work_mem", "4MB"),
+            ("max_connections", "200"),
+            ("max_wal_senders", "1"),
+            ("jit", "off"),
+            ("max_worker_processes", "many"),
+        ]);
         let settled = Parameters::settle(&IDENTITY, &local, &dynamic);
         assert_eq!(settled.file, map(&[("jit", "off"), ("wal_keep_size", "128MB"), ("work_mem", "8MB")]));
         for (name, value) in [
@@ -341,7 +351,9 @@ mod tests {
 
     #[test]
     fn the_library_is_appended_once_and_the_users_order_kept() {
-        for (given, settled) in [("", "pg_tenure"), ("citus, pg_stat_statements", "citus,pg_stat_statements,pg_tenure"), ("pg_tenure,x", "pg_tenure,x")] {
+        for (given, settled) in
+            [("", "pg_tenure"), ("citus, pg_stat_statements", "citus,pg_stat_statements,pg_tenure"), ("pg_tenure,x", "pg_tenure,x")]
+        {
             assert_eq!(with_library(given), settled);
         }
     }
@@ -349,7 +361,13 @@ mod tests {
     #[test]
     fn a_standby_is_raised_to_what_its_primary_had() {
         let mut settled = Parameters::settle(&IDENTITY, &BTreeMap::new(), &BTreeMap::new());
-        let required = RequiredSettings { max_connections: 300, max_prepared_xacts: 5, max_worker_processes: 8, max_wal_senders: 4, max_locks_per_xact: 64 };
+        let required = RequiredSettings {
+            max_connections: 300,
+            max_prepared_xacts: 5,
+            max_worker_processes: 8,
+            max_wal_senders: 4,
+            max_locks_per_xact: 64,
+        };
         assert_eq!(settled.raise_to(&required), ["max_connections", "max_prepared_transactions"]);
         assert_eq!(settled.argv["max_connections"], "300");
         assert!(settled.raise_to(&required).is_empty());
@@ -385,13 +403,23 @@ mod tests {
         let files = ConfigFiles { data_dir: directory.path().to_owned(), config_dir: directory.path().to_owned() };
         std::fs::write(files.main(), "max_wal_size = 1GB\n").unwrap();
         let parameters = Parameters::settle(&IDENTITY, &map(&[("log_line_prefix", "it's %m ")]), &BTreeMap::new());
-        let standby = Recovery::Standby { primary_conninfo: Some("host=a".to_owned()), primary_slot_name: Some("n1".to_owned()), extra: BTreeMap::new() };
+        let standby = Recovery::Standby {
+            primary_conninfo: Some("host=a".to_owned()),
+            primary_slot_name: Some("n1".to_owned()),
+            extra: BTreeMap::new(),
+        };
         assert!(files.write(&parameters, &standby).await.unwrap());
         assert!(!files.write(&parameters, &standby).await.unwrap());
         files.signal(&standby).await.unwrap();
         assert!(directory.path().join("standby.signal").exists());
         let text = std::fs::read_to_string(files.main()).unwrap();
-        for line in ["include 'postgresql.base.conf'", "log_line_prefix = 'it''s %m '", "primary_conninfo = 'host=a'", "primary_slot_name = 'n1'", "recovery_target_timeline = 'latest'"] {
+        for line in [
+            "include 'postgresql.base.conf'",
+            "log_line_prefix = 'it''s %m '",
+            "primary_conninfo = 'host=a'",
+            "primary_slot_name = 'n1'",
+            "recovery_target_timeline = 'latest'",
+        ] {
             assert!(text.lines().any(|have| have == line), "{line} in {text}");
         }
         assert!(files.write(&parameters, &Recovery::None).await.unwrap());

@@ -172,7 +172,13 @@ mod tests {
         assert_eq!((control.data_checksums, control.wal_log_hints, control.rewindable()), (false, false, false));
         assert_eq!(
             control.required,
-            RequiredSettings { max_connections: 100, max_worker_processes: 8, max_wal_senders: 10, max_prepared_xacts: 0, max_locks_per_xact: 64 }
+            RequiredSettings {
+                max_connections: 100,
+                max_worker_processes: 8,
+                max_wal_senders: 10,
+                max_prepared_xacts: 0,
+                max_locks_per_xact: 64
+            }
         );
     }
 

@@ -1,7 +1,7 @@
 //! Makes a new database system with initdb.
 
 use super::marker::Incomplete;
-use super::{Programs, empty_directory, run, write_atomically};
+use super::{Programs, empty_directory, run, sync_data_directory, write_atomically};
 use crate::config::Credentials;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 pub type LongOption = (String, Option<String>);
 
 /// Options that are ours to give (or that would leave the directory unsafe), as in Patroni.
-pub const FORBIDDEN: [&str; 9] =
-    ["pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version", "username", "pwprompt", "show"];
+pub const FORBIDDEN: [&str; 9] = ["pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version", "username", "pwprompt", "show"];
 
 /// Makes the database system in `data_dir`, owned by `superuser`. The directory is marked incomplete
 /// meanwhile, and emptied again if initdb fails.
@@ -22,7 +21,9 @@ pub async fn initdb(programs: &Programs, data_dir: &Path, superuser: &Credential
     let password_file = match &superuser.password {
         Some(password) => {
             let path = password_path(data_dir);
-            write_atomically(&path, &format!("{}\n", password.reveal()), 0o600).await.context("write the superuser's password for initdb")?;
+            write_atomically(&path, &format!("{}\n", password.reveal()), 0o600)
+                .await
+                .context("write the superuser's password for initdb")?;
             Some(path)
         }
         None => None,
@@ -39,7 +40,10 @@ pub async fn initdb(programs: &Programs, data_dir: &Path, superuser: &Credential
         argument.push(path);
         command.arg(argument);
     }
-    let made = run(command).await.context("make a new database system");
+    let mut made = run(command).await.context("make a new database system").map(|_| ());
+    if made.is_ok() {
+        made = sync_data_directory(data_dir).await;
+    }
     if let Some(path) = &password_file {
         super::remove_if_there(path).await?;
     }
@@ -47,7 +51,7 @@ pub async fn initdb(programs: &Programs, data_dir: &Path, superuser: &Credential
         empty_directory(data_dir).await.context("clean up after initdb")?;
     }
     mark.clear().await?;
-    made.map(|_| ())
+    made
 }
 
 fn password_path(data_dir: &Path) -> PathBuf {
@@ -58,7 +62,8 @@ fn password_path(data_dir: &Path) -> PathBuf {
 
 /// The arguments besides the directory and the password: what the user gives, or UTF8 with checksums where nothing is given.
 fn arguments(superuser: &str, options: &[LongOption]) -> Vec<String> {
-    let mut arguments: Vec<String> = vec![format!("--username={superuser}")];
+    // Synced as a whole afterwards.
+    let mut arguments: Vec<String> = vec!["--no-sync".to_owned(), format!("--username={superuser}")];
     // initdb's own default is trust for everybody; pg_hba.conf is written afterwards, until then nobody but the socket's owner gets in.
     if !options.iter().any(|(name, _)| name.starts_with("auth")) {
         arguments.push("--auth-local=trust".to_owned());
@@ -96,11 +101,11 @@ mod tests {
     fn defaults_apply_only_where_the_user_gives_no_option() {
         assert_eq!(
             arguments("postgres", &[]),
-            ["--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--data-checksums"]
+            ["--no-sync", "--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--data-checksums"]
         );
         assert_eq!(
             arguments("admin", &[option("locale", Some("C")), option("auth", Some("scram-sha-256"))]),
-            ["--username=admin", "--locale=C", "--auth=scram-sha-256"]
+            ["--no-sync", "--username=admin", "--locale=C", "--auth=scram-sha-256"]
         );
     }
 

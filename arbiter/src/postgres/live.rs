@@ -57,9 +57,16 @@ impl Drop for Node {
 impl Node {
     fn new(programs: &Programs, room: &Path, name: &'static str) -> Node {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let role = |username: &str, password| Credentials { username: username.to_owned(), password: Some(Secret::new(password)), connection: Vec::new() };
-        let authentication =
-            Authentication { superuser: role("boss", "b:o'ss\\"), replication: role("replicator", "rep"), rewind: Some(role("rewinder", "rew")) };
+        let role = |username: &str, password| Credentials {
+            username: username.to_owned(),
+            password: Some(Secret::new(password)),
+            connection: Vec::new(),
+        };
+        let authentication = Authentication {
+            superuser: role("boss", "b:o'ss\\"),
+            replication: role("replicator", "rep"),
+            rewind: Some(role("rewinder", "rew")),
+        };
         Node { programs: programs.clone(), room: room.to_owned(), name, port, authentication }
     }
     fn data_dir(&self) -> PathBuf {
@@ -109,6 +116,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> 
         assert!(begin.elapsed() < Duration::from_secs(30), "{what} did not come about in 30 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    println!("{what} after {:?}", begin.elapsed());
 }
 
 #[tokio::test]
@@ -118,7 +126,9 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     let (one, two) = (Node::new(&programs, room.path(), "one"), Node::new(&programs, room.path(), "two"));
 
     // A new cluster, with roles.
+    let begin = Instant::now();
     initdb::initdb(&programs, &one.data_dir(), &one.authentication.superuser, &[]).await.unwrap();
+    println!("made after {:?}", begin.elapsed());
     let fresh = controldata::read(&programs, &one.data_dir()).await.unwrap();
     assert_eq!((fresh.state, fresh.timeline, fresh.data_checksums), (ClusterState::ShutDown, Timeline(1), true));
     let first = one.start(&Recovery::None).await;
@@ -137,11 +147,13 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
 
     // A slot, and a clone that streams through it.
     let wanted = BTreeSet::from(["two".to_owned()]);
-    assert_eq!(sql.ensure_slots(&wanted, |_| true).await.unwrap().created, ["two"]);
-    assert_eq!(sql.ensure_slots(&wanted, |_| true).await.unwrap(), Default::default());
+    assert_eq!(sql.ensure_slots(&wanted, true, |_| true).await.unwrap().created, ["two"]);
+    assert_eq!(sql.ensure_slots(&wanted, true, |_| true).await.unwrap(), Default::default());
     let conninfo = one.conninfo(&one.authentication.replication, "two", None).await;
+    let begin = Instant::now();
     let mut percents = Vec::new();
     basebackup::basebackup(&programs, &two.data_dir(), &conninfo, &[], "clone from one", |percent| percents.push(percent)).await.unwrap();
+    println!("cloned after {:?}", begin.elapsed());
     assert_eq!(percents.last(), Some(&100));
     assert_eq!(Incomplete::of(&two.data_dir()).read().await.unwrap(), None);
     let follow = |conninfo: String, slot: Option<&str>| Recovery::Standby {
@@ -157,6 +169,12 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     assert_eq!((facts.in_recovery, receiver.host.as_deref(), receiver.port), (true, Some("127.0.0.1"), Some(one.port)));
     let senders = sql.facts().await.unwrap().replication;
     assert_eq!((senders.len(), senders[0].application_name.as_str(), senders[0].state.as_deref()), (1, "two", Some("streaming")));
+
+    let begin = Instant::now();
+    for _ in 0..100 {
+        standby.facts().await.unwrap();
+    }
+    println!("100 looks took {:?}", begin.elapsed());
 
     // Promotion, while the old primary goes on alone: histories fork.
     sql.checkpoint().await.unwrap();
@@ -187,7 +205,9 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     assert!(format!("{error:#}").contains("connection to server"), "{error:#}");
     assert_eq!(Incomplete::of(&one.data_dir()).read().await.unwrap(), None);
     let source = two.conninfo(two.authentication.for_rewind(), "one", Some("postgres")).await;
+    let begin = Instant::now();
     assert_eq!(rewind(&programs, &one.data_dir(), &one.files().main(), &source, false).await.unwrap(), Rewound::Done);
+    println!("rewound after {:?}", begin.elapsed());
     let conninfo = two.conninfo(&two.authentication.replication, "one", None).await;
     let begin = Instant::now();
     let third = one.start(&follow(conninfo, None)).await;

@@ -226,7 +226,10 @@ fn watchable(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// A descriptor that tasks can wait on.
-#[expect(deprecated, reason = "its successor is an unsafe fn, and unsafe is kept to `extension` and `watchdog.rs`; an OwnedFd moved in here stays open and the same until the AsyncFd is dropped, which is all that the successor asks")]
+#[expect(
+    deprecated,
+    reason = "its successor is an unsafe fn, and unsafe is kept to `extension` and `watchdog.rs`; an OwnedFd moved in here stays open and the same until the AsyncFd is dropped, which is all that the successor asks"
+)]
 fn when_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
 }
@@ -329,7 +332,10 @@ mod tests {
     fn the_pid_file_reads_at_every_stage_of_a_start() {
         let file = PidFile::parse(RUNNING).unwrap();
         assert_eq!((file.pid, file.port, file.status.as_deref()), (4242, Some(5433), Some("ready")));
-        assert_eq!((file.data_dir.to_str(), file.socket_dir.as_deref(), file.start_time_s), (Some("/data/main"), Some("/tmp"), 1_700_000_000));
+        assert_eq!(
+            (file.data_dir.to_str(), file.socket_dir.as_deref(), file.start_time_s),
+            (Some("/data/main"), Some("/tmp"), 1_700_000_000)
+        );
         let early = PidFile::parse("4242\n/data/main\n1700000000\n5433\n\n").unwrap();
         assert_eq!((early.socket_dir, early.status), (None, None));
         // No socket directory and no address: the lines are there, and empty.

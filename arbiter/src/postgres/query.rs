@@ -222,17 +222,21 @@ impl LocalSql {
         self.noting_loss(done).await
     }
 
-    /// Makes the physical slots that are wanted and missing (reserving log at once), and drops those that nobody uses, that are not
-    /// wanted and that `owned` says are ours. Works on a standby too.
-    pub async fn ensure_slots(&self, wanted: &BTreeSet<String>, owned: impl Fn(&str) -> bool) -> Result<SlotChanges> {
+    /// Makes the physical slots that are wanted and missing (`reserve`: holding back log at once), and drops those that nobody uses,
+    /// that are not wanted and that `owned` says are ours. Without `reserve`, an unused slot that holds back log is made anew: it is
+    /// left from when this server was primary. Works on a standby too.
+    pub async fn ensure_slots(&self, wanted: &BTreeSet<String>, reserve: bool, owned: impl Fn(&str) -> bool) -> Result<SlotChanges> {
         let session = self.session().await?;
-        let listed = answer(session.client.query("SELECT slot_name::text, slot_type, active FROM pg_replication_slots WHERE NOT temporary", &[])).await;
+        let listed =
+            answer(session.client.query("SELECT slot_name::text, slot_type, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE NOT temporary", &[]))
+                .await;
         let rows = self.noting_loss(listed).await.context("list replication slots")?;
         let mut present = BTreeSet::new();
         let mut changes = SlotChanges::default();
         for row in &rows {
-            let (name, kind, active): (String, String, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            if kind == "physical" && !active && !wanted.contains(&name) && owned(&name) {
+            let (name, kind, active, holds): (String, String, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            let stale = if wanted.contains(&name) { holds && !reserve } else { owned(&name) };
+            if kind == "physical" && !active && stale {
                 let dropped = answer(session.client.execute("SELECT pg_drop_replication_slot($1::text::name)", &[&name])).await;
                 self.noting_loss(dropped).await.with_context(|| format!("drop replication slot {name}"))?;
                 changes.dropped.push(name);
@@ -241,7 +245,7 @@ impl LocalSql {
             }
         }
         for name in wanted.difference(&present) {
-            let created = answer(session.client.execute("SELECT pg_create_physical_replication_slot($1::text::name, true)", &[name])).await;
+            let created = answer(session.client.execute("SELECT pg_create_physical_replication_slot($1::text::name, $2)", &[name, &reserve])).await;
             self.noting_loss(created).await.with_context(|| format!("create replication slot {name}"))?;
             changes.created.push(name.clone());
         }
@@ -281,7 +285,9 @@ impl LocalSql {
         if let Some(odd) = options.iter().find(|option| !option.chars().all(|c| c.is_ascii_alphabetic() || c == ' ')) {
             bail!("\"{odd}\" is no role option");
         }
-        self.quietly(&role_statement(credentials, &options.join(" "))).await.with_context(|| format!("create role {}", credentials.username))
+        self.quietly(&role_statement(credentials, &options.join(" ")))
+            .await
+            .with_context(|| format!("create role {}", credentials.username))
     }
 
     /// Runs statements in one transaction, without waiting for a synchronous standby (there may be none yet). The log is quiet from the
@@ -329,7 +335,8 @@ async fn connect(config: &tokio_postgres::Config, more_options: &str) -> Result<
     let options = "-c statement_timeout=2000 -c search_path=pg_catalog -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_isolation=read\\ committed -c DateStyle=ISO";
     config.options(format!("{options} {more_options}").trim_end());
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls));
-    let (client, connection) = connecting.await.context("connect to the local server: no answer within 3 s")?.context("connect to the local server")?;
+    let (client, connection) =
+        connecting.await.context("connect to the local server: no answer within 3 s")?.context("connect to the local server")?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!("the connection to the local server ended: {error}");
@@ -366,8 +373,12 @@ fn stored_password(password: &str) -> String {
 /// The functions that pg_rewind calls on the source.
 fn rewind_grants(username: &str) -> String {
     let role = identifier(username);
-    let functions =
-        ["pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text)", "pg_read_binary_file(text, bigint, bigint, boolean)"];
+    let functions = [
+        "pg_ls_dir(text, boolean, boolean)",
+        "pg_stat_file(text, boolean)",
+        "pg_read_binary_file(text)",
+        "pg_read_binary_file(text, bigint, bigint, boolean)",
+    ];
     functions.iter().map(|function| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role};\n")).collect()
 }
 
@@ -383,7 +394,14 @@ pub fn literal(text: &str) -> String {
 }
 
 /// The conninfo by which a member reaches another server: who, where, and with which password file.
-pub fn member_conninfo(host: &str, port: u16, credentials: &Credentials, passfile: &str, application_name: &str, database: Option<&str>) -> String {
+pub fn member_conninfo(
+    host: &str,
+    port: u16,
+    credentials: &Credentials,
+    passfile: &str,
+    application_name: &str,
+    database: Option<&str>,
+) -> String {
     let port = port.to_string();
     let mut pairs = vec![("host", host), ("port", port.as_str()), ("user", credentials.username.as_str())];
     pairs.extend(database.map(|database| ("dbname", database)));
@@ -429,10 +447,16 @@ mod tests {
     fn a_member_is_reached_with_a_password_file_and_its_own_ssl_settings() {
         let mut credentials = role("replicator", Some("x"));
         let text = member_conninfo("10.0.0.1", 5432, &credentials, "/var/lib/pgpass", "n1", Some("postgres"));
-        assert_eq!(text, "host=10.0.0.1 port=5432 user=replicator dbname=postgres passfile=/var/lib/pgpass application_name=n1 sslmode=prefer");
+        assert_eq!(
+            text,
+            "host=10.0.0.1 port=5432 user=replicator dbname=postgres passfile=/var/lib/pgpass application_name=n1 sslmode=prefer"
+        );
         credentials.password = None;
         credentials.connection = vec![("sslmode".to_owned(), "verify-full".to_owned())];
-        assert_eq!(member_conninfo("h", 1, &credentials, "/p", "n1", None), "host=h port=1 user=replicator application_name=n1 sslmode=verify-full");
+        assert_eq!(
+            member_conninfo("h", 1, &credentials, "/p", "n1", None),
+            "host=h port=1 user=replicator application_name=n1 sslmode=verify-full"
+        );
     }
 
     #[test]

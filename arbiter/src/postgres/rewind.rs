@@ -2,7 +2,7 @@
 
 use super::controldata;
 use super::marker::Incomplete;
-use super::{Programs, read_if_there, remove_if_there, run, tail};
+use super::{Programs, read_if_there, remove_if_there, run, sync_data_directory, tail};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
@@ -33,18 +33,22 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
     }
     mark.set("rewind").await?;
     let mut command = programs.command("pg_rewind");
-    command.arg("--target-pgdata").arg(data_dir).arg("--progress").arg(format!("--source-server={conninfo}"));
+    command.arg("--target-pgdata").arg(data_dir).arg("--progress").arg("--no-sync").arg(format!("--source-server={conninfo}"));
     if restore_target_wal {
         command.arg("--restore-target-wal");
-        let mut argument = std::ffi::OsString::from("--config-file=");
-        argument.push(config_file);
-        command.arg(argument);
+        // Only where it is not where pg_rewind looks by itself: versions before 15 don't know the option.
+        if config_file.parent() != Some(data_dir) {
+            let mut argument = std::ffi::OsString::from("--config-file=");
+            argument.push(config_file);
+            command.arg(argument);
+        }
     }
     command.kill_on_drop(true);
     let output = command.output().await.context("start pg_rewind")?;
     let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
     said.push_str(&String::from_utf8_lossy(&output.stderr));
     if output.status.success() {
+        sync_data_directory(data_dir).await?;
         mark.clear().await?;
         return Ok(Rewound::Done);
     }
@@ -63,7 +67,13 @@ const FIRST_WRITE: &str = "need to copy";
 
 /// True for failures of the connection, which say nothing of the data.
 fn is_unreachable(said: &str) -> bool {
-    let phrases = ["could not connect", "connection to server", "server closed the connection", "the database system is", "no connection to the server"];
+    let phrases = [
+        "could not connect",
+        "connection to server",
+        "server closed the connection",
+        "the database system is",
+        "no connection to the server",
+    ];
     phrases.iter().any(|phrase| said.contains(phrase))
 }
 
@@ -84,7 +94,9 @@ pub async fn recover_alone(programs: &Programs, data_dir: &Path, config_file: &P
         setting.push(config_file);
         command.arg("-c").arg(setting);
     }
-    for setting in ["archive_mode=on", "archive_command=false", "shared_preload_libraries=", "synchronous_standby_names=", "logging_collector=off"] {
+    for setting in
+        ["archive_mode=on", "archive_command=false", "shared_preload_libraries=", "synchronous_standby_names=", "logging_collector=off"]
+    {
         command.arg("-c").arg(setting);
     }
     command.arg("template1");
