@@ -415,7 +415,6 @@ fn restore_synchronous_commit(pending: Pending) {
 // ---- Utility commands --------------------------------------------------------------------------
 
 #[cfg(not(feature = "pg13"))]
-#[expect(clippy::too_many_arguments, reason = "Postgres' signature")]
 unsafe extern "C-unwind" fn utility(
     statement: *mut pg_sys::PlannedStmt,
     text: *const c_char,

@@ -229,7 +229,6 @@ fn history() -> TableIterator<
 
 /// What was decided here, and why, oldest first.
 #[pg_extern]
-#[expect(clippy::type_complexity, reason = "the columns of the row")]
 fn events() -> TableIterator<
     'static,
     (name!(at, Option<TimestampWithTimeZone>), name!(kind, String), name!(term, Option<i64>), name!(event, String)),

@@ -368,7 +368,7 @@ fn wait<T>(variable: &UnsafeCell<pg_sys::ConditionVariable>, limit: Moment, mut 
     };
     // SAFETY: as above.
     unsafe {
-        let _ = pg_sys::ConditionVariableCancelSleep();
+        pg_sys::ConditionVariableCancelSleep();
     }
     outcome
 }
@@ -432,7 +432,7 @@ pub fn wake_arbiter() {
     let Some(path) = guc::wake_socket() else { return };
     let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
     if socket.set_nonblocking(true).is_ok() {
-        let _ = socket.send_to(&[b'w'], path);
+        let _ = socket.send_to(b"w", path);
     }
 }
 
