@@ -261,6 +261,9 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     if local.reinit && view.members.contains_key(&leader.name) {
         return on(Clone { from: from() }, Reason::ReinitAsked);
     }
+    if view.system_id().is_none() {
+        return on(Rest, Reason::AnotherInitializes);
+    }
     match (&local.data, &local.postgres) {
         (DataDir::Empty, _) => match view.members.get(&leader.name) {
             Some(entry) if entry.member.is_running() => {
@@ -314,21 +317,31 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     }
 }
 
-/// Whom to stream from: the member in the tag `replicatefrom` while it runs, else the leader.
+/// Whom to stream from: the member in the tag `replicatefrom` while it runs, else the leader. Members
+/// whose tags lead in a circle would stream from each other and from nobody: they follow the leader.
 fn upstream(view: &ClusterView, local: &LocalState, leader: &MemberName) -> MemberName {
-    let tagged = local
-        .tags
-        .replicatefrom()
-        .and_then(|name| MemberName::new(name).ok());
+    let running = |name: &str| {
+        let name = MemberName::new(name).ok()?;
+        let entry = view.members.get(&name)?;
+        entry.member.is_running().then_some((name, entry))
+    };
+    let Some((tagged, mut entry)) = local.tags.replicatefrom().and_then(running) else {
+        return leader.clone();
+    };
+    let mut at = tagged.clone();
+    for _ in 0..view.members.len() {
+        if at == local.name {
+            return leader.clone();
+        }
+        if at == *leader {
+            break;
+        }
+        let Some(next) = entry.member.tags.replicatefrom().and_then(running) else {
+            break;
+        };
+        (at, entry) = next;
+    }
     tagged
-        .filter(|name| {
-            *name != local.name
-                && view
-                    .members
-                    .get(name)
-                    .is_some_and(|entry| entry.member.is_running())
-        })
-        .unwrap_or_else(|| leader.clone())
 }
 
 fn rewind_or(local: &LocalState, from: MemberName, why: Reason) -> Decision<Duty> {

@@ -26,3 +26,6 @@ pub mod lease;
 pub mod duty;
 pub mod race;
 pub mod rejoin;
+pub mod roles;
+
+pub mod check;

@@ -297,6 +297,9 @@ fn others(
             return on(PATIENCE, Reason::FitterAlive(name.clone()));
         }
     }
+    if let Some(unheard) = quorum_missing(view, me, after, mine).filter(|_| !asked) {
+        return on(PATIENCE, Reason::QuorumUnheard(unheard));
+    }
     let spoke = |name: &MemberName| {
         view.announcements
             .get(name)
@@ -316,6 +319,38 @@ fn others(
         );
     }
     None
+}
+
+/// With a quorum in the sync key a voter alone may lack an acknowledged commit: it must have heard that
+/// many other voters say that they have no more. None where they were heard; else whose word is missing.
+fn quorum_missing(
+    view: &ClusterView,
+    me: &Candidate,
+    after: Term,
+    mine: &Announcement,
+) -> Option<String> {
+    let sync = &view.sync.as_ref()?.value;
+    let on = view.config().synchronous_mode() != SynchronousMode::Off;
+    let is_me = |name: &str| name.eq_ignore_ascii_case(me.name.as_str());
+    if !on || sync.leader.as_deref().is_some_and(is_me) {
+        return None; // the leader of the key has everything it ever acknowledged
+    }
+    let has_no_more = |voter: &str| {
+        view.announcements.iter().any(|(name, word)| {
+            let word = &word.value;
+            name.as_str().eq_ignore_ascii_case(voter)
+                && word.after == after
+                && (word.timeline, word.lsn) <= (mine.timeline, mine.lsn)
+        })
+    };
+    if sync.leader.as_deref().is_some_and(has_no_more) {
+        return None;
+    }
+    let (heard, missing): (Vec<_>, Vec<_>) = sync
+        .standbys()
+        .filter(|voter| !is_me(voter))
+        .partition(|voter| has_no_more(voter));
+    (heard.len() < sync.quorum as usize).then(|| missing.join(", "))
 }
 
 /// Is a member that has not spoken worth waiting for? A primary always is: its tags don't bar it.

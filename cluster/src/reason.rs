@@ -123,6 +123,10 @@ pub enum Reason {
     PositionsUnknown(String),
     #[error("{0} is fitter and alive")]
     FitterAlive(MemberName),
+    #[error(
+        "the quorum of the sync key asks for more voters that are no further than this node; missing: {0}"
+    )]
+    QuorumUnheard(String),
     #[error("this node's member key does not say yet that its Postgres runs")]
     NotPublished,
     #[error("the fittest of those that stand")]

@@ -1,0 +1,327 @@
+//! Check: the faults of a view, by severity, each with what to do next.
+
+use crate::config::SynchronousMode;
+use crate::failover::{self, FailoverRequest};
+use crate::leader::Leader;
+use crate::member::{Member, MemberRole};
+use crate::name::MemberName;
+use crate::view::ClusterView;
+use serde::Serialize;
+use std::fmt;
+
+/// How bad it is; the worst comes first in an ordered list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Writes are not served, or two servers believe that they may.
+    Critical,
+    /// Writes are served; the next failure would hurt.
+    Warning,
+    /// As somebody wanted it, and worth knowing.
+    Notice,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Critical => "critical",
+            Severity::Warning => "warning",
+            Severity::Notice => "notice",
+        })
+    }
+}
+
+/// What a fault is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
+pub enum Subject {
+    /// The cluster as a whole.
+    Cluster,
+    /// One member.
+    Member(MemberName),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Cluster => f.write_str("cluster"),
+            Subject::Member(name) => name.fmt(f),
+        }
+    }
+}
+
+impl From<Subject> for String {
+    fn from(subject: Subject) -> String {
+        subject.to_string()
+    }
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Fault {
+    /// How bad.
+    pub severity: Severity,
+    /// Of whom.
+    pub subject: Subject,
+    /// What is wrong.
+    pub sentence: String,
+    /// What to do next.
+    pub hint: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.severity, self.subject, self.sentence)
+    }
+}
+
+/// The faults as they are found.
+#[derive(Default)]
+struct Found(Vec<Fault>);
+
+impl Found {
+    fn add(&mut self, severity: Severity, subject: Subject, sentence: String, hint: &str) {
+        self.0.push(Fault {
+            severity,
+            subject,
+            sentence,
+            hint: hint.to_owned(),
+        });
+    }
+
+    fn cluster(&mut self, severity: Severity, sentence: String, hint: &str) {
+        self.add(severity, Subject::Cluster, sentence, hint);
+    }
+
+    fn member(&mut self, severity: Severity, name: &MemberName, sentence: String, hint: &str) {
+        self.add(severity, Subject::Member(name.clone()), sentence, hint);
+    }
+}
+
+/// Everything that is wrong with the cluster in this view, the worst first.
+pub fn faults(view: &ClusterView) -> Vec<Fault> {
+    let mut found = Found::default();
+    match &view.leader {
+        Some(leader) => leading(view, leader, &mut found),
+        None => vacant(view, &mut found),
+    }
+    for (name, entry) in &view.members {
+        let leads = view.leader.as_ref().is_some_and(|leader| leader.name == *name);
+        if !leads {
+            standing_by(view, name, &entry.member, &mut found);
+        }
+        of_any(name, &entry.member, &mut found);
+    }
+    as_a_whole(view, &mut found);
+    found.0.sort();
+    found.0
+}
+
+fn vacant(view: &ClusterView, found: &mut Found) {
+    if view.system_id().is_none() {
+        return found.cluster(
+            Severity::Critical,
+            "the cluster has no data yet".to_owned(),
+            "start an arbiter whose configuration has a bootstrap section",
+        );
+    }
+    let after = view.last_term();
+    let refusals = view
+        .announcements
+        .iter()
+        .filter(|(_, word)| word.value.after == after && !word.value.stands)
+        .filter_map(|(name, word)| Some(format!("{name}: {}", word.value.why.as_ref()?)))
+        .collect::<Vec<_>>();
+    let why = if refusals.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", refusals.join("; "))
+    };
+    found.cluster(
+        Severity::Critical,
+        format!("nobody leads{why}"),
+        "start a member that may lead, or name one: `tenure failover --candidate NAME`",
+    );
+}
+
+fn leading(view: &ClusterView, leader: &Leader, found: &mut Found) {
+    let (name, critical) = (&leader.name, Severity::Critical);
+    let Some(entry) = view.members.get(name) else {
+        return found.member(
+            critical,
+            name,
+            "it leads, but has no member key".to_owned(),
+            "look at its server log: the lease worker writes the key when the server runs",
+        );
+    };
+    let member = &entry.member;
+    if !member.is_running() {
+        found.member(
+            critical,
+            name,
+            format!("it leads, but its Postgres is {}", member.state),
+            "look at its server log; the arbiter restarts it, or gives the leadership away after primary_start_timeout",
+        );
+    } else if member.role != MemberRole::Primary {
+        found.member(
+            critical,
+            name,
+            format!("it leads, but its Postgres is a {}", member.role),
+            "it should be promoted within moments; if it is not, see that its arbiter runs",
+        );
+    }
+}
+
+fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &mut Found) {
+    let warning = Severity::Warning;
+    if !member.is_running() {
+        return found.member(
+            warning,
+            name,
+            format!("its Postgres is {}", member.state),
+            "look at its arbiter's log",
+        );
+    }
+    let Some(leader) = &view.leader else { return };
+    if member.role == MemberRole::Primary {
+        return found.member(
+            Severity::Critical,
+            name,
+            format!("its Postgres is a primary, but {} leads", leader.name),
+            "its fence is closed, so it acknowledges nothing; see that its arbiter runs, which will demote it",
+        );
+    }
+    let theirs = view.members.get(&leader.name).and_then(|entry| entry.member.timeline);
+    if let (Some(mine), Some(theirs)) = (member.timeline, theirs)
+        && mine != theirs
+    {
+        found.member(
+            warning,
+            name,
+            format!("it is on timeline {mine}, {} is on {theirs}", leader.name),
+            "it should follow or be rewound by itself; `tenure reinit` makes a new copy",
+        );
+    }
+    match member.replication_state.as_deref() {
+        Some("streaming") => {}
+        other => found.member(
+            warning,
+            name,
+            match other {
+                Some(state) => format!("it does not stream: it is {state}"),
+                None => "it does not stream".to_owned(),
+            },
+            "look at its server log: authentication, the slot, or WAL that is gone; `tenure reinit` makes a new copy",
+        ),
+    }
+    let most = view.config().maximum_lag_on_failover();
+    if let (Some(mine), Some(ahead)) = (member.position(), view.leader_position()) {
+        let lag = mine.lag_bytes_behind(ahead);
+        if lag > most {
+            found.member(
+                warning,
+                name,
+                format!("it is {lag} bytes behind {}, more than maximum_lag_on_failover ({most}): it may not take over", leader.name),
+                "see what slows it down, or raise maximum_lag_on_failover",
+            );
+        }
+    }
+}
+
+fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
+    // Without our own facts the key is another program's, which has its daemon inside.
+    if member.tenure.as_ref().is_some_and(|facts| !facts.arbiter) {
+        found.member(
+            Severity::Warning,
+            name,
+            "no arbiter runs beside it, so nothing could promote, restart or demote it".to_owned(),
+            "start its arbiter",
+        );
+    }
+    if member.pending_restart {
+        found.member(
+            Severity::Notice,
+            name,
+            "a setting waits for a restart".to_owned(),
+            "`tenure restart` when it suits",
+        );
+    }
+}
+
+fn as_a_whole(view: &ClusterView, found: &mut Found) {
+    let primaries = view
+        .members
+        .iter()
+        .filter(|(_, entry)| entry.member.is_running() && entry.member.role == MemberRole::Primary)
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>();
+    if primaries.len() > 1 {
+        found.cluster(
+            Severity::Critical,
+            format!("{} say that they are primary", primaries.join(" and ")),
+            "only the leader acknowledges commits; stop the others if their arbiters do not",
+        );
+    }
+    if let Some(leader) = &view.leader {
+        synchronous(view, leader, found);
+        successor(view, leader, found);
+    }
+    if view.config().paused() {
+        found.cluster(
+            Severity::Notice,
+            "maintenance mode is on: nobody takes over by itself".to_owned(),
+            "`tenure resume` ends it",
+        );
+    }
+    for key in &view.unreadable {
+        found.cluster(
+            Severity::Warning,
+            format!("a key can't be read and is left out: {key}"),
+            "put it right or delete it in etcd",
+        );
+    }
+}
+
+fn synchronous(view: &ClusterView, leader: &Leader, found: &mut Found) {
+    if view.config().synchronous_mode() == SynchronousMode::Off {
+        return;
+    }
+    let standbys = |name: &&MemberName| {
+        let key = view.sync.as_ref();
+        key.is_some_and(|key| {
+            key.value.leader.as_deref() == Some(leader.name.as_str()) && key.value.has_standby(name)
+        })
+    };
+    if view.members.keys().any(|name| standbys(&name)) {
+        return;
+    }
+    let (severity, consequence) = if view.config().synchronous_mode_strict() {
+        (Severity::Critical, "commits wait")
+    } else {
+        (Severity::Warning, "commits are on one node only")
+    };
+    found.cluster(
+        severity,
+        format!("synchronous_mode is on, but there is no synchronous standby: {consequence}"),
+        "bring a standby without the tag nosync to stream from the leader",
+    );
+}
+
+/// Could anybody take over in a planned way? Maintenance mode is a wish of its own, not a reason.
+fn successor(view: &ClusterView, leader: &Leader, found: &mut Found) {
+    let mut awake = view.clone();
+    if let Some(config) = &mut awake.config {
+        config.value.0.remove("pause");
+    }
+    let request = FailoverRequest {
+        leader: Some(leader.name.to_string()),
+        ..FailoverRequest::default()
+    };
+    if let Err(why) = failover::candidates(&awake, &request) {
+        found.cluster(
+            Severity::Warning,
+            format!("no member could take over: {why}"),
+            "a failure of the leader now would end the service: bring a standby to stream",
+        );
+    }
+}

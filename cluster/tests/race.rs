@@ -1,0 +1,521 @@
+//! The race, rule by rule.
+
+mod world;
+
+use cluster::failover::FailoverRequest;
+use cluster::leader::Term;
+use cluster::lsn::Lsn;
+use cluster::member::{MemberRole, MemberState};
+use cluster::race::{Candidate, HEAD_START, PATIENCE, RaceStep, decide, fitness, may_stand};
+use cluster::view::{ClusterView, Versioned};
+use serde_json::json;
+use std::time::Duration;
+use world::*;
+
+/// n1 to n3 as running standbys at LOW, nobody leads.
+fn three() -> ClusterView {
+    let mut view = vacancy();
+    view.status = status(LOW);
+    for who in ["n1", "n2", "n3"] {
+        view.members.insert(name(who), member(who, MemberRole::Replica, 1, LOW));
+    }
+    view
+}
+
+type Twist = fn(&mut ClusterView, &mut Candidate);
+
+/// n1's step, as `take`, `wait N ms`, `rest`, `announce` or `refuse`, and a part of its reason.
+fn check(case: &str, twist: Twist, step: &str, why: &str) {
+    let mut view = three();
+    let mut me = candidate("n1", 1, LOW);
+    twist(&mut view, &mut me);
+    let decision = decide(&view, &me);
+    let told = match &decision.what {
+        RaceStep::Rest => "rest".to_owned(),
+        RaceStep::Wait(wait) => format!("wait {} ms", wait.as_millis()),
+        RaceStep::Announce(word) if word.stands => "announce".to_owned(),
+        RaceStep::Announce(word) => {
+            assert_eq!(word.why.as_deref(), Some(decision.why.to_string().as_str()), "{case}");
+            "refuse".to_owned()
+        }
+        RaceStep::Take(_) => "take".to_owned(),
+    };
+    assert_eq!(told, step, "{case}: {}", decision.why);
+    let said = decision.why.to_string();
+    assert!(said.contains(why), "{case}: {said}");
+}
+
+fn says(view: &mut ClusterView, who: &str, timeline: u32, lsn: Lsn) {
+    view.announcements.insert(name(who), word(timeline, lsn));
+}
+
+fn all_say(view: &mut ClusterView) {
+    for who in ["n1", "n2", "n3"] {
+        says(view, who, 1, LOW);
+    }
+}
+
+#[test]
+fn who_may_stand() {
+    let cases: &[(&str, Twist, &str, &str)] = &[
+        ("a plain standby", |_, _| {}, "announce", "nobody holds"),
+        ("no data in the cluster", |view, _| view.initialize = None, "rest", "no data"),
+        ("maintenance mode", |view, _| view.config = config(json!({"pause": true})), "refuse", "maintenance"),
+        (
+            "a primary in maintenance mode",
+            |view, me| {
+                view.config = config(json!({"pause": true}));
+                me.primary = true;
+            },
+            "announce",
+            "running as primary",
+        ),
+        ("stood down", |_, me| me.stood_down = true, "refuse", "not promoted in time"),
+        ("no arbiter", |_, me| me.arbiter = false, "refuse", "no arbiter"),
+        (
+            "a primary without arbiter",
+            |_, me| (me.arbiter, me.primary) = (false, true),
+            "announce",
+            "running as primary",
+        ),
+        ("nofailover", |_, me| me.tags = tags(r#"{"nofailover":true}"#), "refuse", "nofailover"),
+        (
+            "a primary with nofailover",
+            |_, me| (me.tags, me.primary) = (tags(r#"{"nofailover":true}"#), true),
+            "announce",
+            "running as primary",
+        ),
+        (
+            "past the fork",
+            |view, me| (view.history, me.lsn) = (history(&[(1, FORK)]), HIGH),
+            "refuse",
+            "left the cluster's history at 0/F00000",
+        ),
+        ("behind the timeline, nothing lost", |view, _| view.history = history(&[(1, FORK)]), "announce", ""),
+        (
+            "behind the timeline, with check_timeline",
+            |view, _| {
+                view.history = history(&[(1, FORK)]);
+                view.config = config(json!({"check_timeline": true}));
+            },
+            "refuse",
+            "is on timeline 1, the cluster is on timeline 2",
+        ),
+        (
+            "a primary behind the timeline",
+            |view, me| (view.history, me.primary) = (history(&[(1, FORK)]), true),
+            "refuse",
+            "is on timeline 1",
+        ),
+        ("a descendant of the known timeline", |_, me| me.timeline = me.timeline.next(), "announce", ""),
+        ("too far behind", |view, _| view.status = status(HIGH), "refuse", "10485760 bytes behind"),
+        (
+            "within the lag allowed",
+            |view, _| {
+                view.status = status(HIGH);
+                view.config = config(json!({"maximum_lag_on_failover": HIGH.0}));
+            },
+            "announce",
+            "",
+        ),
+        (
+            "sync mode, not in the key",
+            |view, _| (view.config, view.sync) = (sync_mode(), sync_key("n9", "n2")),
+            "refuse",
+            "not in the sync key",
+        ),
+        (
+            "sync mode, in the key, however far behind",
+            |view, _| {
+                (view.config, view.sync) = (sync_mode(), sync_key("n9", "n1"));
+                view.status = status(HIGH);
+            },
+            "announce",
+            "",
+        ),
+        (
+            "sync mode, the leader of the key",
+            |view, _| (view.config, view.sync) = (sync_mode(), sync_key("n1", "")),
+            "announce",
+            "",
+        ),
+        ("sync mode, no key yet", |view, _| view.config = sync_mode(), "announce", ""),
+        ("no sync mode, an old key", |view, _| view.sync = sync_key("n9", "n2"), "announce", ""),
+    ];
+    for (case, twist, step, why) in cases {
+        check(case, *twist, step, why);
+    }
+}
+
+#[test]
+fn what_a_failover_by_name_changes() {
+    let cases: &[(&str, Twist, &str, &str)] = &[
+        (
+            "asked for, though far behind, not in sync and tagged",
+            |view, me| {
+                (view.config, view.sync, view.status) = (sync_mode(), sync_key("n9", "n2"), status(HIGH));
+                view.failover = request(None, Some("n1"));
+                me.tags = tags(r#"{"nofailover":true}"#);
+            },
+            "announce",
+            "",
+        ),
+        (
+            "asked for, but past the fork",
+            |view, me| {
+                (view.history, me.lsn) = (history(&[(1, FORK)]), HIGH);
+                view.failover = request(None, Some("n1"));
+            },
+            "refuse",
+            "left the cluster's history",
+        ),
+        (
+            "asked for, waits for no other standby",
+            |view, me| {
+                me.vacant_for = Duration::ZERO;
+                says(view, "n1", 1, LOW);
+                says(view, "n2", 1, HIGH);
+                view.failover = request(None, Some("n1"));
+            },
+            "take",
+            "",
+        ),
+        (
+            "asked for, but a primary is back: it serves the request without loss",
+            |view, _| {
+                says(view, "n1", 1, LOW);
+                says(view, "n2", 1, HIGH);
+                view.announcements.get_mut(&name("n2")).unwrap().value.primary = true;
+                view.failover = request(None, Some("n1"));
+            },
+            "wait 1000 ms",
+            "n2 is fitter",
+        ),
+        (
+            "another is asked for",
+            |view, _| view.failover = request(None, Some("n2")),
+            "refuse",
+            "n2 is to take over",
+        ),
+        (
+            "another is asked for, and this is a primary",
+            |view, me| (view.failover, me.primary) = (request(None, Some("n2")), true),
+            "announce",
+            "",
+        ),
+        (
+            "another is asked for that does not exist",
+            |view, _| view.failover = request(None, Some("n8")),
+            "announce",
+            "",
+        ),
+        (
+            "another is asked for whose Postgres is down",
+            |view, _| {
+                view.members.get_mut(&name("n2")).unwrap().member.state = MemberState::Crashed;
+                view.failover = request(None, Some("n2"));
+            },
+            "announce",
+            "",
+        ),
+        (
+            "another is asked for that may not stand",
+            |view, _| {
+                says(view, "n2", 1, LOW);
+                view.announcements.get_mut(&name("n2")).unwrap().value.stands = false;
+                view.failover = request(None, Some("n2"));
+            },
+            "announce",
+            "",
+        ),
+        (
+            "a switchover whose leader is gone binds nobody",
+            |view, _| {
+                all_say(view);
+                view.failover = request(Some("n9"), Some("n2"));
+            },
+            "take",
+            "fittest",
+        ),
+        (
+            "nor does it let its candidate pass a fitter one",
+            |view, _| {
+                all_say(view);
+                says(view, "n2", 1, HIGH);
+                view.failover = request(Some("n9"), Some("n1"));
+            },
+            "wait 1000 ms",
+            "n2 is fitter",
+        ),
+        (
+            "an empty request asks for nobody",
+            |view, _| view.failover = versioned(FailoverRequest::default()),
+            "announce",
+            "",
+        ),
+    ];
+    for (case, twist, step, why) in cases {
+        check(case, *twist, step, why);
+    }
+}
+
+#[test]
+fn who_goes_first() {
+    let cases: &[(&str, Twist, &str, &str)] = &[
+        ("there is a leader", |view, _| view.leader = leader("n2"), "rest", "n2 holds the leader key (term 8)"),
+        ("I am the leader", |view, _| view.leader = leader("n1"), "rest", "this node holds the leader key"),
+        (
+            "the primary may be back in a moment",
+            |_, me| (me.streaming, me.vacant_for) = (true, HEAD_START - Duration::from_millis(70)),
+            "wait 70 ms",
+            "it goes first",
+        ),
+        ("the head start is over", |_, me| (me.streaming, me.vacant_for) = (true, HEAD_START), "announce", ""),
+        (
+            "one that may not stand speaks at once",
+            |_, me| (me.streaming, me.vacant_for, me.arbiter) = (true, Duration::ZERO, false),
+            "refuse",
+            "",
+        ),
+        (
+            "the word is of another vacancy",
+            |view, _| {
+                all_say(view);
+                view.announcements.get_mut(&name("n1")).unwrap().value.after = Term(6);
+            },
+            "announce",
+            "",
+        ),
+        (
+            "more was received since the word",
+            |view, me| {
+                all_say(view);
+                me.lsn = HIGH;
+            },
+            "announce",
+            "",
+        ),
+        (
+            "a primary's position moves on",
+            |view, me| {
+                all_say(view);
+                (me.primary, me.lsn) = (true, HIGH);
+            },
+            "take",
+            "running as primary",
+        ),
+        (
+            "a word of standing that no longer holds",
+            |view, me| {
+                all_say(view);
+                me.stood_down = true;
+            },
+            "refuse",
+            "",
+        ),
+        (
+            "a refusal was heard",
+            |view, me| {
+                all_say(view);
+                view.announcements.get_mut(&name("n1")).unwrap().value.stands = false;
+                me.arbiter = false;
+            },
+            "wait 1000 ms",
+            "no arbiter",
+        ),
+        ("level, and first by name", |view, _| all_say(view), "take", "fittest"),
+        (
+            "level, and not first by name",
+            |view, me| {
+                all_say(view);
+                me.name = name("n2");
+            },
+            "wait 1000 ms",
+            "n1 is fitter",
+        ),
+        (
+            "a fitter one does not stand",
+            |view, _| {
+                all_say(view);
+                says(view, "n2", 1, HIGH);
+                view.announcements.get_mut(&name("n2")).unwrap().value.stands = false;
+            },
+            "take",
+            "",
+        ),
+        (
+            "a fitter one went down",
+            |view, _| {
+                all_say(view);
+                says(view, "n2", 1, HIGH);
+                view.members.get_mut(&name("n2")).unwrap().member.state = MemberState::Stopped;
+            },
+            "take",
+            "",
+        ),
+        (
+            "a fitter one has spoken and no member key yet",
+            |view, _| {
+                all_say(view);
+                says(view, "n2", 1, HIGH);
+                view.members.remove(&name("n2"));
+            },
+            "wait 1000 ms",
+            "n2 is fitter",
+        ),
+        (
+            "my own key says that I am down",
+            |view, _| {
+                all_say(view);
+                view.members.get_mut(&name("n1")).unwrap().member.state = MemberState::Starting;
+            },
+            "wait 1000 ms",
+            "does not say yet",
+        ),
+        (
+            "others are silent",
+            |view, me| {
+                says(view, "n1", 1, LOW);
+                me.vacant_for = PATIENCE - Duration::from_millis(300);
+            },
+            "wait 300 ms",
+            "the positions of n2, n3",
+        ),
+        ("others stay silent", |view, _| says(view, "n1", 1, LOW), "take", ""),
+        (
+            "silent ones that can't stand",
+            |view, me| {
+                says(view, "n1", 1, LOW);
+                me.vacant_for = Duration::ZERO;
+                view.members.get_mut(&name("n2")).unwrap().member.tags = tags(r#"{"nofailover":true}"#);
+                view.members.get_mut(&name("n3")).unwrap().member.state = MemberState::Starting;
+            },
+            "take",
+            "",
+        ),
+        (
+            "a silent primary, whatever its tags",
+            |view, me| {
+                says(view, "n1", 1, LOW);
+                says(view, "n3", 1, LOW);
+                me.vacant_for = Duration::ZERO;
+                let member = &mut view.members.get_mut(&name("n2")).unwrap().member;
+                (member.tags, member.role) = (tags(r#"{"nofailover":true}"#), MemberRole::Primary);
+            },
+            "wait 1000 ms",
+            "the positions of n2",
+        ),
+    ];
+    for (case, twist, step, why) in cases {
+        check(case, *twist, step, why);
+    }
+}
+
+#[test]
+fn a_quorum_in_the_sync_key_asks_for_other_voters() {
+    fn quorum(view: &mut ClusterView) {
+        view.config = config(json!({"synchronous_mode": "quorum"}));
+        view.sync = sync_key("n9", "n1 n2 n3");
+        view.sync.as_mut().unwrap().value.quorum = 1;
+    }
+    let cases: &[(&str, Twist, &str, &str)] = &[
+        (
+            "no other voter was heard",
+            |view, _| {
+                quorum(view);
+                says(view, "n1", 1, LOW);
+            },
+            "wait 1000 ms",
+            "missing: n2, n3",
+        ),
+        (
+            "one other voter was heard",
+            |view, _| {
+                quorum(view);
+                says(view, "n1", 1, LOW);
+                says(view, "n3", 1, LOW);
+            },
+            "take",
+            "",
+        ),
+        (
+            "the only other voter heard may not stand, and has more",
+            |view, _| {
+                quorum(view);
+                says(view, "n1", 1, LOW);
+                says(view, "n3", 1, HIGH);
+                view.announcements.get_mut(&name("n3")).unwrap().value.stands = false;
+            },
+            "wait 1000 ms",
+            "missing: n2, n3",
+        ),
+        (
+            "the key's own leader",
+            |view, _| {
+                quorum(view);
+                view.sync.as_mut().unwrap().value.leader = Some("n1".to_owned());
+                says(view, "n1", 1, LOW);
+            },
+            "take",
+            "",
+        ),
+    ];
+    for (case, twist, step, why) in cases {
+        check(case, *twist, step, why);
+    }
+}
+
+#[test]
+fn fitness_is_timeline_then_primary_then_wal_then_priority_then_name() {
+    let said = |timeline, primary, lsn, priority| {
+        let mut said = word(timeline, lsn).value;
+        (said.primary, said.priority) = (primary, priority);
+        said
+    };
+    let ranked = [
+        ("n9", said(2, false, LOW, 0)),
+        ("n8", said(1, true, LOW, 0)),
+        ("n7", said(1, false, HIGH, 0)),
+        ("n6", said(1, false, LOW, 5)),
+        ("n1", said(1, false, LOW, 1)),
+        ("n2", said(1, false, LOW, 1)),
+    ];
+    for pair in ranked.windows(2) {
+        let [fitter, less] = pair else { unreachable!() };
+        let (first, second) = (name(fitter.0), name(less.0));
+        assert!(fitness(&first, &fitter.1) > fitness(&second, &less.1), "{first} before {second}");
+    }
+}
+
+#[test]
+fn what_was_judged_is_what_the_write_compares() {
+    let mut view = three();
+    all_say(&mut view);
+    (view.config, view.sync) = (sync_mode(), sync_key("n9", "n1"));
+    view.announcements.insert(name("n4"), Versioned { revision: 33, ..word(1, LOW) });
+    view.announcements.get_mut(&name("n3")).unwrap().value.after = Term(3);
+    let RaceStep::Take(judged) = decide(&view, &candidate("n1", 1, LOW)).what else {
+        panic!("n1 takes");
+    };
+    assert_eq!((judged.after, judged.sync, judged.config, judged.failover), (AFTER, 5, 5, 0));
+    let weighed = [("n1", 6), ("n2", 6), ("n4", 33)].map(|(who, revision)| (name(who), revision));
+    assert_eq!(judged.announcements, weighed, "every word of this vacancy, and no other");
+    assert!(judged.resets_sync, "the key of another leader is made this one's in the same write");
+    view.sync = sync_key("n1", "n2");
+    let RaceStep::Take(judged) = decide(&view, &candidate("n1", 1, LOW)).what else {
+        panic!("n1 takes");
+    };
+    assert!(!judged.resets_sync, "its own key stands");
+}
+
+#[test]
+fn a_primary_takes_up_its_leadership_before_any_standby() {
+    let mut view = three();
+    all_say(&mut view);
+    let mut me = candidate("n3", 1, LOW);
+    me.primary = true;
+    view.announcements.get_mut(&name("n3")).unwrap().value.primary = true;
+    assert!(may_stand(&view, &me).is_ok());
+    assert!(matches!(decide(&view, &me).what, RaceStep::Take(_)));
+    assert!(matches!(decide(&view, &candidate("n1", 1, LOW)).what, RaceStep::Wait(_)));
+}
