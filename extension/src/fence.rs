@@ -71,6 +71,10 @@ struct Pending {
     /// It wrote WAL before its commit record. Where it did not (temporary and unlogged tables only),
     /// Postgres does not wait for a standby, and neither may we ask whether one confirmed.
     wrote_wal: bool,
+    /// Standbys were to be awaited when it came to commit. Where they are named only while it commits,
+    /// Postgres may have let it pass without a wait, and that is no cancelled one; whoever counts on the new
+    /// standby first sees that it has caught up with what was acknowledged until then.
+    awaits_standbys: bool,
     /// End of the record by which a prepared transaction was ended.
     two_phase_end: Option<u64>,
     /// The session's own synchronous_commit, where this transaction uses another.
@@ -78,7 +82,7 @@ struct Pending {
 }
 
 thread_local! {
-    static PENDING: Cell<Pending> = const { Cell::new(Pending { writes: false, wrote_wal: false, two_phase_end: None, changed_from: None }) };
+    static PENDING: Cell<Pending> = const { Cell::new(Pending { writes: false, wrote_wal: false, awaits_standbys: false, two_phase_end: None, changed_from: None }) };
     /// This session was made read-only because the fence was closed when it began.
     static MADE_READ_ONLY: Cell<bool> = const { Cell::new(false) };
     static PREVIOUS: Cell<Previous> = const { Cell::new(Previous { utility: None, executor_start: None, authentication: None }) };
@@ -151,7 +155,7 @@ fn before_commit(what: &str) {
     // SAFETY: this backend's own position; zero until its transaction has written WAL.
     pending.wrote_wal = unsafe { pg_sys::XactLastRecEnd } != 0;
     PENDING.set(pending);
-    raise_synchronous_commit();
+    prepare_to_await_standbys();
 }
 
 /// A session that ends drops its temporary tables in one last transaction. Nobody waits to hear of that,
@@ -237,6 +241,7 @@ enum End {
 
 fn committed_end(pending: Pending) -> End {
     match pending.two_phase_end {
+        _ if !pending.awaits_standbys => End::Nothing,
         Some(0) => End::Nothing,
         // COMMIT PREPARED and ROLLBACK PREPARED: taken right after the command, see `after_utility`.
         Some(end) => End::At { end, level_max: WAIT_APPLY },
@@ -250,7 +255,7 @@ fn prepared_end(pending: Pending) -> End {
     // PREPARE leaves no end behind (XactLastRecEnd is reset, XactLastCommitEnd not set), only where this
     // backend's last record began.
     // SAFETY: this backend's own position.
-    if pending.writes { End::Behind { start: unsafe { pg_sys::ProcLastRecPtr } } } else { End::Nothing }
+    if pending.awaits_standbys { End::Behind { start: unsafe { pg_sys::ProcLastRecPtr } } } else { End::Nothing }
 }
 
 const WAIT_FLUSH: usize = pg_sys::SYNC_REP_WAIT_FLUSH as usize;
@@ -376,6 +381,14 @@ fn cut(why: &str) {
 
 // ---- The least synchronous_commit --------------------------------------------------------------
 
+/// The last step before a commit, and before a prepared transaction is ended.
+fn prepare_to_await_standbys() {
+    raise_synchronous_commit();
+    let mut pending = PENDING.get();
+    pending.awaits_standbys = confirmed_by_standbys(WAIT_APPLY).is_some();
+    PENDING.set(pending);
+}
+
 /// Raises this transaction's synchronous_commit to the cluster's least one where standbys are awaited.
 fn raise_synchronous_commit() {
     let least = guc::minimum_synchronous_commit() as c_int;
@@ -483,7 +496,7 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) 
                     return false;
                 }
                 admit(page, what);
-                raise_synchronous_commit();
+                prepare_to_await_standbys();
                 true
             }
             pg_sys::NodeTag::T_CopyStmt if guc::fence_reads() && !(*node.cast::<pg_sys::CopyStmt>()).is_from => {
