@@ -2,6 +2,7 @@
 
 use super::initdb::{LongOption, as_argument};
 use super::marker::Incomplete;
+use super::postmaster::Postmaster;
 use super::{Programs, empty_directory, sync_data_directory, tail};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
@@ -40,6 +41,9 @@ pub async fn basebackup(
     what: &str,
     mut progress: impl FnMut(u8),
 ) -> Result<()> {
+    if let Some(running) = Postmaster::adopt(data_dir).await? {
+        bail!("a server (process id {}) runs on {}: stop it before the directory is emptied", running.pid(), data_dir.display());
+    }
     let mark = Incomplete::of(data_dir);
     mark.set(what).await?;
     empty_directory(data_dir).await?;

@@ -1,9 +1,9 @@
 //! Makes a new database system with initdb.
 
 use super::marker::Incomplete;
-use super::{Programs, empty_directory, run, sync_data_directory, write_atomically};
+use super::{Programs, empty_directory, is_empty_directory, run, sync_data_directory, write_atomically};
 use crate::config::Credentials;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// A program's long option without its dashes, with its value if it takes one.
@@ -13,10 +13,16 @@ pub type LongOption = (String, Option<String>);
 pub const FORBIDDEN: [&str; 9] = ["pgdata", "nosync", "no-sync", "pwfile", "sync-only", "version", "username", "pwprompt", "show"];
 
 /// Makes the database system in `data_dir`, owned by `superuser`. The directory is marked incomplete
-/// meanwhile, and emptied again if initdb fails.
+/// meanwhile, and emptied again if initdb fails; so it is refused where something is there that no half-done work of ours explains.
 pub async fn initdb(programs: &Programs, data_dir: &Path, superuser: &Credentials, options: &[LongOption]) -> Result<()> {
     super::refuse_root()?;
     let mark = Incomplete::of(data_dir);
+    if mark.read().await?.is_some() {
+        empty_directory(data_dir).await.context("clear what an earlier attempt left")?;
+    }
+    if !is_empty_directory(data_dir).await? {
+        bail!("{} is not empty: a new database system is made in an empty directory only", data_dir.display());
+    }
     mark.set("initdb").await?;
     let password_file = match &superuser.password {
         Some(password) => {

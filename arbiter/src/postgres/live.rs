@@ -237,6 +237,28 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
 }
 
 #[tokio::test]
+async fn what_is_there_is_not_wiped_by_mistake() {
+    let Some(programs) = programs("what_is_there_is_not_wiped_by_mistake") else { return };
+    let room = tempfile::tempdir().unwrap();
+    let node = Node::new(&programs, room.path(), "one");
+    std::fs::create_dir(node.data_dir()).unwrap();
+    std::fs::write(node.data_dir().join("precious"), "x").unwrap();
+    let error = initdb::initdb(&programs, &node.data_dir(), &node.authentication.superuser, &[]).await.unwrap_err();
+    assert!(error.to_string().contains("is not empty") && node.data_dir().join("precious").exists(), "{error}");
+    // Half of a clone is nothing to rewind, and nothing worth keeping.
+    Incomplete::of(&node.data_dir()).set("clone from db1").await.unwrap();
+    let verdict = rewind(&programs, &node.data_dir(), &node.files().main(), "host=nowhere", false).await.unwrap();
+    assert!(matches!(&verdict, Rewound::NotPossible { why, half_done: true } if why.contains("clone from db1")), "{verdict:?}");
+    initdb::initdb(&programs, &node.data_dir(), &node.authentication.superuser, &[]).await.unwrap();
+    assert_eq!(Incomplete::of(&node.data_dir()).read().await.unwrap(), None);
+    let server = node.start(&Recovery::None).await;
+    let error = basebackup::basebackup(&programs, &node.data_dir(), "host=nowhere", &[], "clone", |_| {}).await.unwrap_err();
+    assert!(error.to_string().contains("stop it before"), "{error}");
+    server.stop(StopMode::Fast).unwrap();
+    server.exited().await;
+}
+
+#[tokio::test]
 async fn failures_leave_an_empty_directory_and_say_why() {
     let Some(programs) = programs("failures_leave_an_empty_directory_and_say_why") else { return };
     let room = tempfile::tempdir().unwrap();
@@ -252,4 +274,15 @@ async fn failures_leave_an_empty_directory_and_say_why() {
     // Nothing is left beside it either: no password file, no mark.
     assert_eq!(std::fs::read_dir(room.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path() != node.data_dir()).count(), 0);
     assert!(node.sql().facts().await.is_err());
+}
+
+#[tokio::test]
+async fn root_is_refused_with_a_sentence() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let room = tempfile::tempdir().unwrap();
+    let programs = Programs::new("/nowhere");
+    let error = Postmaster::start(&programs, room.path(), &room.path().join("postgresql.conf"), &[]).await.unwrap_err();
+    assert!(error.to_string().starts_with("running as root, which PostgreSQL refuses"), "{error}");
 }

@@ -227,14 +227,17 @@ impl LocalSql {
     /// left from when this server was primary. Works on a standby too.
     pub async fn ensure_slots(&self, wanted: &BTreeSet<String>, reserve: bool, owned: impl Fn(&str) -> bool) -> Result<SlotChanges> {
         let session = self.session().await?;
-        let listed =
-            answer(session.client.query("SELECT slot_name::text, slot_type, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE NOT temporary", &[]))
-                .await;
+        let listed = answer(session.client.query(
+            "SELECT slot_name::text, slot_type, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE NOT temporary",
+            &[],
+        ))
+        .await;
         let rows = self.noting_loss(listed).await.context("list replication slots")?;
         let mut present = BTreeSet::new();
         let mut changes = SlotChanges::default();
         for row in &rows {
-            let (name, kind, active, holds): (String, String, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            let (name, kind, active, holds): (String, String, bool, bool) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
             let stale = if wanted.contains(&name) { holds && !reserve } else { owned(&name) };
             if kind == "physical" && !active && stale {
                 let dropped = answer(session.client.execute("SELECT pg_drop_replication_slot($1::text::name)", &[&name])).await;
@@ -245,7 +248,8 @@ impl LocalSql {
             }
         }
         for name in wanted.difference(&present) {
-            let created = answer(session.client.execute("SELECT pg_create_physical_replication_slot($1::text::name, $2)", &[name, &reserve])).await;
+            let created =
+                answer(session.client.execute("SELECT pg_create_physical_replication_slot($1::text::name, $2)", &[name, &reserve])).await;
             self.noting_loss(created).await.with_context(|| format!("create replication slot {name}"))?;
             changes.created.push(name.clone());
         }

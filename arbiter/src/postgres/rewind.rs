@@ -26,9 +26,12 @@ pub enum Rewound {
 pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, conninfo: &str, restore_target_wal: bool) -> Result<Rewound> {
     super::refuse_root()?;
     let mark = Incomplete::of(data_dir);
-    let was_half_done = mark.read().await?.is_some();
+    if let Some(what) = mark.read().await? {
+        // Half of a clone, or a target whose log is partly the source's already: pg_rewind would compare the wrong things and succeed.
+        return Ok(Rewound::NotPossible { why: format!("the data directory was left half-made ({what})"), half_done: true });
+    }
     let control = controldata::read(programs, data_dir).await?;
-    if !control.state.is_clean() && !was_half_done {
+    if !control.state.is_clean() {
         recover_alone(programs, data_dir, config_file).await?;
     }
     mark.set("rewind").await?;
@@ -52,7 +55,7 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
         mark.clear().await?;
         return Ok(Rewound::Done);
     }
-    let half_done = was_half_done || said.contains(FIRST_WRITE);
+    let half_done = said.contains(FIRST_WRITE);
     if !half_done {
         mark.clear().await?;
     }
