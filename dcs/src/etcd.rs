@@ -303,15 +303,19 @@ impl Dcs for Etcd {
         self.guarded("the initialize key", when, vec![TxnOp::delete(self.keys.initialize(), None)]).await.map(drop)
     }
 
-    async fn found(&self, name: &MemberName, lease: LeaseId, claim: i64, system_id: &SystemId, config: &DynamicConfig) -> Result<Term> {
+    async fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, config: &DynamicConfig) -> Result<Term> {
         let when = vec![unchanged(self.keys.initialize(), claim), Compare::create_revision(self.keys.leader(), CompareOp::Equal, 0)];
         let then = vec![
-            TxnOp::put(self.keys.initialize(), system_id.0.as_str(), None),
             TxnOp::put(self.keys.config(), to_bytes(&config.0), None),
             self.put_leader(name, lease),
             self.last_term(name, "bootstrapped"),
         ];
         self.guarded("the initialize key", when, then).await.map(Term)
+    }
+
+    async fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> Result<()> {
+        let when = vec![unchanged(self.keys.initialize(), claim), self.is_leader(leader)];
+        self.guarded("the initialize key", when, vec![TxnOp::put(self.keys.initialize(), system_id.0.as_str(), None)]).await.map(drop)
     }
 
     async fn write_config(&self, config: &DynamicConfig, judged: i64) -> Result<i64> {

@@ -92,8 +92,10 @@ pub trait Dcs: Send + Sync {
     fn claim_initialize(&self, name: &MemberName, lease: LeaseId) -> impl Future<Output = Result<i64>> + Send;
     /// Gives the claim back.
     fn unclaim_initialize(&self, claim: i64) -> impl Future<Output = Result<()>> + Send;
-    /// Founds the cluster: identity, configuration and first leader in one write.
-    fn found(&self, name: &MemberName, lease: LeaseId, claim: i64, system_id: &SystemId, config: &DynamicConfig) -> impl Future<Output = Result<Term>> + Send;
+    /// Leads a cluster in the making: first configuration and leader key, under the claim.
+    fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, config: &DynamicConfig) -> impl Future<Output = Result<Term>> + Send;
+    /// The cluster exists from here on: its identity replaces the claim.
+    fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> impl Future<Output = Result<()>> + Send;
 
     /// Writes `config` if its revision is still `judged` (0: absent).
     fn write_config(&self, config: &DynamicConfig, judged: i64) -> impl Future<Output = Result<i64>> + Send;

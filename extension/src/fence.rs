@@ -149,7 +149,7 @@ fn before_commit(what: &str) {
     if exiting() {
         return set_synchronous_commit(pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH.cast_signed());
     }
-    admit(page, what);
+    admit(page, what, Began::WithItsTransaction);
     let mut pending = PENDING.get();
     pending.writes = true;
     // SAFETY: this backend's own position; zero until its transaction has written WAL.
@@ -166,15 +166,47 @@ fn exiting() -> bool {
     unsafe { pg_sys::proc_exit_inprogress }
 }
 
+/// When what is to be committed began; a drain lets end what began before it.
+#[derive(Clone, Copy)]
+enum Began {
+    /// With the transaction of this backend.
+    WithItsTransaction,
+    /// Earlier, in whichever backend prepared it. It holds locks, and to end it is what a drain waits for.
+    Earlier,
+}
+
+impl Began {
+    /// As a moment on the fence's clock. Only a drain asks, so only then it is worked out.
+    ///
+    /// Postgres keeps the wall-clock time at which the transaction's first statement arrived; its age by
+    /// the same clock, taken from now, is the moment. Should the wall clock be set in between, a transaction
+    /// is let pass or held for the wrong side of the drain's beginning. That costs courtesy, not safety: the
+    /// deadline is judged apart, and what is committed before the shutdown checkpoint the candidate has.
+    fn at(self, mode: Mode, now: Moment) -> Moment {
+        match (self, mode) {
+            (Began::WithItsTransaction, Mode::Draining) => {
+                // SAFETY: both only read the clock and this backend's transaction state.
+                let age_us = unsafe { pg_sys::GetCurrentTimestamp() - pg_sys::GetCurrentTransactionStartTimestamp() };
+                now - Duration::from_micros(u64::try_from(age_us).unwrap_or(0))
+            }
+            (Began::WithItsTransaction, _) => now,
+            (Began::Earlier, _) => Moment::default(),
+        }
+    }
+}
+
 /// Lets a writer pass, holds it up to `tenure.fence_wait`, or raises the error.
-fn admit(page: &Page, what: &str) {
+fn admit(page: &Page, what: &str, began: Began) {
+    let verdict = |now| {
+        let fence = page.fence();
+        judge(fence, began.at(fence.mode, now), now)
+    };
     let now = boottime();
-    let began = transaction_began(page, now);
-    if judge(page.fence(), began, now) == Verdict::Pass {
+    if verdict(now) == Verdict::Pass {
         return;
     }
     page.commits_waited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let answer = page.wait_renewed(now + guc::fence_wait(), |now| match judge(page.fence(), began, now) {
+    let answer = page.wait_renewed(now + guc::fence_wait(), |now| match verdict(now) {
         Verdict::Wait => None,
         verdict => Some(verdict),
     });
@@ -184,28 +216,13 @@ fn admit(page: &Page, what: &str) {
     }
 }
 
-/// When the transaction began, on the fence's clock. Only a drain asks, so only then it is worked out.
-///
-/// Postgres keeps the wall-clock time at which the transaction's first statement arrived; its age by the same
-/// clock, taken from now, is the moment. Should the wall clock be set in between, a transaction is let
-/// pass or held for the wrong side of the drain's beginning. That costs courtesy, not safety: the
-/// deadline is judged apart, and what is committed before the shutdown checkpoint the candidate has.
-fn transaction_began(page: &Page, now: Moment) -> Moment {
-    if page.mode() != Mode::Draining {
-        return now;
-    }
-    // SAFETY: both only read the clock and this backend's transaction state.
-    let age_us = unsafe { pg_sys::GetCurrentTimestamp() - pg_sys::GetCurrentTransactionStartTimestamp() };
-    now - Duration::from_micros(u64::try_from(age_us).unwrap_or(0))
-}
-
 /// It is durable, and nobody has been told. An ERROR here would stop the server: from here on, only a
 /// cut and log entries. Interrupts are held.
 fn after_commit(end: impl FnOnce(Pending) -> End) {
     let pending = PENDING.take();
     // An xid can still be drawn after the look before the commit (NOTIFY does so).
-    let awaited = pending.writes || pending.two_phase_end.is_some() || has_xid();
-    let why = managed_page().filter(|_| awaited && !exiting()).and_then(|page| why_not_acknowledge(page, || end(pending)));
+    let awaited = || !exiting() && (pending.writes || pending.two_phase_end.is_some() || has_xid());
+    let why = managed_page().filter(|_| awaited()).and_then(|page| why_not_acknowledge(page, || end(pending)));
     restore_synchronous_commit(pending);
     if let Some(why) = why {
         cut(&why);
@@ -495,7 +512,7 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) 
                     // Postgres' own refusal is the better one.
                     return false;
                 }
-                admit(page, what);
+                admit(page, what, Began::Earlier);
                 prepare_to_await_standbys();
                 true
             }

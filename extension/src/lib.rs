@@ -57,6 +57,6 @@ fn register_worker() {
 fn write_name(field: &mut [std::ffi::c_char], name: &CStr) {
     let last = field.len() - 1;
     for (to, from) in field[..last].iter_mut().zip(name.to_bytes()) {
-        *to = from.cast_signed();
+        *to = *from as std::ffi::c_char;
     }
 }

@@ -1,0 +1,272 @@
+//! Duty -> procedure: one match, no wildcard arm; the only door from a decision to the server's files and process.
+
+use crate::hands::Hands;
+use crate::postgres::basebackup::basebackup;
+use crate::postgres::conf::Recovery;
+use crate::postgres::postmaster::StopMode;
+use crate::postgres::promote::promote;
+use crate::postgres::query::{ServerFacts, member_conninfo};
+use crate::postgres::rewind::{Rewound, rewind};
+use crate::{bootstrap, settings, switchover, tend};
+use anyhow::{Context, Result, bail};
+use cluster::duty::Duty;
+use cluster::failover::FailoverRequest;
+use cluster::leader::Term;
+use cluster::local::LocalState;
+use cluster::member::{MemberRole, MemberState};
+use cluster::name::MemberName;
+use cluster::view::ClusterView;
+use dcs::Dcs;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A promotion that takes longer than this is reported as failed; the loop then looks again.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a procedure works from: everything that was judged.
+#[derive(Clone)]
+pub struct Judged {
+    /// The cluster.
+    pub view: Arc<ClusterView>,
+    /// This node.
+    pub local: Arc<LocalState>,
+    /// Its server's words.
+    pub facts: Option<Arc<ServerFacts>>,
+}
+
+/// How a procedure ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Look again when something changes.
+    Settled,
+    /// Look again now.
+    LookAgain,
+    /// The arbiter ends (Postgres is stopped).
+    Stopped,
+}
+
+/// Does what the node owes the cluster.
+pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
+    let view = &*judged.view;
+    match duty {
+        Duty::Rest => rest(&hands, &judged).await,
+        Duty::Bootstrap => bootstrap::bootstrap(&hands, &judged.local.data).await.context("found the cluster").map(|()| Done::LookAgain),
+        Duty::Clone { from } => clone(&hands, view, &from).await.with_context(|| format!("clone from {from}")),
+        Duty::StartPrimary { term: _ } => start(&hands, view, &Recovery::None).await.context("start Postgres as primary"),
+        Duty::StartStandby { upstream } => {
+            let recovery = follow(&hands, view, upstream.as_ref());
+            start(&hands, view, &recovery).await.context("start Postgres as standby")
+        }
+        Duty::Promote { term } => promote_to(&hands, term).await.context("promote"),
+        Duty::Demote => demote(&hands).await.context("demote"),
+        Duty::Follow { upstream } => {
+            hands.write_configuration(view, &follow(&hands, view, Some(&upstream))).await?;
+            hands.sql.reload().await.with_context(|| format!("follow {upstream}"))?;
+            Ok(Done::LookAgain)
+        }
+        Duty::Rewind { from } => rewind_from(&hands, view, &from).await.with_context(|| format!("rejoin {from} by pg_rewind")),
+        Duty::Switchover { candidates } => switch_over(&hands, &judged, &candidates).await,
+        Duty::HandOver { to } => hand_over(&hands, view, &to).await,
+        Duty::Release => release(&hands, view).await.context("give the leader key up"),
+        Duty::Stop => stop(&hands, view).await.context("stop"),
+        Duty::Quit => Ok(Done::Stopped),
+    }
+}
+
+async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
+    let Some(facts) = &judged.facts else { return Ok(Done::Settled) };
+    if judged.view.config().paused() {
+        return Ok(Done::Settled);
+    }
+    if facts.in_recovery {
+        tend::standby(hands, &judged.view, facts).await?;
+        return Ok(Done::Settled);
+    }
+    let Some(leader) = judged.view.leader_if(&hands.config.name) else { return Ok(Done::Settled) };
+    let again = tend::primary(hands, &judged.view, leader, facts).await?;
+    Ok(if again { Done::LookAgain } else { Done::Settled })
+}
+
+/// Recovery settings for following a member, or nobody.
+fn follow(hands: &Hands, view: &ClusterView, upstream: Option<&MemberName>) -> Recovery {
+    let member = upstream.and_then(|name| Some((name, &view.members.get(name)?.member)));
+    settings::recovery(&hands.config, &hands.dynamic(view), member)
+}
+
+/// The process is started, not waited for: the loop sees when it serves, and keeps the lease until then.
+async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result<Done> {
+    let role = if *recovery == Recovery::None { MemberRole::Primary } else { MemberRole::Replica };
+    hands.speak(MemberState::Starting, role);
+    hands.clear_orphans().await?;
+    let postmaster = hands.start(view, recovery).await?;
+    let wake = hands.wake.clone();
+    tokio::spawn(async move {
+        // Ready or ended, the loop looks.
+        let _ = postmaster.ready().await;
+        wake.notify_one();
+    });
+    Ok(Done::Settled)
+}
+
+async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
+    let view = hands.etcd.load_view().await?;
+    // The key in our name, in the term that was judged, on a lease that etcd confirms now.
+    if view.leader_if(&hands.config.name).is_none_or(|leader| leader.term != term) {
+        bail!("term {term} is over");
+    }
+    if !hands.lease.confirm(&view).await {
+        bail!("the lease was not confirmed by etcd");
+    }
+    let postmaster = hands.postmaster().context("Postgres does not run")?;
+    tracing::info!("promoting, term {term}");
+    promote(&postmaster, &hands.config.postgres.data_dir).await?;
+    let promoted = async {
+        loop {
+            match hands.sql.facts().await {
+                Ok(facts) if !facts.in_recovery => return Ok(facts),
+                Err(why) if hands.postmaster().is_none() => return Err(why),
+                // Nothing tells another process that recovery has ended; no client waits for this look.
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let facts = tokio::time::timeout(PROMOTION_PATIENCE, promoted).await.context("Postgres does not leave recovery")??;
+    tracing::info!("promoted: timeline {}, term {term}", facts.timeline);
+    hands.note_synchronous(std::collections::BTreeSet::new(), false);
+    // Wakes the lease worker: the new role is to be in the member key.
+    if let Err(why) = hands.sql.execute("SELECT tenure.attach_arbiter()").await {
+        tracing::warn!("attach to the lease worker: {why:#}");
+    }
+    tokio::spawn(tend::after_promotion(hands.clone()));
+    Ok(Done::LookAgain)
+}
+
+async fn demote(hands: &Hands) -> Result<Done> {
+    hands.speak(MemberState::Stopping, MemberRole::Demoted);
+    // Its fence is closed, so nothing can be acknowledged any more; a clean stop spares the crash recovery before a rewind.
+    hands.stop(StopMode::Fast).await?;
+    hands.speak(MemberState::Stopped, MemberRole::Demoted);
+    Ok(Done::LookAgain)
+}
+
+async fn clone(hands: &Hands, view: &ClusterView, from: &MemberName) -> Result<Done> {
+    let config = &hands.config;
+    let source = &view.members.get(from).with_context(|| format!("{from} has no member key"))?.member;
+    let (host, port) = source.host_port().with_context(|| format!("{from} has no usable address: {}", source.conn_url))?;
+    hands.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
+    hands.stop(StopMode::Immediate).await?;
+    hands.clear_orphans().await?;
+    hands.write_pgpass().await?;
+    let passfile = config.postgres.pgpass.display().to_string();
+    let conninfo = member_conninfo(&host, port, &config.postgres.authentication.replication, &passfile, config.name.as_str(), None);
+    tracing::info!("cloning from {from} ({host}:{port})");
+    let mut told = 0;
+    let progress = |percent: u8| {
+        hands.speak_progress(percent);
+        if percent >= told + 10 {
+            told = percent;
+            tracing::info!("clone from {from}: {percent} %");
+        }
+    };
+    let what = format!("clone from {from}");
+    basebackup(&hands.programs, &config.postgres.data_dir, &conninfo, &config.postgres.basebackup, &what, progress).await?;
+    hands.note_rewind(None);
+    tracing::info!("cloned from {from}");
+    start(hands, view, &follow(hands, view, Some(from))).await
+}
+
+async fn rewind_from(hands: &Hands, view: &ClusterView, from: &MemberName) -> Result<Done> {
+    let config = &hands.config;
+    let source = &view.members.get(from).with_context(|| format!("{from} has no member key"))?.member;
+    let (host, port) = source.host_port().with_context(|| format!("{from} has no usable address: {}", source.conn_url))?;
+    hands.speak(MemberState::Stopping, MemberRole::Replica);
+    hands.stop(StopMode::Fast).await?;
+    hands.clear_orphans().await?;
+    hands.speak(MemberState::Stopped, MemberRole::Replica);
+    hands.write_configuration(view, &follow(hands, view, Some(from))).await?;
+    let passfile = config.postgres.pgpass.display().to_string();
+    let credentials = config.postgres.authentication.for_rewind();
+    let conninfo = member_conninfo(&host, port, credentials, &passfile, config.name.as_str(), Some(&config.postgres.database));
+    tracing::info!("rewinding to the history of {from} ({host}:{port})");
+    let restores = config.postgres.recovery_conf.contains_key("restore_command");
+    match rewind(&hands.programs, &config.postgres.data_dir, &config.postgres.files().main(), &conninfo, restores).await? {
+        Rewound::Done => {
+            hands.note_rewind(None);
+            tracing::info!("rewound");
+            start(hands, view, &follow(hands, view, Some(from))).await
+        }
+        Rewound::NotPossible { why, .. } => {
+            tracing::error!("pg_rewind failed: {why}");
+            hands.note_rewind(Some(why));
+            Ok(Done::LookAgain)
+        }
+    }
+}
+
+async fn switch_over(hands: &Hands, judged: &Judged, candidates: &[MemberName]) -> Result<Done> {
+    let view = &*judged.view;
+    let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
+    let facts = judged.facts.as_deref().context("Postgres does not answer")?;
+    let switched = switchover::switch_over(hands, view, leader, candidates, facts).await;
+    if let Err(why) = switched {
+        tracing::error!("switchover failed: {why:#}");
+        // Called off: who waits goes on, the request is gone, and the loop starts Postgres again if it was stopped.
+        let _ = hands.sql.execute("SELECT tenure.drain(false)").await;
+        if let Some(request) = view.request() {
+            hands.etcd.write_failover(&FailoverRequest::default(), request.revision).await.context("clear the request")?;
+        }
+        if judged.local.stopping {
+            return stop(hands, view).await;
+        }
+    }
+    Ok(Done::LookAgain)
+}
+
+/// The postmaster is dead and a synchronous standby has everything: it goes on at once.
+async fn hand_over(hands: &Hands, view: &ClusterView, to: &MemberName) -> Result<Done> {
+    hands.speak(MemberState::Crashed, MemberRole::Demoted);
+    // What the postmaster left behind could still write: not one of it may live when another leads.
+    hands.clear_orphans().await?;
+    let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
+    switchover::hand_over(hands, leader, to, None).await?;
+    tracing::warn!("Postgres crashed: leadership handed over to {to}, which has every acknowledged commit");
+    Ok(Done::LookAgain)
+}
+
+async fn release(hands: &Hands, view: &ClusterView) -> Result<Done> {
+    hands.stop(StopMode::Immediate).await?;
+    hands.clear_orphans().await?;
+    let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
+    hands.etcd.release_leader(leader).await?;
+    Ok(Done::LookAgain)
+}
+
+/// A planned end: Postgres is stopped cleanly, and what was held is given back after that.
+async fn stop(hands: &Hands, view: &ClusterView) -> Result<Done> {
+    if view.config().paused() {
+        tracing::info!("the cluster is in maintenance mode: leaving Postgres as it is");
+        return Ok(Done::Stopped);
+    }
+    hands.speak(MemberState::Stopping, MemberRole::Replica);
+    hands.stop(StopMode::Fast).await?;
+    hands.speak(MemberState::Stopped, MemberRole::Replica);
+    let bound = Duration::from_secs(5);
+    let given_back = tokio::time::timeout(bound, async {
+        let view = hands.etcd.load_view().await?;
+        if let Some(leader) = view.leader_if(&hands.config.name) {
+            hands.etcd.release_leader(leader).await?;
+        }
+        if let Some(lease) = view.lease_of(&hands.config.name) {
+            hands.lease.speak(None);
+            hands.etcd.revoke(lease).await?;
+        }
+        Ok::<(), dcs::Error>(())
+    });
+    match given_back.await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => tracing::warn!("keys were not given back, they run out by themselves: {why}"),
+        Err(_) => tracing::warn!("keys were not given back within {} s, they run out by themselves", bound.as_secs()),
+    }
+    Ok(Done::Stopped)
+}
+

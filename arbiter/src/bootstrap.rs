@@ -1,0 +1,127 @@
+//! Founding a cluster: the claim, initdb (or the data that is there), the first leader, the roles, the
+//! extension; only then does the cluster exist for the others.
+
+use crate::hands::Hands;
+use crate::postgres::conf::Recovery;
+use crate::postgres::controldata;
+use crate::postgres::initdb::initdb;
+use crate::postgres::marker::Incomplete;
+use crate::postgres::query::identifier;
+use anyhow::{Context, Result, bail};
+use cluster::leader::Leader;
+use cluster::local::DataDir;
+use cluster::member::{MemberRole, MemberState};
+use cluster::view::ClusterView;
+use dcs::{Dcs, Error};
+use std::time::Duration;
+
+/// How long a lease may take to come before the claim is given up.
+const LEASE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the extension must be told once the server takes connections.
+pub const ATTACH: &str = "SELECT tenure.attach_arbiter() WHERE NOT (SELECT arbiter_attached FROM tenure.lease())";
+
+/// Makes the cluster, or finds that another node does.
+pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
+    let name = &hands.config.name;
+    hands.speak(MemberState::InitializingNewCluster, MemberRole::Uninitialized);
+    let lease = lease(hands).await?;
+    let claim = match hands.etcd.claim_initialize(name, lease).await {
+        Ok(claim) => claim,
+        Err(Error::Lost(_)) => return Ok(()), // another node makes it
+        Err(why) => return Err(why).context("claim the making of the cluster"),
+    };
+    tracing::info!("founding the cluster {}: this node makes the first data directory", hands.config.scope);
+    let made = make(hands, data, claim, lease).await;
+    if made.is_err()
+        && let Err(why) = hands.etcd.unclaim_initialize(claim).await
+    {
+        tracing::warn!("the claim on the making of the cluster was not given back: {why}");
+    }
+    made
+}
+
+async fn lease(hands: &Hands) -> Result<cluster::leader::LeaseId> {
+    let got = async {
+        loop {
+            if let Some(lease) = hands.lease.lease() {
+                return lease;
+            }
+            hands.wake.notified().await;
+        }
+    };
+    tokio::time::timeout(LEASE_PATIENCE, got).await.context("no lease could be had from etcd")
+}
+
+async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader::LeaseId) -> Result<()> {
+    let config = &hands.config;
+    let postgres = &config.postgres;
+    let mark = Incomplete::of(&postgres.data_dir);
+    let fresh = !matches!(data, DataDir::Present(_));
+    if fresh {
+        if matches!(data, DataDir::Incomplete { .. }) {
+            crate::postgres::empty_directory(&postgres.data_dir).await?;
+        }
+        initdb(&hands.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?;
+        // Marked until the cluster exists: what a crash leaves before that is nobody's data.
+        mark.set("founding the cluster").await?;
+    }
+    let control = controldata::read(&hands.programs, &postgres.data_dir).await?;
+    let dynamic = cluster::config::DynamicConfig(config.bootstrap.dcs.clone());
+    for fault in dynamic.faults() {
+        tracing::warn!("bootstrap.dcs: {fault}");
+    }
+    let term = hands.etcd.lead_first(&config.name, lease, claim, &dynamic).await.context("write the first leader")?;
+    let leader = Leader { name: config.name.clone(), lease, term };
+    let nothing = ClusterView::default();
+    if hands.postmaster().is_none() {
+        hands.start_and_wait(&nothing, &Recovery::None).await?;
+    }
+    // From here on the lease worker keeps the lease, and opens the fence.
+    hands.lease.speak(None);
+    if fresh {
+        hands.sql.ensure_roles(&postgres.authentication).await?;
+        for user in &config.bootstrap.users {
+            hands.sql.ensure_role(&user.credentials, &user.options).await?;
+        }
+    }
+    hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.context("create the extension pg_tenure")?;
+    attach(hands).await?;
+    if fresh && let Some(command) = &config.bootstrap.post_bootstrap {
+        post_bootstrap(hands, command).await?;
+    }
+    mark.clear().await?;
+    hands.etcd.found(&leader, claim, &control.system_id).await.context("write the cluster's identity")?;
+    tracing::info!("the cluster {} exists, database system {}, term {term}", config.scope, control.system_id);
+    Ok(())
+}
+
+/// Ties the extension's page to our session: the lease worker then knows that somebody could promote.
+pub async fn attach(hands: &Hands) -> Result<()> {
+    hands.sql.execute(ATTACH).await.context("attach to the lease worker")
+}
+
+async fn post_bootstrap(hands: &Hands, command: &str) -> Result<()> {
+    let postgres = &hands.config.postgres;
+    hands.write_pgpass().await?;
+    let conninfo = crate::postgres::conf::conninfo([
+        ("host", postgres.listen.local_host().as_str()),
+        ("port", postgres.listen.port.to_string().as_str()),
+        ("user", postgres.authentication.superuser.username.as_str()),
+        ("dbname", postgres.database.as_str()),
+    ]);
+    let mut words = command.split_whitespace();
+    let program = words.next().context("bootstrap.post_bootstrap is empty")?;
+    let status = tokio::process::Command::new(program).args(words).arg(conninfo).env("PGPASSFILE", &postgres.pgpass).status().await;
+    let status = status.with_context(|| format!("start {program}"))?;
+    if !status.success() {
+        bail!("bootstrap.post_bootstrap ended with {status}");
+    }
+    Ok(())
+}
+
+/// Grants what an existing cluster (one taken over) may lack: the extension.
+pub async fn ensure_extension(hands: &Hands) -> Result<()> {
+    let database = identifier(&hands.config.postgres.database);
+    hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.with_context(|| format!("create the extension pg_tenure in {database}"))
+}

@@ -1,0 +1,477 @@
+//! The arbiter: one loop over one closed set of wake-ups: look, decide, apply, look again.
+
+use crate::apply::{self, Done, Judged};
+use crate::config::NodeConfig;
+use crate::hands::Hands;
+use crate::observe::{self, Memory, Seen};
+use crate::snapshot::{Command, Node, Snapshot};
+use crate::{bootstrap, logging, postgres, rest, settings};
+use anyhow::{Context, Result, bail};
+use cluster::duty::{self, Duty};
+use cluster::lease;
+use cluster::local::Postgres;
+use cluster::member::{MemberRole, MemberState};
+use cluster::reason::Decision;
+use cluster::view::ClusterView;
+use dcs::key::Keys;
+use dcs::{Dcs, Etcd, Settings};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::UnixDatagram;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Pause before etcd is asked again after it gave no answer.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Pause after a procedure failed, so that a fault that stays does not become a flood.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Why the loop turns.
+#[derive(Debug)]
+enum WakeUp {
+    /// Something changed: in etcd, in the lease, in a procedure.
+    Changed,
+    /// The lease worker, or a walsender that ended, says so.
+    Extension,
+    /// The postmaster has ended.
+    PostmasterGone,
+    /// Nothing happened for a while.
+    Tick,
+    /// SIGTERM or SIGINT.
+    Terminate,
+    /// SIGHUP.
+    Reload,
+    /// REST asks for something.
+    Asked(Command),
+    /// The procedure under way has ended.
+    Ended(Result<Done>),
+}
+
+/// Runs the arbiter with the node's file until it is told to end. The exit code tells why.
+pub async fn run(path: &Path) -> Result<ExitCode> {
+    let config = NodeConfig::load(path, std::env::vars())?;
+    logging::start(config.log.level, config.log.json);
+    postgres::refuse_root()?;
+    for line in &config.not_served {
+        tracing::warn!("not served yet: {line}");
+    }
+    if let Some(parent) = config.postgres.data_dir.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+    }
+    let listener = tokio::net::TcpListener::bind((config.rest.listen.host.as_str(), config.rest.listen.port))
+        .await
+        .with_context(|| format!("listen for REST on {} (restapi.listen): is another arbiter running here?", config.rest.listen))?;
+    let etcd = Arc::new(Etcd::new(Keys::new(&config.namespace, &config.scope), etcd_settings(&config)?));
+    let config = Arc::new(config);
+    let wake = Arc::new(Notify::new());
+    let hands = Hands::new(config.clone(), etcd, wake);
+    tracing::info!("arbiter of {} in {} begins, version {}", config.name, config.scope, env!("CARGO_PKG_VERSION"));
+    Daemon::new(hands, path.to_owned()).run(listener).await
+}
+
+/// How to reach etcd, from the node's file. Reads certificates, so before the loop begins.
+pub fn etcd_settings(config: &NodeConfig) -> Result<Settings> {
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let ttl = cluster::config::DynamicConfig(config.bootstrap.dcs.clone()).timing().ttl;
+    Ok(Settings {
+        endpoints: config.etcd.endpoints.clone(),
+        user: config.etcd.username.clone().map(|user| (user, config.etcd.password.as_ref().map(|p| p.reveal().to_owned()).unwrap_or_default())),
+        ca_certificate: config.etcd.cacert.as_ref().map(read).transpose()?,
+        identity: config.etcd.client_certificate.as_ref().map(|(cert, key)| Ok::<_, anyhow::Error>((read(cert)?, read(key)?))).transpose()?,
+        try_timeout: lease::try_timeout(ttl, config.etcd.endpoints.len()),
+    })
+}
+
+struct Daemon {
+    hands: Hands,
+    path: PathBuf,
+    memory: Memory,
+    view: Arc<ClusterView>,
+    view_at: Option<Instant>,
+    /// The procedure under way, one at a time, and what it does.
+    procedure: Option<(JoinHandle<Result<Done>>, Duty)>,
+    /// No procedure before this moment: the last one failed.
+    not_before: Option<Instant>,
+    told: Option<Decision<Duty>>,
+    told_etcd: bool,
+    /// Something woke the loop while a procedure was under way: look once more when it has ended.
+    look_owed: bool,
+}
+
+impl Daemon {
+    fn new(hands: Hands, path: PathBuf) -> Daemon {
+        Daemon {
+            hands,
+            path,
+            memory: Memory::default(),
+            view: Arc::default(),
+            view_at: None,
+            procedure: None,
+            not_before: None,
+            told: None,
+            told_etcd: false,
+            look_owed: false,
+        }
+    }
+
+    async fn run(mut self, listener: tokio::net::TcpListener) -> Result<ExitCode> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let extension = wake_socket(&self.hands.config)?;
+        let (ask, mut asked) = mpsc::channel(16);
+        self.reach_etcd(&mut terminate).await?;
+        if let Err(clash) = self.hands.lease.clash(&self.view) {
+            bail!("{clash}");
+        }
+        let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
+        let (show, shown) = watch::channel(self.snapshot(&seen, None));
+        let node = Node {
+            snapshot: shown,
+            commands: ask,
+            etcd: self.hands.etcd.clone(),
+            config: self.hands.config.clone(),
+            sql: self.hands.sql.clone(),
+        };
+        let rest = tokio::spawn(rest::serve(listener, node));
+        let watching = tokio::spawn(dcs::watch::keep_watching(self.hands.etcd.clone(), self.hands.wake.clone()));
+        let keeper = self.hands.lease.clone();
+        let keeping = tokio::spawn(async move { keeper.keep().await });
+        let mut pause = Duration::ZERO;
+        let ended = loop {
+            let postmaster = self.hands.postmaster();
+            let gone = async {
+                match postmaster {
+                    Some(postmaster) => postmaster.exited().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut byte = [0; 8];
+            let wake_up = tokio::select! {
+                biased;
+                _ = terminate.recv() => WakeUp::Terminate,
+                _ = interrupt.recv() => WakeUp::Terminate,
+                done = ended(&mut self.procedure) => WakeUp::Ended(done),
+                () = gone => WakeUp::PostmasterGone,
+                Some(command) = asked.recv() => WakeUp::Asked(command),
+                _ = extension.recv(&mut byte) => WakeUp::Extension,
+                () = self.hands.wake.notified() => WakeUp::Changed,
+                _ = hangup.recv() => WakeUp::Reload,
+                () = tokio::time::sleep(pause) => WakeUp::Tick,
+            };
+            match self.turn(wake_up, &show).await {
+                Ok(Turn::Again(next)) => pause = next,
+                Ok(Turn::End(code)) => break Ok(code),
+                Err(why) => {
+                    tracing::error!("{why:#}");
+                    pause = AFTER_FAILURE;
+                }
+            }
+        };
+        keeping.abort();
+        watching.abort();
+        rest.abort();
+        let _ = std::fs::remove_file(settings::wake_socket(&self.hands.config));
+        ended
+    }
+
+    /// Nothing can be decided before etcd was read once; says so, and goes on asking.
+    async fn reach_etcd(&mut self, terminate: &mut tokio::signal::unix::Signal) -> Result<()> {
+        loop {
+            match self.hands.etcd.load_view().await {
+                Ok(view) => {
+                    self.view = Arc::new(view);
+                    self.view_at = Some(Instant::now());
+                    return Ok(());
+                }
+                Err(dcs::Error::Refused(why)) => bail!("etcd refuses this node: {why}; look at the etcd3 section of {}", self.path.display()),
+                Err(why) if !self.told_etcd => {
+                    tracing::error!("{why}; hint: check the etcd3 section of {} and that etcd runs; asking again until it answers", self.path.display());
+                    self.told_etcd = true;
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                _ = terminate.recv() => bail!("told to end before etcd was reached"),
+            }
+        }
+    }
+
+    async fn turn(&mut self, wake_up: WakeUp, show: &watch::Sender<Snapshot>) -> Result<Turn> {
+        match wake_up {
+            WakeUp::Changed | WakeUp::Extension | WakeUp::Tick => {}
+            WakeUp::PostmasterGone => self.postmaster_gone().await,
+            WakeUp::Terminate => {
+                tracing::info!("told to end");
+                self.memory.stopping = true;
+                self.not_before = None;
+                self.interrupt_procedure();
+            }
+            WakeUp::Reload => self.reload().await,
+            WakeUp::Asked(command) => self.asked(command).await,
+            WakeUp::Ended(done) => {
+                let duty = self.procedure.take().map(|(_, duty)| duty);
+                if matches!((&duty, &done), (Some(Duty::Rest), Ok(Done::Settled))) && !std::mem::take(&mut self.look_owed) {
+                    return Ok(Turn::Again(self.view.config().timing().loop_wait));
+                }
+                self.memory.control = None;
+                match done {
+                    Ok(Done::Stopped) => return Ok(Turn::End(ExitCode::SUCCESS)),
+                    Ok(_) => self.not_before = None,
+                    Err(why) => {
+                        tracing::error!("{why:#}");
+                        self.not_before = Some(Instant::now() + AFTER_FAILURE);
+                    }
+                }
+                if matches!(duty, Some(Duty::Clone { .. })) {
+                    self.memory.reinit = false;
+                }
+            }
+        }
+        let fresh = self.read_etcd().await;
+        let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
+        self.speak_for(&seen).await;
+        let decision = duty::decide(&self.view, &seen.local);
+        show.send_replace(self.snapshot(&seen, Some(&decision)));
+        self.tell(&decision);
+        if decision.what == Duty::Quit {
+            bail_out(&decision);
+            return Ok(Turn::End(ExitCode::FAILURE));
+        }
+        // What etcd said before it went away may be wrong by now: nothing is done on it but stopping.
+        if !fresh && !self.memory.stopping {
+            return Ok(Turn::Again(RETRY));
+        }
+        Ok(Turn::Again(self.begin(decision, seen)))
+    }
+
+    /// Begins what was decided, unless something is under way. Gives the time until the next look.
+    fn begin(&mut self, decision: Decision<Duty>, seen: Seen) -> Duration {
+        let loop_wait = self.view.config().timing().loop_wait;
+        let pause = observe::due_in(&self.view).map_or(loop_wait, |due| due.min(loop_wait).max(Duration::from_millis(1)));
+        if self.procedure.is_some() {
+            self.look_owed = true;
+            return pause;
+        }
+        self.look_owed = false;
+        if let Some(left) = self.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
+            return left.max(Duration::from_millis(1));
+        }
+        let judged = Judged { view: self.view.clone(), local: Arc::new(seen.local), facts: seen.facts.map(Arc::new) };
+        let task = tokio::spawn(apply::apply(self.hands.clone(), decision.what.clone(), judged));
+        self.procedure = Some((task, decision.what));
+        pause
+    }
+
+    async fn read_etcd(&mut self) -> bool {
+        match self.hands.etcd.load_view().await {
+            Ok(view) => {
+                if self.told_etcd {
+                    tracing::info!("etcd answers again");
+                }
+                self.told_etcd = false;
+                self.view = Arc::new(view);
+                self.view_at = Some(Instant::now());
+                true
+            }
+            Err(why) => {
+                if !self.told_etcd {
+                    tracing::warn!("{why}; Postgres goes on as it is, commits wait at the fence once the lease runs out");
+                }
+                self.told_etcd = true;
+                false
+            }
+        }
+    }
+
+    /// The server that serves speaks for itself; while there is none, the arbiter does.
+    async fn speak_for(&mut self, seen: &Seen) {
+        match seen.local.postgres {
+            Postgres::Primary { .. } | Postgres::Standby { .. } => {
+                // A procedure that stops or starts the server keeps the lease itself until it is through.
+                let serving = self.procedure.as_ref().is_none_or(|(_, duty)| matches!(duty, Duty::Rest | Duty::Follow { .. } | Duty::Promote { .. }));
+                if serving && !self.memory.stopping {
+                    self.hands.lease.speak(None);
+                }
+                // Fails on a cluster that has the extension not yet created: a later turn does it.
+                if let Err(why) = bootstrap::attach(&self.hands).await {
+                    tracing::debug!("{why:#}");
+                }
+            }
+            Postgres::Stopped if !self.hands.lease.speaking() => self.hands.speak(MemberState::Stopped, MemberRole::Replica),
+            Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => {}
+        }
+    }
+
+    async fn postmaster_gone(&mut self) {
+        let expected = self.procedure.as_ref().is_some_and(|(_, duty)| *duty != Duty::Rest) || self.memory.stopping;
+        if expected {
+            return;
+        }
+        let status = match self.hands.last_postmaster() {
+            Some(postmaster) => postmaster.exit_status().await.map(|status| format!(" with {status}")).unwrap_or_default(),
+            None => String::new(),
+        };
+        tracing::warn!("Postgres has ended{status}");
+        self.hands.speak(MemberState::Crashed, MemberRole::Replica);
+        self.interrupt_procedure();
+        self.not_before = None;
+        if let Err(why) = self.hands.clear_orphans().await {
+            tracing::error!("{why:#}");
+        }
+    }
+
+    /// Housekeeping gives way at once; a clone is begun again later. Everything else is let through.
+    fn interrupt_procedure(&mut self) {
+        if let Some((task, Duty::Rest | Duty::Clone { .. })) = &self.procedure {
+            task.abort();
+        }
+    }
+
+    async fn reload(&mut self) {
+        tracing::info!("reading {} again", self.path.display());
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || NodeConfig::load(&path, std::env::vars())).await;
+        match read {
+            Ok(Ok(config)) => {
+                let config = Arc::new(config);
+                let fixed = |config: &NodeConfig| (config.scope.clone(), config.name.clone(), config.postgres.data_dir.clone(), config.rest.listen.clone());
+                if fixed(&config) != fixed(&self.hands.config) {
+                    tracing::error!("scope, name, data_dir or restapi.listen changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded", self.path.display());
+                    return;
+                }
+                self.hands.config = config;
+            }
+            Ok(Err(why)) => tracing::error!("{why}; going on with the old configuration"),
+            Err(why) => tracing::error!("read the configuration: {why}"),
+        }
+    }
+
+    async fn asked(&mut self, command: Command) {
+        match command {
+            Command::LookNow => {}
+            Command::Reload(answer) => {
+                self.reload().await;
+                let done = self.hands.sql.reload().await.map_err(|why| format!("{why:#}"));
+                let _ = answer.send(done);
+            }
+            Command::Restart(answer) => {
+                if self.procedure.as_ref().is_some_and(|(_, duty)| *duty != Duty::Rest) {
+                    let _ = answer.send(Err("another procedure is under way".to_owned()));
+                    return;
+                }
+                self.interrupt_procedure();
+                let hands = self.hands.clone();
+                let view = self.view.clone();
+                let task = tokio::spawn(async move {
+                    let done = restart(&hands, &view).await;
+                    let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
+                    done
+                });
+                self.procedure = Some((task, Duty::Stop));
+            }
+            Command::Reinitialize(answer) => {
+                let leads = self.view.leader_if(&self.hands.config.name).is_some();
+                let word = if leads { Err("I am the leader, can not reinitialize".to_owned()) } else { Ok(()) };
+                self.memory.reinit = word.is_ok();
+                let _ = answer.send(word);
+            }
+        }
+    }
+
+    /// One line when the decision changed: what and why.
+    fn tell(&mut self, decision: &Decision<Duty>) {
+        if self.told.as_ref() != Some(decision) {
+            tracing::info!("{}: {}", word(&decision.what), decision.why);
+            self.told = Some(decision.clone());
+        }
+    }
+
+    fn snapshot(&self, seen: &Seen, decision: Option<&Decision<Duty>>) -> Snapshot {
+        let serves = matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. });
+        // While the server serves, its lease worker keeps the lease; the age of what it last wrote bounds it.
+        let ttl = self.view.config().timing().ttl;
+        let lease_until = if serves { self.view_at.filter(|_| self.view.lease_of(&self.hands.config.name).is_some()).map(|at| at + ttl) } else { self.hands.lease.until() };
+        Snapshot {
+            view: self.view.clone(),
+            view_at: self.view_at,
+            lease_until,
+            local: Arc::new(seen.local.clone()),
+            facts: seen.facts.clone().map(Arc::new),
+            decision: decision.cloned(),
+            turned_at: Instant::now(),
+        }
+    }
+}
+
+enum Turn {
+    Again(Duration),
+    End(ExitCode),
+}
+
+/// The end of the procedure under way; never, while there is none.
+async fn ended(procedure: &mut Option<(JoinHandle<Result<Done>>, Duty)>) -> Result<Done> {
+    match procedure {
+        None => std::future::pending().await,
+        Some((task, _)) => match task.await {
+            Ok(done) => done,
+            Err(cancelled) if cancelled.is_cancelled() => Ok(Done::LookAgain),
+            Err(panicked) => Err(panicked).context("a procedure panicked"),
+        },
+    }
+}
+
+/// Stops and starts the server in its present role, the lease kept by us meanwhile.
+async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
+    use crate::postgres::conf::Recovery;
+    let facts = hands.sql.facts().await?;
+    let recovery = if facts.in_recovery {
+        let upstream = settings::address_in(&facts.primary_conninfo);
+        let member = view.members.iter().find(|(_, entry)| upstream.is_some() && entry.member.host_port() == upstream);
+        settings::recovery(&hands.config, view.config(), member.map(|(name, entry)| (name, &entry.member)))
+    } else {
+        Recovery::None
+    };
+    let role = if facts.in_recovery { MemberRole::Replica } else { MemberRole::Primary };
+    hands.speak(MemberState::Restarting, role);
+    hands.stop(postgres::postmaster::StopMode::Fast).await?;
+    hands.start_and_wait(view, &recovery).await?;
+    tracing::info!("restarted");
+    Ok(Done::LookAgain)
+}
+
+fn bail_out(decision: &Decision<Duty>) {
+    tracing::error!("this node can't be part of the cluster: {}", decision.why);
+}
+
+fn word(duty: &Duty) -> String {
+    match duty {
+        Duty::Rest => "rest".to_owned(),
+        Duty::Bootstrap => "found the cluster".to_owned(),
+        Duty::Clone { from } => format!("clone from {from}"),
+        Duty::StartPrimary { term } => format!("start as primary (term {term})"),
+        Duty::StartStandby { upstream: Some(upstream) } => format!("start as standby of {upstream}"),
+        Duty::StartStandby { upstream: None } => "start as standby".to_owned(),
+        Duty::Promote { term } => format!("promote (term {term})"),
+        Duty::Demote => "demote".to_owned(),
+        Duty::Follow { upstream } => format!("follow {upstream}"),
+        Duty::Rewind { from } => format!("rewind to {from}"),
+        Duty::Switchover { .. } => "switch over".to_owned(),
+        Duty::HandOver { to } => format!("hand over to {to}"),
+        Duty::Release => "give the leader key up".to_owned(),
+        Duty::Stop => "stop".to_owned(),
+        Duty::Quit => "quit".to_owned(),
+    }
+}
+
+/// The socket by which the extension wakes us.
+fn wake_socket(config: &NodeConfig) -> Result<UnixDatagram> {
+    let path = settings::wake_socket(config);
+    let _ = std::fs::remove_file(&path);
+    UnixDatagram::bind(&path).with_context(|| format!("bind the wake socket {}", path.display()))
+}

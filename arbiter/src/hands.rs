@@ -1,0 +1,227 @@
+//! Everything that the arbiter's procedures work with: one node's server, files, lease and store.
+
+use crate::config::NodeConfig;
+use crate::node_lease::{NodeLease, Word};
+use crate::postgres::conf::Recovery;
+use crate::postgres::pgpass;
+use crate::postgres::postmaster::{Postmaster, Readiness, StopMode};
+use crate::postgres::query::{LocalAddress, LocalSql};
+use crate::postgres::{Programs, controldata};
+use crate::settings;
+use anyhow::{Context, Result, bail};
+use cluster::member::{MemberRole, MemberState};
+use cluster::name::MemberName;
+use cluster::view::ClusterView;
+use dcs::Etcd;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// A fast shutdown may take this long before it becomes an immediate one, where the configuration says nothing else.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the procedures share. Cheap to clone.
+#[derive(Clone)]
+pub struct Hands {
+    /// The node's file.
+    pub config: Arc<NodeConfig>,
+    /// The cluster's store.
+    pub etcd: Arc<Etcd>,
+    /// The lease while no server runs.
+    pub lease: Arc<NodeLease>,
+    /// Our session in the server.
+    pub sql: Arc<LocalSql>,
+    /// PostgreSQL's programs.
+    pub programs: Programs,
+    /// Wakes the daemon's loop.
+    pub wake: Arc<Notify>,
+    state: Arc<Mutex<State>>,
+}
+
+/// What the procedures leave for the next observation.
+#[derive(Debug, Default)]
+struct State {
+    postmaster: Option<Postmaster>,
+    started: Option<Instant>,
+    rewind_failed: Option<String>,
+    synchronous: BTreeSet<MemberName>,
+    confirmed: bool,
+}
+
+impl Hands {
+    /// Hands without a server yet.
+    pub fn new(config: Arc<NodeConfig>, etcd: Arc<Etcd>, wake: Arc<Notify>) -> Hands {
+        let postgres = &config.postgres;
+        let address = if postgres.use_unix_socket {
+            let directory = postgres.parameters.get("unix_socket_directories").and_then(|list| list.split(',').next());
+            LocalAddress::Socket(directory.unwrap_or("/var/run/postgresql").trim().into())
+        } else {
+            LocalAddress::Tcp(postgres.listen.local_host())
+        };
+        let sql = Arc::new(LocalSql::new(&address, postgres.listen.port, &postgres.authentication.superuser, &postgres.database));
+        let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
+        let programs = postgres.programs();
+        Hands { config, etcd, lease, sql, programs, wake, state: Arc::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server's process, while it is alive.
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        self.state().postmaster.clone().filter(Postmaster::is_alive)
+    }
+
+    /// The server's process, ended or not: its end is what the loop waits for.
+    pub fn last_postmaster(&self) -> Option<Postmaster> {
+        self.state().postmaster.clone()
+    }
+
+    /// When the server was started by this arbiter.
+    pub fn started(&self) -> Option<Instant> {
+        self.state().started
+    }
+
+    /// Takes note of a server that runs.
+    pub fn adopted(&self, postmaster: Option<Postmaster>) {
+        let mut state = self.state();
+        state.started = postmaster.is_some().then(Instant::now);
+        state.postmaster = postmaster;
+    }
+
+    /// Why the last rewind failed, if it did.
+    pub fn rewind_failed(&self) -> Option<String> {
+        self.state().rewind_failed.clone()
+    }
+
+    /// Notes how a rewind ended.
+    pub fn note_rewind(&self, failed: Option<String>) {
+        self.state().rewind_failed = failed;
+    }
+
+    /// The synchronous standbys this server is set to, and whether a commit was confirmed under them.
+    pub fn synchronous(&self) -> (BTreeSet<MemberName>, bool) {
+        let state = self.state();
+        (state.synchronous.clone(), state.confirmed)
+    }
+
+    /// Notes the synchronous standbys the server is set to.
+    pub fn note_synchronous(&self, names: BTreeSet<MemberName>, confirmed: bool) {
+        let mut state = self.state();
+        state.synchronous = names;
+        state.confirmed = confirmed;
+    }
+
+    /// Says what this node is doing while no server speaks for it.
+    pub fn speak(&self, state: MemberState, role: MemberRole) {
+        self.lease.speak(Some(Word { state, role, progress_percent: None }));
+    }
+
+    /// As [`Hands::speak`], with how far a clone is.
+    pub fn speak_progress(&self, percent: u8) {
+        self.lease.speak(Some(Word { state: MemberState::CreatingReplica, role: MemberRole::Uninitialized, progress_percent: Some(percent) }));
+    }
+
+    /// The password file for connections to other members.
+    pub async fn write_pgpass(&self) -> Result<()> {
+        let authentication = &self.config.postgres.authentication;
+        let roles = [Some(&authentication.replication), authentication.rewind.as_ref(), Some(&authentication.superuser)];
+        let entries: Vec<pgpass::Entry<'_>> = roles.into_iter().flatten().map(|credentials| pgpass::Entry { address: None, credentials }).collect();
+        pgpass::write(&self.config.postgres.pgpass, &entries).await
+    }
+
+    /// Writes every configuration file for the next start or reload; true if something changed.
+    pub async fn write_configuration(&self, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
+        let files = self.config.postgres.files();
+        let synchronous = match recovery {
+            Recovery::None => self.synchronous().0,
+            Recovery::Standby { .. } => BTreeSet::new(),
+        };
+        let dynamic = self.dynamic(view);
+        // Where the cluster does not manage synchronous standbys, the user's own setting stands.
+        let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || !synchronous.is_empty();
+        let parameters = settings::parameters(&self.config, &dynamic, managed.then_some(&synchronous));
+        let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
+        files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
+        let hba = self.config.postgres.pg_hba.as_ref().or(self.config.bootstrap.pg_hba.as_ref());
+        let lines = hba.cloned().unwrap_or_else(|| crate::postgres::hba::default_lines(&self.config.postgres.authentication));
+        changed |= crate::postgres::hba::write(&files.hba(), &lines).await.context("write pg_hba.conf")?;
+        if let Some(lines) = &self.config.postgres.pg_ident {
+            changed |= crate::postgres::hba::write(&files.ident(), lines).await.context("write pg_ident.conf")?;
+        }
+        if let Some(password) = &self.config.etcd.password {
+            crate::postgres::write_atomically(&settings::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
+        }
+        self.write_pgpass().await?;
+        Ok(changed)
+    }
+
+    /// The dynamic configuration, or the one of the file while there is none in etcd.
+    pub fn dynamic(&self, view: &ClusterView) -> cluster::config::DynamicConfig {
+        view.config.as_ref().map_or_else(|| cluster::config::DynamicConfig(self.config.bootstrap.dcs.clone()), |config| config.value.clone())
+    }
+
+    /// Starts the server and returns as soon as its process runs.
+    pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
+        let files = self.config.postgres.files();
+        crate::postgres::promote::forget(&self.config.postgres.data_dir).await?;
+        if *recovery == Recovery::None
+            && let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.config.name.as_str()))
+        {
+            // Those may be promoted: not one commit without them, from the first on.
+            let trusted = sync.value.standbys().filter_map(|name| MemberName::new(name).ok()).collect();
+            self.note_synchronous(trusted, false);
+        }
+        self.write_configuration(view, recovery).await?;
+        files.signal(recovery).await.context("write standby.signal")?;
+        let dynamic = self.dynamic(view);
+        let mut parameters = settings::parameters(&self.config, &dynamic, None);
+        if matches!(recovery, Recovery::Standby { .. }) {
+            let control = controldata::read(&self.programs, &self.config.postgres.data_dir).await?;
+            for name in parameters.raise_to(&control.required) {
+                tracing::info!("{name} is raised to what the primary's log asks for until the configuration says as much");
+            }
+        }
+        let postmaster = Postmaster::start(&self.programs, &self.config.postgres.data_dir, &files.main(), &parameters.arguments()).await?;
+        self.adopted(Some(postmaster.clone()));
+        self.wake.notify_one();
+        Ok(postmaster)
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub async fn start_and_wait(&self, view: &ClusterView, recovery: &Recovery) -> Result<()> {
+        let postmaster = self.start(view, recovery).await?;
+        match postmaster.ready().await? {
+            Readiness::Ended => bail!("Postgres ended while it started: see {}/log", self.config.postgres.data_dir.display()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops the server; a fast stop that takes too long becomes an immediate one. True if it was clean.
+    pub async fn stop(&self, mode: StopMode) -> Result<bool> {
+        let Some(postmaster) = self.postmaster() else { return Ok(true) };
+        postmaster.stop(mode)?;
+        if tokio::time::timeout(STOP_PATIENCE, postmaster.exited()).await.is_ok() {
+            return Ok(mode != StopMode::Immediate);
+        }
+        tracing::warn!("Postgres did not stop within {} s: stopping it at once, it recovers at its next start", STOP_PATIENCE.as_secs());
+        postmaster.stop(StopMode::Immediate)?;
+        if tokio::time::timeout(Duration::from_secs(10), postmaster.exited()).await.is_err() {
+            postmaster.signal(rustix::process::Signal::KILL)?;
+            postmaster.exited().await;
+        }
+        self.clear_orphans().await?;
+        Ok(false)
+    }
+
+    /// After the postmaster's death: nothing of its server is left when this returns.
+    pub async fn clear_orphans(&self) -> Result<()> {
+        let killed = crate::postgres::postmaster::kill_orphans(&self.config.postgres.data_dir).await?;
+        if killed > 0 {
+            tracing::warn!("killed {killed} processes that the dead postmaster left behind");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! LocalState: what the data directory, the process and the server itself say, once per turn.
+
+use crate::hands::Hands;
+use crate::postgres::controldata::{self, ClusterState, ControlData};
+use crate::postgres::marker::Incomplete;
+use crate::postgres::postmaster::{PidFile, Postmaster};
+use crate::postgres::query::ServerFacts;
+use crate::{postgres, settings};
+use anyhow::{Context, Result};
+use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
+use cluster::lsn::Lsn;
+use cluster::name::SystemId;
+use cluster::view::ClusterView;
+use std::time::{Duration, Instant};
+
+/// What only the daemon's loop knows.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// Since when this node leads without a server that serves.
+    pub down_since: Option<Instant>,
+    /// SIGTERM was received.
+    pub stopping: bool,
+    /// A new copy was asked for.
+    pub reinit: bool,
+    /// The data directory as last read while no server ran.
+    pub control: Option<Control>,
+}
+
+/// What was seen.
+pub struct Seen {
+    /// For the decision.
+    pub local: LocalState,
+    /// The server's own words, while it answers.
+    pub facts: Option<ServerFacts>,
+}
+
+/// Looks at this node.
+pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Result<Seen> {
+    let data_dir = &hands.config.postgres.data_dir;
+    if hands.postmaster().is_none() {
+        // Somebody may have started the server by hand, or it survived the arbiter before us.
+        let running = Postmaster::adopt(data_dir).await.context("look for a running server")?;
+        if running.is_some() {
+            tracing::info!("adopting the server that runs on {}", data_dir.display());
+        }
+        hands.adopted(running);
+    }
+    let (postgres, facts) = server(hands).await;
+    let data = data(hands, &postgres, facts.as_ref(), memory).await?;
+    let config = &hands.config;
+    let allowed = |local: Option<bool>, key: &str| {
+        local.unwrap_or_else(|| view.config().postgresql().and_then(|section| section.get(key)).and_then(serde_json::Value::as_bool).unwrap_or(false))
+    };
+    let leads = view.leader_if(&config.name).is_some();
+    let serves = matches!(postgres, Postgres::Primary { .. } | Postgres::Standby { .. });
+    if leads && !serves {
+        memory.down_since.get_or_insert_with(Instant::now);
+    } else {
+        memory.down_since = None;
+    }
+    let local = LocalState {
+        name: config.name.clone(),
+        tags: cluster::member::Tags(config.tags.clone()),
+        data,
+        postgres,
+        lease_valid: hands.lease.lease().is_some(),
+        rewind_failed: hands.rewind_failed(),
+        may_clone_over: allowed(config.postgres.remove_data_directory_on_rewind_failure, "remove_data_directory_on_rewind_failure")
+            || allowed(config.postgres.remove_data_directory_on_diverged_timelines, "remove_data_directory_on_diverged_timelines"),
+        may_bootstrap: true,
+        down_for: memory.down_since.map_or(Duration::ZERO, |since| since.elapsed()),
+        stopping: memory.stopping,
+        reinit: memory.reinit,
+        request_due: request_due(view),
+    };
+    Ok(Seen { local, facts })
+}
+
+/// A scheduled request whose time has come (or one that is not scheduled).
+fn request_due(view: &ClusterView) -> bool {
+    let at = view.request().and_then(|request| request.value.scheduled_at.as_deref());
+    at.and_then(|at| at.parse::<jiff::Timestamp>().ok()).is_none_or(|at| at <= jiff::Timestamp::now())
+}
+
+/// How long until a scheduled request is due, if there is one.
+pub fn due_in(view: &ClusterView) -> Option<Duration> {
+    let at = view.request()?.value.scheduled_at.as_deref()?.parse::<jiff::Timestamp>().ok()?;
+    Duration::try_from(at.duration_since(jiff::Timestamp::now())).ok()
+}
+
+async fn server(hands: &Hands) -> (Postgres, Option<ServerFacts>) {
+    if hands.postmaster().is_none() {
+        return (Postgres::Stopped, None);
+    }
+    match hands.sql.facts().await {
+        Ok(facts) => (of_facts(&facts), Some(facts)),
+        Err(why) => {
+            let status = PidFile::read(&hands.config.postgres.data_dir).await.ok().flatten().and_then(|file| file.status);
+            let since = hands.started().map_or(Duration::ZERO, |at| at.elapsed());
+            match status.as_deref() {
+                Some("ready") => {
+                    tracing::warn!("Postgres runs but does not answer: {why:#}");
+                    (Postgres::Silent, None)
+                }
+                _ if hands.postmaster().is_none() => (Postgres::Stopped, None),
+                _ => (Postgres::Starting { since }, None),
+            }
+        }
+    }
+}
+
+fn of_facts(facts: &ServerFacts) -> Postgres {
+    if !facts.in_recovery {
+        return Postgres::Primary { timeline: facts.timeline, flushed: facts.flush_lsn.unwrap_or(Lsn::INVALID) };
+    }
+    Postgres::Standby {
+        timeline: facts.timeline,
+        position: facts.position(),
+        upstream: settings::address_in(&facts.primary_conninfo),
+        streaming: facts.receiver.as_ref().is_some_and(postgres::query::Receiver::is_streaming),
+    }
+}
+
+async fn data(hands: &Hands, postgres: &Postgres, facts: Option<&ServerFacts>, memory: &mut Memory) -> Result<DataDir> {
+    let data_dir = &hands.config.postgres.data_dir;
+    if let Some(what) = Incomplete::of(data_dir).read().await? {
+        return Ok(DataDir::Incomplete { what });
+    }
+    if let Some(facts) = facts {
+        let (timeline, checkpoint) = (facts.timeline, facts.position());
+        let ended = if facts.in_recovery { Ended::Standby } else { Ended::CrashedPrimary };
+        return Ok(DataDir::Present(Control { system_id: SystemId(facts.system_id.clone()), timeline, checkpoint, ended }));
+    }
+    if *postgres == Postgres::Stopped {
+        if postgres::is_empty_directory(data_dir).await? {
+            return Ok(DataDir::Empty);
+        }
+        memory.control = Some(control(&controldata::read(&hands.programs, data_dir).await?));
+    }
+    match &memory.control {
+        Some(control) => Ok(DataDir::Present(control.clone())),
+        None => {
+            let control = control(&controldata::read(&hands.programs, data_dir).await?);
+            memory.control = Some(control.clone());
+            Ok(DataDir::Present(control))
+        }
+    }
+}
+
+/// The part of `pg_control` that decisions rest on.
+pub fn control(control: &ControlData) -> Control {
+    let ended = match control.state {
+        ClusterState::ShutDown => Ended::CleanPrimary,
+        state if state.was_primary() || state == ClusterState::StartingUp => Ended::CrashedPrimary,
+        _ => Ended::Standby,
+    };
+    let (timeline, checkpoint) = match ended {
+        Ended::Standby => (control.reached_timeline(), control.reached()),
+        Ended::CleanPrimary | Ended::CrashedPrimary => (control.timeline, control.checkpoint),
+    };
+    Control { system_id: control.system_id.clone(), timeline, checkpoint, ended }
+}

@@ -1,0 +1,147 @@
+//! What this node's Postgres is configured to: Patroni's parameters, and the `tenure.*` settings for
+//! the extension.
+
+use crate::config::NodeConfig;
+use crate::postgres::conf::{Identity, Parameters, Recovery, parameters_of};
+use crate::postgres::query::member_conninfo;
+use cluster::config::DynamicConfig;
+use cluster::member::Member;
+use cluster::name::MemberName;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Where a path that belongs to this data directory but must not lie in it (it would be cloned or
+/// rewound with it) is.
+fn beside(config: &NodeConfig, tail: &str) -> PathBuf {
+    let mut path = config.postgres.data_dir.components().as_path().as_os_str().to_owned();
+    path.push(tail);
+    PathBuf::from(path)
+}
+
+/// The datagram socket by which the extension wakes the arbiter.
+pub fn wake_socket(config: &NodeConfig) -> PathBuf {
+    let path = beside(config, ".tenure-wake");
+    // The kernel's limit for a socket's path is 107 bytes.
+    if path.as_os_str().len() <= 107 { path } else { std::env::temp_dir().join(format!("tenure-{}.wake", config.postgres.listen.port)) }
+}
+
+/// The file that holds etcd's password for the extension.
+pub fn etcd_password_file(config: &NodeConfig) -> PathBuf {
+    beside(config, ".tenure-etcd-password")
+}
+
+/// The settings of this node's server under this dynamic configuration, with these synchronous standbys.
+pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, synchronous: Option<&BTreeSet<MemberName>>) -> Parameters {
+    let addresses = config.postgres.listen.addresses();
+    let identity = Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
+    let none = serde_json::Map::new();
+    let section = dynamic.postgresql().and_then(|section| section.get("parameters")).and_then(Value::as_object).unwrap_or(&none);
+    let mut parameters = Parameters::settle(&identity, &config.postgres.parameters, &parameters_of(section));
+    if let Some(names) = synchronous {
+        parameters.file.insert("synchronous_standby_names".to_owned(), standby_names(names));
+    }
+    // Without the primary a standby asks again every 5 s by default; a new primary should not wait that long for its standbys.
+    parameters.file.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "1s".to_owned());
+    tenure(config, dynamic, &mut parameters);
+    parameters
+}
+
+/// `FIRST 1 ("n2")`, or nothing.
+pub fn standby_names(names: &BTreeSet<MemberName>) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let list = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(",");
+    format!("FIRST {} ({list})", names.len())
+}
+
+fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Parameters) {
+    let text = |path: &std::path::Path| path.display().to_string();
+    for (name, value) in [("tenure.scope", config.scope.to_string()), ("tenure.namespace", config.namespace.clone()), ("tenure.name", config.name.to_string())] {
+        parameters.argv.insert(name.to_owned(), value);
+    }
+    let mut set = |name: &str, value: String| parameters.file.insert(name.to_owned(), value);
+    set("tenure.etcd_endpoints", config.etcd.endpoints.join(","));
+    set("tenure.member", member(config).to_string());
+    set("tenure.wake_socket", text(&wake_socket(config)));
+    set("tenure.ttl", format!("{}s", dynamic.timing().ttl.as_secs()));
+    if let Some(cacert) = &config.etcd.cacert {
+        set("tenure.etcd_cacert", text(cacert));
+    }
+    if let Some((certificate, key)) = &config.etcd.client_certificate {
+        set("tenure.etcd_cert", text(certificate));
+        set("tenure.etcd_key", text(key));
+    }
+    if let Some(user) = &config.etcd.username {
+        set("tenure.etcd_username", user.clone());
+        set("tenure.etcd_password_file", text(&etcd_password_file(config)));
+    }
+}
+
+/// The addresses and tags that stand in this node's member key.
+pub fn member(config: &NodeConfig) -> Value {
+    let mut member = json!({
+        "conn_url": format!("postgres://{}/{}", config.postgres.connect_address, config.postgres.database),
+        "api_url": format!("http://{}/patroni", config.rest.connect_address),
+        "version": dcs::SURFACE_VERSION,
+        "state": "stopped",
+        "role": "uninitialized",
+    });
+    if let Some(fields) = member.as_object_mut() {
+        if !config.tags.is_empty() {
+            fields.insert("tags".to_owned(), Value::Object(config.tags.clone()));
+        }
+        if let Some(proxy) = &config.postgres.proxy_address {
+            fields.insert("proxy_url".to_owned(), json!(format!("postgres://{proxy}/{}", config.postgres.database)));
+        }
+    }
+    member
+}
+
+/// How this node streams from a member: conninfo, slot, and the recovery settings of its file.
+pub fn recovery(config: &NodeConfig, dynamic: &DynamicConfig, upstream: Option<(&MemberName, &Member)>) -> Recovery {
+    let address = upstream.and_then(|(name, member)| Some((name, member.host_port()?)));
+    let conninfo = address.map(|(_, (host, port))| {
+        let passfile = config.postgres.pgpass.display().to_string();
+        member_conninfo(&host, port, &config.postgres.authentication.replication, &passfile, config.name.as_str(), None)
+    });
+    let slots = config.postgres.use_slots.unwrap_or_else(|| dynamic.use_slots());
+    Recovery::Standby {
+        primary_slot_name: conninfo.is_some().then(|| config.name.slot_name()).filter(|_| slots),
+        primary_conninfo: conninfo,
+        extra: extra_recovery(config),
+    }
+}
+
+fn extra_recovery(config: &NodeConfig) -> BTreeMap<String, String> {
+    config.postgres.recovery_conf.clone()
+}
+
+/// Host and port in a conninfo of ours.
+pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
+    let value = |keyword: &str| {
+        conninfo.split_whitespace().find_map(|pair| pair.strip_prefix(keyword)?.strip_prefix('=')).map(|value| value.trim_matches('\'').to_owned())
+    };
+    Some((value("host")?, value("port").and_then(|port| port.parse().ok()).unwrap_or(5432)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standbys_are_quoted_and_all_of_them_must_confirm() {
+        let set = |names: &[&str]| names.iter().map(|name| MemberName::new(name).unwrap()).collect::<BTreeSet<_>>();
+        assert_eq!(standby_names(&set(&[])), "");
+        assert_eq!(standby_names(&set(&["n2"])), "FIRST 1 (\"n2\")");
+        assert_eq!(standby_names(&set(&["n2", "n3"])), "FIRST 2 (\"n2\",\"n3\")");
+    }
+
+    #[test]
+    fn an_upstream_is_found_in_a_conninfo_of_ours() {
+        assert_eq!(address_in("host='10.0.0.1' port='5433' user='r'"), Some(("10.0.0.1".to_owned(), 5433)));
+        assert_eq!(address_in("host=h user=r"), Some(("h".to_owned(), 5432)));
+        assert_eq!(address_in(""), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Planned change of leader: checkpoint, drain, clean stop, proof that the candidate has everything,
+//! and the key handed over in one guarded write.
+
+use crate::cli::http;
+use crate::hands::Hands;
+use crate::postgres::controldata::{self, ClusterState};
+use crate::postgres::postmaster::StopMode;
+use crate::postgres::query::{Sender, ServerFacts};
+use anyhow::{Context, Result, bail};
+use cluster::leader::Leader;
+use cluster::lsn::Lsn;
+use cluster::member::{MemberRole, MemberState};
+use cluster::name::MemberName;
+use cluster::sync::SyncState;
+use cluster::view::{ClusterView, Status};
+use dcs::{Dcs, HandOver};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Running transactions may take this long to end once the drain began.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A checkpoint before the stop may take this long; the stop makes its own in any case.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the candidate may take to confirm that it has the shutdown checkpoint. The walsender has
+/// waited for that already, so this is for a candidate that lost its connection at the last moment.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Length of a shutdown checkpoint's record: header 24, data header 2, `CheckPoint` 88 bytes
+/// (PostgreSQL 13 to 17). A standby that is past its start by so much has all of it.
+const CHECKPOINT_RECORD_BYTES: u64 = 114;
+
+/// Switches over to the first candidate that turns out to have everything.
+pub async fn switch_over(hands: &Hands, view: &ClusterView, leader: &Leader, candidates: &[MemberName], facts: &ServerFacts) -> Result<MemberName> {
+    let ready = ready_candidates(view, candidates, facts);
+    let Some(first) = ready.first() else {
+        bail!("no candidate streams with little enough lag: {}", describe(candidates, facts));
+    };
+    tracing::info!("switchover to {first}: checkpoint while still serving");
+    let began = Instant::now();
+    match tokio::time::timeout(CHECKPOINT_PATIENCE, hands.sql.checkpoint()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => tracing::warn!("checkpoint before the switchover: {why:#}"),
+        Err(_) => tracing::warn!("checkpoint before the switchover takes longer than {} s: going on", CHECKPOINT_PATIENCE.as_secs()),
+    }
+    let checkpointed = began.elapsed();
+    hands.sql.execute("SELECT tenure.drain(true)").await.context("drain")?;
+    wait_for_writers(hands).await;
+    let drained = began.elapsed();
+    // The lease worker ends with the stop's first moment: from here on the lease is ours to keep.
+    hands.speak(MemberState::Stopping, MemberRole::Primary);
+    let clean = hands.stop(StopMode::Fast).await?;
+    let stopped = began.elapsed();
+    let control = controldata::read(&hands.programs, &hands.config.postgres.data_dir).await?;
+    if !clean || control.state != ClusterState::ShutDown {
+        bail!("Postgres did not shut down cleanly ({:?}), so it stays the leader", control.state);
+    }
+    let to = confirmed(view, &ready, Lsn(control.checkpoint.0 + CHECKPOINT_RECORD_BYTES)).await?;
+    hand_over(hands, leader, &to, Some(control.checkpoint)).await?;
+    let total = began.elapsed();
+    tracing::info!(
+        "leadership handed over to {to}: checkpoint {} ms, drain {} ms, stop {} ms, proof and handover {} ms",
+        checkpointed.as_millis(),
+        (drained - checkpointed).as_millis(),
+        (stopped - drained).as_millis(),
+        (total - stopped).as_millis()
+    );
+    hands.speak(MemberState::Stopped, MemberRole::Demoted);
+    Ok(to)
+}
+
+/// Gives the leader key to a member, in one write guarded by the term that was judged.
+pub async fn hand_over(hands: &Hands, leader: &Leader, to: &MemberName, last: Option<Lsn>) -> Result<()> {
+    // Read again: only the leader key is guarded by what was judged, the rest must be as it is now.
+    let view = hands.etcd.load_view().await?;
+    let to_lease = view.lease_of(to).with_context(|| format!("{to} has no member key any more"))?;
+    let sync = view.sync.as_ref().filter(|sync| !sync.value.is_empty()).map(|sync| {
+        let state = SyncState { other: sync.value.other.clone(), ..SyncState::of(to, &BTreeSet::new()) };
+        (state, sync.revision)
+    });
+    let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
+    let handed = hands
+        .etcd
+        .hand_over(&HandOver {
+            from: leader.clone(),
+            to: to.clone(),
+            to_lease,
+            sync,
+            failover: view.request().map(|request| request.revision),
+            status: last.map(|optime| Status { optime, ..before }),
+        })
+        .await;
+    handed.map(drop).with_context(|| format!("hand the leader key over to {to}"))
+}
+
+/// Those of the candidates that stream from here and are close, best first.
+fn ready_candidates(view: &ClusterView, candidates: &[MemberName], facts: &ServerFacts) -> Vec<MemberName> {
+    let most = view.config().maximum_lag_on_failover();
+    let ready = |name: &&MemberName| sender(facts, name).is_some_and(|sender| lag(facts, sender) <= most);
+    candidates.iter().filter(ready).cloned().collect()
+}
+
+fn sender<'a>(facts: &'a ServerFacts, name: &MemberName) -> Option<&'a Sender> {
+    facts.replication.iter().find(|sender| sender.application_name == name.as_str() && sender.state.as_deref() == Some("streaming"))
+}
+
+fn lag(facts: &ServerFacts, sender: &Sender) -> u64 {
+    sender.flush_lsn.map_or(u64::MAX, |flushed| flushed.lag_bytes_behind(facts.position()))
+}
+
+fn describe(candidates: &[MemberName], facts: &ServerFacts) -> String {
+    let words = candidates.iter().map(|name| match sender(facts, name) {
+        Some(sender) => format!("{name} is {} bytes behind", lag(facts, sender)),
+        None => format!("{name} does not stream from here"),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// Gives transactions that are writing a moment to end; those that began after the drain wait at their commit.
+async fn wait_for_writers(hands: &Hands) {
+    const WRITERS: &str = "DO $$ BEGIN PERFORM 1 FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+        AND wait_event IS DISTINCT FROM 'Extension'; IF FOUND THEN RAISE EXCEPTION 'writers'; END IF; END $$";
+    let quiet = async {
+        while hands.sql.execute(WRITERS).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(GRACE, quiet).await.is_err() {
+        tracing::info!("transactions still run after {} ms: they are rolled back", GRACE.as_millis());
+    }
+}
+
+/// The first candidate that says it has received up to `end`.
+async fn confirmed(view: &ClusterView, candidates: &[MemberName], end: Lsn) -> Result<MemberName> {
+    let deadline = Instant::now() + CONFIRM_PATIENCE;
+    let mut last = String::new();
+    loop {
+        for name in candidates {
+            match received(view, name).await {
+                Ok(lsn) if lsn >= end => return Ok(name.clone()),
+                Ok(lsn) => last = format!("{name} has received up to {lsn}, {end} is needed"),
+                Err(why) => last = format!("{name}: {why:#}"),
+            }
+        }
+        if Instant::now() >= deadline {
+            bail!("no candidate has the end of the log, so this node stays the leader: {last}");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What a member says it has received, by its REST status.
+async fn received(view: &ClusterView, name: &MemberName) -> Result<Lsn> {
+    let entry = view.members.get(name).context("it has no member key")?;
+    let (status, text) = http::ask(&entry.member.api_url, "GET", "patroni", None, None, Duration::from_secs(1)).await?;
+    let answer: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("status {status} is no JSON"))?;
+    let position = |field: &str| answer["xlog"][field].as_u64();
+    position("received_location").map(Lsn).context("it tells no received position")
+}

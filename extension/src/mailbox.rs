@@ -1,0 +1,103 @@
+//! What sessions ask for through SQL, written to etcd on their behalf: they have no connection to it.
+
+use crate::shmem::page;
+use crate::worker::Worker;
+use cluster::config::DynamicConfig;
+use cluster::failover::{self, FailoverRequest};
+use cluster::view::ClusterView;
+use dcs::{Dcs, Error};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// A request as `functions.rs` puts it into shared memory.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+enum Request {
+    Switchover { candidate: Option<String>, scheduled_at: Option<String> },
+    Failover { candidate: String },
+    Pause,
+    Resume,
+    SetConfig { config: serde_json::Map<String, Value> },
+}
+
+/// Serves the request in the mailbox, if there is one.
+pub async fn serve(worker: &Worker, view: &ClusterView) {
+    let Some((id, text)) = page().take_request() else { return };
+    let answer = match serde_json::from_str(&text) {
+        Ok(request) => act(worker, view, request).await,
+        Err(why) => Err(format!("the request can't be understood: {why}")),
+    };
+    page().answer(id, in_json(answer));
+    worker.look_again();
+}
+
+/// Answers the request in the mailbox, if there is one, with this reason.
+pub fn decline(why: &str) {
+    if let Some((id, _)) = page().take_request() {
+        page().answer(id, in_json(Err(why.to_owned())));
+    }
+}
+
+fn in_json(answer: Result<String, String>) -> String {
+    match answer {
+        Ok(sentence) => json!({"ok": sentence}),
+        Err(sentence) => json!({"error": sentence, "hint": "tenure.status() shows the members, tenure.events() what was decided lately."}),
+    }
+    .to_string()
+}
+
+fn unwritten(why: Error) -> String {
+    match why {
+        Error::Lost(what) => format!("{what} was changed by somebody else at the same moment: look and try again"),
+        other => other.to_string(),
+    }
+}
+
+async fn act(worker: &Worker, view: &ClusterView, request: Request) -> Result<String, String> {
+    match request {
+        Request::Switchover { candidate, scheduled_at } => {
+            let leader = view.leader.as_ref().ok_or_else(|| failover::Impossible::NoLeader.to_string())?;
+            let request = FailoverRequest { leader: Some(leader.name.to_string()), member: candidate, scheduled_at, ..Default::default() };
+            request_failover(worker, view, request).await
+        }
+        Request::Failover { candidate } => {
+            let request = FailoverRequest { member: Some(candidate), ..Default::default() };
+            request_failover(worker, view, request).await
+        }
+        Request::Pause => change(worker, view, "pause", Value::Bool(true), "paused").await,
+        Request::Resume => change(worker, view, "pause", Value::Null, "resumed").await,
+        Request::SetConfig { config } => write(worker, view, DynamicConfig(config)).await.map(|()| "configuration changed".to_owned()),
+    }
+}
+
+async fn request_failover(worker: &Worker, view: &ClusterView, request: FailoverRequest) -> Result<String, String> {
+    let candidates = failover::candidates(view, &request).map_err(|why| why.to_string())?;
+    worker.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)).await.map_err(unwritten)?;
+    let to = match (request.candidate(), candidates.first()) {
+        (Some(named), _) => named.to_owned(),
+        (None, Some(first)) => format!("{first} or another fit member"),
+        (None, None) => "a fit member".to_owned(),
+    };
+    let verb = if request.is_switchover() { "switchover" } else { "failover" };
+    Ok(match &request.scheduled_at {
+        Some(at) => format!("{verb} to {to} is scheduled for {at}"),
+        None => format!("{verb} to {to} was requested"),
+    })
+}
+
+async fn change(worker: &Worker, view: &ClusterView, key: &str, value: Value, done: &str) -> Result<String, String> {
+    let mut config = view.config().clone();
+    let before = config.clone();
+    if value.is_null() { config.0.remove(key) } else { config.0.insert(key.to_owned(), value) };
+    if config == before {
+        return Err(format!("the cluster is {done} already"));
+    }
+    write(worker, view, config).await.map(|()| format!("cluster management is {done}"))
+}
+
+async fn write(worker: &Worker, view: &ClusterView, config: DynamicConfig) -> Result<(), String> {
+    if let Some(fault) = config.faults().first() {
+        return Err(fault.to_string());
+    }
+    worker.etcd.write_config(&config, ClusterView::revision_of(&view.config)).await.map(drop).map_err(unwritten)
+}

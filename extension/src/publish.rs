@@ -1,0 +1,159 @@
+//! What the worker says of its node: the member key, `status`, and the snapshot that SQL reads.
+
+use crate::observe::Server;
+use crate::shmem::page;
+use crate::worker::Worker;
+use crate::{guc, observe};
+use cluster::leader::LeaseId;
+use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
+use cluster::time::Moment;
+use cluster::view::{ClusterView, Status};
+use dcs::{Dcs, SURFACE_VERSION};
+use serde_json::{Value, json};
+
+/// The part of the member key that the arbiter configures (`tenure.member`): addresses and tags.
+pub fn wanted(worker: &Worker) -> Member {
+    let nothing = || json!({"conn_url": "", "api_url": "", "state": "running", "role": "replica"});
+    let mut value: Value = guc::member().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_else(nothing);
+    if let Some(fields) = value.as_object_mut() {
+        fields.entry("state").or_insert_with(|| json!("running"));
+        fields.entry("role").or_insert_with(|| json!("replica"));
+        fields.entry("version").or_insert_with(|| json!(SURFACE_VERSION));
+    }
+    match serde_json::from_value(value) {
+        Ok(member) => member,
+        Err(why) => {
+            worker.tell("settings", &format!("tenure.member can't be understood: {why}"));
+            // `nothing` has every field that a member needs.
+            serde_json::from_value(nothing()).unwrap_or_else(|why| unreachable!("a constant that parses: {why}"))
+        }
+    }
+}
+
+/// The whole member key as of now.
+pub fn compose(worker: &Worker, server: Server) -> Member {
+    let mut member = wanted(worker);
+    member.state = MemberState::Running;
+    member.timeline = Some(server.timeline());
+    member.xlog_location = Some(server.position());
+    match server {
+        Server::Primary { timeline, .. } => {
+            member.role = MemberRole::Primary;
+            let pending = timeline.0 > 1 && observe::checkpointed_timeline().is_some_and(|done| done < timeline);
+            member.checkpoint_after_promote = pending.then_some(false);
+        }
+        Server::Standby { received, replayed, streaming, .. } => {
+            member.role = MemberRole::Replica;
+            member.receive_lsn = received.is_valid().then_some(received);
+            member.replay_lsn = Some(replayed);
+            member.replication_state = Some(if streaming { "streaming" } else { "in archive recovery" }.to_owned());
+        }
+    }
+    member.tenure = Some(TenureFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        arbiter: page().arbiter_pid().is_some(),
+        ..TenureFacts::default()
+    });
+    member
+}
+
+/// Positions move all the time; anything else in the key is news.
+fn without_positions(member: &Member) -> Member {
+    Member { xlog_location: None, replay_lsn: None, receive_lsn: None, ..member.clone() }
+}
+
+/// Writes the member key: at once when it says something new, positions at most once per loop_wait.
+pub async fn member(worker: &Worker, view: &ClusterView, server: Server, now: Moment) {
+    let Some(held) = worker.held.get() else { return };
+    let member = compose(worker, server);
+    let entry = view.members.get(&worker.name);
+    let loop_wait = view.config().timing().loop_wait;
+    let due = match (&*worker.published.borrow(), entry) {
+        // The arbiter wrote it, or it was deleted, or the lease is another: ours is to be put back.
+        (_, None) => true,
+        (_, Some(entry)) if entry.lease != held.grant.lease => entry.lease == LeaseId::NONE || entry.member.conn_url == member.conn_url,
+        (_, Some(entry)) if without_positions(&entry.member) != without_positions(&member) => true,
+        (None, _) => true,
+        (Some((published, _, at)), _) => *published != member && now.since(*at) >= loop_wait,
+    };
+    if !due {
+        return;
+    }
+    match worker.etcd.write_member(&worker.name, &member, held.grant.lease, None).await {
+        Ok(()) => *worker.published.borrow_mut() = Some((member, held.grant.lease, now)),
+        Err(dcs::Error::LeaseGone) => worker.want_lease(),
+        Err(why) => worker.tell("member", &format!("member key not written: {why}")),
+    }
+}
+
+/// The leader says how far it is: what `maximum_lag_on_failover` is measured against.
+pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Moment) {
+    let Server::Primary { flushed, .. } = server else { return };
+    let Some(leader) = view.leader_if(&worker.name) else { return };
+    let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
+    let due = worker.status_written.get().is_none_or(|at| now.since(at) >= view.config().timing().loop_wait);
+    if !due || before.optime == flushed {
+        return;
+    }
+    if worker.etcd.write_status(&Status { optime: flushed, ..before }, leader).await.is_ok() {
+        worker.status_written.set(Some(now));
+    }
+}
+
+/// The cluster as SQL shows it, put into shared memory.
+pub fn snapshot(worker: &Worker, view: &ClusterView, now: Moment) {
+    let _ = now;
+    let ahead = view.leader_position();
+    let members: Vec<Value> = view
+        .members
+        .iter()
+        .map(|(name, entry)| {
+            let member = &entry.member;
+            let (host, port) = member.host_port().unzip();
+            let is_leader = view.leader.as_ref().is_some_and(|leader| leader.name == *name);
+            let lag = |lsn: Option<cluster::lsn::Lsn>| Some(lsn?.lag_bytes_behind(ahead?));
+            json!({
+                "name": name,
+                "host": host,
+                "port": port,
+                "role": role_word(view, name, member),
+                "state": member.replication_state.clone().filter(|_| member.is_running() && !is_leader).unwrap_or_else(|| member.state.to_string()),
+                "timeline": member.timeline,
+                "receive_lsn": member.receive_lsn,
+                "receive_lag": lag(member.receive_lsn),
+                "replay_lsn": member.replay_lsn,
+                "replay_lag": lag(member.replay_lsn),
+                "tags": member.tags,
+                "pending_restart": member.pending_restart,
+            })
+        })
+        .collect();
+    let taken_at = jiff::Timestamp::now().as_millisecond();
+    let document = json!({
+        "taken_at_unix_ms": taken_at,
+        "revision": view.revision,
+        "scope": worker.scope,
+        "paused": view.config().paused(),
+        "members": members,
+        "config": view.config().0,
+        "history": view.history().to_json(),
+        "failover": view.request().map(|request| &request.value),
+        "sync": view.sync.as_ref().map(|sync| &sync.value),
+    });
+    let bytes = serde_json::to_vec(&document).unwrap_or_default();
+    if !page().publish_snapshot(&bytes) {
+        worker.tell("snapshot", "the cluster is too large for the snapshot in shared memory");
+    }
+}
+
+fn role_word(view: &ClusterView, name: &cluster::name::MemberName, member: &Member) -> &'static str {
+    let leads = view.leader.as_ref().is_some_and(|leader| leader.name == *name);
+    let sync = view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(name));
+    match (leads, sync, &member.role) {
+        (true, _, MemberRole::StandbyLeader) => "Standby Leader",
+        (true, ..) => "Leader",
+        (_, true, _) if view.config().synchronous_mode() == cluster::config::SynchronousMode::Quorum => "Quorum Standby",
+        (_, true, _) if view.config().synchronous_mode() == cluster::config::SynchronousMode::On => "Sync Standby",
+        _ => "Replica",
+    }
+}

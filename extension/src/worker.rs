@@ -1,0 +1,375 @@
+//! The lease worker: wake, observe, decide, apply, sleep.
+//!
+//! It has shared memory and no database connection, so nothing in SQL can block it. One thread runs
+//! three loops side by side: the keeper renews the lease whatever the others wait for; the watch wakes;
+//! the turns read the cluster, ask `cluster::race`, and do what it says. Every loop ends with the
+//! process, which Postgres starts again a second later; the lease it then finds under its own name is
+//! its own.
+
+use crate::apply::{self, Applied};
+use crate::observe;
+use crate::shmem::{self, page};
+use crate::signals::{self, Interrupt, Signals};
+use crate::{guc, mailbox, publish};
+use cluster::lease;
+use cluster::leader::{LeaseId, Term};
+use cluster::member::Member;
+use cluster::name::{MemberName, Scope};
+use cluster::race::{self, Candidate};
+use cluster::time::Moment;
+use cluster::view::ClusterView;
+use dcs::key::Keys;
+use dcs::{Dcs, Error, Etcd, Grant, Settings};
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Pause before an etcd that gave no answer is asked again: recovery within a second of its return.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A node that took the key and was not promoted does not stand for this long, so that another can.
+const STAND_DOWN: Duration = Duration::from_secs(60);
+
+/// The lease that this node holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// The lease.
+    pub grant: Grant,
+    /// Until when it counts here.
+    pub deadline: Moment,
+}
+
+/// What the loops share; one thread, so cells are enough.
+pub struct Worker {
+    /// The cluster's store.
+    pub etcd: Arc<Etcd>,
+    /// This node.
+    pub name: MemberName,
+    /// The cluster.
+    pub scope: Scope,
+    /// The lease, while there is one.
+    pub held: Cell<Option<Held>>,
+    /// The cluster as last read, and when.
+    pub view: RefCell<Option<(ClusterView, Moment)>>,
+    /// Which vacancy is under way, and since when this node knows of it.
+    vacancy: Cell<Option<(Term, Moment)>>,
+    /// Since when this node holds the key without being primary.
+    unpromoted_since: Cell<Option<Moment>>,
+    /// Until when this node does not stand.
+    pub stands_down_until: Cell<Option<Moment>>,
+    /// What stands in the member key, and when it was written.
+    pub published: RefCell<Option<(Member, LeaseId, Moment)>>,
+    /// When `status` was written.
+    pub status_written: Cell<Option<Moment>>,
+    /// The last decision, so that only changes are told.
+    told: RefCell<String>,
+    /// Wakes the turns.
+    wake: Arc<Notify>,
+    /// Wakes the keeper.
+    lease_wanted: Notify,
+}
+
+/// Why a worker can't run; it tells and ends, and is started again.
+#[derive(Debug, thiserror::Error)]
+enum Unable {
+    #[error("{0}")]
+    Name(#[from] cluster::name::NameError),
+    #[error("tenure.name is empty: every member needs a name")]
+    NoName,
+    #[error("could not read {file}: {source}")]
+    File { file: String, source: std::io::Error },
+    #[error("could not set up the event loop: {0}")]
+    Loop(#[from] std::io::Error),
+}
+
+/// Entry point of the background worker.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn tenure_lease_worker_main(_arg: pg_sys::Datum) {
+    shmem::attach_worker();
+    page().forget_request();
+    if let Err(why) = run() {
+        pgrx::warning!("pg_tenure lease worker could not run: {why}");
+    }
+    // Exit code 1: Postgres starts the worker again, unless the server itself is going down. Code 0
+    // would mean "never again".
+    // SAFETY: the proper end of a server process; runs its exit callbacks.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
+fn run() -> Result<(), Unable> {
+    // Current-thread: the lease worker is one thread, and a library that starts another one starts it
+    // with every signal blocked, because they are blocked before the runtime exists.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
+    runtime.block_on(async {
+        let signals = Signals::open()?;
+        loop {
+            let worker = Worker::from_settings()?;
+            let reload = tokio::select! {
+                biased;
+                end = interrupts(&signals, &worker) => end?,
+                death = signals::postmaster_death() => { death?; false }
+                never = worker.keep_lease() => never,
+                never = worker.turns() => never,
+                () = dcs::watch::keep_watching(worker.etcd.clone(), worker.wake.clone()) => false,
+            };
+            if !reload {
+                return Ok(());
+            }
+            // SAFETY: SIGHUP's own business, done between two awaits in the process' main thread.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
+    })
+}
+
+/// Serves signals until one ends this round: true to go on with new settings.
+async fn interrupts(signals: &Signals, worker: &Worker) -> std::io::Result<bool> {
+    loop {
+        match signals.next().await? {
+            Interrupt::End => return Ok(false),
+            // A crash elsewhere: nothing in shared memory may be touched any more.
+            // SAFETY: ends the process at once, as Postgres does on SIGQUIT.
+            Interrupt::Quit => unsafe { libc::_exit(2) },
+            Interrupt::Reload => return Ok(true),
+            Interrupt::Asked => worker.wake.notify_one(),
+        }
+    }
+}
+
+fn read_file(file: Option<String>) -> Result<Option<Vec<u8>>, Unable> {
+    file.map(|file| std::fs::read(&file).map_err(|source| Unable::File { file, source })).transpose()
+}
+
+impl Worker {
+    fn from_settings() -> Result<Worker, Unable> {
+        let scope = Scope::new(&guc::scope().unwrap_or_default())?;
+        let name = MemberName::new(&guc::name().ok_or(Unable::NoName)?)?;
+        let endpoints = guc::etcd_endpoints();
+        let password = read_file(guc::etcd_password_file())?.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned());
+        let settings = Settings {
+            try_timeout: lease::try_timeout(guc::ttl(), endpoints.len()),
+            endpoints,
+            user: guc::etcd_username().map(|user| (user, password.unwrap_or_default())),
+            ca_certificate: read_file(guc::etcd_cacert())?,
+            identity: read_file(guc::etcd_cert())?.zip(read_file(guc::etcd_key())?),
+        };
+        Ok(Worker {
+            etcd: Arc::new(Etcd::new(Keys::new(&guc::namespace(), &scope), settings)),
+            name,
+            scope,
+            held: Cell::new(None),
+            view: RefCell::new(None),
+            vacancy: Cell::new(None),
+            unpromoted_since: Cell::new(None),
+            stands_down_until: Cell::new(None),
+            published: RefCell::new(None),
+            status_written: Cell::new(None),
+            told: RefCell::new(String::new()),
+            wake: Arc::new(Notify::new()),
+            lease_wanted: Notify::new(),
+        })
+    }
+
+    /// The TTL that the dynamic configuration asks for, or the fallback while it was never read.
+    pub fn wanted_ttl(&self) -> Duration {
+        self.view.borrow().as_ref().filter(|(view, _)| view.config.is_some()).map_or_else(guc::ttl, |(view, _)| view.config().timing().ttl)
+    }
+
+    /// Look again now.
+    pub fn look_again(&self) {
+        self.wake.notify_one();
+    }
+
+    /// A lease is missing or must change: the keeper sees to it.
+    pub fn want_lease(&self) {
+        self.lease_wanted.notify_one();
+    }
+
+    // ---- The keeper ----
+
+    /// Renews the lease for ever, and gets one where there is none.
+    async fn keep_lease(&self) -> bool {
+        loop {
+            let pause = match self.held.get() {
+                Some(held) => self.renew(held).await,
+                None => match apply::acquire_lease(self).await {
+                    Ok(held) => {
+                        self.held.set(Some(held));
+                        self.look_again();
+                        lease::renew_every(held.grant.ttl)
+                    }
+                    Err(why) => {
+                        self.tell("lease", &format!("no lease: {why}"));
+                        RETRY
+                    }
+                },
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.lease_wanted.notified() => {}
+            }
+        }
+    }
+
+    async fn renew(&self, held: Held) -> Duration {
+        let sent = shmem::boottime();
+        match self.etcd.renew(held.grant.lease).await {
+            Ok(()) => {
+                let deadline = lease::deadline(sent, held.grant.ttl);
+                self.etcd_answered();
+                // The turn may have changed the lease while the answer was under way.
+                if let Some(now) = self.held.get().filter(|now| now.grant.lease == held.grant.lease) {
+                    self.held.set(Some(Held { deadline: deadline.max(now.deadline), ..now }));
+                    if page().lease() == held.grant.lease.0 {
+                        page().renew(deadline);
+                    }
+                }
+                lease::renew_every(held.grant.ttl)
+            }
+            Err(Error::LeaseGone) => {
+                self.etcd_answered();
+                self.tell("lease", &format!("etcd says that lease {} has run out", held.grant.lease));
+                if page().lease() == held.grant.lease.0 {
+                    page().close();
+                }
+                self.held.set(None);
+                self.look_again();
+                Duration::ZERO
+            }
+            Err(why) => {
+                let left = held.deadline.since(shmem::boottime());
+                self.tell("lease", &format!("lease not renewed, {} ms are left: {why}", left.as_millis()));
+                RETRY
+            }
+        }
+    }
+
+    /// etcd answered something just now.
+    pub fn etcd_answered(&self) {
+        page().etcd_seen(shmem::boottime());
+    }
+
+    // ---- The turns ----
+
+    /// Looks, decides and applies whenever something may have changed.
+    async fn turns(&self) -> bool {
+        loop {
+            page().worker_seen(shmem::boottime());
+            let pause = self.turn().await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    async fn turn(&self) -> Duration {
+        let view = match self.etcd.load_view().await {
+            Ok(view) => view,
+            Err(why) => {
+                self.tell("etcd", &why.to_string());
+                mailbox::decline(&format!("etcd does not answer: {why}"));
+                return RETRY;
+            }
+        };
+        let now = shmem::boottime();
+        self.etcd_answered();
+        publish::snapshot(self, &view, now);
+        mailbox::serve(self, &view).await;
+        *self.view.borrow_mut() = Some((view.clone(), now));
+        let server = observe::server();
+        let loop_wait = view.config().timing().loop_wait;
+        if view.system_id().is_some_and(|id| *id != observe::system_id()) {
+            self.tell("race", "this data belongs to another cluster: keeping out of everything");
+            page().close();
+            return loop_wait;
+        }
+        let Some(held) = self.held.get() else { return RETRY };
+        if held.grant.ttl != view.config().timing().ttl.max(held.grant.ttl.min(lease::TTL_MINIMUM)) && view.config.is_some() {
+            apply::change_ttl(self, &view, held).await;
+        }
+        self.settle_page(&view, held, server, now).await;
+        publish::member(self, &view, server, now).await;
+        publish::status(self, &view, server, now).await;
+        self.race(&view, server, now).await.min(loop_wait)
+    }
+
+    /// Opens the page where the view says that this node leads on the lease it holds; closes it where not.
+    async fn settle_page(&self, view: &ClusterView, held: Held, server: observe::Server, now: Moment) {
+        let Some(leader) = view.leader_if(&self.name).filter(|leader| leader.lease == held.grant.lease) else {
+            if page().term() != 0 {
+                page().close();
+            }
+            self.unpromoted_since.set(None);
+            return;
+        };
+        let held = self.held.get().unwrap_or(held);
+        page().open(leader.term.0, leader.lease.0, held.deadline);
+        if server.is_primary() {
+            self.unpromoted_since.set(None);
+            return;
+        }
+        let since = self.unpromoted_since.get().unwrap_or(now);
+        self.unpromoted_since.set(Some(since));
+        if now.since(since) > race::PROMOTION_PATIENCE && !view.config().paused() {
+            // Closed first: were it promoted at this very moment, it could not commit.
+            page().close();
+            self.stands_down_until.set(Some(now + STAND_DOWN));
+            self.tell("race", &cluster::reason::Reason::NotPromotedInTime.to_string());
+            if let Err(why) = self.etcd.release_leader(leader).await {
+                self.tell("race", &format!("leader key not given up: {why}"));
+            }
+        }
+    }
+
+    /// Races where there is a vacancy. Gives the time until the next look.
+    async fn race(&self, view: &ClusterView, server: observe::Server, now: Moment) -> Duration {
+        if view.leader.is_some() {
+            self.vacancy.set(None);
+        }
+        let after = view.last_term();
+        let since = match self.vacancy.get() {
+            Some((term, since)) if term == after => since,
+            _ => now,
+        };
+        if view.leader.is_none() {
+            self.vacancy.set(Some((after, since)));
+        }
+        let me = Candidate {
+            name: self.name.clone(),
+            tags: publish::wanted(self).tags,
+            primary: server.is_primary(),
+            timeline: server.timeline(),
+            lsn: server.position(),
+            streaming: server.streaming(),
+            arbiter: page().arbiter_pid().is_some(),
+            vacant_for: now.since(since),
+            stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
+        };
+        let decision = race::decide(view, &me);
+        self.tell("race", &format!("{}: {}", apply::name_of(&decision.what), decision.why));
+        match apply::race_step(self, decision).await {
+            Applied::Settled => view.config().timing().loop_wait,
+            Applied::LookAfter(pause) => pause,
+            Applied::LookNow => {
+                self.look_again();
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Tells a change once: in Postgres' log and in `tenure.events()`.
+    pub fn tell(&self, kind: &str, text: &str) {
+        let line = format!("{kind}: {text}");
+        // Milliseconds left and the like change with every repetition; the words before them don't.
+        let gist = |line: &str| line.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+        if gist(&self.told.borrow()) == gist(&line) {
+            return;
+        }
+        pgrx::log!("pg_tenure {line}");
+        page().record_event(kind, text, page().term());
+        *self.told.borrow_mut() = line;
+    }
+}
