@@ -653,6 +653,8 @@ fn set_read_only(value: &std::ffi::CStr) {
 
 /// A session that began read-only because the fence was closed becomes read-write at its first
 /// statement after the fence opened; pooled connections would stay read-only for ever otherwise.
+/// (Where that statement is one of several sent as one, its transaction stays read-only, and the next is
+/// read-write.)
 fn maybe_reopen_session(page: &Page) {
     if MADE_READ_ONLY.get() && may_acknowledge(page.fence(), boottime()) {
         reopen_session();

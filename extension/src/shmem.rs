@@ -262,15 +262,16 @@ impl Page {
         Mode::from_number(self.mode.load(SeqCst))
     }
 
-    /// Worker: this node leads with `term` on `lease` until `deadline`. Taking up a tenure that is being
-    /// drained (the worker was restarted meanwhile) keeps it draining.
+    /// Worker: this node leads with `term` on `lease` until `deadline`. Saying so again in the same term only
+    /// renews, so a drain that began meanwhile (or before the worker was restarted) goes on.
     pub fn open(&self, term: i64, lease: i64, deadline: Moment) {
-        if self.mode() == Mode::Unmanaged {
-            return;
-        }
-        if self.mode() == Mode::Draining && self.term.load(SeqCst) == term {
-            self.lease.store(lease, SeqCst);
-            return self.renew(deadline);
+        match self.mode() {
+            Mode::Unmanaged => return,
+            Mode::Open | Mode::Draining if self.term.load(SeqCst) == term => {
+                self.lease.store(lease, SeqCst);
+                return self.renew(deadline);
+            }
+            Mode::Closed | Mode::Open | Mode::Draining => {}
         }
         self.term.store(term, SeqCst);
         self.lease.store(lease, SeqCst);
