@@ -127,6 +127,8 @@ mod tests {
             "dsn -m a",
             "version demo a",
             "validate f",
+            "check -f json",
+            "roles --format mermaid",
             "arbiter f",
         ] {
             let words = std::iter::once("tenure").chain(line.split_whitespace());

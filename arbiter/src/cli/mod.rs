@@ -6,6 +6,7 @@ mod http;
 mod members;
 pub mod table;
 
+pub mod check;
 pub mod dsn;
 pub mod edit_config;
 pub mod failover;
@@ -16,6 +17,7 @@ pub mod pause;
 pub mod reinit;
 pub mod reload;
 pub mod restart;
+pub mod roles;
 pub mod show_config;
 pub mod switchover;
 pub mod topology;
@@ -45,13 +47,17 @@ pub enum Command {
     Flush(flush::Args),
     Dsn(dsn::Args),
     Version(version::Args),
+    Check(check::Args),
+    Roles(roles::Args),
     Validate(validate::Args),
 }
 
 /// Runs one command.
 pub async fn run(command: Command, source: &Source) -> Result<()> {
-    if let Command::Validate(args) = &command {
-        return validate::run(args);
+    match &command {
+        Command::Validate(args) => return validate::run(args),
+        Command::Roles(args) => return roles::run(args),
+        _ => {}
     }
     let tool = Tool::load(source)?;
     match command {
@@ -70,6 +76,8 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::Flush(args) => flush::run(&tool, &args).await,
         Command::Dsn(args) => dsn::run(&tool, &args).await,
         Command::Version(args) => version::run(&tool, &args).await,
+        Command::Check(args) => check::run(&tool, &args).await,
+        Command::Roles(args) => roles::run(&args),
         Command::Validate(args) => validate::run(&args),
     }
 }

@@ -1,2 +1,249 @@
-//! REST.
+//! REST: the field's paths, status codes and JSON, from the daemon's last snapshot.
+//!
+//! | method | path | answers |
+//! |---|---|---|
+//! | GET | `/patroni` | 200 this node's status |
+//! | GET | `/cluster` `/history` `/config` `/failsafe` | 200 what etcd last said |
+//! | GET | `/metrics` | 200 Prometheus' text |
+//! | GET | anything else | health checks, 200 or 503: `/primary` `/replica?lag=` `/sync` `/liveness` ... |
+//! | POST | `/switchover` `/failover` | 200 done, 202 scheduled, 400, 412, 422, 503 |
+//! | DELETE | `/switchover` | 200, 404, 409 |
+//! | PATCH, PUT | `/config` | 200, 400, 409, 503 |
+//! | POST | `/restart` `/reload` `/reinitialize` | 200 or 202, 400, 503 |
+//! | DELETE | `/restart` | 404: restarts are not scheduled here |
+//!
+//! GET (and HEAD, OPTIONS: the bare status) is open and never waits for etcd. Everything else passes
+//! [`access::Access`]: [`ROUTES`] is the one table that both the dispatch and the check are made from.
+
+pub mod access;
+pub mod actions;
+pub mod cluster;
+pub mod health;
+mod listen;
+pub mod metrics;
 pub mod outcome;
+
+use crate::present;
+use crate::postgres::query::ServerFacts;
+use crate::snapshot::{Node, Snapshot};
+use access::Access;
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::Response;
+use health::Query;
+use listen::{Bounded, Peer};
+use serde::Serialize;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+/// Largest body: a dynamic configuration is a few KiB.
+const BODY_MOST: usize = 64 * 1024;
+/// How long `/patroni` waits for the server before it answers with what was last seen.
+const FACTS_WITHIN: Duration = Duration::from_secs(1);
+/// A GET only reads memory, apart from [`FACTS_WITHIN`].
+const GET_WITHIN: Duration = Duration::from_secs(5);
+/// A write to etcd: a few tries at one endpoint after another.
+const WRITE_WITHIN: Duration = Duration::from_secs(15);
+/// A restart writes a shutdown checkpoint first.
+const RESTART_WITHIN: Duration = Duration::from_secs(600);
+
+/// An answer in the making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    content: &'static str,
+    /// Its text.
+    pub body: String,
+}
+
+impl Reply {
+    /// A sentence; the field calls it HTML, as old clients expect.
+    pub fn text(status: u16, body: impl Into<String>) -> Reply {
+        Reply { status, content: "text/html", body: body.into() }
+    }
+
+    /// A JSON document.
+    pub fn json(status: u16, value: &impl Serialize) -> Reply {
+        match serde_json::to_string(value) {
+            Ok(body) => Reply { status, content: "application/json", body },
+            Err(error) => Reply::text(500, error.to_string()),
+        }
+    }
+
+    fn response(self, bare: bool) -> Response {
+        let mut response = Response::new(if bare { Body::empty() } else { Body::from(self.body) });
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if !bare {
+            response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(self.content));
+        }
+        if self.status == 401 {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Basic realm=\"Patroni\""));
+        }
+        response
+    }
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Status,
+    Cluster,
+    History,
+    Config,
+    Failsafe,
+    Metrics,
+    Health,
+    Switchover,
+    Failover,
+    ForgetSwitchover,
+    PatchConfig,
+    PutConfig,
+    Restart,
+    ForgetRestart,
+    Reload,
+    Reinitialize,
+}
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    purpose: Purpose,
+    /// The whole of the answer comes within this time.
+    within: Duration,
+}
+
+const fn route(method: Method, path: &'static str, purpose: Purpose, within: Duration) -> Route {
+    Route { method, path, purpose, within }
+}
+
+/// Every route, by its first path segment; a GET that is not here is a health check.
+static ROUTES: [Route; 15] = [
+    route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
+    route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
+    route(Method::GET, "/history", Purpose::History, GET_WITHIN),
+    route(Method::GET, "/config", Purpose::Config, GET_WITHIN),
+    route(Method::GET, "/failsafe", Purpose::Failsafe, GET_WITHIN),
+    route(Method::GET, "/metrics", Purpose::Metrics, GET_WITHIN),
+    route(Method::POST, "/switchover", Purpose::Switchover, Duration::from_secs(75)),
+    route(Method::DELETE, "/switchover", Purpose::ForgetSwitchover, WRITE_WITHIN),
+    route(Method::POST, "/failover", Purpose::Failover, Duration::from_secs(75)),
+    route(Method::PATCH, "/config", Purpose::PatchConfig, WRITE_WITHIN),
+    route(Method::PUT, "/config", Purpose::PutConfig, WRITE_WITHIN),
+    route(Method::POST, "/restart", Purpose::Restart, RESTART_WITHIN),
+    route(Method::DELETE, "/restart", Purpose::ForgetRestart, GET_WITHIN),
+    route(Method::POST, "/reload", Purpose::Reload, WRITE_WITHIN),
+    route(Method::POST, "/reinitialize", Purpose::Reinitialize, WRITE_WITHIN),
+];
+
+static HEALTH: Route = route(Method::GET, "/", Purpose::Health, GET_WITHIN);
+
+/// Everything that is not a look changes something.
+fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+fn find(method: &Method, path: &str) -> Option<&'static Route> {
+    let method = if changes(method) { method } else { &Method::GET };
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or("");
+    let known = ROUTES.iter().find(|route| route.method == *method && route.path[1..] == *first);
+    known.or((*method == Method::GET).then_some(&HEALTH))
+}
+
+struct Shared {
+    node: Node,
+    access: Access,
+}
+
+/// Serves REST on this socket until it is dropped or the socket fails.
+pub async fn serve(listener: TcpListener, node: Node) -> std::io::Result<()> {
+    let access = Access::new(node.config.rest.authentication.as_ref());
+    let shared = Arc::new(Shared { node, access });
+    let router = axum::Router::new().fallback(answer).with_state(shared);
+    axum::serve(Bounded::new(listener), router.into_make_service_with_connect_info::<Peer>()).await
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInfo<Peer>, request: Request) -> Response {
+    let _answering = peer.answering();
+    let method = request.method().clone();
+    let path = request.uri().path();
+    let bare = matches!(method, Method::HEAD | Method::OPTIONS) || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
+    reply(&shared, request).await.response(bare)
+}
+
+async fn reply(shared: &Shared, request: Request) -> Reply {
+    // Before anything is looked at, also for paths that nobody serves.
+    if changes(request.method()) && !shared.access.admits(request.headers()) {
+        return Reply::text(401, "no auth header received or wrong credentials");
+    }
+    let Some(route) = find(request.method(), request.uri().path()) else {
+        return Reply::text(501, format!("Unsupported: {} {}", request.method(), request.uri().path()));
+    };
+    match tokio::time::timeout(route.within, perform(&shared.node, route, request)).await {
+        Ok(Ok(reply) | Err(reply)) => reply,
+        Err(_) => Reply::text(503, format!("no answer within {} seconds", route.within.as_secs())),
+    }
+}
+
+async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, Reply> {
+    let uri = request.uri().clone();
+    let body = to_bytes(request.into_body(), BODY_MOST).await.map_err(|_| Reply::text(413, "the body is cut short or larger than 64 KiB"))?;
+    match route.purpose {
+        Purpose::Status => Ok(status(node).await),
+        Purpose::Cluster => Ok(Reply::json(200, &present::cluster_json(&node.snapshot.borrow().view, node.config.scope.as_str()))),
+        Purpose::History => Ok(Reply::json(200, &node.snapshot.borrow().view.history().to_json())),
+        Purpose::Config => match &node.snapshot.borrow().view.config {
+            Some(config) => Ok(Reply::json(200, &config.value.0)),
+            None => Err(Reply::text(502, "the config key does not exist")),
+        },
+        Purpose::Failsafe => match &node.snapshot.borrow().view.failsafe {
+            Some(members) => Ok(Reply::json(200, &members.value)),
+            None => Err(Reply::text(502, "the failsafe key does not exist")),
+        },
+        Purpose::Metrics => {
+            let (snapshot, facts) = with_facts(node).await;
+            let page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
+            Ok(Reply { status: 200, content: "text/plain", body: page })
+        }
+        Purpose::Health => Ok(check(node, &uri)),
+        Purpose::Switchover => actions::hand_over(node, &body, true).await,
+        Purpose::Failover => actions::hand_over(node, &body, false).await,
+        Purpose::ForgetSwitchover => actions::forget_switchover(node).await,
+        Purpose::PatchConfig => actions::configure(node, &body, false).await,
+        Purpose::PutConfig => actions::configure(node, &body, true).await,
+        Purpose::Restart => actions::restart(node, &body, actions::timeout(&body).unwrap_or(route.within).min(route.within)).await,
+        Purpose::ForgetRestart => Err(Reply::text(404, "no restarts are scheduled")),
+        Purpose::Reload => actions::reload(node).await,
+        Purpose::Reinitialize => actions::reinitialize(node, &body).await,
+    }
+}
+
+/// The last snapshot, and what the server says now or, where it does not answer in time, said last.
+async fn with_facts(node: &Node) -> (Snapshot, Option<ServerFacts>) {
+    let fresh = tokio::time::timeout(FACTS_WITHIN, node.sql.facts()).await;
+    let snapshot = node.snapshot.borrow().clone();
+    let facts = match fresh {
+        Ok(Ok(facts)) => Some(facts),
+        _ => snapshot.facts.as_deref().cloned(),
+    };
+    (snapshot, facts)
+}
+
+async fn status(node: &Node) -> Reply {
+    let (snapshot, facts) = with_facts(node).await;
+    Reply::json(200, &cluster::status(&snapshot, facts.as_ref(), &node.config.scope, Instant::now()))
+}
+
+fn check(node: &Node, uri: &Uri) -> Reply {
+    let now = Instant::now();
+    let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
+    let snapshot = node.snapshot.borrow().clone();
+    let code = health::status(&snapshot, uri.path(), &Query(pairs), now);
+    Reply::json(code, &json!(cluster::status(&snapshot, snapshot.facts.as_deref(), &node.config.scope, now)))
+}
+
+#[cfg(test)]
+mod tests;

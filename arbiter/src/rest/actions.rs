@@ -1,0 +1,341 @@
+//! What REST changes: requests for another leader, the configuration, this node's server.
+
+use super::outcome::{self, Asked, Outcome};
+use super::{Reply, health};
+use crate::cli::edit_config::merge;
+use crate::postgres::query::ServerFacts;
+use crate::present;
+use crate::snapshot::{Command, Node, Snapshot};
+use cluster::config::DynamicConfig;
+use cluster::failover::{self, FailoverRequest};
+use cluster::local::Postgres;
+use cluster::view::ClusterView;
+use dcs::{Dcs, Error};
+use serde_json::{Map, Value};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Longest wait for a switchover or failover; the route's own bound is a little longer.
+pub const HANDOVER_BOUND: Duration = Duration::from_secs(60);
+/// How long a refusal of a reinit may take: the copy itself takes as long as it takes.
+const REFUSAL_WITHIN: Duration = Duration::from_secs(2);
+
+/// A body that must be a JSON object.
+fn object(body: &[u8]) -> Result<Map<String, Value>, Reply> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Reply::text(400, "the body should be a JSON object")),
+        Err(error) => Err(Reply::text(400, format!("the body is no JSON: {error}"))),
+    }
+}
+
+fn optional_object(body: &[u8]) -> Result<Map<String, Value>, Reply> {
+    if body.is_empty() { Ok(Map::new()) } else { object(body) }
+}
+
+async fn fresh_view(node: &Node) -> Result<ClusterView, Reply> {
+    node.etcd.load_view().await.map_err(|error| Reply::text(503, error.to_string()))
+}
+
+async fn look_now(node: &Node) {
+    // A loop that is gone or full looks soon enough by itself.
+    let _ = node.commands.try_send(Command::LookNow);
+}
+
+/// Hands a command to the daemon's loop and waits for its answer, at most this long.
+async fn command(node: &Node, make: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command, bound: Duration) -> Option<Result<(), String>> {
+    let (answer, answered) = oneshot::channel();
+    if node.commands.send(make(answer)).await.is_err() {
+        return Some(Err("the arbiter is ending".to_owned()));
+    }
+    match tokio::time::timeout(bound, answered).await {
+        Ok(Ok(result)) => Some(result),
+        Ok(Err(_)) => Some(Err("the arbiter gave the command up".to_owned())),
+        Err(_) => None,
+    }
+}
+
+/// A switchover or failover as asked for, or the answer that refuses it. `true`: by `/switchover`.
+fn request(body: &Map<String, Value>, switchover: bool, paused: bool, now: jiff::Timestamp) -> Result<FailoverRequest, Reply> {
+    let text = |key: &str| body.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    let leader = text("leader");
+    let candidate = text("candidate").or_else(|| text("member"));
+    let scheduled = text("scheduled_at");
+    let refuse = |sentence: &str| Err(Reply::text(400, sentence));
+    if !switchover && candidate.is_none() {
+        return refuse("Failover could be performed only to a specific candidate");
+    }
+    if switchover && leader.is_none() {
+        return refuse("Switchover could be performed only from a specific leader");
+    }
+    let scheduled_at = match scheduled {
+        Some(_) if !switchover => return refuse("Failover can't be scheduled"),
+        Some(_) if paused => return refuse("Can't schedule switchover in the paused state"),
+        Some(text) => Some(schedule(&text, now)?),
+        None => None,
+    };
+    if paused && candidate.is_none() {
+        return refuse("Switchover is possible only to a specific candidate in a paused state");
+    }
+    if leader.is_some() && leader == candidate {
+        return refuse("Switchover target and source are the same");
+    }
+    Ok(FailoverRequest { leader, member: candidate, scheduled_at, other: Map::new() })
+}
+
+/// A time to come, with its zone.
+fn schedule(text: &str, now: jiff::Timestamp) -> Result<String, Reply> {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(at) if at <= now => Err(Reply::text(422, "Cannot schedule switchover in the past")),
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => Err(Reply::text(400, "Timezone information is mandatory for the scheduled switchover")),
+        Err(_) => Err(Reply::text(422, "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601")),
+    }
+}
+
+/// POST `/switchover` and `/failover`.
+pub async fn hand_over(node: &Node, body: &[u8], switchover: bool) -> Result<Reply, Reply> {
+    let body = object(body)?;
+    let view = fresh_view(node).await?;
+    let request = request(&body, switchover, view.config().paused(), jiff::Timestamp::now())?;
+    failover::candidates(&view, &request).map_err(|why| Reply::text(412, why.to_string()))?;
+    let action = if request.is_switchover() { "switchover" } else { "failover" };
+    tracing::info!("{action} asked for over REST: leader {:?}, candidate {:?}, at {:?}", request.leader, request.member, request.scheduled_at);
+
+    let revision = match node.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)).await {
+        Ok(revision) => revision,
+        Err(Error::Lost(_)) => return Err(Reply::text(503, "another request was written meanwhile")),
+        Err(error) => return Err(Reply::text(503, format!("failed to write failover key into DCS: {error}"))),
+    };
+    look_now(node).await;
+    let title = if request.is_switchover() { "Switchover" } else { "Failover" };
+    if request.scheduled_at.is_some() {
+        return Ok(Reply::text(202, format!("{title} scheduled")));
+    }
+    let before = view.leader.as_ref().map(|leader| leader.name.clone());
+    let asked = Asked { revision, before, candidate: request.candidate().map(str::to_owned) };
+    match tokio::time::timeout(HANDOVER_BOUND, outcome_of(node, &asked)).await {
+        Ok(Some(Outcome::Done(leader))) => Ok(Reply::text(200, outcome::success(action, &asked, &leader))),
+        Ok(_) => Err(Reply::text(503, format!("{title} failed"))),
+        Err(_) => {
+            let text = format!("{title} status unknown after {} seconds; operation may still be in progress", HANDOVER_BOUND.as_secs());
+            Err(Reply::text(503, text))
+        }
+    }
+}
+
+/// Looks at every snapshot of the daemon until the request is done or dropped; None when the daemon ends.
+async fn outcome_of(node: &Node, asked: &Asked) -> Option<Outcome> {
+    let mut snapshots = node.snapshot.clone();
+    loop {
+        let outcome = outcome::judge(&snapshots.borrow_and_update().view, asked);
+        if outcome != Outcome::Pending {
+            return Some(outcome);
+        }
+        snapshots.changed().await.ok()?;
+    }
+}
+
+/// DELETE `/switchover`: takes back a request that waits for its time.
+pub async fn forget_switchover(node: &Node) -> Result<Reply, Reply> {
+    let view = fresh_view(node).await?;
+    let Some(request) = view.request() else {
+        return Err(Reply::text(404, "no switchover is scheduled"));
+    };
+    match node.etcd.write_failover(&FailoverRequest::default(), request.revision).await {
+        Ok(_) => {
+            look_now(node).await;
+            Ok(Reply::text(200, "scheduled switchover deleted"))
+        }
+        Err(Error::Lost(_)) => Err(Reply::text(409, "the request changed meanwhile")),
+        Err(error) => Err(Reply::text(503, error.to_string())),
+    }
+}
+
+/// PATCH (merge, null removes) or PUT (replace) of `/config`.
+pub async fn configure(node: &Node, body: &[u8], replaces: bool) -> Result<Reply, Reply> {
+    let change = object(body)?;
+    if change.is_empty() {
+        return Err(Reply::text(400, "the body is an empty object"));
+    }
+    let view = fresh_view(node).await?;
+    if view.config.is_none() && !replaces {
+        return Err(Reply::text(503, "the config key does not exist"));
+    }
+    let after = changed(view.config(), change, replaces)?;
+    match node.etcd.write_config(&after, ClusterView::revision_of(&view.config)).await {
+        Ok(_) => {
+            look_now(node).await;
+            Ok(Reply::json(200, &after.0))
+        }
+        Err(Error::Lost(_)) => Err(Reply::text(409, "the configuration changed meanwhile")),
+        Err(error) => Err(Reply::text(if replaces { 502 } else { 503 }, error.to_string())),
+    }
+}
+
+fn changed(before: &DynamicConfig, change: Map<String, Value>, replaces: bool) -> Result<DynamicConfig, Reply> {
+    let mut after = if replaces { DynamicConfig::default() } else { before.clone() };
+    merge(&mut after.0, &change);
+    // Faults that stood there before don't stop another change.
+    let known = before.faults();
+    match after.faults().into_iter().find(|fault| !known.contains(fault)) {
+        Some(fault) => Err(Reply::text(400, fault.to_string())),
+        None => Ok(after),
+    }
+}
+
+/// POST `/reload`.
+pub async fn reload(node: &Node) -> Result<Reply, Reply> {
+    match command(node, Command::Reload, REFUSAL_WITHIN).await {
+        Some(Err(why)) => Err(Reply::text(503, why)),
+        Some(Ok(())) | None => Ok(Reply::text(202, "reload scheduled")),
+    }
+}
+
+/// POST `/restart`.
+pub async fn restart(node: &Node, body: &[u8], bound: Duration) -> Result<Reply, Reply> {
+    let conditions = optional_object(body)?;
+    let snapshot = node.snapshot.borrow().clone();
+    restart_conditions(&conditions, &snapshot, snapshot.facts.as_deref(), Instant::now())?;
+    match command(node, Command::Restart, bound).await {
+        Some(Ok(())) => Ok(Reply::text(200, "restarted successfully")),
+        Some(Err(why)) => Err(Reply::text(503, why)),
+        None => Err(Reply::text(503, "the restart is still in progress")),
+    }
+}
+
+/// How long the caller is ready to wait, where the body says.
+pub fn timeout(body: &[u8]) -> Option<Duration> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let seconds = value.get("timeout")?;
+    seconds.as_u64().or_else(|| seconds.as_str()?.trim().trim_end_matches('s').parse().ok()).filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
+fn restart_conditions(conditions: &Map<String, Value>, snapshot: &Snapshot, facts: Option<&ServerFacts>, now: Instant) -> Result<(), Reply> {
+    let unmet = || Err(Reply::text(503, "restart conditions are not satisfied"));
+    for (key, value) in conditions {
+        match key.as_str() {
+            "schedule" => return Err(Reply::text(501, "a restart can't be scheduled here: ask for it when it is due")),
+            "role" => match value.as_str() {
+                Some("primary" | "master") if health::is_primary(snapshot, now) => {}
+                Some("standby_leader") if health::is_standby_leader(snapshot, now) => {}
+                Some("replica") if matches!(snapshot.local.postgres, Postgres::Standby { .. }) && !health::is_standby_leader(snapshot, now) => {}
+                Some("primary" | "master" | "standby_leader" | "replica") => return unmet(),
+                _ => return Err(Reply::text(400, "PostgreSQL role should be either primary, standby_leader, or replica")),
+            },
+            "postgres_version" => {
+                let wished = value.as_str().and_then(version_number).ok_or_else(|| Reply::text(400, "PostgreSQL version should be in the first.major.minor format"))?;
+                if facts.is_some_and(|facts| facts.server_version >= wished) {
+                    return unmet();
+                }
+            }
+            // Only its presence counts, as with Patroni.
+            "restart_pending" => {
+                let member = snapshot.view.members.get(&snapshot.local.name).is_some_and(|entry| entry.member.pending_restart);
+                if !member && facts.is_none_or(|facts| facts.pending_restart.is_empty()) {
+                    return unmet();
+                }
+            }
+            "timeout" if timeout(Value::Object(conditions.clone()).to_string().as_bytes()).is_some() => {}
+            "timeout" => return Err(Reply::text(400, "Timeout should be a positive number of seconds")),
+            other => return Err(Reply::text(400, format!("Unknown filter for the scheduled restart: {other}"))),
+        }
+    }
+    Ok(())
+}
+
+/// `15.3` is 150003; before 10 there were three parts.
+fn version_number(text: &str) -> Option<u32> {
+    let parts = text.trim().split('.').map(str::parse).collect::<Result<Vec<u32>, _>>().ok()?;
+    match parts[..] {
+        [major, minor] if major >= 10 && minor < 10_000 => Some(major * 10_000 + minor),
+        [major] if (10..1000).contains(&major) => Some(major * 10_000),
+        [first, major, minor] if first < 10 && major < 100 && minor < 100 => Some(first * 10_000 + major * 100 + minor),
+        _ => None,
+    }
+}
+
+/// POST `/reinitialize`.
+pub async fn reinitialize(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
+    optional_object(body)?;
+    let refusal = {
+        let snapshot = node.snapshot.borrow();
+        match &snapshot.view.leader {
+            None => Some("Cluster has no leader, can not reinitialize"),
+            Some(leader) if leader.name == snapshot.local.name => Some("I am the leader, can not reinitialize"),
+            Some(_) if present::rows(&snapshot.view).is_empty() => Some("no member is known, can not reinitialize"),
+            Some(_) => None,
+        }
+    };
+    if let Some(refusal) = refusal {
+        return Err(Reply::text(503, refusal));
+    }
+    match command(node, Command::Reinitialize, REFUSAL_WITHIN).await {
+        Some(Err(why)) => Err(Reply::text(503, why)),
+        Some(Ok(())) | None => Ok(Reply::text(200, "reinitialize started")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::health::tests::{primary, snapshot, standby};
+    use super::*;
+    use serde_json::json;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().cloned().unwrap()
+    }
+
+    #[test]
+    fn requests_are_refused_with_the_fields_codes() {
+        let now = "2026-06-01T12:00:00Z".parse().unwrap();
+        for (body, switchover, paused, status, part) in [
+            (json!({"leader": "a"}), false, false, 400, "Failover could be performed only to a specific candidate"),
+            (json!({"candidate": "b"}), true, false, 400, "Switchover could be performed only from a specific leader"),
+            (json!({"candidate": "b", "scheduled_at": "2030-01-01T00:00Z"}), false, false, 400, "Failover can't be scheduled"),
+            (json!({"leader": "a", "scheduled_at": "2030-01-01T00:00Z"}), true, true, 400, "Can't schedule switchover in the paused state"),
+            (json!({"leader": "a", "scheduled_at": "2030-01-01T00:00"}), true, false, 400, "Timezone information is mandatory"),
+            (json!({"leader": "a", "scheduled_at": "2020-01-01T00:00Z"}), true, false, 422, "in the past"),
+            (json!({"leader": "a", "scheduled_at": "soon"}), true, false, 422, "Unable to parse"),
+            (json!({"leader": "a"}), true, true, 400, "only to a specific candidate in a paused state"),
+            (json!({"leader": "a", "candidate": "a"}), true, false, 400, "target and source are the same"),
+        ] {
+            let reply = request(&map(body.clone()), switchover, paused, now).unwrap_err();
+            assert_eq!(reply.status, status, "{body}");
+            assert!(reply.body.contains(part), "{body}: {}", reply.body);
+        }
+        let good = request(&map(json!({"leader": "a", "member": "b", "scheduled_at": "2030-01-01T00:00+02:00"})), true, false, now).unwrap();
+        assert_eq!((good.candidate(), good.scheduled_at.as_deref()), (Some("b"), Some("2030-01-01T00:00+02:00")));
+        assert!(request(&map(json!({"candidate": "b", "leader": "a"})), false, false, now).unwrap().is_switchover());
+    }
+
+    #[test]
+    fn a_restart_looks_at_its_conditions() {
+        let (leader, replica) = (snapshot("n0", primary()), snapshot("n1", standby(84197032)));
+        let check = |body: Value, snapshot: &Snapshot| restart_conditions(&map(body), snapshot, None, Instant::now()).map_or_else(|reply| reply.status, |()| 200);
+        for (body, on_leader, on_replica) in [
+            (json!({}), 200, 200),
+            (json!({"role": "primary"}), 200, 503),
+            (json!({"role": "replica"}), 503, 200),
+            (json!({"role": "king"}), 400, 400),
+            (json!({"restart_pending": true}), 503, 503),
+            (json!({"timeout": 10}), 200, 200),
+            (json!({"timeout": 0}), 400, 400),
+            (json!({"postgres_version": "15.3"}), 200, 200),
+            (json!({"postgres_version": "new"}), 400, 400),
+            (json!({"schedule": "2030-01-01T00:00Z"}), 501, 501),
+            (json!({"nonsense": 1}), 400, 400),
+        ] {
+            assert_eq!((check(body.clone(), &leader), check(body.clone(), &replica)), (on_leader, on_replica), "{body}");
+        }
+        assert_eq!(["15.3", "9.6.2", "16", "1.2.3.4"].map(version_number), [Some(150_003), Some(90_602), Some(160_000), None]);
+    }
+
+    #[test]
+    fn a_change_that_would_be_ignored_is_refused() {
+        let before = DynamicConfig(map(json!({"ttl": 30})));
+        assert_eq!(changed(&before, map(json!({"ttl": 1})), false).unwrap_err().status, 400);
+        assert_eq!(changed(&before, map(json!({"ttl": null, "pause": true})), false).unwrap().0, map(json!({"pause": true})));
+        assert_eq!(changed(&before, map(json!({"loop_wait": 2})), true).unwrap().0, map(json!({"loop_wait": 2})));
+    }
+}

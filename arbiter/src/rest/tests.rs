@@ -1,0 +1,147 @@
+//! The whole way of a request: access, dispatch, bounds.
+
+use super::*;
+use crate::config::{Credentials, NodeConfig};
+use crate::postgres::query::{LocalAddress, LocalSql};
+use crate::snapshot::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+
+struct World {
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    _snapshot: watch::Sender<Snapshot>,
+}
+
+/// A node without a server and without an etcd that answers.
+fn world(authentication: &str) -> World {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("postgres"), "").unwrap();
+    let file = directory.path().join("node.yml");
+    let yaml = format!("{{scope: demo, name: n0, restapi: {{listen: '127.0.0.1:8008'{authentication}}}, etcd3: {{host: '127.0.0.1:1'}}, postgresql: {{listen: '127.0.0.1:5432', data_dir: /data}}}}");
+    std::fs::write(&file, yaml).unwrap();
+    let config = NodeConfig::load(&file, [("PATH".to_owned(), directory.path().display().to_string())]).unwrap();
+    let (sender, snapshot) = watch::channel(health::tests::snapshot("n0", health::tests::primary()));
+    let (commands, received) = mpsc::channel(8);
+    let keys = dcs::key::Keys::new("service", &config.scope);
+    let settings = dcs::Settings { try_timeout: Duration::from_millis(100), ..Default::default() };
+    let nobody = Credentials { username: "nobody".to_owned(), password: None, connection: Vec::new() };
+    let access = Access::new(config.rest.authentication.as_ref());
+    let node = Node {
+        snapshot,
+        commands,
+        etcd: Arc::new(dcs::Etcd::new(keys, settings)),
+        config: Arc::new(config),
+        sql: Arc::new(LocalSql::new(&LocalAddress::Socket("/nowhere".into()), 1, &nobody, "postgres")),
+    };
+    World { shared: Arc::new(Shared { node, access }), commands: received, _snapshot: sender }
+}
+
+const PASSWORD: &str = ", authentication: {username: admin, password: s3cret}";
+
+async fn ask(world: &World, method: &Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (u16, String) {
+    let mut request = Request::builder().method(method.clone()).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(body.into()).unwrap();
+    let response = answer(State(world.shared.clone()), ConnectInfo(Peer::none()), request).await;
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn every_route_that_changes_something_asks_for_credentials() {
+    let mut world = world(PASSWORD);
+    let mut walked = 0;
+    for route in ROUTES.iter().filter(|route| changes(&route.method)) {
+        for headers in [&[][..], &[("authorization", "Basic d3Jvbmc6d3Jvbmc=")]] {
+            assert_eq!(ask(&world, &route.method, route.path, headers, "{}").await.0, 401, "{} {}", route.method, route.path);
+        }
+        walked += 1;
+    }
+    assert_eq!(walked, 9);
+    assert_eq!(ask(&world, &Method::POST, "/anything", &[], "{}").await.0, 401);
+    assert!(world.commands.try_recv().is_err(), "nothing reached the daemon");
+    let right = [("authorization", "Basic YWRtaW46czNjcmV0")];
+    assert_eq!(ask(&world, &Method::DELETE, "/restart", &right, "").await.0, 404);
+    assert_eq!(ask(&world, &Method::POST, "/anything", &right, "").await.0, 501);
+}
+
+#[tokio::test]
+async fn looks_are_open_and_answer_while_etcd_is_away() {
+    let world = world(PASSWORD);
+    for (path, status, part) in [
+        ("/patroni", 200, r#""patroni":{"name":"n0","scope":"demo","version":"4.1.5"}"#),
+        ("/cluster", 200, r#""scope":"demo""#),
+        ("/history", 200, "[]"),
+        ("/config", 200, r#"{"synchronous_mode":true}"#),
+        ("/failsafe", 502, "failsafe"),
+        ("/metrics", 200, "patroni_primary{"),
+        ("/", 200, r#""role":"primary""#),
+        ("/primary", 200, r#""role":"primary""#),
+        ("/replica?lag=1MB", 503, r#""role":"primary""#),
+        ("/foo", 503, r#""state":"running""#),
+        ("/foo/health", 200, r#""state":"running""#),
+    ] {
+        let (got, body) = ask(&world, &Method::GET, path, &[], "").await;
+        assert_eq!(got, status, "{path}: {body}");
+        assert!(body.contains(part), "{path}: {body}");
+        for method in [Method::HEAD, Method::OPTIONS] {
+            assert_eq!(ask(&world, &method, path, &[], "").await, (status, String::new()), "{method} {path}");
+        }
+    }
+    assert_eq!(ask(&world, &Method::GET, "/liveness", &[], "").await, (200, String::new()));
+}
+
+#[tokio::test]
+async fn without_etcd_a_request_is_refused_and_says_so() {
+    let world = world("");
+    let (status, body) = ask(&world, &Method::POST, "/switchover", &[], r#"{"leader":"n0"}"#).await;
+    assert_eq!(status, 503);
+    assert!(body.contains("etcd can't be reached"), "{body}");
+    assert_eq!(ask(&world, &Method::POST, "/switchover", &[], "nonsense").await.0, 400);
+    assert_eq!(ask(&world, &Method::PATCH, "/config", &[], vec![b' '; BODY_MOST + 1]).await.0, 413);
+}
+
+#[tokio::test]
+async fn commands_reach_the_daemon_and_its_answer_comes_back() {
+    let World { shared, mut commands, _snapshot } = world("");
+    let daemon = tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            let _ = match command {
+                Command::Restart(answer) => answer.send(Ok(())),
+                Command::Reload(answer) => answer.send(Err("no such file".to_owned())),
+                Command::Reinitialize(answer) => answer.send(Ok(())),
+                Command::LookNow => Ok(()),
+            };
+        }
+    });
+    let (_never, commands) = mpsc::channel(1);
+    let world = World { shared, commands, _snapshot };
+    assert_eq!(ask(&world, &Method::POST, "/restart", &[], "").await, (200, "restarted successfully".to_owned()));
+    assert_eq!(ask(&world, &Method::POST, "/reload", &[], "").await, (503, "no such file".to_owned()));
+    assert_eq!(ask(&world, &Method::POST, "/reinitialize", &[], "").await, (503, "I am the leader, can not reinitialize".to_owned()));
+    daemon.abort();
+}
+
+#[tokio::test]
+async fn a_socket_serves_and_cuts_off_who_does_not_finish_a_request() {
+    let world = world("");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, world.shared.node.clone()));
+    let mut good = tokio::net::TcpStream::connect(address).await.unwrap();
+    good.write_all(b"GET /primary HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    good.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.0 200 OK"), "{text}");
+
+    let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /primary HTT").await.unwrap();
+    let mut buffer = [0; 16];
+    let cut = tokio::time::timeout(Duration::from_secs(20), slow.read(&mut buffer)).await;
+    assert!(matches!(cut, Ok(Ok(_) | Err(_))), "the connection was left open");
+    server.abort();
+}
