@@ -81,12 +81,7 @@ struct Found(Vec<Fault>);
 
 impl Found {
     fn add(&mut self, severity: Severity, subject: Subject, sentence: String, hint: &str) {
-        self.0.push(Fault {
-            severity,
-            subject,
-            sentence,
-            hint: hint.to_owned(),
-        });
+        self.0.push(Fault { severity, subject, sentence, hint: hint.to_owned() });
     }
 
     fn cluster(&mut self, severity: Severity, sentence: String, hint: &str) {
@@ -132,11 +127,7 @@ fn vacant(view: &ClusterView, found: &mut Found) {
         .filter(|(_, word)| word.value.after == after && !word.value.stands)
         .filter_map(|(name, word)| Some(format!("{name}: {}", word.value.why.as_ref()?)))
         .collect::<Vec<_>>();
-    let why = if refusals.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", refusals.join("; "))
-    };
+    let why = if refusals.is_empty() { String::new() } else { format!(" ({})", refusals.join("; ")) };
     found.cluster(
         Severity::Critical,
         format!("nobody leads{why}"),
@@ -175,12 +166,7 @@ fn leading(view: &ClusterView, leader: &Leader, found: &mut Found) {
 fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &mut Found) {
     let warning = Severity::Warning;
     if !member.is_running() {
-        return found.member(
-            warning,
-            name,
-            format!("its Postgres is {}", member.state),
-            "look at its arbiter's log",
-        );
+        return found.member(warning, name, format!("its Postgres is {}", member.state), "look at its arbiter's log");
     }
     let Some(leader) = &view.leader else { return };
     if member.role == MemberRole::Primary {
@@ -239,12 +225,7 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
         );
     }
     if member.pending_restart {
-        found.member(
-            Severity::Notice,
-            name,
-            "a setting waits for a restart".to_owned(),
-            "`tenure restart` when it suits",
-        );
+        found.member(Severity::Notice, name, "a setting waits for a restart".to_owned(), "`tenure restart` when it suits");
     }
 }
 
@@ -267,18 +248,10 @@ fn as_a_whole(view: &ClusterView, found: &mut Found) {
         successor(view, leader, found);
     }
     if view.config().paused() {
-        found.cluster(
-            Severity::Notice,
-            "maintenance mode is on: nobody takes over by itself".to_owned(),
-            "`tenure resume` ends it",
-        );
+        found.cluster(Severity::Notice, "maintenance mode is on: nobody takes over by itself".to_owned(), "`tenure resume` ends it");
     }
     for key in &view.unreadable {
-        found.cluster(
-            Severity::Warning,
-            format!("a key can't be read and is left out: {key}"),
-            "put it right or delete it in etcd",
-        );
+        found.cluster(Severity::Warning, format!("a key can't be read and is left out: {key}"), "put it right or delete it in etcd");
     }
 }
 
@@ -288,9 +261,7 @@ fn synchronous(view: &ClusterView, leader: &Leader, found: &mut Found) {
     }
     let standbys = |name: &&MemberName| {
         let key = view.sync.as_ref();
-        key.is_some_and(|key| {
-            key.value.leader.as_deref() == Some(leader.name.as_str()) && key.value.has_standby(name)
-        })
+        key.is_some_and(|key| key.value.leader.as_deref() == Some(leader.name.as_str()) && key.value.has_standby(name))
     };
     if view.members.keys().any(|name| standbys(&name)) {
         return;
@@ -313,10 +284,7 @@ fn successor(view: &ClusterView, leader: &Leader, found: &mut Found) {
     if let Some(config) = &mut awake.config {
         config.value.0.remove("pause");
     }
-    let request = FailoverRequest {
-        leader: Some(leader.name.to_string()),
-        ..FailoverRequest::default()
-    };
+    let request = FailoverRequest { leader: Some(leader.name.to_string()), ..FailoverRequest::default() };
     if let Err(why) = failover::candidates(&awake, &request) {
         found.cluster(
             Severity::Warning,

@@ -76,9 +76,7 @@ impl DynamicConfig {
 
     fn seconds(&self, key: &str) -> Option<u64> {
         match self.0.get(key)? {
-            Value::Number(number) => number
-                .as_u64()
-                .or_else(|| number.as_f64().map(|s| s.max(0.0) as u64)),
+            Value::Number(number) => number.as_u64().or_else(|| number.as_f64().map(|s| s.max(0.0) as u64)),
             Value::String(text) => text.trim().trim_end_matches('s').trim().parse().ok(),
             _ => None,
         }
@@ -97,37 +95,24 @@ impl DynamicConfig {
     /// ttl, loop_wait and retry_timeout, fitted to each other as the field does it: ttl at least
     /// [`lease::TTL_MINIMUM`], and `loop_wait + 2 * retry_timeout <= ttl` by lowering the latter two.
     pub fn timing(&self) -> Timing {
-        let ttl = Duration::from_secs(self.seconds("ttl").unwrap_or(TTL_DEFAULT_S))
-            .max(lease::TTL_MINIMUM);
-        let mut loop_wait =
-            Duration::from_secs(self.seconds("loop_wait").unwrap_or(LOOP_WAIT_DEFAULT_S))
-                .max(Duration::from_secs(1));
-        let mut retry_timeout = Duration::from_secs(
-            self.seconds("retry_timeout")
-                .unwrap_or(RETRY_TIMEOUT_DEFAULT_S),
-        )
-        .max(Duration::from_secs(1));
+        let ttl = Duration::from_secs(self.seconds("ttl").unwrap_or(TTL_DEFAULT_S)).max(lease::TTL_MINIMUM);
+        let mut loop_wait = Duration::from_secs(self.seconds("loop_wait").unwrap_or(LOOP_WAIT_DEFAULT_S)).max(Duration::from_secs(1));
+        let mut retry_timeout =
+            Duration::from_secs(self.seconds("retry_timeout").unwrap_or(RETRY_TIMEOUT_DEFAULT_S)).max(Duration::from_secs(1));
         if loop_wait + 2 * retry_timeout > ttl {
-            loop_wait =
-                loop_wait.min(Duration::from_secs(1).max(ttl.saturating_sub(2 * retry_timeout)));
+            loop_wait = loop_wait.min(Duration::from_secs(1).max(ttl.saturating_sub(2 * retry_timeout)));
             if loop_wait + 2 * retry_timeout > ttl {
                 loop_wait = Duration::from_secs(1);
                 retry_timeout = (ttl - loop_wait) / 2;
             }
         }
-        Timing {
-            ttl,
-            loop_wait,
-            retry_timeout,
-        }
+        Timing { ttl, loop_wait, retry_timeout }
     }
 
     /// `synchronous_mode`: off, on or quorum.
     pub fn synchronous_mode(&self) -> SynchronousMode {
         match self.0.get("synchronous_mode") {
-            Some(Value::String(text)) if text.eq_ignore_ascii_case("quorum") => {
-                SynchronousMode::Quorum
-            }
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("quorum") => SynchronousMode::Quorum,
             _ if self.truthy("synchronous_mode") => SynchronousMode::On,
             _ => SynchronousMode::Off,
         }
@@ -140,10 +125,7 @@ impl DynamicConfig {
 
     /// `maximum_lag_on_failover`, in bytes.
     pub fn maximum_lag_on_failover(&self) -> u64 {
-        self.0
-            .get("maximum_lag_on_failover")
-            .and_then(Value::as_u64)
-            .unwrap_or(MAXIMUM_LAG_DEFAULT_BYTES)
+        self.0.get("maximum_lag_on_failover").and_then(Value::as_u64).unwrap_or(MAXIMUM_LAG_DEFAULT_BYTES)
     }
 
     /// `check_timeline`: a candidate behind the known timeline may never stand.
@@ -164,9 +146,7 @@ impl DynamicConfig {
     /// `primary_start_timeout` (`master_start_timeout` of old): how long a crashed primary may take
     /// to come back before it gives the leadership away.
     pub fn primary_start_timeout(&self) -> Duration {
-        let seconds = self
-            .seconds("primary_start_timeout")
-            .or_else(|| self.seconds("master_start_timeout"));
+        let seconds = self.seconds("primary_start_timeout").or_else(|| self.seconds("master_start_timeout"));
         Duration::from_secs(seconds.unwrap_or(PRIMARY_START_TIMEOUT_DEFAULT_S))
     }
 
@@ -178,61 +158,34 @@ impl DynamicConfig {
     /// `postgresql.use_pg_rewind`; on unless switched off: our rejoin falls back to a clone only where
     /// the node's configuration allows that.
     pub fn use_pg_rewind(&self) -> bool {
-        self.postgresql()
-            .and_then(|section| section.get("use_pg_rewind"))
-            .and_then(Value::as_bool)
-            .unwrap_or(true)
+        self.postgresql().and_then(|section| section.get("use_pg_rewind")).and_then(Value::as_bool).unwrap_or(true)
     }
 
     /// `postgresql.use_slots`; on unless switched off.
     pub fn use_slots(&self) -> bool {
-        self.postgresql()
-            .and_then(|section| section.get("use_slots"))
-            .and_then(Value::as_bool)
-            .unwrap_or(true)
+        self.postgresql().and_then(|section| section.get("use_slots")).and_then(Value::as_bool).unwrap_or(true)
     }
 
     /// Everything in the document that would be ignored or changed, for refusal before it is stored.
     pub fn faults(&self) -> Vec<ConfigError> {
         let mut faults = Vec::new();
-        for key in [
-            "ttl",
-            "loop_wait",
-            "retry_timeout",
-            "primary_start_timeout",
-            "maximum_lag_on_failover",
-        ] {
+        for key in ["ttl", "loop_wait", "retry_timeout", "primary_start_timeout", "maximum_lag_on_failover"] {
             if let Some(value) = self.0.get(key)
                 && self.seconds(key).is_none()
             {
-                faults.push(ConfigError::Type {
-                    key: key.to_owned(),
-                    found: value.to_string(),
-                    expected: "a whole number",
-                });
+                faults.push(ConfigError::Type { key: key.to_owned(), found: value.to_string(), expected: "a whole number" });
             }
         }
         if let Some(ttl) = self.seconds("ttl")
             && ttl < lease::TTL_MINIMUM.as_secs()
         {
-            let rule = format!(
-                "at least {} s: etcd grants no shorter lease that survives one missed answer",
-                lease::TTL_MINIMUM.as_secs()
-            );
-            faults.push(ConfigError::Range {
-                key: "ttl".to_owned(),
-                found: ttl.to_string(),
-                rule,
-            });
+            let rule = format!("at least {} s: etcd grants no shorter lease that survives one missed answer", lease::TTL_MINIMUM.as_secs());
+            faults.push(ConfigError::Range { key: "ttl".to_owned(), found: ttl.to_string(), rule });
         }
         if let Some(value) = self.0.get("postgresql")
             && !value.is_object()
         {
-            faults.push(ConfigError::Type {
-                key: "postgresql".to_owned(),
-                found: value.to_string(),
-                expected: "a section",
-            });
+            faults.push(ConfigError::Type { key: "postgresql".to_owned(), found: value.to_string(), expected: "a section" });
         }
         faults
     }
@@ -250,12 +203,7 @@ mod tests {
     fn timings_are_fitted_to_each_other() {
         for (json, ttl, loop_wait, retry) in [
             ("{}", 10, 4, 3),
-            (
-                r#"{"ttl":30,"loop_wait":10,"retry_timeout":10}"#,
-                30,
-                10,
-                10,
-            ),
+            (r#"{"ttl":30,"loop_wait":10,"retry_timeout":10}"#, 30, 10, 10),
             (r#"{"ttl":3}"#, 3, 1, 1),
             (r#"{"ttl":1}"#, 3, 1, 1),
             (r#"{"ttl":20,"loop_wait":10,"retry_timeout":10}"#, 20, 1, 9),
@@ -264,10 +212,7 @@ mod tests {
             assert_eq!(timing.ttl.as_secs(), ttl, "{json}");
             assert_eq!(timing.loop_wait.as_secs(), loop_wait, "{json}");
             assert_eq!(timing.retry_timeout.as_secs(), retry, "{json}");
-            assert!(
-                timing.loop_wait + 2 * timing.retry_timeout <= timing.ttl,
-                "{json}"
-            );
+            assert!(timing.loop_wait + 2 * timing.retry_timeout <= timing.ttl, "{json}");
         }
     }
 
@@ -287,11 +232,7 @@ mod tests {
     #[test]
     fn faults_name_the_key_and_the_rule() {
         let faults = config(r#"{"ttl":1,"loop_wait":"soon","postgresql":3}"#).faults();
-        let text = faults
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n");
+        let text = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         for part in ["loop_wait is \"soon\"", "ttl is 1", "postgresql is 3"] {
             assert!(text.contains(part), "{text}");
         }

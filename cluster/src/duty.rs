@@ -73,13 +73,7 @@ pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     if let (DataDir::Present(control), Some(expected)) = (&local.data, view.system_id())
         && control.system_id != *expected
     {
-        return on(
-            Quit,
-            Reason::ForeignSystem {
-                found: control.system_id.clone(),
-                expected: expected.clone(),
-            },
-        );
+        return on(Quit, Reason::ForeignSystem { found: control.system_id.clone(), expected: expected.clone() });
     }
     if local.stopping {
         return stopping(view, local);
@@ -96,21 +90,12 @@ pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
 
 /// SIGTERM: leadership is handed over first where a standby can take it, then Postgres stops.
 fn stopping(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
-    if view.leader_if(&local.name).is_some()
-        && matches!(local.postgres, Postgres::Primary { .. })
-        && !view.config().paused()
-    {
-        let request = failover::FailoverRequest {
-            leader: Some(local.name.to_string()),
-            ..Default::default()
-        };
+    if view.leader_if(&local.name).is_some() && matches!(local.postgres, Postgres::Primary { .. }) && !view.config().paused() {
+        let request = failover::FailoverRequest { leader: Some(local.name.to_string()), ..Default::default() };
         if let Ok(candidates) = failover::candidates(view, &request)
             && let Some(first) = candidates.first().cloned()
         {
-            return Decision::new(
-                Duty::Switchover { candidates },
-                Reason::StoppingHandOver(first),
-            );
+            return Decision::new(Duty::Switchover { candidates }, Reason::StoppingHandOver(first));
         }
     }
     Decision::new(Duty::Stop, Reason::Stopping)
@@ -120,41 +105,28 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     use Duty::*;
     let on = Decision::new;
     match (&local.data, &local.postgres) {
-        (DataDir::Empty | DataDir::Incomplete { .. }, _) => {
-            match view.initialize.as_ref().map(|key| &key.value) {
-                None if !local.may_bootstrap => on(Rest, Reason::NoBootstrapSection),
-                None => on(Bootstrap, Reason::NotInitialized),
-                Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
-                Some(Initialize::Done(_)) => on(Rest, Reason::NobodyToCloneFrom),
-            }
-        }
+        (DataDir::Empty | DataDir::Incomplete { .. }, _) => match view.initialize.as_ref().map(|key| &key.value) {
+            None if !local.may_bootstrap => on(Rest, Reason::NoBootstrapSection),
+            None => on(Bootstrap, Reason::NotInitialized),
+            Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
+            Some(Initialize::Done(_)) => on(Rest, Reason::NobodyToCloneFrom),
+        },
         (DataDir::Present(control), Postgres::Stopped) => {
             match view.initialize.as_ref().map(|key| &key.value) {
                 Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
                 // Data from before the cluster: only a former primary may found it.
-                None if control.ended == Ended::Standby => on(
-                    Quit,
-                    Reason::StandbyDataWithoutCluster(control.system_id.clone()),
-                ),
+                None if control.ended == Ended::Standby => on(Quit, Reason::StandbyDataWithoutCluster(control.system_id.clone())),
                 None => on(Bootstrap, Reason::NotInitialized),
-                Some(Initialize::Done(_)) => {
-                    on(StartStandby { upstream: None }, Reason::NoLeaderStart)
-                }
+                Some(Initialize::Done(_)) => on(StartStandby { upstream: None }, Reason::NoLeaderStart),
             }
         }
         (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (_, Postgres::Silent) => on(Rest, Reason::Silent),
-        (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => {
-            on(Bootstrap, Reason::NotInitialized)
-        }
+        (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => on(Bootstrap, Reason::NotInitialized),
         // As primary of an old timeline it may never lead; as a standby it may, if nothing it has forked.
-        (_, Postgres::Primary { timeline, .. }) if *timeline < view.history().current() => on(
-            Demote,
-            Reason::BehindTimeline {
-                mine: *timeline,
-                cluster: view.history().current(),
-            },
-        ),
+        (_, Postgres::Primary { timeline, .. }) if *timeline < view.history().current() => {
+            on(Demote, Reason::BehindTimeline { mine: *timeline, cluster: view.history().current() })
+        }
         (_, Postgres::Primary { .. } | Postgres::Standby { .. }) => on(Rest, Reason::NoLeader),
     }
 }
@@ -164,23 +136,12 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
     let on = Decision::new;
     let mine = || Reason::IHoldTheLease(leader.term);
     match (&local.data, &local.postgres) {
-        (DataDir::Empty, _) => on(
-            Release,
-            Reason::Incomplete {
-                what: "the data directory is empty: something".to_owned(),
-            },
-        ),
+        (DataDir::Empty, _) => on(Release, Reason::Incomplete { what: "the data directory is empty: something".to_owned() }),
         (DataDir::Incomplete { what }, _) => on(Release, Reason::Incomplete { what: what.clone() }),
         (DataDir::Present(_), Postgres::Primary { .. }) => requested(view, local, leader),
-        (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => {
-            on(Promote { term: leader.term }, mine())
-        }
+        (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => on(Promote { term: leader.term }, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
-        (DataDir::Present(_), Postgres::Starting { .. })
-            if local.down_for > view.config().primary_start_timeout() =>
-        {
-            start_timeout(view)
-        }
+        (DataDir::Present(_), Postgres::Starting { .. }) if local.down_for > view.config().primary_start_timeout() => start_timeout(view),
         (DataDir::Present(_), Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (DataDir::Present(_), Postgres::Silent) => on(Rest, Reason::Silent),
         (DataDir::Present(control), Postgres::Stopped) => {
@@ -188,31 +149,19 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
                 return on(StartStandby { upstream: None }, mine());
             }
             if let Some(standby) = lossless_successor(view, local) {
-                return on(
-                    HandOver {
-                        to: standby.clone(),
-                    },
-                    Reason::CrashedSyncStandbyReady(standby),
-                );
+                return on(HandOver { to: standby.clone() }, Reason::CrashedSyncStandbyReady(standby));
             }
             if local.down_for > view.config().primary_start_timeout() {
                 return start_timeout(view);
             }
-            let why = if control.ended == Ended::CrashedPrimary {
-                Reason::CrashedRestart
-            } else {
-                mine()
-            };
+            let why = if control.ended == Ended::CrashedPrimary { Reason::CrashedRestart } else { mine() };
             on(StartPrimary { term: leader.term }, why)
         }
     }
 }
 
 fn start_timeout(view: &ClusterView) -> Decision<Duty> {
-    Decision::new(
-        Duty::Release,
-        Reason::StartTimeout(view.config().primary_start_timeout().as_secs()),
-    )
+    Decision::new(Duty::Release, Reason::StartTimeout(view.config().primary_start_timeout().as_secs()))
 }
 
 /// A synchronous standby that has every acknowledged commit, runs, and can be promoted.
@@ -220,14 +169,8 @@ fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<MemberNa
     if view.config().synchronous_mode() == SynchronousMode::Off {
         return None;
     }
-    let sync = view
-        .sync
-        .as_ref()
-        .filter(|sync| sync.value.leader.as_deref() == Some(local.name.as_str()))?;
-    view.members
-        .keys()
-        .find(|name| sync.value.has_standby(name) && failover::unfit(view, name, false).is_none())
-        .cloned()
+    let sync = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(local.name.as_str()))?;
+    view.members.keys().find(|name| sync.value.has_standby(name) && failover::unfit(view, name, false).is_none()).cloned()
 }
 
 /// The leader serves; has anybody asked for a change?
@@ -243,10 +186,7 @@ fn requested(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     }
     match failover::candidates(view, &request.value) {
         Ok(candidates) => match candidates.first().cloned() {
-            Some(first) => Decision::new(
-                Duty::Switchover { candidates },
-                Reason::SwitchoverAsked(first),
-            ),
+            Some(first) => Decision::new(Duty::Switchover { candidates }, Reason::SwitchoverAsked(first)),
             None => rest(),
         },
         Err(why) => Decision::new(Duty::Rest, Reason::SwitchoverImpossible(why.to_string())),
@@ -266,54 +206,33 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     }
     match (&local.data, &local.postgres) {
         (DataDir::Empty, _) => match view.members.get(&leader.name) {
-            Some(entry) if entry.member.is_running() => {
-                on(Clone { from: from() }, Reason::Empty(from()))
-            }
+            Some(entry) if entry.member.is_running() => on(Clone { from: from() }, Reason::Empty(from())),
             _ => on(Rest, Reason::LeaderHistoryUnknown(from())),
         },
-        (DataDir::Incomplete { what }, _) => on(
-            Clone { from: from() },
-            Reason::Incomplete { what: what.clone() },
-        ),
+        (DataDir::Incomplete { what }, _) => on(Clone { from: from() }, Reason::Incomplete { what: what.clone() }),
         (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (_, Postgres::Silent) => on(Rest, Reason::Silent),
         (_, Postgres::Primary { .. }) => on(Demote, theirs()),
-        (DataDir::Present(control), Postgres::Stopped) => {
-            match rejoin::of_stopped(view, &leader.name, control) {
-                Rejoin::Follow => on(
-                    StartStandby {
-                        upstream: Some(upstream(view, local, &leader.name)),
-                    },
-                    theirs(),
-                ),
-                Rejoin::Rewind(why) => rewind_or(local, from(), why),
-                Rejoin::Wait(why) => on(Rest, why),
-            }
-        }
-        (
-            _,
-            Postgres::Standby {
-                timeline,
-                position,
-                upstream: now,
-                ..
-            },
-        ) => match rejoin::of_standby(view, &leader.name, *timeline, *position) {
+        (DataDir::Present(control), Postgres::Stopped) => match rejoin::of_stopped(view, &leader.name, control) {
+            Rejoin::Follow => on(StartStandby { upstream: Some(upstream(view, local, &leader.name)) }, theirs()),
             Rejoin::Rewind(why) => rewind_or(local, from(), why),
             Rejoin::Wait(why) => on(Rest, why),
-            Rejoin::Follow => {
-                let wanted = upstream(view, local, &leader.name);
-                let address = view
-                    .members
-                    .get(&wanted)
-                    .and_then(|entry| entry.member.host_port());
-                if address.is_none() || *now == address {
-                    on(Rest, Reason::Follows(wanted))
-                } else {
-                    on(Follow { upstream: wanted }, theirs())
+        },
+        (_, Postgres::Standby { timeline, position, upstream: now, .. }) => {
+            match rejoin::of_standby(view, &leader.name, *timeline, *position) {
+                Rejoin::Rewind(why) => rewind_or(local, from(), why),
+                Rejoin::Wait(why) => on(Rest, why),
+                Rejoin::Follow => {
+                    let wanted = upstream(view, local, &leader.name);
+                    let address = view.members.get(&wanted).and_then(|entry| entry.member.host_port());
+                    if address.is_none() || *now == address {
+                        on(Rest, Reason::Follows(wanted))
+                    } else {
+                        on(Follow { upstream: wanted }, theirs())
+                    }
                 }
             }
-        },
+        }
     }
 }
 
@@ -347,10 +266,7 @@ fn upstream(view: &ClusterView, local: &LocalState, leader: &MemberName) -> Memb
 fn rewind_or(local: &LocalState, from: MemberName, why: Reason) -> Decision<Duty> {
     match &local.rewind_failed {
         None => Decision::new(Duty::Rewind { from }, why),
-        Some(words) if local.may_clone_over => Decision::new(
-            Duty::Clone { from },
-            Reason::RewindFailedCloneAllowed(words.clone()),
-        ),
+        Some(words) if local.may_clone_over => Decision::new(Duty::Clone { from }, Reason::RewindFailedCloneAllowed(words.clone())),
         Some(words) => Decision::new(Duty::Rest, Reason::RewindFailedNeedsHand(words.clone())),
     }
 }

@@ -26,15 +26,12 @@ pub struct FailoverRequest {
 impl FailoverRequest {
     /// Nothing is requested.
     pub fn is_empty(&self) -> bool {
-        self.leader.as_deref().unwrap_or("").is_empty()
-            && self.member.as_deref().unwrap_or("").is_empty()
+        self.leader.as_deref().unwrap_or("").is_empty() && self.member.as_deref().unwrap_or("").is_empty()
     }
 
     /// A switchover names the leader it takes over from; a failover does not.
     pub fn is_switchover(&self) -> bool {
-        self.leader
-            .as_deref()
-            .is_some_and(|leader| !leader.is_empty())
+        self.leader.as_deref().is_some_and(|leader| !leader.is_empty())
     }
 
     /// The wished candidate, if one is named.
@@ -115,10 +112,7 @@ pub fn unfit(view: &ClusterView, name: &MemberName, switchover: bool) -> Option<
 
 /// Can the request be served in this view? Gives the candidates, best first: the named one, or all fit
 /// ones by priority, position and name.
-pub fn candidates(
-    view: &ClusterView,
-    request: &FailoverRequest,
-) -> Result<Vec<MemberName>, Impossible> {
+pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<MemberName>, Impossible> {
     let leader = view.leader.as_ref();
     let paused = view.config().paused();
     let named = request.candidate();
@@ -126,10 +120,7 @@ pub fn candidates(
         let leader = leader.ok_or(Impossible::NoLeader)?;
         let given = request.leader.as_deref().unwrap_or("");
         if given != leader.name.as_str() {
-            return Err(Impossible::LeaderMismatch {
-                given: given.to_owned(),
-                actual: leader.name.clone(),
-            });
+            return Err(Impossible::LeaderMismatch { given: given.to_owned(), actual: leader.name.clone() });
         }
         if paused && named.is_none() {
             return Err(Impossible::PausedNeedsCandidate);
@@ -158,20 +149,12 @@ pub fn candidates(
         }
         match unfit(view, name, request.is_switchover()) {
             Some(why) => reasons.push(format!("{name}: {why}")),
-            None => fit.push((
-                -entry.member.tags.failover_priority(),
-                std::cmp::Reverse(entry.member.position()),
-                name.clone(),
-            )),
+            None => fit.push((-entry.member.tags.failover_priority(), std::cmp::Reverse(entry.member.position()), name.clone())),
         }
     }
     fit.sort();
     if fit.is_empty() {
-        let why = if reasons.is_empty() {
-            "there is no other member".to_owned()
-        } else {
-            reasons.join("; ")
-        };
+        let why = if reasons.is_empty() { "there is no other member".to_owned() } else { reasons.join("; ") };
         return Err(Impossible::NoCandidates(why));
     }
     Ok(fit.into_iter().map(|(_, _, name)| name).collect())

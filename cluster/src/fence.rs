@@ -107,21 +107,9 @@ mod tests {
             (Draining, 50, 99, Wait, true),
             (Draining, 49, 100, Wait, false),
         ] {
-            let page = Page {
-                mode,
-                deadline: at(100),
-                draining_since: at(50),
-            };
-            assert_eq!(
-                judge(page, at(began), at(now)),
-                verdict,
-                "{mode:?} began {began} at {now}"
-            );
-            assert_eq!(
-                may_acknowledge(page, at(now)),
-                acknowledge,
-                "{mode:?} at {now}"
-            );
+            let page = Page { mode, deadline: at(100), draining_since: at(50) };
+            assert_eq!(judge(page, at(began), at(now)), verdict, "{mode:?} began {began} at {now}");
+            assert_eq!(may_acknowledge(page, at(now)), acknowledge, "{mode:?} at {now}");
         }
     }
 

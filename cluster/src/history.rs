@@ -50,22 +50,13 @@ impl History {
                 new_leader: items.get(4).and_then(Value::as_str).map(str::to_owned),
             })
         };
-        value
-            .as_array()?
-            .iter()
-            .map(line)
-            .collect::<Option<Vec<_>>>()
-            .map(History)
+        value.as_array()?.iter().map(line).collect::<Option<Vec<_>>>().map(History)
     }
 
     /// The key's JSON.
     pub fn to_json(&self) -> Value {
         let line = |line: &Line| {
-            let mut items = vec![
-                json!(line.timeline.0),
-                json!(line.switch.0),
-                json!(line.reason),
-            ];
+            let mut items = vec![json!(line.timeline.0), json!(line.switch.0), json!(line.reason)];
             if let Some(timestamp) = &line.timestamp {
                 items.push(json!(timestamp));
                 if let Some(leader) = &line.new_leader {
@@ -84,36 +75,19 @@ impl History {
             let timeline = Timeline(parts.next()?.trim().parse().ok()?);
             let switch = parts.next()?.parse().ok()?;
             let reason = parts.next().unwrap_or("").trim().to_owned();
-            Some(Line {
-                timeline,
-                switch,
-                reason,
-                timestamp: None,
-                new_leader: None,
-            })
+            Some(Line { timeline, switch, reason, timestamp: None, new_leader: None })
         };
-        History(
-            text.lines()
-                .map(str::trim)
-                .filter(|text| !text.is_empty() && !text.starts_with('#'))
-                .filter_map(line)
-                .collect(),
-        )
+        History(text.lines().map(str::trim).filter(|text| !text.is_empty() && !text.starts_with('#')).filter_map(line).collect())
     }
 
     /// The present timeline: one after the last that ended, or 1.
     pub fn current(&self) -> Timeline {
-        self.0
-            .last()
-            .map_or(Timeline(1), |line| line.timeline.next())
+        self.0.last().map_or(Timeline(1), |line| line.timeline.next())
     }
 
     /// Where `timeline` ended, if it did.
     pub fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
-        self.0
-            .iter()
-            .find(|line| line.timeline == timeline)
-            .map(|line| line.switch)
+        self.0.iter().find(|line| line.timeline == timeline).map(|line| line.switch)
     }
 
     /// Is the position (`timeline`, `lsn`) part of the past of `present`, whose history this is?
@@ -160,17 +134,9 @@ impl History {
     pub fn merged(&self, fresh: &History, timestamp: &str, leader: &str) -> History {
         let mut lines = Vec::new();
         for line in &fresh.0 {
-            match self
-                .0
-                .iter()
-                .find(|known| known.timeline == line.timeline && known.switch == line.switch)
-            {
+            match self.0.iter().find(|known| known.timeline == line.timeline && known.switch == line.switch) {
                 Some(known) => lines.push(known.clone()),
-                None => lines.push(Line {
-                    timestamp: Some(timestamp.to_owned()),
-                    new_leader: Some(leader.to_owned()),
-                    ..line.clone()
-                }),
+                None => lines.push(Line { timestamp: Some(timestamp.to_owned()), new_leader: Some(leader.to_owned()), ..line.clone() }),
             }
         }
         History(lines)
@@ -191,58 +157,26 @@ mod tests {
         for (timeline, lsn, expected) in [
             (3, 0x6000000, Ancestry::Ancestor),
             (2, 0x5000000, Ancestry::Ancestor),
-            (
-                2,
-                0x5000001,
-                Ancestry::Diverged {
-                    fork: Lsn(0x5000000),
-                },
-            ),
+            (2, 0x5000001, Ancestry::Diverged { fork: Lsn(0x5000000) }),
             (1, 0x31BC2A0, Ancestry::Ancestor),
-            (
-                1,
-                0x4000000,
-                Ancestry::Diverged {
-                    fork: Lsn(0x31BC2A0),
-                },
-            ),
+            (1, 0x4000000, Ancestry::Diverged { fork: Lsn(0x31BC2A0) }),
             (4, 0x1, Ancestry::Unknown),
         ] {
-            assert_eq!(
-                history.ancestry(present, Timeline(timeline), Lsn(lsn)),
-                expected,
-                "{timeline} {lsn:x}"
-            );
+            assert_eq!(history.ancestry(present, Timeline(timeline), Lsn(lsn)), expected, "{timeline} {lsn:x}");
         }
     }
 
     #[test]
     fn json_survives_a_round_trip_in_every_length() {
-        let value = json!([
-            [
-                1,
-                52151216,
-                "no recovery target specified",
-                "2026-11-20T16:13:01+00:00",
-                "c3"
-            ],
-            [2, 7, "x"],
-            [3, 8, "y", "t"]
-        ]);
+        let value =
+            json!([[1, 52151216, "no recovery target specified", "2026-11-20T16:13:01+00:00", "c3"], [2, 7, "x"], [3, 8, "y", "t"]]);
         assert_eq!(History::from_json(&value).unwrap().to_json(), value);
         assert!(History::from_json(&json!([[1]])).is_none());
     }
 
     #[test]
     fn known_lines_keep_their_time() {
-        let known = History::from_json(&json!([[
-            1,
-            0x31BC2A0,
-            "no recovery target specified",
-            "then",
-            "n1"
-        ]]))
-        .unwrap();
+        let known = History::from_json(&json!([[1, 0x31BC2A0, "no recovery target specified", "then", "n1"]])).unwrap();
         let merged = known.merged(&History::from_file(FILE), "now", "n2");
         assert_eq!(merged.0[0].timestamp.as_deref(), Some("then"));
         assert_eq!(merged.0[1].new_leader.as_deref(), Some("n2"));

@@ -6,9 +6,7 @@ use std::str::FromStr;
 
 /// A byte position in the write-ahead log. In JSON it is an integer, as other tools write it; shown
 /// it is PostgreSQL's `X/Y`.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lsn(pub u64);
 

@@ -10,10 +10,7 @@ use std::fmt;
 /// The state words that the field knows; any other text is kept as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-#[expect(
-    missing_docs,
-    reason = "each variant is the state's own word, listed in WORDS"
-)]
+#[expect(missing_docs, reason = "each variant is the state's own word, listed in WORDS")]
 pub enum MemberState {
     InitializingNewCluster,
     InitdbFailed,
@@ -33,10 +30,7 @@ pub enum MemberState {
 
 impl MemberState {
     const WORDS: [(MemberState, &'static str); 12] = [
-        (
-            MemberState::InitializingNewCluster,
-            "initializing new cluster",
-        ),
+        (MemberState::InitializingNewCluster, "initializing new cluster"),
         (MemberState::InitdbFailed, "initdb failed"),
         (MemberState::CreatingReplica, "creating replica"),
         (MemberState::Running, "running"),
@@ -53,10 +47,7 @@ impl MemberState {
 
 impl From<String> for MemberState {
     fn from(text: String) -> Self {
-        Self::WORDS
-            .into_iter()
-            .find_map(|(state, word)| (word == text).then_some(state))
-            .unwrap_or(MemberState::Other(text))
+        Self::WORDS.into_iter().find_map(|(state, word)| (word == text).then_some(state)).unwrap_or(MemberState::Other(text))
     }
 }
 
@@ -71,9 +62,7 @@ impl fmt::Display for MemberState {
         if let MemberState::Other(text) = self {
             return f.write_str(text);
         }
-        let word = Self::WORDS
-            .iter()
-            .find_map(|(state, word)| (state == self).then_some(*word));
+        let word = Self::WORDS.iter().find_map(|(state, word)| (state == self).then_some(*word));
         f.write_str(word.unwrap_or("unknown"))
     }
 }
@@ -157,36 +146,23 @@ impl Tags {
     pub fn nofailover(&self) -> bool {
         match self.0.get("nofailover") {
             Some(_) => self.truthy("nofailover"),
-            None => self
-                .integer("failover_priority")
-                .is_some_and(|priority| priority <= 0),
+            None => self.integer("failover_priority").is_some_and(|priority| priority <= 0),
         }
     }
 
     /// Preference among equally advanced candidates, higher first; 1 unless set, 0 with `nofailover`.
     pub fn failover_priority(&self) -> i64 {
-        if self.nofailover() {
-            0
-        } else {
-            self.integer("failover_priority").unwrap_or(1)
-        }
+        if self.nofailover() { 0 } else { self.integer("failover_priority").unwrap_or(1) }
     }
 
     /// Never to be a synchronous standby: `nosync`, or `sync_priority` of 0 or less.
     pub fn nosync(&self) -> bool {
-        self.truthy("nosync")
-            || self
-                .integer("sync_priority")
-                .is_some_and(|priority| priority <= 0)
+        self.truthy("nosync") || self.integer("sync_priority").is_some_and(|priority| priority <= 0)
     }
 
     /// Preference among candidates for synchronous standby, higher first; 1 unless set.
     pub fn sync_priority(&self) -> i64 {
-        if self.nosync() {
-            0
-        } else {
-            self.integer("sync_priority").unwrap_or(1)
-        }
+        if self.nosync() { 0 } else { self.integer("sync_priority").unwrap_or(1) }
     }
 
     /// Out of the balancing of reads: `/replica` answers 503.
@@ -201,10 +177,7 @@ impl Tags {
 
     /// The member to stream from instead of the leader.
     pub fn replicatefrom(&self) -> Option<&str> {
-        self.0
-            .get("replicatefrom")
-            .and_then(Value::as_str)
-            .filter(|name| !name.is_empty())
+        self.0.get("replicatefrom").and_then(Value::as_str).filter(|name| !name.is_empty())
     }
 }
 
@@ -282,10 +255,7 @@ fn tags_absent(tags: &Tags) -> bool {
 impl Member {
     /// Host and port of `conn_url`; the port is 5432 where none is given. None where it is no such address.
     pub fn host_port(&self) -> Option<(String, u16)> {
-        let rest = self
-            .conn_url
-            .strip_prefix("postgres://")
-            .or_else(|| self.conn_url.strip_prefix("postgresql://"))?;
+        let rest = self.conn_url.strip_prefix("postgres://").or_else(|| self.conn_url.strip_prefix("postgresql://"))?;
         let authority = rest.split(['/', '?']).next()?;
         let address = authority.rsplit('@').next()?;
         if let Some(v6) = address.strip_prefix('[') {
@@ -310,10 +280,7 @@ impl Member {
 
     /// The furthest position this member is known to have.
     pub fn position(&self) -> Option<Lsn> {
-        [self.receive_lsn, self.replay_lsn, self.xlog_location]
-            .into_iter()
-            .flatten()
-            .max()
+        [self.receive_lsn, self.replay_lsn, self.xlog_location].into_iter().flatten().max()
     }
 }
 
@@ -361,11 +328,7 @@ mod tests {
             ("postgres:///x", None),
         ] {
             member.conn_url = url.to_owned();
-            assert_eq!(
-                member.host_port(),
-                expected.map(|(h, p)| (h.to_owned(), p)),
-                "{url}"
-            );
+            assert_eq!(member.host_port(), expected.map(|(h, p)| (h.to_owned(), p)), "{url}");
         }
     }
 

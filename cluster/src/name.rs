@@ -25,9 +25,7 @@ pub enum NameError {
         character: char,
     },
     /// Longer than PostgreSQL's `application_name` (63 bytes).
-    #[error(
-        "{what} \"{name}\" is longer than 63 bytes, the most that PostgreSQL keeps of an application_name"
-    )]
+    #[error("{what} \"{name}\" is longer than 63 bytes, the most that PostgreSQL keeps of an application_name")]
     Long {
         /// Which name.
         what: &'static str,
@@ -40,21 +38,12 @@ fn checked(what: &'static str, name: &str) -> Result<String, NameError> {
     if name.is_empty() {
         return Err(NameError::Empty { what });
     }
-    let forbidden = |c: &char| {
-        matches!(c, '/' | ',' | '"' | '\'' | '(' | ')' | '*') || c.is_whitespace() || c.is_control()
-    };
+    let forbidden = |c: &char| matches!(c, '/' | ',' | '"' | '\'' | '(' | ')' | '*') || c.is_whitespace() || c.is_control();
     if let Some(character) = name.chars().find(forbidden) {
-        return Err(NameError::Character {
-            what,
-            name: name.to_owned(),
-            character,
-        });
+        return Err(NameError::Character { what, name: name.to_owned(), character });
     }
     if name.len() > 63 {
-        return Err(NameError::Long {
-            what,
-            name: name.to_owned(),
-        });
+        return Err(NameError::Long { what, name: name.to_owned() });
     }
     Ok(name.to_owned())
 }
@@ -139,9 +128,7 @@ impl fmt::Display for SystemId {
 }
 
 /// A PostgreSQL timeline: 1 after initdb, one more at every promotion.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timeline(pub u32);
 
@@ -164,13 +151,7 @@ mod tests {
 
     #[test]
     fn names_that_would_break_a_key_are_refused_with_the_reason() {
-        for (name, part) in [
-            ("", "empty"),
-            ("a/b", "'/'"),
-            ("a,b", "','"),
-            ("a b", "' '"),
-            (&"x".repeat(64), "63 bytes"),
-        ] {
+        for (name, part) in [("", "empty"), ("a/b", "'/'"), ("a,b", "','"), ("a b", "' '"), (&"x".repeat(64), "63 bytes")] {
             let error = MemberName::new(name).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
@@ -178,11 +159,7 @@ mod tests {
 
     #[test]
     fn slot_names_are_what_the_field_expects() {
-        for (name, slot) in [
-            ("n0", "n0"),
-            ("Node-1.example", "node_1_example"),
-            ("knöd", "knu0246d"),
-        ] {
+        for (name, slot) in [("n0", "n0"), ("Node-1.example", "node_1_example"), ("knöd", "knu0246d")] {
             assert_eq!(MemberName::new(name).unwrap().slot_name(), slot);
         }
     }

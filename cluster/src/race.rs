@@ -119,16 +119,10 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::NotInSync);
     }
     if me.timeline < current && (config.check_timeline() || me.primary) {
-        return Err(Reason::BehindTimeline {
-            mine: me.timeline,
-            cluster: current,
-        });
+        return Err(Reason::BehindTimeline { mine: me.timeline, cluster: current });
     }
     let most = config.maximum_lag_on_failover();
-    let lag = view
-        .status
-        .as_ref()
-        .map_or(0, |status| me.lsn.lag_bytes_behind(status.value.optime));
+    let lag = view.status.as_ref().map_or(0, |status| me.lsn.lag_bytes_behind(status.value.optime));
     if lag > most && !sync_covers(view, me) {
         return Err(Reason::TooFarBehind { lag, most });
     }
@@ -149,39 +143,21 @@ fn asked(view: &ClusterView) -> Option<Asked> {
     let request = view.request().filter(|key| !key.value.is_switchover())?;
     let name = MemberName::new(request.value.candidate()?).ok()?;
     let running = view.members.get(&name)?.member.is_running();
-    let refused = view
-        .announcements
-        .get(&name)
-        .is_some_and(|word| word.value.after == view.last_term() && !word.value.stands);
-    Some(Asked {
-        name,
-        could: running && !refused,
-    })
+    let refused = view.announcements.get(&name).is_some_and(|word| word.value.after == view.last_term() && !word.value.stands);
+    Some(Asked { name, could: running && !refused })
 }
 
 /// In synchronous mode membership in the key says that no acknowledged commit is missing; the lag
 /// then only speaks of commits that nobody was told of.
 fn sync_covers(view: &ClusterView, me: &Candidate) -> bool {
     view.config().synchronous_mode() != SynchronousMode::Off
-        && view
-            .sync
-            .as_ref()
-            .is_some_and(|sync| !sync.value.is_empty() && sync.value.may_lead(&me.name))
+        && view.sync.as_ref().is_some_and(|sync| !sync.value.is_empty() && sync.value.may_lead(&me.name))
 }
 
 /// The order of candidates: newest timeline, then a primary (it lost its lease, not its data), then
 /// most WAL, then priority, then name. The greatest wins. Total, so two nodes never both believe it.
-pub fn fitness<'a>(
-    name: &'a MemberName,
-    word: &Announcement,
-) -> (Timeline, bool, Lsn, i64, Reverse<&'a MemberName>) {
-    (
-        word.timeline,
-        word.primary,
-        word.lsn,
-        word.priority,
-        Reverse(name),
-    )
+pub fn fitness<'a>(name: &'a MemberName, word: &Announcement) -> (Timeline, bool, Lsn, i64, Reverse<&'a MemberName>) {
+    (word.timeline, word.primary, word.lsn, word.priority, Reverse(name))
 }
 
 /// The lease worker's next step. Same facts, same answer.
@@ -216,16 +192,10 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     let said = view.announcements.get(&me.name).filter(|said| {
         said.value.after == after
             && said.value.stands == word.stands
-            && (word.primary
-                || !word.stands
-                || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn))
+            && (word.primary || !word.stands || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn))
     });
     let Some(said) = said else {
-        let why = allowed.err().unwrap_or(if me.primary {
-            Reason::StillPrimary
-        } else {
-            Reason::NoLeader
-        });
+        let why = allowed.err().unwrap_or(if me.primary { Reason::StillPrimary } else { Reason::NoLeader });
         return Decision::new(Announce(word), why);
     };
     if let Err(why) = allowed {
@@ -246,19 +216,10 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
             .filter(|(_, word)| word.value.after == after)
             .map(|(name, word)| (name.clone(), word.revision))
             .collect(),
-        resets_sync: sync.is_some_and(|sync| {
-            !sync.value.is_empty() && sync.value.leader.as_deref() != Some(me.name.as_str())
-        }),
+        resets_sync: sync.is_some_and(|sync| !sync.value.is_empty() && sync.value.leader.as_deref() != Some(me.name.as_str())),
         position: (said.value.timeline, said.value.lsn),
     };
-    Decision::new(
-        Take(judged),
-        if me.primary {
-            Reason::StillPrimary
-        } else {
-            Reason::Fittest
-        },
-    )
+    Decision::new(Take(judged), if me.primary { Reason::StillPrimary } else { Reason::Fittest })
 }
 
 /// Waits for a fitter member while it is alive, and a moment for those that have not spoken.
@@ -266,45 +227,25 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
 /// A word hangs on the lease of the node that spoke, so whoever has a word is alive, member key or
 /// not. Its Postgres need not be: an arbiter keeps the lease of a server that stops or crashed. The
 /// member key then says so, to the others (who don't wait for it) and to itself (it does not take).
-fn others(
-    view: &ClusterView,
-    me: &Candidate,
-    after: Term,
-    mine: &Announcement,
-) -> Option<Decision<RaceStep>> {
+fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) -> Option<Decision<RaceStep>> {
     let on = |wait, why| Some(Decision::new(RaceStep::Wait(wait), why));
-    let down = |name: &MemberName| {
-        view.members
-            .get(name)
-            .is_some_and(|entry| !entry.member.is_running())
-    };
+    let down = |name: &MemberName| view.members.get(name).is_some_and(|entry| !entry.member.is_running());
     if down(&me.name) {
         return on(PATIENCE, Reason::NotPublished);
     }
     // Who is asked for by name waits for a primary only; other standbys stand back.
     let asked = asked(view).is_some_and(|asked| asked.could && asked.name == me.name);
-    let words = view
-        .announcements
-        .iter()
-        .filter(|(name, word)| **name != me.name && word.value.after == after);
+    let words = view.announcements.iter().filter(|(name, word)| **name != me.name && word.value.after == after);
     for (name, word) in words {
         let word = &word.value;
-        if word.stands
-            && !down(name)
-            && (word.primary || !asked)
-            && fitness(name, word) > fitness(&me.name, mine)
-        {
+        if word.stands && !down(name) && (word.primary || !asked) && fitness(name, word) > fitness(&me.name, mine) {
             return on(PATIENCE, Reason::FitterAlive(name.clone()));
         }
     }
     if let Some(unheard) = quorum_missing(view, me, after, mine).filter(|_| !asked) {
         return on(PATIENCE, Reason::QuorumUnheard(unheard));
     }
-    let spoke = |name: &MemberName| {
-        view.announcements
-            .get(name)
-            .is_some_and(|word| word.value.after == after)
-    };
+    let spoke = |name: &MemberName| view.announcements.get(name).is_some_and(|word| word.value.after == after);
     let silent = view
         .members
         .iter()
@@ -313,22 +254,14 @@ fn others(
         .map(|(name, _)| name.as_str())
         .collect::<Vec<_>>();
     if !silent.is_empty() && me.vacant_for < PATIENCE {
-        return on(
-            PATIENCE - me.vacant_for,
-            Reason::PositionsUnknown(silent.join(", ")),
-        );
+        return on(PATIENCE - me.vacant_for, Reason::PositionsUnknown(silent.join(", ")));
     }
     None
 }
 
 /// With a quorum in the sync key a voter alone may lack an acknowledged commit: it must have heard that
 /// many other voters say that they have no more. None where they were heard; else whose word is missing.
-fn quorum_missing(
-    view: &ClusterView,
-    me: &Candidate,
-    after: Term,
-    mine: &Announcement,
-) -> Option<String> {
+fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) -> Option<String> {
     let sync = &view.sync.as_ref()?.value;
     let on = view.config().synchronous_mode() != SynchronousMode::Off;
     let is_me = |name: &str| name.eq_ignore_ascii_case(me.name.as_str());
@@ -338,34 +271,20 @@ fn quorum_missing(
     let has_no_more = |voter: &str| {
         view.announcements.iter().any(|(name, word)| {
             let word = &word.value;
-            name.as_str().eq_ignore_ascii_case(voter)
-                && word.after == after
-                && (word.timeline, word.lsn) <= (mine.timeline, mine.lsn)
+            name.as_str().eq_ignore_ascii_case(voter) && word.after == after && (word.timeline, word.lsn) <= (mine.timeline, mine.lsn)
         })
     };
     if sync.leader.as_deref().is_some_and(has_no_more) {
         return None;
     }
-    let (heard, missing): (Vec<_>, Vec<_>) = sync
-        .standbys()
-        .filter(|voter| !is_me(voter))
-        .partition(|voter| has_no_more(voter));
+    let (heard, missing): (Vec<_>, Vec<_>) = sync.standbys().filter(|voter| !is_me(voter)).partition(|voter| has_no_more(voter));
     (heard.len() < sync.quorum as usize).then(|| missing.join(", "))
 }
 
 /// Is a member that has not spoken worth waiting for? A primary always is: its tags don't bar it.
-fn could_be_fitter(
-    view: &ClusterView,
-    name: &MemberName,
-    entry: &MemberEntry,
-    primaries_only: bool,
-) -> bool {
+fn could_be_fitter(view: &ClusterView, name: &MemberName, entry: &MemberEntry, primaries_only: bool) -> bool {
     let sync = view.config().synchronous_mode() != SynchronousMode::Off;
-    let barred = sync
-        && view
-            .sync
-            .as_ref()
-            .is_some_and(|sync| !sync.value.is_empty() && !sync.value.may_lead(name));
+    let barred = sync && view.sync.as_ref().is_some_and(|sync| !sync.value.is_empty() && !sync.value.may_lead(name));
     let primary = entry.member.role == MemberRole::Primary;
     let stands = primary || !(primaries_only || entry.member.tags.nofailover());
     entry.member.is_running() && stands && !barred

@@ -6,10 +6,7 @@ use crate::name::{MemberName, SystemId, Timeline};
 
 /// Why a decision was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(
-    missing_docs,
-    reason = "the sentence of each variant is its documentation"
-)]
+#[expect(missing_docs, reason = "the sentence of each variant is its documentation")]
 pub enum Reason {
     #[error("the cluster is in maintenance mode")]
     Paused,
@@ -39,34 +36,17 @@ pub enum Reason {
         "the data directory holds the database system {0}, but the cluster does not exist yet and this data was in recovery: start the node that was primary first"
     )]
     StandbyDataWithoutCluster(SystemId),
-    #[error(
-        "the history forked: this node went on to {mine} on timeline {timeline}, which ended at {fork}"
-    )]
-    HistoryForked {
-        timeline: Timeline,
-        mine: Lsn,
-        fork: Lsn,
-    },
-    #[error(
-        "this node's Postgres crashed as primary of timeline {timeline} and {leader} leads on timeline {theirs}"
-    )]
-    CrashedBehindFork {
-        timeline: Timeline,
-        leader: MemberName,
-        theirs: Timeline,
-    },
+    #[error("the history forked: this node went on to {mine} on timeline {timeline}, which ended at {fork}")]
+    HistoryForked { timeline: Timeline, mine: Lsn, fork: Lsn },
+    #[error("this node's Postgres crashed as primary of timeline {timeline} and {leader} leads on timeline {theirs}")]
+    CrashedBehindFork { timeline: Timeline, leader: MemberName, theirs: Timeline },
     #[error("timeline {timeline} of this node is not in the history of {leader}")]
-    UnknownTimeline {
-        timeline: Timeline,
-        leader: MemberName,
-    },
+    UnknownTimeline { timeline: Timeline, leader: MemberName },
     #[error("{0} has not told its timeline and history yet")]
     LeaderHistoryUnknown(MemberName),
     #[error("{0} has not completed its first checkpoint as primary yet")]
     LeaderCheckpointPending(MemberName),
-    #[error(
-        "pg_rewind failed ({0}) and the configuration does not allow to replace the data; `tenure reinit` makes a new copy"
-    )]
+    #[error("pg_rewind failed ({0}) and the configuration does not allow to replace the data; `tenure reinit` makes a new copy")]
     RewindFailedNeedsHand(String),
     #[error("pg_rewind failed ({0}) and the configuration allows to replace the data by a clone")]
     RewindFailedCloneAllowed(String),
@@ -101,13 +81,9 @@ pub enum Reason {
     NoFailover,
     #[error("no arbiter is attached, so nothing could promote this node")]
     NoArbiter,
-    #[error(
-        "synchronous_mode is on and this node is not in the sync key: it may lack acknowledged commits"
-    )]
+    #[error("synchronous_mode is on and this node is not in the sync key: it may lack acknowledged commits")]
     NotInSync,
-    #[error(
-        "this node is {lag} bytes behind the last known position of the leader, more than maximum_lag_on_failover ({most})"
-    )]
+    #[error("this node is {lag} bytes behind the last known position of the leader, more than maximum_lag_on_failover ({most})")]
     TooFarBehind { lag: u64, most: u64 },
     #[error("this node is on timeline {mine}, the cluster is on timeline {cluster}")]
     BehindTimeline { mine: Timeline, cluster: Timeline },
@@ -123,9 +99,7 @@ pub enum Reason {
     PositionsUnknown(String),
     #[error("{0} is fitter and alive")]
     FitterAlive(MemberName),
-    #[error(
-        "the quorum of the sync key asks for more voters that are no further than this node; missing: {0}"
-    )]
+    #[error("the quorum of the sync key asks for more voters that are no further than this node; missing: {0}")]
     QuorumUnheard(String),
     #[error("this node's member key does not say yet that its Postgres runs")]
     NotPublished,

@@ -21,13 +21,8 @@ pub enum Rejoin {
 
 /// The leader's timeline, once it runs as primary and the history reaches up to it.
 fn leader_timeline(view: &ClusterView, leader: &MemberName) -> Result<Timeline, Reason> {
-    let entry = view
-        .members
-        .get(leader)
-        .filter(|entry| entry.member.role == MemberRole::Primary);
-    let timeline = entry
-        .and_then(|entry| entry.member.timeline)
-        .ok_or_else(|| Reason::LeaderHistoryUnknown(leader.clone()))?;
+    let entry = view.members.get(leader).filter(|entry| entry.member.role == MemberRole::Primary);
+    let timeline = entry.and_then(|entry| entry.member.timeline).ok_or_else(|| Reason::LeaderHistoryUnknown(leader.clone()))?;
     // A leader on timeline 1 has no history; any other has written it after its promotion.
     if view.history().current() != timeline {
         return Err(Reason::LeaderHistoryUnknown(leader.clone()));
@@ -37,15 +32,8 @@ fn leader_timeline(view: &ClusterView, leader: &MemberName) -> Result<Timeline, 
 
 fn rewind(view: &ClusterView, leader: &MemberName, why: Reason) -> Rejoin {
     // pg_rewind reads the new timeline from the source's pg_control, which only its first checkpoint writes.
-    let pending = view
-        .members
-        .get(leader)
-        .is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false));
-    if pending {
-        Rejoin::Wait(Reason::LeaderCheckpointPending(leader.clone()))
-    } else {
-        Rejoin::Rewind(why)
-    }
+    let pending = view.members.get(leader).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false));
+    if pending { Rejoin::Wait(Reason::LeaderCheckpointPending(leader.clone())) } else { Rejoin::Rewind(why) }
 }
 
 /// For a stopped server, from its `pg_control`.
@@ -62,76 +50,32 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
     }
     match control.ended {
         // The record at `checkpoint` is whole on the other side exactly if the fork lies behind its start.
-        Ended::CleanPrimary | Ended::Standby => {
-            match view
-                .history()
-                .ancestry(theirs, control.timeline, Lsn(control.checkpoint.0 + 1))
-            {
-                Ancestry::Ancestor => Rejoin::Follow,
-                Ancestry::Diverged { fork } => rewind(
-                    view,
-                    leader,
-                    Reason::HistoryForked {
-                        timeline: control.timeline,
-                        mine: control.checkpoint,
-                        fork,
-                    },
-                ),
-                Ancestry::Unknown => rewind(
-                    view,
-                    leader,
-                    Reason::UnknownTimeline {
-                        timeline: control.timeline,
-                        leader: leader.clone(),
-                    },
-                ),
+        Ended::CleanPrimary | Ended::Standby => match view.history().ancestry(theirs, control.timeline, Lsn(control.checkpoint.0 + 1)) {
+            Ancestry::Ancestor => Rejoin::Follow,
+            Ancestry::Diverged { fork } => {
+                rewind(view, leader, Reason::HistoryForked { timeline: control.timeline, mine: control.checkpoint, fork })
             }
-        }
+            Ancestry::Unknown => rewind(view, leader, Reason::UnknownTimeline { timeline: control.timeline, leader: leader.clone() }),
+        },
         // Where its WAL ends is not in pg_control: pg_rewind finds out, and does nothing if nothing is to do.
-        Ended::CrashedPrimary => rewind(
-            view,
-            leader,
-            Reason::CrashedBehindFork {
-                timeline: control.timeline,
-                leader: leader.clone(),
-                theirs,
-            },
-        ),
+        Ended::CrashedPrimary => {
+            rewind(view, leader, Reason::CrashedBehindFork { timeline: control.timeline, leader: leader.clone(), theirs })
+        }
     }
 }
 
 /// For a running standby, from what it has received.
-pub fn of_standby(
-    view: &ClusterView,
-    leader: &MemberName,
-    timeline: Timeline,
-    position: Lsn,
-) -> Rejoin {
+pub fn of_standby(view: &ClusterView, leader: &MemberName, timeline: Timeline, position: Lsn) -> Rejoin {
     let theirs = match leader_timeline(view, leader) {
         Ok(theirs) => theirs,
         Err(_) => return Rejoin::Follow, // harmless: a server that forked is refused by the walsender
     };
     match view.history().ancestry(theirs, timeline, position) {
         Ancestry::Ancestor => Rejoin::Follow,
-        Ancestry::Diverged { fork } => rewind(
-            view,
-            leader,
-            Reason::HistoryForked {
-                timeline,
-                mine: position,
-                fork,
-            },
-        ),
+        Ancestry::Diverged { fork } => rewind(view, leader, Reason::HistoryForked { timeline, mine: position, fork }),
         // Promoted from, or after, somebody whose history was never written: it can't stream from an
         // older timeline, ever. An older one that the history lacks is left to the walsender.
-        Ancestry::Unknown if timeline > theirs => rewind(
-            view,
-            leader,
-            Reason::UnknownTimeline {
-                timeline,
-                leader: leader.clone(),
-            },
-        ),
+        Ancestry::Unknown if timeline > theirs => rewind(view, leader, Reason::UnknownTimeline { timeline, leader: leader.clone() }),
         Ancestry::Unknown => Rejoin::Follow,
     }
 }

@@ -60,9 +60,7 @@ impl Role {
             (_, Postgres::Starting { .. }) => Some(Role::Starting),
             (_, Postgres::Primary { .. }) => Some(Role::Primary),
             (_, Postgres::Standby { .. }) => Some(Role::Standby),
-            (DataDir::Empty | DataDir::Incomplete { .. }, Postgres::Stopped) => {
-                Some(Role::Uninitialized)
-            }
+            (DataDir::Empty | DataDir::Incomplete { .. }, Postgres::Stopped) => Some(Role::Uninitialized),
             (DataDir::Present(_), Postgres::Stopped) => Some(Role::Stopped),
         }
     }
@@ -76,10 +74,7 @@ impl fmt::Display for Role {
 
 /// What moves a node: a duty it is told, or something that is seen to have happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(
-    missing_docs,
-    reason = "the first part are the names of `Duty`, the second says what was seen in its word"
-)]
+#[expect(missing_docs, reason = "the first part are the names of `Duty`, the second says what was seen in its word")]
 pub enum On {
     // Told.
     Bootstrap,
@@ -246,10 +241,7 @@ pub const TABLE: &[Row] = &[
 
 /// Where a node in this role goes when it is told or sees this; None where the table has no such row.
 pub fn next(from: Role, on: On) -> Option<Role> {
-    TABLE
-        .iter()
-        .find(|row| row.from == from && row.on == on)
-        .map(|row| row.to)
+    TABLE.iter().find(|row| row.from == from && row.on == on).map(|row| row.to)
 }
 
 /// The table as text, one row a line.
@@ -264,10 +256,7 @@ pub fn text() -> String {
 
 /// The table as a mermaid diagram.
 pub fn mermaid() -> String {
-    let mut lines = vec![
-        "stateDiagram-v2".to_owned(),
-        format!("    [*] --> {}", Role::Uninitialized),
-    ];
+    let mut lines = vec!["stateDiagram-v2".to_owned(), format!("    [*] --> {}", Role::Uninitialized)];
     for Row { from, on, to } in TABLE {
         lines.push(format!("    {from} --> {to}: {}", on.words()));
     }
@@ -306,7 +295,7 @@ mod tests {
 
     #[test]
     fn every_duty_is_in_the_table_and_no_row_contradicts_another() {
-        let told = (0..).map_while(|at| TOLD.get(at)).copied().collect::<BTreeSet<_>>();
+        let told = BTreeSet::from(TOLD);
         let in_table = TABLE.iter().map(|row| row.on).filter(|on| on.is_told());
         assert_eq!(in_table.collect::<BTreeSet<_>>(), told);
         let keys = TABLE.iter().map(|row| (row.from, row.on)).collect::<BTreeSet<_>>();

@@ -25,41 +25,23 @@ pub struct SyncState {
 impl SyncState {
     /// A leader with these standbys (which may be none).
     pub fn of(leader: &MemberName, standbys: &BTreeSet<MemberName>) -> SyncState {
-        let list = standbys
-            .iter()
-            .map(MemberName::as_str)
-            .collect::<Vec<_>>()
-            .join(",");
-        SyncState {
-            leader: Some(leader.to_string()),
-            sync_standby: (!list.is_empty()).then_some(list),
-            ..SyncState::default()
-        }
+        let list = standbys.iter().map(MemberName::as_str).collect::<Vec<_>>().join(",");
+        SyncState { leader: Some(leader.to_string()), sync_standby: (!list.is_empty()).then_some(list), ..SyncState::default() }
     }
 
     /// The standbys named, as texts.
     pub fn standbys(&self) -> impl Iterator<Item = &str> {
-        self.sync_standby
-            .as_deref()
-            .unwrap_or("")
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
+        self.sync_standby.as_deref().unwrap_or("").split(',').map(str::trim).filter(|name| !name.is_empty())
     }
 
     /// Is this member a synchronous standby? Names are compared without case, as the field does.
     pub fn has_standby(&self, name: &MemberName) -> bool {
-        self.standbys()
-            .any(|standby| standby.eq_ignore_ascii_case(name.as_str()))
+        self.standbys().any(|standby| standby.eq_ignore_ascii_case(name.as_str()))
     }
 
     /// May this member lead without losing an acknowledged commit: the recorded leader or a standby of it.
     pub fn may_lead(&self, name: &MemberName) -> bool {
-        self.has_standby(name)
-            || self
-                .leader
-                .as_deref()
-                .is_some_and(|leader| leader.eq_ignore_ascii_case(name.as_str()))
+        self.has_standby(name) || self.leader.as_deref().is_some_and(|leader| leader.eq_ignore_ascii_case(name.as_str()))
     }
 
     /// Nothing is recorded: no promise was ever made.
@@ -108,10 +90,7 @@ pub enum SyncStep {
 /// Chooses the one standby to wait for: the present one while it is fit, else the highest priority,
 /// the least behind, the first by name.
 pub fn choose(seen: &[StandbySeen], present: &BTreeSet<MemberName>) -> BTreeSet<MemberName> {
-    let fit = || {
-        seen.iter()
-            .filter(|standby| standby.streaming && standby.eligible)
-    };
+    let fit = || seen.iter().filter(|standby| standby.streaming && standby.eligible);
     if let Some(kept) = fit().find(|standby| present.contains(&standby.name)) {
         return BTreeSet::from([kept.name.clone()]);
     }
@@ -127,33 +106,15 @@ pub fn choose(seen: &[StandbySeen], present: &BTreeSet<MemberName>) -> BTreeSet<
 /// The invariant on which every failover rests: each standby in the key is in the setting and has
 /// confirmed under it. So trust shrinks in the key first, then in the setting; it grows in the
 /// setting first, is confirmed, and only then stands in the key.
-pub fn step(
-    me: &MemberName,
-    key: &SyncState,
-    applied: &Applied,
-    wanted: &BTreeSet<MemberName>,
-) -> SyncStep {
+pub fn step(me: &MemberName, key: &SyncState, applied: &Applied, wanted: &BTreeSet<MemberName>) -> SyncStep {
     let mine = key.leader.as_deref() == Some(me.as_str());
-    let trusted: BTreeSet<MemberName> = key
-        .standbys()
-        .filter_map(|name| MemberName::new(name).ok())
-        .collect();
+    let trusted: BTreeSet<MemberName> = key.standbys().filter_map(|name| MemberName::new(name).ok()).collect();
     if !mine {
-        return SyncStep::WriteKey(SyncState {
-            other: key.other.clone(),
-            ..SyncState::of(me, &BTreeSet::new())
-        });
+        return SyncStep::WriteKey(SyncState { other: key.other.clone(), ..SyncState::of(me, &BTreeSet::new()) });
     }
-    let keep: BTreeSet<MemberName> = trusted
-        .intersection(wanted)
-        .filter(|name| applied.names.contains(*name))
-        .cloned()
-        .collect();
+    let keep: BTreeSet<MemberName> = trusted.intersection(wanted).filter(|name| applied.names.contains(*name)).cloned().collect();
     if keep != trusted {
-        return SyncStep::WriteKey(SyncState {
-            other: key.other.clone(),
-            ..SyncState::of(me, &keep)
-        });
+        return SyncStep::WriteKey(SyncState { other: key.other.clone(), ..SyncState::of(me, &keep) });
     }
     if applied.names != *wanted {
         return SyncStep::Apply(wanted.clone());
@@ -164,10 +125,7 @@ pub fn step(
     if !applied.confirmed {
         return SyncStep::Confirm;
     }
-    SyncStep::WriteKey(SyncState {
-        other: key.other.clone(),
-        ..SyncState::of(me, wanted)
-    })
+    SyncStep::WriteKey(SyncState { other: key.other.clone(), ..SyncState::of(me, wanted) })
 }
 
 #[cfg(test)]
@@ -189,18 +147,13 @@ mod tests {
         let me = name("n1");
         for key_set in &sets {
             for leader in ["n1", "n2"] {
-                for (applied_set, wanted) in
-                    sets.iter().flat_map(|a| sets.iter().map(move |w| (a, w)))
-                {
+                for (applied_set, wanted) in sets.iter().flat_map(|a| sets.iter().map(move |w| (a, w))) {
                     if leader == "n1" && !key_set.is_subset(applied_set) {
                         continue; // not reachable: the invariant forbids it
                     }
                     let mut key = SyncState::of(&name(leader), key_set);
                     // A restart of the arbiter forgets the confirmation.
-                    let mut applied = Applied {
-                        names: applied_set.clone(),
-                        confirmed: false,
-                    };
+                    let mut applied = Applied { names: applied_set.clone(), confirmed: false };
                     let mut steps = 0;
                     loop {
                         steps += 1;
@@ -208,20 +161,12 @@ mod tests {
                         match step(&me, &key, &applied, wanted) {
                             SyncStep::Settled => break,
                             SyncStep::WriteKey(next) => key = next,
-                            SyncStep::Apply(names) => {
-                                applied = Applied {
-                                    names,
-                                    confirmed: false,
-                                }
-                            }
+                            SyncStep::Apply(names) => applied = Applied { names, confirmed: false },
                             SyncStep::Confirm => applied.confirmed = true,
                         }
                         if key.leader.as_deref() == Some("n1") {
                             for standby in key.standbys() {
-                                assert!(
-                                    applied.names.contains(&name(standby)),
-                                    "{key:?} {applied:?}"
-                                );
+                                assert!(applied.names.contains(&name(standby)), "{key:?} {applied:?}");
                             }
                         }
                     }
@@ -234,38 +179,19 @@ mod tests {
 
     #[test]
     fn the_present_standby_is_kept_while_it_is_fit() {
-        let seen = |name_: &str, streaming, priority, lag_bytes| StandbySeen {
-            name: name(name_),
-            streaming,
-            eligible: true,
-            priority,
-            lag_bytes,
-        };
+        let seen =
+            |name_: &str, streaming, priority, lag_bytes| StandbySeen { name: name(name_), streaming, eligible: true, priority, lag_bytes };
         let both = [seen("n2", true, 1, 50), seen("n3", true, 1, 0)];
         assert_eq!(choose(&both, &set("n2")), set("n2"));
         assert_eq!(choose(&both, &set("")), set("n3"));
-        assert_eq!(
-            choose(
-                &[seen("n2", false, 1, 0), seen("n3", true, 1, 9)],
-                &set("n2")
-            ),
-            set("n3")
-        );
-        assert_eq!(
-            choose(&[seen("n2", true, 2, 50), seen("n3", true, 1, 0)], &set("")),
-            set("n2")
-        );
+        assert_eq!(choose(&[seen("n2", false, 1, 0), seen("n3", true, 1, 9)], &set("n2")), set("n3"));
+        assert_eq!(choose(&[seen("n2", true, 2, 50), seen("n3", true, 1, 0)], &set("")), set("n2"));
         assert_eq!(choose(&[], &set("n2")), set(""));
     }
 
     #[test]
     fn names_in_the_key_are_compared_without_case() {
-        let state: SyncState =
-            serde_json::from_str(r#"{"leader":"N0","quorum":0,"sync_standby":"n1,N2"}"#).unwrap();
-        assert!(
-            state.may_lead(&name("n0"))
-                && state.has_standby(&name("n2"))
-                && !state.may_lead(&name("n3"))
-        );
+        let state: SyncState = serde_json::from_str(r#"{"leader":"N0","quorum":0,"sync_standby":"n1,N2"}"#).unwrap();
+        assert!(state.may_lead(&name("n0")) && state.has_standby(&name("n2")) && !state.may_lead(&name("n3")));
     }
 }

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 /// A reading of CLOCK_BOOTTIME: time since this host booted, suspended time included. Readings of
 /// two hosts can't be compared.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(pub Duration);
 

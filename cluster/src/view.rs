@@ -116,19 +116,13 @@ impl ClusterView {
     /// The dynamic configuration, or the defaults while there is none.
     pub fn config(&self) -> &DynamicConfig {
         static NONE: OnceLock<DynamicConfig> = OnceLock::new();
-        self.config.as_ref().map_or_else(
-            || NONE.get_or_init(DynamicConfig::default),
-            |config| &config.value,
-        )
+        self.config.as_ref().map_or_else(|| NONE.get_or_init(DynamicConfig::default), |config| &config.value)
     }
 
     /// The history, or an empty one.
     pub fn history(&self) -> &History {
         static NONE: OnceLock<History> = OnceLock::new();
-        self.history.as_ref().map_or_else(
-            || NONE.get_or_init(History::default),
-            |history| &history.value,
-        )
+        self.history.as_ref().map_or_else(|| NONE.get_or_init(History::default), |history| &history.value)
     }
 
     /// Revision of a key for a guarded write: 0 where it does not exist.
@@ -153,9 +147,7 @@ impl ClusterView {
 
     /// The request in `failover`, if there is one.
     pub fn request(&self) -> Option<&Versioned<FailoverRequest>> {
-        self.failover
-            .as_ref()
-            .filter(|request| !request.value.is_empty())
+        self.failover.as_ref().filter(|request| !request.value.is_empty())
     }
 
     /// The cluster's identity, once it has one.
@@ -169,11 +161,7 @@ impl ClusterView {
     /// The furthest position that the leader is known to have reached.
     pub fn leader_position(&self) -> Option<Lsn> {
         let status = self.status.as_ref().map(|status| status.value.optime);
-        let member = self
-            .leader
-            .as_ref()
-            .and_then(|leader| self.members.get(&leader.name))
-            .and_then(|entry| entry.member.position());
+        let member = self.leader.as_ref().and_then(|leader| self.members.get(&leader.name)).and_then(|entry| entry.member.position());
         status.into_iter().chain(member).max()
     }
 }

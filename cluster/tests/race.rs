@@ -1,5 +1,7 @@
 //! The race, rule by rule.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
 mod world;
 
 use cluster::failover::FailoverRequest;
@@ -72,12 +74,7 @@ fn who_may_stand() {
         ),
         ("stood down", |_, me| me.stood_down = true, "refuse", "not promoted in time"),
         ("no arbiter", |_, me| me.arbiter = false, "refuse", "no arbiter"),
-        (
-            "a primary without arbiter",
-            |_, me| (me.arbiter, me.primary) = (false, true),
-            "announce",
-            "running as primary",
-        ),
+        ("a primary without arbiter", |_, me| (me.arbiter, me.primary) = (false, true), "announce", "running as primary"),
         ("nofailover", |_, me| me.tags = tags(r#"{"nofailover":true}"#), "refuse", "nofailover"),
         (
             "a primary with nofailover",
@@ -133,12 +130,7 @@ fn who_may_stand() {
             "announce",
             "",
         ),
-        (
-            "sync mode, the leader of the key",
-            |view, _| (view.config, view.sync) = (sync_mode(), sync_key("n1", "")),
-            "announce",
-            "",
-        ),
+        ("sync mode, the leader of the key", |view, _| (view.config, view.sync) = (sync_mode(), sync_key("n1", "")), "announce", ""),
         ("sync mode, no key yet", |view, _| view.config = sync_mode(), "announce", ""),
         ("no sync mode, an old key", |view, _| view.sync = sync_key("n9", "n2"), "announce", ""),
     ];
@@ -191,24 +183,14 @@ fn what_a_failover_by_name_changes() {
             "wait 1000 ms",
             "n2 is fitter",
         ),
-        (
-            "another is asked for",
-            |view, _| view.failover = request(None, Some("n2")),
-            "refuse",
-            "n2 is to take over",
-        ),
+        ("another is asked for", |view, _| view.failover = request(None, Some("n2")), "refuse", "n2 is to take over"),
         (
             "another is asked for, and this is a primary",
             |view, me| (view.failover, me.primary) = (request(None, Some("n2")), true),
             "announce",
             "",
         ),
-        (
-            "another is asked for that does not exist",
-            |view, _| view.failover = request(None, Some("n8")),
-            "announce",
-            "",
-        ),
+        ("another is asked for that does not exist", |view, _| view.failover = request(None, Some("n8")), "announce", ""),
         (
             "another is asked for whose Postgres is down",
             |view, _| {
@@ -247,12 +229,7 @@ fn what_a_failover_by_name_changes() {
             "wait 1000 ms",
             "n2 is fitter",
         ),
-        (
-            "an empty request asks for nobody",
-            |view, _| view.failover = versioned(FailoverRequest::default()),
-            "announce",
-            "",
-        ),
+        ("an empty request asks for nobody", |view, _| view.failover = versioned(FailoverRequest::default()), "announce", ""),
     ];
     for (case, twist, step, why) in cases {
         check(case, *twist, step, why);

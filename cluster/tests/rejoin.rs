@@ -1,5 +1,7 @@
 //! Rejoin: follow, rewind or wait, by what the node has and what the leader tells.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
 mod world;
 
 use cluster::local::Ended;

@@ -1,6 +1,8 @@
 //! Small clusters, whole: from every state of three nodes, race and duty together end in a healthy
 //! cluster, or everybody says why not.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
 mod world;
 
 use cluster::duty::{self, Duty};
@@ -123,15 +125,8 @@ impl Cluster {
     fn view(&self) -> ClusterView {
         let mut view = vacancy();
         view.initialize = self.initialized.then(|| Versioned { value: Initialize::Done(system()), revision: 1 });
-        view.leader = self.leader.as_ref().map(|(name, term)| Leader {
-            name: name.clone(),
-            lease: LeaseId(1),
-            term: *term,
-        });
-        view.last_term = Some(Versioned {
-            value: LastTerm { holder: name("n9"), how: "taken".to_owned() },
-            revision: self.last_term.0,
-        });
+        view.leader = self.leader.as_ref().map(|(name, term)| Leader { name: name.clone(), lease: LeaseId(1), term: *term });
+        view.last_term = Some(Versioned { value: LastTerm { holder: name("n9"), how: "taken".to_owned() }, revision: self.last_term.0 });
         view.history = versioned(self.history.clone());
         view.status = status(LOW);
         view.announcements = self.announcements.clone();
@@ -149,8 +144,7 @@ impl Cluster {
             let (timeline, lsn) = wal.map_or((1, Lsn::INVALID), |wal| (wal.timeline, wal.lsn));
             let mut entry = member(node.name.as_str(), role, timeline, lsn);
             entry.member.state = state;
-            entry.member.checkpoint_after_promote =
-                matches!(node.data, Data::Present(_, Server::Primary)).then_some(!node.checkpoint_due);
+            entry.member.checkpoint_after_promote = matches!(node.data, Data::Present(_, Server::Primary)).then_some(!node.checkpoint_due);
             view.members.insert(node.name.clone(), entry);
         }
         view
@@ -368,7 +362,8 @@ impl Cluster {
     }
 
     fn told(&self) -> String {
-        let nodes = self.nodes.iter().map(|node| format!("\n  {} {:?}{}", node.name, node.data, if node.streaming { ", streaming" } else { "" }));
+        let nodes =
+            self.nodes.iter().map(|node| format!("\n  {} {:?}{}", node.name, node.data, if node.streaming { ", streaming" } else { "" }));
         let nodes = nodes.collect::<String>();
         let lines = self.history.0.iter().map(|line| (line.timeline.0, line.switch)).collect::<Vec<_>>();
         format!("leader {:?}, history {lines:?}, sync {:?}{nodes}", self.leader, self.sync)
@@ -550,12 +545,12 @@ fn every_cluster_of_three_in_sync_mode_heals_or_says_why_not() {
 
 #[test]
 fn every_cluster_of_three_heals_also_when_a_server_crashes_or_the_lease_is_lost_meanwhile() {
-    every_cluster(false, &every_blow(&[1, 2, 3, 4, 6]));
+    every_cluster(false, &every_blow(&[1, 2, 4]));
 }
 
 #[test]
 fn every_cluster_of_three_in_sync_mode_heals_also_when_a_server_crashes_or_the_lease_is_lost() {
-    every_cluster(true, &every_blow(&[2, 4]));
+    every_cluster(true, &every_blow(&[3]));
 }
 
 #[test]

@@ -1,8 +1,5 @@
 //! What the tables and small worlds are made of: short words for long facts.
-#![allow(
-    dead_code,
-    reason = "each test file is a program of its own and uses its part"
-)]
+#![allow(dead_code, reason = "each test file is a program of its own and uses its part")]
 
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
@@ -67,10 +64,7 @@ pub fn member(who: &str, role: MemberRole, timeline: u32, lsn: Lsn) -> MemberEnt
             receive_lsn: standby.then_some(lsn),
             replication_state: standby.then(|| "streaming".to_owned()),
             timeline: Some(Timeline(timeline)),
-            tenure: Some(TenureFacts {
-                arbiter: true,
-                ..TenureFacts::default()
-            }),
+            tenure: Some(TenureFacts { arbiter: true, ..TenureFacts::default() }),
             other: serde_json::Map::new(),
         },
         lease: LeaseId(1),
@@ -84,13 +78,7 @@ pub fn vacancy() -> ClusterView {
         revision: 9,
         initialize: versioned(Initialize::Done(system())),
         config: versioned(DynamicConfig::default()),
-        last_term: Some(Versioned {
-            value: LastTerm {
-                holder: name("n9"),
-                how: "taken".to_owned(),
-            },
-            revision: AFTER.0,
-        }),
+        last_term: Some(Versioned { value: LastTerm { holder: name("n9"), how: "taken".to_owned() }, revision: AFTER.0 }),
         ..ClusterView::default()
     }
 }
@@ -104,33 +92,19 @@ pub fn sync_mode() -> Option<Versioned<DynamicConfig>> {
 }
 
 pub fn status(optime: Lsn) -> Option<Versioned<Status>> {
-    versioned(Status {
-        optime,
-        ..Status::default()
-    })
+    versioned(Status { optime, ..Status::default() })
 }
 
 pub fn sync_key(leader: &str, standbys: &str) -> Option<Versioned<SyncState>> {
-    versioned(SyncState::of(
-        &name(leader),
-        &standbys.split_whitespace().map(name).collect(),
-    ))
+    versioned(SyncState::of(&name(leader), &standbys.split_whitespace().map(name).collect()))
 }
 
 pub fn leader(who: &str) -> Option<Leader> {
-    Some(Leader {
-        name: name(who),
-        lease: LeaseId(1),
-        term: NOW,
-    })
+    Some(Leader { name: name(who), lease: LeaseId(1), term: NOW })
 }
 
 pub fn request(leader: Option<&str>, member: Option<&str>) -> Option<Versioned<FailoverRequest>> {
-    versioned(FailoverRequest {
-        leader: leader.map(str::to_owned),
-        member: member.map(str::to_owned),
-        ..FailoverRequest::default()
-    })
+    versioned(FailoverRequest { leader: leader.map(str::to_owned), member: member.map(str::to_owned), ..FailoverRequest::default() })
 }
 
 /// A history of these lines: timeline and where it ended.
@@ -163,42 +137,21 @@ pub fn candidate(who: &str, timeline: u32, lsn: Lsn) -> Candidate {
 /// What a candidate says when it stands.
 pub fn word(timeline: u32, lsn: Lsn) -> Versioned<Announcement> {
     Versioned {
-        value: Announcement {
-            after: AFTER,
-            stands: true,
-            why: None,
-            primary: false,
-            timeline: Timeline(timeline),
-            lsn,
-            priority: 1,
-        },
+        value: Announcement { after: AFTER, stands: true, why: None, primary: false, timeline: Timeline(timeline), lsn, priority: 1 },
         revision: 6,
     }
 }
 
 pub fn control(timeline: u32, checkpoint: Lsn, ended: Ended) -> Control {
-    Control {
-        system_id: system(),
-        timeline: Timeline(timeline),
-        checkpoint,
-        ended,
-    }
+    Control { system_id: system(), timeline: Timeline(timeline), checkpoint, ended }
 }
 
 pub fn standby(timeline: u32, position: Lsn, upstream: Option<&str>) -> Postgres {
-    Postgres::Standby {
-        timeline: Timeline(timeline),
-        position,
-        upstream: upstream.map(address),
-        streaming: upstream.is_some(),
-    }
+    Postgres::Standby { timeline: Timeline(timeline), position, upstream: upstream.map(address), streaming: upstream.is_some() }
 }
 
 pub fn primary(timeline: u32, flushed: Lsn) -> Postgres {
-    Postgres::Primary {
-        timeline: Timeline(timeline),
-        flushed,
-    }
+    Postgres::Primary { timeline: Timeline(timeline), flushed }
 }
 
 /// A node with this data and this server, and nothing out of the ordinary.
