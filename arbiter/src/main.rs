@@ -1,18 +1,22 @@
 //! `tenure`: the arbiter beside every Postgres, and the operator's tool.
 
+mod apply;
+mod bootstrap;
 mod cli;
-#[allow(dead_code, reason = "wired by the daemon")]
 mod config;
+mod daemon;
+mod hands;
 mod logging;
-#[allow(dead_code, reason = "wired by the daemon")]
+mod node_lease;
+mod observe;
 mod postgres;
 mod present;
-#[allow(dead_code, reason = "wired by the daemon")]
 mod rest;
-#[allow(dead_code, reason = "wired by the daemon")]
 mod secret;
-#[allow(dead_code, reason = "wired by the daemon")]
+mod settings;
 mod snapshot;
+mod switchover;
+mod tend;
 
 use clap::Parser;
 use std::io::Write;
@@ -74,7 +78,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     // One thread: the arbiter's memory budget is 12 MiB, and nothing here computes.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments.command {
-        Command::Arbiter { config } => runtime.block_on(arbiter(config)),
+        Command::Arbiter { config } => runtime.block_on(daemon::run(&config)),
         Command::Tool(command) => {
             logging::start(Some("warn"), false);
             let file = arguments.config_file.or_else(|| std::env::var_os("PATRONICTL_CONFIG_FILE").map(PathBuf::from));
@@ -82,11 +86,6 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             runtime.block_on(cli::run(*command, &source)).map(|()| ExitCode::SUCCESS)
         }
     }
-}
-
-async fn arbiter(config: PathBuf) -> anyhow::Result<ExitCode> {
-    let _ = config;
-    anyhow::bail!("the daemon is not part of this build")
 }
 
 #[cfg(test)]

@@ -248,6 +248,13 @@ mod tests {
 
     #[test]
     fn a_diff_shows_what_goes_and_what_comes() {
-        insta::assert_snapshot!(diff("loop_wait: 10\nttl: 30\n", "loop_wait: 10\npause: true\nttl: 20\n"), @r"");
+        insta::assert_snapshot!(diff("loop_wait: 10\nttl: 30\n", "loop_wait: 10\npause: true\nttl: 20\n"), @r#"
+        --- 
+        +++ 
+         loop_wait: 10
+        -ttl: 30
+        +pause: true
+        +ttl: 20
+        "#);
     }
 }

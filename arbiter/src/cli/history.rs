@@ -59,7 +59,14 @@ mod tests {
     #[test]
     fn lines_of_every_length_fit_the_table() {
         let history = History::from_json(&json!([[1, 52151216, "no recovery target specified", "2026-11-20T16:13:01+00:00", "c3"], [2, 7, "x"]])).unwrap();
-        insta::assert_snapshot!(text(&history, Format::Pretty).unwrap(), @r"");
-        insta::assert_snapshot!(text(&history, Format::Json).unwrap(), @r"");
+        insta::assert_snapshot!(text(&history, Format::Pretty).unwrap(), @r#"
+        +----+----------+------------------------------+---------------------------+------------+
+        | TL |      LSN | Reason                       | Timestamp                 | New Leader |
+        +----+----------+------------------------------+---------------------------+------------+
+        |  1 | 52151216 | no recovery target specified | 2026-11-20T16:13:01+00:00 | c3         |
+        |  2 |        7 | x                            |                           |            |
+        +----+----------+------------------------------+---------------------------+------------+
+        "#);
+        insta::assert_snapshot!(text(&history, Format::Json).unwrap(), @r#"[{"TL":1,"LSN":52151216,"Reason":"no recovery target specified","Timestamp":"2026-11-20T16:13:01+00:00","New Leader":"c3"},{"TL":2,"LSN":7,"Reason":"x","Timestamp":"","New Leader":""}]"#);
     }
 }

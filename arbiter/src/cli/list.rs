@@ -254,7 +254,15 @@ mod tests {
     fn the_table_is_the_one_people_know() {
         let mut view = sample();
         view.members.get_mut(&cluster::name::MemberName::new("n2").unwrap()).unwrap().member.tags.0.clear();
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Pretty).unwrap(), @r"");
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Pretty).unwrap(), @r#"
+        + Cluster: demo (7710284044615527583) ----+-----------+----+-------------+-----+------------+-----+
+        | Member | Host            | Role         | State     | TL | Receive LSN | Lag | Replay LSN | Lag |
+        +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+
+        | n0     | 127.0.0.1:15430 | Leader       | running   |  1 |             |     |            |     |
+        | n1     | 127.0.0.1:15431 | Sync Standby | streaming |  1 |   0/504BEA8 |   0 |  0/504BEA8 |   0 |
+        | n2     | 127.0.0.1:15432 | Replica      | streaming |  1 |   0/4C4B400 |   4 |  0/4B571C0 |   5 |
+        +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+
+        "#);
     }
 
     #[test]
@@ -264,19 +272,76 @@ mod tests {
         view.config = Some(Versioned { value: DynamicConfig(serde_json::from_str(r#"{"pause":true}"#).unwrap()), revision: 2 });
         let request = FailoverRequest { leader: Some("n0".into()), member: Some("n1".into()), scheduled_at: Some("2027-01-01T00:00:00+00:00".into()), ..Default::default() };
         view.failover = Some(Versioned { value: request, revision: 4 });
-        insta::assert_snapshot!(members(&view, "demo", true, Format::Pretty).unwrap(), @r"");
+        insta::assert_snapshot!(members(&view, "demo", true, Format::Pretty).unwrap(), @r#"
+        + Cluster: demo (7710284044615527583) -----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+
+        | Member | Host            | Role    | State     | TL | Receive LSN | Lag | Replay LSN | Lag | Pending restart | Pending restart reason    | Scheduled restart | Tags              |
+        +--------+-----------------+---------+-----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+
+        | n0     | 127.0.0.1:15430 | Leader  | running   |  1 |             |     |            |     |                 |                           |                   |                   |
+        +--------+-----------------+---------+-----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+
+        | n1     | db1:5432        | Replica | running   |    |     unknown |     |    unknown |     | *               | max_connections: 100->150 |                   | clonefrom: true   |
+        |        |                 |         |           |    |             |     |            |     |                 |                           |                   | nofailover: true  |
+        +--------+-----------------+---------+-----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+
+        | n2     | 127.0.0.1:15432 | Replica | streaming |  1 |   0/4C4B400 |   4 |  0/4B571C0 |   5 |                 |                           |                   | replicatefrom: n1 |
+        +--------+-----------------+---------+-----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+
+         Maintenance mode: on
+         Switchover scheduled at: 2027-01-01T00:00:00+00:00
+                            from: n0
+                              to: n1
+        "#);
     }
 
     #[test]
     fn rows_for_programs() {
         let view = sample();
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Json).unwrap(), @r"");
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Tsv).unwrap().replace('\t', "|"), @r"");
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Yaml).unwrap(), @r"");
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Json).unwrap(), @r#"[{"Cluster":"demo","Member":"n0","Host":"127.0.0.1:15430","Role":"Leader","State":"running","TL":1},{"Cluster":"demo","Member":"n1","Host":"127.0.0.1:15431","Role":"Sync Standby","State":"streaming","TL":1,"Receive LSN":"0/504BEA8","Receive Lag":0,"Replay LSN":"0/504BEA8","Replay Lag":0},{"Cluster":"demo","Member":"n2","Host":"127.0.0.1:15432","Role":"Replica","State":"streaming","TL":1,"Receive LSN":"0/4C4B400","Receive Lag":4,"Replay LSN":"0/4B571C0","Replay Lag":5,"Tags":{"replicatefrom":"n1"}}]"#);
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Tsv).unwrap().replace('\t', "|"), @r#"
+        Cluster|Member|Host|Role|State|TL|Receive LSN|Receive Lag|Replay LSN|Replay Lag|Tags
+        demo|n0|127.0.0.1:15430|Leader|running|1|||||
+        demo|n1|127.0.0.1:15431|Sync Standby|streaming|1|0/504BEA8|0|0/504BEA8|0|
+        demo|n2|127.0.0.1:15432|Replica|streaming|1|0/4C4B400|4|0/4B571C0|5|{replicatefrom: n1}
+        "#);
+        insta::assert_snapshot!(members(&view, "demo", false, Format::Yaml).unwrap(), @r#"
+        - Cluster: demo
+          Member: n0
+          Host: 127.0.0.1:15430
+          Role: Leader
+          State: running
+          TL: 1
+        - Cluster: demo
+          Member: n1
+          Host: 127.0.0.1:15431
+          Role: Sync Standby
+          State: streaming
+          TL: 1
+          Receive LSN: 0/504BEA8
+          Receive Lag: 0
+          Replay LSN: 0/504BEA8
+          Replay Lag: 0
+        - Cluster: demo
+          Member: n2
+          Host: 127.0.0.1:15432
+          Role: Replica
+          State: streaming
+          TL: 1
+          Receive LSN: 0/4C4B400
+          Receive Lag: 4
+          Replay LSN: 0/4B571C0
+          Replay Lag: 5
+          Tags:
+            replicatefrom: n1
+        "#);
     }
 
     #[test]
     fn the_topology_indents() {
-        insta::assert_snapshot!(members(&sample(), "demo", false, Format::Topology).unwrap(), @r"");
+        insta::assert_snapshot!(members(&sample(), "demo", false, Format::Topology).unwrap(), @r#"
+        + Cluster: demo (7710284044615527583) ----+-----------+----+-------------+-----+------------+-----+---------------------+
+        | Member | Host            | Role         | State     | TL | Receive LSN | Lag | Replay LSN | Lag | Tags                |
+        +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+---------------------+
+        | n0     | 127.0.0.1:15430 | Leader       | running   |  1 |             |     |            |     |                     |
+        | + n1   | 127.0.0.1:15431 | Sync Standby | streaming |  1 |   0/504BEA8 |   0 |  0/504BEA8 |   0 |                     |
+        |   + n2 | 127.0.0.1:15432 | Replica      | streaming |  1 |   0/4C4B400 |   4 |  0/4B571C0 |   5 | {replicatefrom: n1} |
+        +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+---------------------+
+        "#);
     }
 }

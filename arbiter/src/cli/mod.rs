@@ -2,7 +2,7 @@
 
 pub mod context;
 mod handover;
-mod http;
+pub(crate) mod http;
 mod members;
 pub mod table;
 

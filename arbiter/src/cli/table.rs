@@ -71,7 +71,7 @@ mod tests {
         let columns = [Column { title: "Member", right: false }, Column { title: "TL", right: true }, Column { title: "Tags", right: false }];
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         insta::assert_snapshot!(pretty(Some(" Cluster: demo "), &columns, &[row(["n0", "12", "a: 1\nb: 2"]), row(["n1", "3", ""])]), @r"
-        + Cluster: demo ------+
+        + Cluster: demo -----+
         | Member | TL | Tags |
         +--------+----+------+
         | n0     | 12 | a: 1 |
@@ -81,6 +81,6 @@ mod tests {
         +--------+----+------+
         ");
         assert_eq!(pretty(None, &columns[..1], &[]), "+--------+\n| Member |\n+--------+\n");
-        assert_eq!(pretty(Some(" much longer than the table "), &columns[..1], &[]).lines().next(), Some("+ much l+"));
+        assert_eq!(pretty(Some(" much longer than the table "), &columns[..1], &[]).lines().next(), Some("+ much lo+"));
     }
 }

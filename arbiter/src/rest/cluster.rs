@@ -185,15 +185,15 @@ mod tests {
     #[test]
     fn the_status_of_a_primary_is_what_the_field_reads() {
         let facts = facts(r#"{"flush_lsn":84197033,"replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_state":"sync"}]}"#);
-        insta::assert_snapshot!(text(&snapshot("n0", primary()), Some(&facts)), @r"");
+        insta::assert_snapshot!(text(&snapshot("n0", primary()), Some(&facts)), @r#"{"database_system_identifier":"7710284044615527583","patroni":{"name":"n0","scope":"demo","version":"4.1.5"},"postmaster_start_time":"2026-11-20 15:59:58.002314+00:00","replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_state":"sync"}],"role":"primary","server_version":150020,"state":"running","timeline":1,"xlog":{"location":84197033}}"#);
     }
 
     #[test]
     fn the_status_of_a_standby_with_and_without_its_server() {
         let facts = facts(r#"{"in_recovery":true,"received_lsn":84197032,"replayed_lsn":84197000,"replayed_at_s":1795190468.402355}"#);
-        insta::assert_snapshot!(text(&snapshot("n1", standby(84197032)), Some(&facts)), @r"");
+        insta::assert_snapshot!(text(&snapshot("n1", standby(84197032)), Some(&facts)), @r#"{"database_system_identifier":"7710284044615527583","patroni":{"name":"n1","scope":"demo","version":"4.1.5"},"postmaster_start_time":"2026-11-20 15:59:58.002314+00:00","replication_state":"streaming","role":"replica","server_version":150020,"state":"running","sync_standby":true,"timeline":1,"xlog":{"paused":false,"received_location":84197032,"replayed_location":84197000,"replayed_timestamp":"2026-11-20 16:01:08.402355+00:00"}}"#);
         let mut down = snapshot("n1", Postgres::Stopped);
         Arc::make_mut(&mut down.view).leader = None;
-        insta::assert_snapshot!(text(&down, None), @r"");
+        insta::assert_snapshot!(text(&down, None), @r#"{"cluster_unlocked":true,"database_system_identifier":"7710284044615527583","patroni":{"name":"n1","scope":"demo","version":"4.1.5"},"role":"uninitialized","state":"stopped","sync_standby":true}"#);
     }
 }
