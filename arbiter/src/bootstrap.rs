@@ -34,11 +34,18 @@ pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
     tracing::info!("founding the cluster {}: this node makes the first data directory", hands.config.scope);
     let made = make(hands, data, claim, lease).await;
     if made.is_err()
-        && let Err(why) = hands.etcd.unclaim_initialize(claim).await
+        && let Err(why) = give_back(hands, claim).await
     {
         tracing::warn!("the claim on the making of the cluster was not given back: {why}");
     }
     made
+}
+
+async fn give_back(hands: &Hands, claim: i64) -> Result<(), Error> {
+    if let Some(leader) = hands.etcd.load_view().await?.leader_if(&hands.config.name) {
+        hands.etcd.release_leader(leader).await?;
+    }
+    hands.etcd.unclaim_initialize(claim).await
 }
 
 async fn lease(hands: &Hands) -> Result<cluster::leader::LeaseId> {

@@ -238,8 +238,7 @@ impl Daemon {
         self.speak_for(&seen).await;
         let decision = duty::decide(&self.view, &seen.local);
         show.send_replace(self.snapshot(&seen, Some(&decision)));
-        self.tell(&decision);
-        if decision.what == Duty::Quit {
+        if decision.what == Duty::Quit && self.procedure.is_none() {
             bail_out(&decision);
             return Ok(Turn::End(ExitCode::FAILURE));
         }
@@ -262,6 +261,7 @@ impl Daemon {
         if let Some(left) = self.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
             return left.max(Duration::from_millis(1));
         }
+        self.tell(&decision);
         let judged = Judged { view: self.view.clone(), local: Arc::new(seen.local), facts: seen.facts.map(Arc::new) };
         let task = tokio::spawn(apply::apply(self.hands.clone(), decision.what.clone(), judged));
         self.procedure = Some((task, decision.what));

@@ -58,7 +58,7 @@ async fn history(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &Ser
     let file = hands.config.postgres.data_dir.join("pg_wal").join(format!("{:08X}.history", facts.timeline.0));
     let text = tokio::fs::read_to_string(&file).await.with_context(|| format!("read {}", file.display()))?;
     let now = jiff::Timestamp::now().to_string();
-    let merged = view.history().merged(&History::from_file(&text), &now, hands.config.name.as_str());
+    let merged = view.history().merged(&History::from_file(&text).up_to(facts.timeline), &now, hands.config.name.as_str());
     hands.etcd.write_history(&merged, ClusterView::revision_of(&view.history), leader).await.context("write the history")?;
     tracing::info!("timeline {} is in the history", facts.timeline);
     Ok(())

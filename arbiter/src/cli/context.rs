@@ -179,7 +179,7 @@ impl Tool {
 impl Target {
     /// Reads the cluster; a scope without any key is an error, as nobody means an empty cluster.
     pub async fn view(&self) -> Result<ClusterView> {
-        let view = self.etcd.load_view().await.map_err(|error| {
+        let view = Box::pin(self.etcd.load_view()).await.map_err(|error| {
             refuse_with(error.to_string(), "check that etcd runs and that -d or the `etcd3` section of the configuration names it")
         })?;
         if view.members.is_empty() && view.initialize.is_none() && view.config.is_none() && view.leader.is_none() {

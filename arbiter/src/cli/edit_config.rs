@@ -64,7 +64,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     if !args.force && !confirm("Apply these changes?")? {
         return print("Not applied");
     }
-    match target.etcd.write_config(&after, ClusterView::revision_of(&view.config)).await {
+    match Box::pin(target.etcd.write_config(&after, ClusterView::revision_of(&view.config))).await {
         Ok(_) => print("Configuration changed"),
         Err(Error::Lost(_)) => Err(refuse_with("Config modification aborted due to concurrent changes", "look at `tenure show-config`, then edit again")),
         Err(error) => Err(error.into()),

@@ -46,7 +46,7 @@ async fn switchover(tool: &Tool, words: &[String], args: &Args) -> Result<()> {
             return Err(refuse("Aborted flush"));
         }
     }
-    match target.etcd.write_failover(&FailoverRequest::default(), ClusterView::revision_of(&view.failover)).await {
+    match Box::pin(target.etcd.write_failover(&FailoverRequest::default(), ClusterView::revision_of(&view.failover))).await {
         Ok(_) => print(format!("Success: scheduled switchover deleted on cluster {}", target.scope)),
         Err(Error::Lost(_)) => Err(refuse_with("the request changed meanwhile", "look at `tenure list`, then try again")),
         Err(error) => Err(error.into()),

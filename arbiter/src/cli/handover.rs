@@ -102,7 +102,7 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
     }
 
     let judged = ClusterView::revision_of(&view.failover);
-    let revision = match target.etcd.write_failover(&request, judged).await {
+    let revision = match Box::pin(target.etcd.write_failover(&request, judged)).await {
         Ok(revision) => revision,
         Err(Error::Lost(_)) => return Err(refuse_with("another request was written meanwhile", "look at `tenure list`, then ask again")),
         Err(error) => return Err(error.into()),
@@ -113,7 +113,7 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
     }
     let before = view.leader.as_ref().map(|leader| leader.name.clone());
     let asked = Asked { revision, before, candidate: request.candidate().map(str::to_owned) };
-    match wait(&target, &asked).await {
+    match Box::pin(wait(&target, &asked)).await {
         Some(Outcome::Done(leader)) => {
             print(format!("{} {}", context::timestamp(), outcome::success(action.word(), &asked, &leader)))?;
             show(&target).await

@@ -20,7 +20,10 @@ pub async fn ask(
     bound: Duration,
 ) -> Result<(u16, String)> {
     let exchange = exchange(api_url, method, path, body, authentication);
-    tokio::time::timeout(bound, exchange).await.with_context(|| format!("{api_url} gave no answer within {} s", bound.as_secs()))?
+    match tokio::time::timeout(bound, exchange).await {
+        Ok(answered) => answered,
+        Err(_) => bail!("{api_url} gave no answer within {} s", bound.as_secs()),
+    }
 }
 
 async fn exchange(api_url: &str, method: &str, path: &str, body: Option<&serde_json::Value>, authentication: Option<&(String, Secret)>) -> Result<(u16, String)> {

@@ -36,8 +36,8 @@ pub async fn run(tool: &Tool, args: &Args, paused: bool) -> Result<()> {
         if view.config().paused() == paused {
             return Err(refuse(format!("Cluster is {} paused", if paused { "already" } else { "not" })));
         }
-        match target.etcd.write_config(&changed(view.config(), paused), ClusterView::revision_of(&view.config)).await {
-            Ok(_) if args.wait => return wait(&target, paused).await,
+        match Box::pin(target.etcd.write_config(&changed(view.config(), paused), ClusterView::revision_of(&view.config))).await {
+            Ok(_) if args.wait => return Box::pin(wait(&target, paused)).await,
             Ok(_) => return print(success(paused)),
             Err(Error::Lost(_)) => view = target.view().await?,
             Err(error) => return Err(error.into()),

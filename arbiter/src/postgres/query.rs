@@ -336,7 +336,7 @@ impl LocalSql {
 async fn connect(config: &tokio_postgres::Config, more_options: &str) -> Result<Client> {
     let mut config = config.clone();
     // What a database or a role may have set must not bend what we ask.
-    let options = "-c statement_timeout=2000 -c search_path=pg_catalog -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_isolation=read\\ committed -c DateStyle=ISO";
+    let options = "-c statement_timeout=2000 -c search_path=pg_catalog -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed -c DateStyle=ISO";
     config.options(format!("{options} {more_options}").trim_end());
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls));
     let (client, connection) =

@@ -34,7 +34,7 @@ fn optional_object(body: &[u8]) -> Result<Map<String, Value>, Reply> {
 }
 
 async fn fresh_view(node: &Node) -> Result<ClusterView, Reply> {
-    node.etcd.load_view().await.map_err(|error| Reply::text(503, error.to_string()))
+    Box::pin(node.etcd.load_view()).await.map_err(|error| Reply::text(503, error.to_string()))
 }
 
 async fn look_now(node: &Node) {
@@ -102,7 +102,7 @@ pub async fn hand_over(node: &Node, body: &[u8], switchover: bool) -> Result<Rep
     let action = if request.is_switchover() { "switchover" } else { "failover" };
     tracing::info!("{action} asked for over REST: leader {:?}, candidate {:?}, at {:?}", request.leader, request.member, request.scheduled_at);
 
-    let revision = match node.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)).await {
+    let revision = match Box::pin(node.etcd.write_failover(&request, ClusterView::revision_of(&view.failover))).await {
         Ok(revision) => revision,
         Err(Error::Lost(_)) => return Err(Reply::text(503, "another request was written meanwhile")),
         Err(error) => return Err(Reply::text(503, format!("failed to write failover key into DCS: {error}"))),
@@ -142,7 +142,7 @@ pub async fn forget_switchover(node: &Node) -> Result<Reply, Reply> {
     let Some(request) = view.request() else {
         return Err(Reply::text(404, "no switchover is scheduled"));
     };
-    match node.etcd.write_failover(&FailoverRequest::default(), request.revision).await {
+    match Box::pin(node.etcd.write_failover(&FailoverRequest::default(), request.revision)).await {
         Ok(_) => {
             look_now(node).await;
             Ok(Reply::text(200, "scheduled switchover deleted"))
@@ -163,7 +163,7 @@ pub async fn configure(node: &Node, body: &[u8], replaces: bool) -> Result<Reply
         return Err(Reply::text(503, "the config key does not exist"));
     }
     let after = changed(view.config(), change, replaces)?;
-    match node.etcd.write_config(&after, ClusterView::revision_of(&view.config)).await {
+    match Box::pin(node.etcd.write_config(&after, ClusterView::revision_of(&view.config))).await {
         Ok(_) => {
             look_now(node).await;
             Ok(Reply::json(200, &after.0))
