@@ -3,10 +3,11 @@
 use crate::shmem::AskError;
 use cluster::fence::{Mode, Page};
 use cluster::time::Moment;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-const WHERE_TO_GO: &str = "Connect to the leader, for example with target_session_attrs=read-write; tenure.lease() shows the state of this server.";
+const WHERE_TO_GO: &str =
+    "Connect to the leader, for example with target_session_attrs=read-write; tenure.lease() shows the state of this server.";
 
 /// Raises the error; never returns.
 fn raise(report: ErrorReport) -> ! {
@@ -17,9 +18,13 @@ fn raise(report: ErrorReport) -> ! {
 /// The library was loaded by a session instead of the postmaster.
 pub fn not_preloaded() -> ! {
     raise(
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "pg_tenure must be loaded via shared_preload_libraries", "_PG_init")
-            .set_detail("Its page in shared memory and its commit fence exist only from the start of the server.")
-            .set_hint("Add pg_tenure to shared_preload_libraries and restart the server."),
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "pg_tenure must be loaded via shared_preload_libraries",
+            "_PG_init",
+        )
+        .set_detail("Its page in shared memory and its commit fence exist only from the start of the server.")
+        .set_hint("Add pg_tenure to shared_preload_libraries and restart the server."),
     )
 }
 
@@ -39,15 +44,23 @@ pub fn why_closed(page: Page, now: Moment) -> String {
 /// A commit, a prepared transaction's end, or a fenced read was refused; nothing was written.
 pub fn refused(what: &str, page: Page, now: Moment) -> ! {
     raise(
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, format!("cannot {what} because this server is not the leader"), "fence")
-            .set_detail(why_closed(page, now))
-            .set_hint(WHERE_TO_GO),
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            format!("cannot {what} because this server is not the leader"),
+            "fence",
+        )
+        .set_detail(why_closed(page, now))
+        .set_hint(WHERE_TO_GO),
     )
 }
 
 /// The log entry for a commit that was durable but could not be acknowledged.
 pub fn cut(why: &str, connected: bool) {
-    let message = if connected { "connection was closed instead of acknowledging a commit" } else { "a background process committed outside the leader lease" };
+    let message = if connected {
+        "connection was closed instead of acknowledging a commit"
+    } else {
+        "a background process committed outside the leader lease"
+    };
     ErrorReport::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, "fence")
         .set_detail(format!("{why} Whether the commit is part of the cluster's history can't be told from here."))
         .set_hint("The client must look whether its transaction took place before it tries again.")

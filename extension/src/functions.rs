@@ -229,13 +229,14 @@ fn history() -> TableIterator<
 
 /// What was decided here, and why, oldest first.
 #[pg_extern]
-fn events() -> TableIterator<
-    'static,
-    (name!(at, Option<TimestampWithTimeZone>), name!(kind, String), name!(term, Option<i64>), name!(event, String)),
-> {
-    TableIterator::new(shmem::page().events().into_iter().map(|event| {
-        (timestamp(event.at_unix_us), event.kind, Some(event.term).filter(|term| *term != 0), event.text)
-    }))
+fn events()
+-> TableIterator<'static, (name!(at, Option<TimestampWithTimeZone>), name!(kind, String), name!(term, Option<i64>), name!(event, String))> {
+    TableIterator::new(
+        shmem::page()
+            .events()
+            .into_iter()
+            .map(|event| (timestamp(event.at_unix_us), event.kind, Some(event.term).filter(|term| *term != 0), event.text)),
+    )
 }
 
 // ---- Acting ------------------------------------------------------------------------------------

@@ -54,17 +54,59 @@ pub fn register() {
     let open = GucFlags::empty();
     let secret = GucFlags::SUPERUSER_ONLY;
     let text = GucRegistry::define_string_guc;
-    text(c"tenure.scope", c"Name of the cluster this server belongs to.", c"Empty: the server is unmanaged, no commit is fenced and no lease worker runs.", &SCOPE, start(), open);
-    text(c"tenure.namespace", c"Prefix of the cluster's keys in etcd.", c"The field's own default, so that existing tools find the cluster.", &NAMESPACE, start(), open);
+    text(
+        c"tenure.scope",
+        c"Name of the cluster this server belongs to.",
+        c"Empty: the server is unmanaged, no commit is fenced and no lease worker runs.",
+        &SCOPE,
+        start(),
+        open,
+    );
+    text(
+        c"tenure.namespace",
+        c"Prefix of the cluster's keys in etcd.",
+        c"The field's own default, so that existing tools find the cluster.",
+        &NAMESPACE,
+        start(),
+        open,
+    );
     text(c"tenure.name", c"Name of this member, unique in its scope.", c"", &NAME, start(), open);
     text(c"tenure.etcd_endpoints", c"Addresses of etcd, as a comma-separated list of URLs.", c"", &ETCD_ENDPOINTS, reload(), secret);
-    text(c"tenure.etcd_cacert", c"File with the certificate authority that etcd's certificate is checked against.", c"", &ETCD_CACERT, reload(), secret);
+    text(
+        c"tenure.etcd_cacert",
+        c"File with the certificate authority that etcd's certificate is checked against.",
+        c"",
+        &ETCD_CACERT,
+        reload(),
+        secret,
+    );
     text(c"tenure.etcd_cert", c"File with the client certificate shown to etcd.", c"", &ETCD_CERT, reload(), secret);
     text(c"tenure.etcd_key", c"File with the client certificate's key.", c"", &ETCD_KEY, reload(), secret);
     text(c"tenure.etcd_username", c"User name at etcd.", c"", &ETCD_USERNAME, reload(), secret);
-    text(c"tenure.etcd_password_file", c"File with the password at etcd.", c"A file, so that the password stands in no setting and no log.", &ETCD_PASSWORD_FILE, reload(), secret);
-    text(c"tenure.member", c"What the arbiter wants in this member's key, as JSON.", c"conn_url, api_url, tags and version.", &MEMBER, reload(), secret);
-    text(c"tenure.wake_socket", c"Path of the arbiter's datagram socket.", c"One byte sent there makes the arbiter look again at once.", &WAKE_SOCKET, reload(), secret);
+    text(
+        c"tenure.etcd_password_file",
+        c"File with the password at etcd.",
+        c"A file, so that the password stands in no setting and no log.",
+        &ETCD_PASSWORD_FILE,
+        reload(),
+        secret,
+    );
+    text(
+        c"tenure.member",
+        c"What the arbiter wants in this member's key, as JSON.",
+        c"conn_url, api_url, tags and version.",
+        &MEMBER,
+        reload(),
+        secret,
+    );
+    text(
+        c"tenure.wake_socket",
+        c"Path of the arbiter's datagram socket.",
+        c"One byte sent there makes the arbiter look again at once.",
+        &WAKE_SOCKET,
+        reload(),
+        secret,
+    );
     GucRegistry::define_int_guc(
         c"tenure.fence_wait",
         c"How long a commit waits for the lease to be renewed before it fails.",

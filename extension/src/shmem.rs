@@ -364,7 +364,11 @@ fn wait<T>(variable: &UnsafeCell<pg_sys::ConditionVariable>, limit: Moment, mut 
         let sleep_ms = limit.since(now).as_millis().saturating_add(1).min(1000);
         // SAFETY: as above.
         unsafe {
-            pg_sys::ConditionVariableTimedSleep(variable.get(), std::ffi::c_long::try_from(sleep_ms).unwrap_or(1000), pg_sys::PG_WAIT_EXTENSION);
+            pg_sys::ConditionVariableTimedSleep(
+                variable.get(),
+                std::ffi::c_long::try_from(sleep_ms).unwrap_or(1000),
+                pg_sys::PG_WAIT_EXTENSION,
+            );
         }
     };
     // SAFETY: as above.
@@ -629,7 +633,8 @@ struct Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let change = |from: Turn, to: Turn| self.mailbox.word.compare_exchange(from.word(self.id), to.word(self.id), SeqCst, SeqCst).is_ok();
+        let change =
+            |from: Turn, to: Turn| self.mailbox.word.compare_exchange(from.word(self.id), to.word(self.id), SeqCst, SeqCst).is_ok();
         // In the order in which the turns follow each other, so that none can be missed between two tries.
         let _ = change(Turn::Filling, Turn::Idle)
             || change(Turn::Asked, Turn::Idle)
