@@ -299,10 +299,23 @@ pub(crate) mod tests {
     /// Three members on one host: n0 leads, n1 is synchronous, n2 hangs on n1.
     pub(crate) fn sample() -> ClusterView {
         let mut view = ClusterView { revision: 9, ..ClusterView::default() };
-        member(&mut view, "n0", r#"{"conn_url":"postgres://127.0.0.1:15430/postgres","api_url":"http://127.0.0.1:18000/patroni","state":"running","role":"primary","version":"4.1.5","xlog_location":84197032,"timeline":1}"#);
-        member(&mut view, "n1", r#"{"conn_url":"postgres://127.0.0.1:15431/postgres","api_url":"http://127.0.0.1:18001/patroni","state":"running","role":"replica","version":"4.1.5","xlog_location":84197032,"replay_lsn":84197032,"receive_lsn":84197032,"replication_state":"streaming","timeline":1}"#);
-        member(&mut view, "n2", r#"{"conn_url":"postgres://127.0.0.1:15432/postgres","api_url":"http://127.0.0.1:18002/patroni","state":"running","role":"replica","version":"4.1.5","tags":{"replicatefrom":"n1"},"xlog_location":80000000,"replay_lsn":79000000,"receive_lsn":80000000,"replication_state":"streaming","timeline":1}"#);
-        view.initialize = Some(Versioned { value: Initialize::Done(cluster::name::SystemId("7710284044615527583".to_owned())), revision: 1 });
+        member(
+            &mut view,
+            "n0",
+            r#"{"conn_url":"postgres://127.0.0.1:15430/postgres","api_url":"http://127.0.0.1:18000/patroni","state":"running","role":"primary","version":"4.1.5","xlog_location":84197032,"timeline":1}"#,
+        );
+        member(
+            &mut view,
+            "n1",
+            r#"{"conn_url":"postgres://127.0.0.1:15431/postgres","api_url":"http://127.0.0.1:18001/patroni","state":"running","role":"replica","version":"4.1.5","xlog_location":84197032,"replay_lsn":84197032,"receive_lsn":84197032,"replication_state":"streaming","timeline":1}"#,
+        );
+        member(
+            &mut view,
+            "n2",
+            r#"{"conn_url":"postgres://127.0.0.1:15432/postgres","api_url":"http://127.0.0.1:18002/patroni","state":"running","role":"replica","version":"4.1.5","tags":{"replicatefrom":"n1"},"xlog_location":80000000,"replay_lsn":79000000,"receive_lsn":80000000,"replication_state":"streaming","timeline":1}"#,
+        );
+        view.initialize =
+            Some(Versioned { value: Initialize::Done(cluster::name::SystemId("7710284044615527583".to_owned())), revision: 1 });
         view.leader = Some(Leader { name: MemberName::new("n0").unwrap(), lease: LeaseId(7), term: Term(5) });
         view.status = Some(Versioned { value: Status { optime: Lsn(84197032), ..Status::default() }, revision: 8 });
         let config = serde_json::from_str(r#"{"synchronous_mode":true}"#).unwrap();
@@ -324,7 +337,12 @@ pub(crate) mod tests {
         let mut view = sample();
         view.members.clear();
         view.config = Some(Versioned { value: DynamicConfig(serde_json::from_str(r#"{"pause":true}"#).unwrap()), revision: 2 });
-        let request = FailoverRequest { leader: Some("n0".into()), member: Some("n1".into()), scheduled_at: Some("2027-01-01T00:00:00+00:00".into()), ..Default::default() };
+        let request = FailoverRequest {
+            leader: Some("n0".into()),
+            member: Some("n1".into()),
+            scheduled_at: Some("2027-01-01T00:00:00+00:00".into()),
+            ..Default::default()
+        };
         view.failover = Some(Versioned { value: request, revision: 4 });
         insta::assert_snapshot!(serde_json::to_string(&cluster_json(&view, "demo")).unwrap(), @r#"{"members":[],"scope":"demo","pause":true,"scheduled_switchover":{"at":"2027-01-01T00:00:00+00:00","from":"n0","to":"n1"}}"#);
     }

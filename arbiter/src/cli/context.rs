@@ -102,7 +102,11 @@ impl Tool {
 
         let empty = Value::Null;
         let section = root.get("etcd3").or_else(|| root.get("etcd")).unwrap_or(&empty);
-        let mut etcd = |key: &str| variable(&format!("ETCD3_{}", key.to_uppercase())).or_else(|| variable(&format!("ETCD_{}", key.to_uppercase()))).or_else(|| text(section, key));
+        let mut etcd = |key: &str| {
+            variable(&format!("ETCD3_{}", key.to_uppercase()))
+                .or_else(|| variable(&format!("ETCD_{}", key.to_uppercase())))
+                .or_else(|| text(section, key))
+        };
         let endpoints = match &url {
             Some(url) => {
                 let (endpoints, path) = parse_url(url)?;
@@ -128,8 +132,10 @@ impl Tool {
             let section = root.get(section)?.get("authentication")?;
             Some((text(section, "username")?, Secret::new(text(section, "password")?)))
         };
-        let from_environment = variable("RESTAPI_USERNAME").zip(variable("RESTAPI_PASSWORD")).map(|(user, password)| (user, Secret::new(password)));
-        let group = root.get("citus").and_then(|citus| citus.get("group")).and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
+        let from_environment =
+            variable("RESTAPI_USERNAME").zip(variable("RESTAPI_PASSWORD")).map(|(user, password)| (user, Secret::new(password)));
+        let group =
+            root.get("citus").and_then(|citus| citus.get("group")).and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
         Ok(Tool {
             scope,
             namespace: namespace.unwrap_or_else(|| "service".to_owned()),
@@ -153,10 +159,16 @@ impl Tool {
     pub fn target(&self, cluster: Option<&str>, group: Option<u32>) -> Result<Target> {
         let scope = match cluster {
             Some(name) => Scope::new(name)?,
-            None => self.scope.clone().ok_or_else(|| refuse_with("no cluster is named", "give its name, or a configuration file with `scope` (-c FILE)"))?,
+            None => self
+                .scope
+                .clone()
+                .ok_or_else(|| refuse_with("no cluster is named", "give its name, or a configuration file with `scope` (-c FILE)"))?,
         };
         if self.settings.endpoints.is_empty() {
-            return Err(refuse_with("no etcd is configured", "give -d etcd3://HOST:2379, or a configuration file with an `etcd3` section (-c FILE)"));
+            return Err(refuse_with(
+                "no etcd is configured",
+                "give -d etcd3://HOST:2379, or a configuration file with an `etcd3` section (-c FILE)",
+            ));
         }
         let keys = Keys::new(&self.namespace, &scope);
         let keys = match group.or(self.group) {
@@ -193,7 +205,9 @@ impl Target {
 }
 
 fn default_file() -> Option<PathBuf> {
-    let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))?;
+    let home = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))?;
     Some(home.join("patroni/patronictl.yaml"))
 }
 
@@ -207,8 +221,12 @@ fn read(file: Option<&Path>) -> Result<Map<String, Value>> {
     };
     let mut root = Map::new();
     for file in files(&path)? {
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| refuse_with(format!("Provided config file {} not existing or no read rights: {error}", file.display()), "check the -c/--config-file option"))?;
+        let text = std::fs::read_to_string(&file).map_err(|error| {
+            refuse_with(
+                format!("Provided config file {} not existing or no read rights: {error}", file.display()),
+                "check the -c/--config-file option",
+            )
+        })?;
         match serde_saphyr::from_str::<Value>(&text).with_context(|| format!("understand {}", file.display()))? {
             Value::Object(tree) => root.extend(tree),
             Value::Null => {}
@@ -236,7 +254,9 @@ fn parse_url(url: &str) -> Result<(Vec<String>, Option<String>)> {
     let scheme = match scheme {
         "etcd" | "etcd3" | "http" => "http",
         "https" | "etcds" => "https",
-        other => return Err(refuse_with(format!("\"{other}\" in {url} is no store that tenure knows"), "give etcd3://HOST:PORT/NAMESPACE")),
+        other => {
+            return Err(refuse_with(format!("\"{other}\" in {url} is no store that tenure knows"), "give etcd3://HOST:PORT/NAMESPACE"));
+        }
     };
     let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
     let endpoints = hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(|host| with_port(scheme, host)).collect();
@@ -248,7 +268,8 @@ fn with_port(scheme: &str, host: &str) -> String {
     if host.contains("://") {
         return host.trim_end_matches('/').to_owned();
     }
-    let has_port = host.rsplit_once(':').is_some_and(|(before, port)| port.parse::<u16>().is_ok() && (!before.contains(':') || before.ends_with(']')));
+    let has_port =
+        host.rsplit_once(':').is_some_and(|(before, port)| port.parse::<u16>().is_ok() && (!before.contains(':') || before.ends_with(']')));
     let default = if has_port { "" } else { ":2379" };
     format!("{scheme}://{host}{default}")
 }
@@ -260,7 +281,9 @@ fn endpoints(section: &Value, etcd: &mut impl FnMut(&str) -> Option<String>) -> 
     }
     let listed = match section.get("hosts").and_then(Value::as_array) {
         Some(hosts) => hosts.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>(),
-        None => etcd("hosts").map(|hosts| hosts.trim_matches(['[', ']']).split(',').map(|host| host.trim().trim_matches(['\'', '"']).to_owned()).collect()).unwrap_or_default(),
+        None => etcd("hosts")
+            .map(|hosts| hosts.trim_matches(['[', ']']).split(',').map(|host| host.trim().trim_matches(['\'', '"']).to_owned()).collect())
+            .unwrap_or_default(),
     };
     let hosts = if listed.is_empty() { etcd("host").into_iter().collect() } else { listed };
     hosts.iter().filter(|host| !host.is_empty()).map(|host| with_port(&scheme, host)).collect()
@@ -276,7 +299,10 @@ pub fn must_be_interactive(what: &str) -> Result<()> {
     if interactive() {
         return Ok(());
     }
-    Err(refuse_with(format!("{what} asks for confirmation, and standard input is no terminal"), "use --force to go ahead without questions"))
+    Err(refuse_with(
+        format!("{what} asks for confirmation, and standard input is no terminal"),
+        "use --force to go ahead without questions",
+    ))
 }
 
 /// Asks; an empty answer is the default.
@@ -330,7 +356,13 @@ impl RoleFilter {
 }
 
 /// The members named, all that have the role, or who the operator then names.
-pub fn choose_members(view: &ClusterView, cluster: &str, named: &[String], role: Option<RoleFilter>, action: &str) -> Result<Vec<MemberName>> {
+pub fn choose_members(
+    view: &ClusterView,
+    cluster: &str,
+    named: &[String],
+    role: Option<RoleFilter>,
+    action: &str,
+) -> Result<Vec<MemberName>> {
     if view.members.is_empty() {
         return Err(refuse(format!("{cluster} cluster doesn't have any members")));
     }
@@ -385,9 +417,16 @@ mod tests {
 
     #[test]
     fn a_whole_nodes_file_is_as_good_as_the_tools_own() {
-        let tool = tool("{scope: demo, namespace: /db/, name: n1, nonsense: 1, restapi: {listen: 'x', authentication: {username: u, password: p}}, citus: {group: 2}}", None, &[]);
+        let tool = tool(
+            "{scope: demo, namespace: /db/, name: n1, nonsense: 1, restapi: {listen: 'x', authentication: {username: u, password: p}}, citus: {group: 2}}",
+            None,
+            &[],
+        );
         assert_eq!(tool.scope.as_ref().map(Scope::as_str), Some("demo"));
-        assert_eq!((tool.group, tool.authentication.as_ref().map(|(user, password)| (user.as_str(), password.reveal()))), (Some(2), Some(("u", "p"))));
+        assert_eq!(
+            (tool.group, tool.authentication.as_ref().map(|(user, password)| (user.as_str(), password.reveal()))),
+            (Some(2), Some(("u", "p")))
+        );
         let words = ["demo", "n1"].map(str::to_owned);
         assert_eq!(tool.cluster_and_members(&words), (Some("demo"), &words[1..]));
         assert_eq!(tool.cluster_and_members(&words[1..]), (None, &words[1..]));

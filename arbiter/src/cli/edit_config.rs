@@ -66,7 +66,9 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     }
     match Box::pin(target.etcd.write_config(&after, ClusterView::revision_of(&view.config))).await {
         Ok(_) => print("Configuration changed"),
-        Err(Error::Lost(_)) => Err(refuse_with("Config modification aborted due to concurrent changes", "look at `tenure show-config`, then edit again")),
+        Err(Error::Lost(_)) => {
+            Err(refuse_with("Config modification aborted due to concurrent changes", "look at `tenure show-config`, then edit again"))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -136,7 +138,8 @@ pub fn merge(config: &mut Map<String, Value>, patch: &Map<String, Value>) {
 /// name, as extensions have dots in theirs.
 fn set(config: &mut Map<String, Value>, pair: &str) -> Result<()> {
     let (key, value) = pair.split_once('=').ok_or_else(|| refuse_with(format!("Invalid parameter setting {pair}"), "write KEY=VALUE"))?;
-    let value: Value = if value.trim().is_empty() { Value::Null } else { serde_saphyr::from_str(value).with_context(|| format!("understand {value}"))? };
+    let value: Value =
+        if value.trim().is_empty() { Value::Null } else { serde_saphyr::from_str(value).with_context(|| format!("understand {value}"))? };
     let path: Vec<&str> = match key.trim().strip_prefix("postgresql.parameters.") {
         Some(parameter) => vec!["postgresql", "parameters", parameter],
         None => key.trim().split('.').collect(),
@@ -173,11 +176,15 @@ fn put(config: &mut Map<String, Value>, path: &[&str], value: Value) {
 /// Opens `$EDITOR`, `editor` or `vi` on the configuration.
 fn in_editor(before: &Map<String, Value>, cluster: &str) -> Result<Map<String, Value>> {
     if !interactive() {
-        return Err(refuse_with("nothing to change is given, and an editor needs a terminal", "use -s KEY=VALUE, -p KEY=VALUE, --apply FILE or --replace FILE"));
+        return Err(refuse_with(
+            "nothing to change is given, and an editor needs a terminal",
+            "use -s KEY=VALUE, -p KEY=VALUE, --apply FILE or --replace FILE",
+        ));
     }
     let path = std::env::temp_dir().join(format!("{cluster}-config-{}.yaml", std::process::id()));
     // create_new: never through a link that somebody put there.
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path).with_context(|| format!("create {}", path.display()))?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).open(&path).with_context(|| format!("create {}", path.display()))?;
     file.write_all(yaml(before)?.as_bytes())?;
     drop(file);
     let named = ["EDITOR", "VISUAL"].into_iter().find_map(|variable| std::env::var(variable).ok().filter(|editor| !editor.is_empty()));
@@ -191,7 +198,9 @@ fn in_editor(before: &Map<String, Value>, cluster: &str) -> Result<Map<String, V
     match opened {
         Some(status) if status.success() => parse(&text.context("read what was edited")?, "what was edited"),
         Some(status) => Err(refuse(format!("the editor ended with {status}; nothing was written"))),
-        None => Err(refuse_with("EDITOR environment variable is not set. editor or vi are not available", "set EDITOR, or use -s KEY=VALUE")),
+        None => {
+            Err(refuse_with("EDITOR environment variable is not set. editor or vi are not available", "set EDITOR, or use -s KEY=VALUE"))
+        }
     }
 }
 
@@ -234,7 +243,13 @@ mod tests {
     #[test]
     fn settings_are_put_merged_and_removed() {
         let mut config = map(json!({"ttl": 30, "postgresql": {"parameters": {"work_mem": "4MB"}}}));
-        for pair in ["ttl=20", "postgresql.use_pg_rewind=true", "postgresql.parameters.pg_stat_statements.max=100", "maximum_lag_on_failover=", "a.b.c=x"] {
+        for pair in [
+            "ttl=20",
+            "postgresql.use_pg_rewind=true",
+            "postgresql.parameters.pg_stat_statements.max=100",
+            "maximum_lag_on_failover=",
+            "a.b.c=x",
+        ] {
             set(&mut config, pair).unwrap();
         }
         let expected = json!({"ttl": 20, "a": {"b": {"c": "x"}}, "postgresql": {"use_pg_rewind": true, "parameters": {"work_mem": "4MB", "pg_stat_statements.max": 100}}});
@@ -242,7 +257,10 @@ mod tests {
         set(&mut config, "a.b.c=null").unwrap();
         assert!(!config.contains_key("a"), "empty sections go with their last key");
         merge(&mut config, &map(json!({"ttl": null, "postgresql": {"parameters": {"work_mem": null}}, "pause": true})));
-        assert_eq!(Value::Object(config), json!({"pause": true, "postgresql": {"use_pg_rewind": true, "parameters": {"pg_stat_statements.max": 100}}}));
+        assert_eq!(
+            Value::Object(config),
+            json!({"pause": true, "postgresql": {"use_pg_rewind": true, "parameters": {"pg_stat_statements.max": 100}}})
+        );
         assert!(set(&mut Map::new(), "novalue").is_err());
     }
 

@@ -72,7 +72,9 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
     let leader = view.leader.as_ref().map(|leader| leader.name.to_string());
     let mut request = FailoverRequest::default();
     if action == Action::Switchover {
-        let present = leader.clone().ok_or_else(|| refuse_with("This cluster has no leader", "`tenure failover --candidate MEMBER` names who shall lead"))?;
+        let present = leader
+            .clone()
+            .ok_or_else(|| refuse_with("This cluster has no leader", "`tenure failover --candidate MEMBER` names who shall lead"))?;
         let named = match &wish.leader {
             Some(named) => named.clone(),
             None if wish.force => present.clone(),
@@ -96,7 +98,8 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
     if request.scheduled_at.is_some() && view.config().paused() {
         return Err(refuse_with("Can't schedule switchover in the paused state", "`tenure resume` ends maintenance mode"));
     }
-    failover::candidates(&view, &request).map_err(|why| refuse_with(why.to_string(), "`tenure list` shows the members and what they do"))?;
+    failover::candidates(&view, &request)
+        .map_err(|why| refuse_with(why.to_string(), "`tenure list` shows the members and what they do"))?;
     if !wish.force {
         are_you_sure(action, cluster, &request, leader.as_deref())?;
     }
@@ -122,7 +125,10 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
             print(format!("{} failed, details: 503, the request was given up and the leader is the same", action.title()))?;
             show(&target).await?;
             let who = leader.unwrap_or_else(|| "the candidate".to_owned());
-            Err(refuse_with(format!("{} failed", action.title()), format!("`SELECT * FROM tenure.events()` on {who}, or its arbiter's log, tells why")))
+            Err(refuse_with(
+                format!("{} failed", action.title()),
+                format!("`SELECT * FROM tenure.events()` on {who}, or its arbiter's log, tells why"),
+            ))
         }
         None => {
             let text = format!("{} status unknown after {} seconds; operation may still be in progress", action.title(), BOUND.as_secs());
@@ -134,8 +140,12 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
 }
 
 fn candidate(view: &ClusterView, action: Action, wish: &Wish, cluster: &str, leader: Option<&str>) -> Result<Option<String>> {
-    let names: Vec<&str> =
-        view.members.iter().filter(|(name, entry)| Some(name.as_str()) != leader && !entry.member.tags.nofailover()).map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = view
+        .members
+        .iter()
+        .filter(|(name, entry)| Some(name.as_str()) != leader && !entry.member.tags.nofailover())
+        .map(|(name, _)| name.as_str())
+        .collect();
     if names.is_empty() {
         return Err(refuse(format!("No candidates found to {} to", action.word())));
     }
@@ -146,7 +156,10 @@ fn candidate(view: &ClusterView, action: Action, wish: &Wish, cluster: &str, lea
     };
     if candidate.is_empty() {
         if action == Action::Failover {
-            return Err(refuse_with("Failover could be performed only to a specific candidate", format!("--candidate names one of {}", names.join(", "))));
+            return Err(refuse_with(
+                "Failover could be performed only to a specific candidate",
+                format!("--candidate names one of {}", names.join(", ")),
+            ));
         }
         return Ok(None);
     }
@@ -201,7 +214,10 @@ pub fn scheduled(text: &str, now: &jiff::Zoned) -> Result<Option<String>, String
 fn are_you_sure(action: Action, cluster: &str, request: &FailoverRequest, leader: Option<&str>) -> Result<()> {
     let demoting = leader.map(|leader| format!(", demoting current leader {leader}")).unwrap_or_default();
     let (question, aborting) = match &request.scheduled_at {
-        Some(at) => (format!("Are you sure you want to schedule switchover of cluster {cluster} at {at}{demoting}?"), "Aborting scheduled switchover".to_owned()),
+        Some(at) => (
+            format!("Are you sure you want to schedule switchover of cluster {cluster} at {at}{demoting}?"),
+            "Aborting scheduled switchover".to_owned(),
+        ),
         None => (format!("Are you sure you want to {} cluster {cluster}{demoting}?", action.word()), format!("Aborting {}", action.word())),
     };
     if interactive() && confirm(&question)? { Ok(()) } else { Err(refuse(aborting)) }

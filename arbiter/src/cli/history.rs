@@ -36,7 +36,13 @@ fn text(history: &History, format: Format) -> Result<String> {
     });
     let objects = || {
         let object = |line: &cluster::history::Line| {
-            let values = [json!(line.timeline), json!(line.switch), json!(line.reason), json!(line.timestamp.as_deref().unwrap_or("")), json!(line.new_leader.as_deref().unwrap_or(""))];
+            let values = [
+                json!(line.timeline),
+                json!(line.switch),
+                json!(line.reason),
+                json!(line.timestamp.as_deref().unwrap_or("")),
+                json!(line.new_leader.as_deref().unwrap_or("")),
+            ];
             Ordered(TITLES.into_iter().zip(values).collect())
         };
         history.0.iter().map(object).collect::<Vec<_>>()
@@ -58,7 +64,9 @@ mod tests {
 
     #[test]
     fn lines_of_every_length_fit_the_table() {
-        let history = History::from_json(&json!([[1, 52151216, "no recovery target specified", "2026-11-20T16:13:01+00:00", "c3"], [2, 7, "x"]])).unwrap();
+        let history =
+            History::from_json(&json!([[1, 52151216, "no recovery target specified", "2026-11-20T16:13:01+00:00", "c3"], [2, 7, "x"]]))
+                .unwrap();
         insta::assert_snapshot!(text(&history, Format::Pretty).unwrap(), @r#"
         +----+----------+------------------------------+---------------------------+------------+
         | TL |      LSN | Reason                       | Timestamp                 | New Leader |

@@ -26,12 +26,19 @@ pub async fn ask(
     }
 }
 
-async fn exchange(api_url: &str, method: &str, path: &str, body: Option<&serde_json::Value>, authentication: Option<&(String, Secret)>) -> Result<(u16, String)> {
+async fn exchange(
+    api_url: &str,
+    method: &str,
+    path: &str,
+    body: Option<&serde_json::Value>,
+    authentication: Option<&(String, Secret)>,
+) -> Result<(u16, String)> {
     let host = authority(api_url)?;
     let mut stream = TcpStream::connect(&host).await.with_context(|| format!("connect to {host}"))?;
     let body = body.map(serde_json::Value::to_string).unwrap_or_default();
     // HTTP/1.0: the answer comes unchunked and ends with the connection.
-    let mut request = format!("{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    let mut request =
+        format!("{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
     if let Some((user, password)) = authentication {
         let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{}", password.reveal()));
         request.push_str(&format!("Authorization: Basic {pair}\r\n"));

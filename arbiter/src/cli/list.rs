@@ -56,13 +56,15 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
-    let names: Vec<Option<&str>> = if args.clusters.is_empty() { vec![None] } else { args.clusters.iter().map(|name| Some(name.as_str())).collect() };
+    let names: Vec<Option<&str>> =
+        if args.clusters.is_empty() { vec![None] } else { args.clusters.iter().map(|name| Some(name.as_str())).collect() };
     let targets = names.into_iter().map(|name| tool.target(name, args.group)).collect::<Result<Vec<_>>>()?;
     if !args.follow && args.watch.is_none() {
         return show_all(&targets, args, false).await;
     }
     let wake = Arc::new(Notify::new());
-    let watchers = futures_util::future::join_all(targets.iter().map(|target| dcs::watch::keep_watching(target.etcd.clone(), wake.clone())));
+    let watchers =
+        futures_util::future::join_all(targets.iter().map(|target| dcs::watch::keep_watching(target.etcd.clone(), wake.clone())));
     // Positions are written more often than anybody reads: at most one picture in this time.
     let pace = args.watch.filter(|seconds| seconds.is_finite() && *seconds > 0.0).map_or(Duration::from_secs(2), Duration::from_secs_f64);
     let pictures = async {
@@ -125,7 +127,8 @@ pub fn members(view: &ClusterView, cluster: &str, extended: bool, format: Format
             };
             let columns: Vec<Column> = titles(shown).into_iter().skip(1).map(column).collect();
             let block = format == Format::Pretty;
-            let cells: Vec<Vec<String>> = elements.iter().map(|row| row.iter().skip(1).map(|(_, value)| text(value, block)).collect()).collect();
+            let cells: Vec<Vec<String>> =
+                elements.iter().map(|row| row.iter().skip(1).map(|(_, value)| text(value, block)).collect()).collect();
             let mut drawn = table::pretty(Some(&format!(" Cluster: {cluster} ({identity}) ")), &columns, &cells);
             drawn.push_str(&footer(view));
             Ok(drawn)
@@ -165,12 +168,21 @@ fn fields(row: &Row, cluster: &str, with_port: bool, shown: [bool; 4], drawn: bo
         None => String::new(),
     };
     let lsn = |position: Option<Position>| json!(position.map_or("unknown".to_owned(), |position| position.lsn.to_string()));
-    let megabytes = |position: Option<Position>| position.map_or(json!(""), |position| json!((position.lag_bytes as f64 / 1_048_576.0).round_ties_even() as u64));
+    let megabytes = |position: Option<Position>| {
+        position.map_or(json!(""), |position| json!((position.lag_bytes as f64 / 1_048_576.0).round_ties_even() as u64))
+    };
     let positions = match row.positions {
         Some(positions) => [lsn(positions.receive), megabytes(positions.receive), lsn(positions.replay), megabytes(positions.replay)],
         None => [json!(""), json!(""), json!(""), json!("")],
     };
-    let values = [json!(cluster), json!(row.name), json!(host), json!(row.role.title()), json!(row.state), row.timeline.map_or(json!(""), |timeline| json!(timeline))];
+    let values = [
+        json!(cluster),
+        json!(row.name),
+        json!(host),
+        json!(row.role.title()),
+        json!(row.state),
+        row.timeline.map_or(json!(""), |timeline| json!(timeline)),
+    ];
     let values = values.into_iter().chain(positions);
     let optional = [
         json!(if row.pending_restart { "*" } else { "" }),
@@ -185,7 +197,8 @@ fn fields(row: &Row, cluster: &str, with_port: bool, shown: [bool; 4], drawn: bo
 /// `guc: old->new`, one line each; a long one is cut out of a drawn table.
 fn restart_reason(row: &Row, drawn: bool) -> String {
     let line = |(setting, values): (&String, &Value)| {
-        let part = |key: &str| values.get(key).map_or(String::new(), |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        let part =
+            |key: &str| values.get(key).map_or(String::new(), |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         let line = format!("{setting}: {}->{}", part("old_value"), part("new_value"));
         if drawn && line.chars().count() > 50 { format!("{setting}: [hidden - too long]") } else { line }
     };
@@ -268,9 +281,18 @@ mod tests {
     #[test]
     fn extended_with_tags_restart_pause_and_a_planned_switchover() {
         let mut view = sample();
-        member(&mut view, "n1", r#"{"conn_url":"postgres://db1/postgres","api_url":"","state":"running","role":"replica","pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"150"}},"tags":{"clonefrom":true,"nofailover":true}}"#);
+        member(
+            &mut view,
+            "n1",
+            r#"{"conn_url":"postgres://db1/postgres","api_url":"","state":"running","role":"replica","pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"150"}},"tags":{"clonefrom":true,"nofailover":true}}"#,
+        );
         view.config = Some(Versioned { value: DynamicConfig(serde_json::from_str(r#"{"pause":true}"#).unwrap()), revision: 2 });
-        let request = FailoverRequest { leader: Some("n0".into()), member: Some("n1".into()), scheduled_at: Some("2027-01-01T00:00:00+00:00".into()), ..Default::default() };
+        let request = FailoverRequest {
+            leader: Some("n0".into()),
+            member: Some("n1".into()),
+            scheduled_at: Some("2027-01-01T00:00:00+00:00".into()),
+            ..Default::default()
+        };
         view.failover = Some(Versioned { value: request, revision: 4 });
         insta::assert_snapshot!(members(&view, "demo", true, Format::Pretty).unwrap(), @r#"
         + Cluster: demo (7710284044615527583) -----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+

@@ -20,7 +20,14 @@ pub struct Chosen {
 }
 
 /// Chooses by the words given and the role; shows the cluster unless `force`.
-pub async fn choose(tool: &Tool, words: &[String], group: Option<u32>, role: Option<RoleFilter>, force: bool, action: &str) -> Result<Chosen> {
+pub async fn choose(
+    tool: &Tool,
+    words: &[String],
+    group: Option<u32>,
+    role: Option<RoleFilter>,
+    force: bool,
+    action: &str,
+) -> Result<Chosen> {
     let (cluster, names) = tool.cluster_and_members(words);
     let target = tool.target(cluster, group)?;
     let view = target.view().await?;
@@ -39,11 +46,23 @@ impl Chosen {
             return Ok(());
         }
         context::must_be_interactive(&format!("a {action}"))?;
-        if confirm(&format!("Are you sure you want to {action} members {names}?"))? { Ok(()) } else { Err(refuse(format!("Aborted {action}"))) }
+        if confirm(&format!("Are you sure you want to {action} members {names}?"))? {
+            Ok(())
+        } else {
+            Err(refuse(format!("Aborted {action}")))
+        }
     }
 
     /// Asks one member's REST.
-    pub async fn ask(&self, tool: &Tool, name: &MemberName, method: &str, path: &str, body: Option<&Value>, bound: Duration) -> Result<(u16, String)> {
+    pub async fn ask(
+        &self,
+        tool: &Tool,
+        name: &MemberName,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        bound: Duration,
+    ) -> Result<(u16, String)> {
         let api_url = self.view.members.get(name).map_or("", |entry| entry.member.api_url.as_str());
         http::ask(api_url, method, path, body, tool.authentication.as_ref(), bound).await
     }
@@ -57,7 +76,9 @@ pub fn report(name: &MemberName, action: &str, answer: Result<(u16, String)>) ->
         Ok((status, text)) => {
             print(format!("Failed: {action} for member {name}, status code={status}, ({})", text.trim()))?;
             if status == 401 {
-                print("hint: the member asks for credentials: put `ctl.authentication` or `restapi.authentication` into the configuration file (-c)")?;
+                print(
+                    "hint: the member asks for credentials: put `ctl.authentication` or `restapi.authentication` into the configuration file (-c)",
+                )?;
             }
             Ok(false)
         }

@@ -68,7 +68,9 @@ async fn wait(target: &Target, paused: bool) -> Result<()> {
         loop {
             wake.notified().await;
             if let Ok(view) = target.etcd.load_view().await {
-                let seen = |entry: &cluster::member::MemberEntry| entry.member.other.get("pause").and_then(Value::as_bool).unwrap_or(false) == paused;
+                let seen = |entry: &cluster::member::MemberEntry| {
+                    entry.member.other.get("pause").and_then(Value::as_bool).unwrap_or(false) == paused
+                };
                 missing = view.members.iter().filter(|(_, entry)| !seen(entry)).map(|(name, _)| name.clone()).collect();
                 if missing.is_empty() {
                     return;
@@ -85,5 +87,8 @@ async fn wait(target: &Target, paused: bool) -> Result<()> {
         return print(success(paused));
     }
     let names = missing.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ");
-    Err(refuse_with(format!("{names} did not recognize it within {} s; the setting is written", BOUND.as_secs()), "look at the log of these members"))
+    Err(refuse_with(
+        format!("{names} did not recognize it within {} s; the setting is written", BOUND.as_secs()),
+        "look at the log of these members",
+    ))
 }

@@ -51,7 +51,10 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     }
     members::all_done("reinitialize", &done)?;
     if args.wait && !waiting.is_empty() {
-        print(format!("Waiting for reinitialize to complete on: {}", waiting.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")))?;
+        print(format!(
+            "Waiting for reinitialize to complete on: {}",
+            waiting.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
+        ))?;
         Box::pin(wait(&chosen, waiting)).await?;
     }
     Ok(())

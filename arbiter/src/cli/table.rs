@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn the_title_covers_the_border_and_lines_stay_level() {
-        let columns = [Column { title: "Member", right: false }, Column { title: "TL", right: true }, Column { title: "Tags", right: false }];
+        let columns =
+            [Column { title: "Member", right: false }, Column { title: "TL", right: true }, Column { title: "Tags", right: false }];
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         insta::assert_snapshot!(pretty(Some(" Cluster: demo "), &columns, &[row(["n0", "12", "a: 1\nb: 2"]), row(["n1", "3", ""])]), @r"
         + Cluster: demo -----+

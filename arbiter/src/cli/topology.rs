@@ -23,6 +23,14 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let Args { clusters, group, follow, watch } = args;
-    let args = list::Args { clusters: clusters.clone(), group: *group, follow: *follow, watch: *watch, extended: false, timestamp: false, format: Format::Topology };
+    let args = list::Args {
+        clusters: clusters.clone(),
+        group: *group,
+        follow: *follow,
+        watch: *watch,
+        extended: false,
+        timestamp: false,
+        format: Format::Topology,
+    };
     list::run(tool, &args).await
 }

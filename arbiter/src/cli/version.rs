@@ -59,7 +59,11 @@ fn line(status: &str, ours: Option<&str>) -> Result<String> {
 
 /// 150020 is 15.20; before 10 there were three parts.
 fn postgres_version(version: u64) -> String {
-    if version < 100_000 { format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100) } else { format!("{}.{}", version / 10_000, version % 100) }
+    if version < 100_000 {
+        format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
+    } else {
+        format!("{}.{}", version / 10_000, version % 100)
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,11 @@ async fn look_now(node: &Node) {
 }
 
 /// Hands a command to the daemon's loop and waits for its answer, at most this long.
-async fn command(node: &Node, make: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command, bound: Duration) -> Option<Result<(), String>> {
+async fn command(
+    node: &Node,
+    make: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
+    bound: Duration,
+) -> Option<Result<(), String>> {
     let (answer, answered) = oneshot::channel();
     if node.commands.send(make(answer)).await.is_err() {
         return Some(Err("the arbiter is ending".to_owned()));
@@ -88,7 +92,9 @@ fn schedule(text: &str, now: jiff::Timestamp) -> Result<String, Reply> {
     match text.parse::<jiff::Timestamp>() {
         Ok(at) if at <= now => Err(Reply::text(422, "Cannot schedule switchover in the past")),
         Ok(_) => Ok(text.to_owned()),
-        Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => Err(Reply::text(400, "Timezone information is mandatory for the scheduled switchover")),
+        Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => {
+            Err(Reply::text(400, "Timezone information is mandatory for the scheduled switchover"))
+        }
         Err(_) => Err(Reply::text(422, "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601")),
     }
 }
@@ -100,7 +106,12 @@ pub async fn hand_over(node: &Node, body: &[u8], switchover: bool) -> Result<Rep
     let request = request(&body, switchover, view.config().paused(), jiff::Timestamp::now())?;
     failover::candidates(&view, &request).map_err(|why| Reply::text(412, why.to_string()))?;
     let action = if request.is_switchover() { "switchover" } else { "failover" };
-    tracing::info!("{action} asked for over REST: leader {:?}, candidate {:?}, at {:?}", request.leader, request.member, request.scheduled_at);
+    tracing::info!(
+        "{action} asked for over REST: leader {:?}, candidate {:?}, at {:?}",
+        request.leader,
+        request.member,
+        request.scheduled_at
+    );
 
     let revision = match Box::pin(node.etcd.write_failover(&request, ClusterView::revision_of(&view.failover))).await {
         Ok(revision) => revision,
@@ -208,10 +219,19 @@ pub async fn restart(node: &Node, body: &[u8], bound: Duration) -> Result<Reply,
 pub fn timeout(body: &[u8]) -> Option<Duration> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let seconds = value.get("timeout")?;
-    seconds.as_u64().or_else(|| seconds.as_str()?.trim().trim_end_matches('s').parse().ok()).filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    seconds
+        .as_u64()
+        .or_else(|| seconds.as_str()?.trim().trim_end_matches('s').parse().ok())
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs)
 }
 
-fn restart_conditions(conditions: &Map<String, Value>, snapshot: &Snapshot, facts: Option<&ServerFacts>, now: Instant) -> Result<(), Reply> {
+fn restart_conditions(
+    conditions: &Map<String, Value>,
+    snapshot: &Snapshot,
+    facts: Option<&ServerFacts>,
+    now: Instant,
+) -> Result<(), Reply> {
     let unmet = || Err(Reply::text(503, "restart conditions are not satisfied"));
     for (key, value) in conditions {
         match key.as_str() {
@@ -219,12 +239,16 @@ fn restart_conditions(conditions: &Map<String, Value>, snapshot: &Snapshot, fact
             "role" => match value.as_str() {
                 Some("primary" | "master") if health::is_primary(snapshot, now) => {}
                 Some("standby_leader") if health::is_standby_leader(snapshot, now) => {}
-                Some("replica") if matches!(snapshot.local.postgres, Postgres::Standby { .. }) && !health::is_standby_leader(snapshot, now) => {}
+                Some("replica")
+                    if matches!(snapshot.local.postgres, Postgres::Standby { .. }) && !health::is_standby_leader(snapshot, now) => {}
                 Some("primary" | "master" | "standby_leader" | "replica") => return unmet(),
                 _ => return Err(Reply::text(400, "PostgreSQL role should be either primary, standby_leader, or replica")),
             },
             "postgres_version" => {
-                let wished = value.as_str().and_then(version_number).ok_or_else(|| Reply::text(400, "PostgreSQL version should be in the first.major.minor format"))?;
+                let wished = value
+                    .as_str()
+                    .and_then(version_number)
+                    .ok_or_else(|| Reply::text(400, "PostgreSQL version should be in the first.major.minor format"))?;
                 if facts.is_some_and(|facts| facts.server_version >= wished) {
                     return unmet();
                 }
@@ -304,7 +328,8 @@ mod tests {
             assert_eq!(reply.status, status, "{body}");
             assert!(reply.body.contains(part), "{body}: {}", reply.body);
         }
-        let good = request(&map(json!({"leader": "a", "member": "b", "scheduled_at": "2030-01-01T00:00+02:00"})), true, false, now).unwrap();
+        let good =
+            request(&map(json!({"leader": "a", "member": "b", "scheduled_at": "2030-01-01T00:00+02:00"})), true, false, now).unwrap();
         assert_eq!((good.candidate(), good.scheduled_at.as_deref()), (Some("b"), Some("2030-01-01T00:00+02:00")));
         assert!(request(&map(json!({"candidate": "b", "leader": "a"})), false, false, now).unwrap().is_switchover());
     }
@@ -312,7 +337,9 @@ mod tests {
     #[test]
     fn a_restart_looks_at_its_conditions() {
         let (leader, replica) = (snapshot("n0", primary()), snapshot("n1", standby(84197032)));
-        let check = |body: Value, snapshot: &Snapshot| restart_conditions(&map(body), snapshot, None, Instant::now()).map_or_else(|reply| reply.status, |()| 200);
+        let check = |body: Value, snapshot: &Snapshot| {
+            restart_conditions(&map(body), snapshot, None, Instant::now()).map_or_else(|reply| reply.status, |()| 200)
+        };
         for (body, on_leader, on_replica) in [
             (json!({}), 200, 200),
             (json!({"role": "primary"}), 200, 503),

@@ -73,7 +73,9 @@ fn timeline(snapshot: &Snapshot) -> Option<u32> {
 
 /// Seconds since 1970 at which etcd last answered; 0 before the first answer.
 pub fn dcs_last_seen(snapshot: &Snapshot, now: Instant) -> i64 {
-    snapshot.view_at.map_or(0, |at| jiff::Timestamp::now().as_second() - i64::try_from(now.saturating_duration_since(at).as_secs()).unwrap_or(0))
+    snapshot
+        .view_at
+        .map_or(0, |at| jiff::Timestamp::now().as_second() - i64::try_from(now.saturating_duration_since(at).as_secs()).unwrap_or(0))
 }
 
 /// Writes go on although etcd is away: the lease is kept by the other members' word.
@@ -184,7 +186,9 @@ mod tests {
 
     #[test]
     fn the_status_of_a_primary_is_what_the_field_reads() {
-        let facts = facts(r#"{"flush_lsn":84197033,"replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_state":"sync"}]}"#);
+        let facts = facts(
+            r#"{"flush_lsn":84197033,"replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_state":"sync"}]}"#,
+        );
         insta::assert_snapshot!(text(&snapshot("n0", primary()), Some(&facts)), @r#"{"database_system_identifier":"7710284044615527583","patroni":{"name":"n0","scope":"demo","version":"4.1.5"},"postmaster_start_time":"2026-11-20 15:59:58.002314+00:00","replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_state":"sync"}],"role":"primary","server_version":150020,"state":"running","timeline":1,"xlog":{"location":84197033}}"#);
     }
 

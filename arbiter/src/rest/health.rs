@@ -77,12 +77,16 @@ fn leads(snapshot: &Snapshot, now: Instant) -> bool {
 
 /// Writes are served here.
 pub fn is_primary(snapshot: &Snapshot, now: Instant) -> bool {
-    leads(snapshot, now) && matches!(snapshot.local.postgres, Postgres::Primary { .. }) && !present::is_standby_cluster(snapshot.view.config())
+    leads(snapshot, now)
+        && matches!(snapshot.local.postgres, Postgres::Primary { .. })
+        && !present::is_standby_cluster(snapshot.view.config())
 }
 
 /// This node leads a cluster that follows another one.
 pub fn is_standby_leader(snapshot: &Snapshot, now: Instant) -> bool {
-    leads(snapshot, now) && matches!(snapshot.local.postgres, Postgres::Standby { .. }) && present::is_standby_cluster(snapshot.view.config())
+    leads(snapshot, now)
+        && matches!(snapshot.local.postgres, Postgres::Standby { .. })
+        && present::is_standby_cluster(snapshot.view.config())
 }
 
 /// What its standby is called: `streaming` or `in archive recovery`.
@@ -152,7 +156,8 @@ fn is_ready(snapshot: &Snapshot, query: &Query, now: Instant) -> bool {
         return true;
     }
     let Postgres::Standby { streaming, .. } = &snapshot.local.postgres else { return false };
-    let told = snapshot.facts.as_deref().and_then(|facts| facts.receiver.as_ref()).is_some_and(|receiver| receiver.latest_end_lsn.is_some());
+    let told =
+        snapshot.facts.as_deref().and_then(|facts| facts.receiver.as_ref()).is_some_and(|receiver| receiver.latest_end_lsn.is_some());
     let config = snapshot.view.config();
     let most = query.get("lag").and_then(bytes).unwrap_or_else(|| config.maximum_lag_on_failover());
     *streaming && (told || is_fresh(snapshot, now)) && lag_bytes(snapshot, query.get("mode") == Some("write")) <= most
@@ -231,8 +236,22 @@ pub(crate) mod tests {
     }
 
     const PATHS: [&str; 16] = [
-        "/", "/primary", "/master", "/read-write", "/leader", "/standby-leader", "/replica", "/read-only", "/health", "/sync", "/async", "/quorum", "/read-only-sync",
-        "/liveness", "/readiness", "/foo",
+        "/",
+        "/primary",
+        "/master",
+        "/read-write",
+        "/leader",
+        "/standby-leader",
+        "/replica",
+        "/read-only",
+        "/health",
+        "/sync",
+        "/async",
+        "/quorum",
+        "/read-only-sync",
+        "/liveness",
+        "/readiness",
+        "/foo",
     ];
 
     fn answers(snapshot: &Snapshot) -> String {
@@ -249,12 +268,20 @@ pub(crate) mod tests {
         let deposed = snapshot("n1", primary());
         let promoting = snapshot("n0", standby(84197032));
         let table = [
-            ("leader and primary", snapshot("n0", primary()), "/ /primary /master /read-write /leader /read-only /health /read-only-sync /liveness /readiness"),
+            (
+                "leader and primary",
+                snapshot("n0", primary()),
+                "/ /primary /master /read-write /leader /read-only /health /read-only-sync /liveness /readiness",
+            ),
             ("leader, lease run out", fenced, "/health /liveness"),
             ("leader, not promoted yet", promoting, "/replica /read-only /health /liveness /readiness"),
             ("leader, stopped", snapshot("n0", Postgres::Stopped), "/liveness"),
             ("primary, another leads", deposed, "/health /liveness"),
-            ("synchronous standby", snapshot("n1", standby(84197032)), "/replica /read-only /health /sync /read-only-sync /liveness /readiness"),
+            (
+                "synchronous standby",
+                snapshot("n1", standby(84197032)),
+                "/replica /read-only /health /sync /read-only-sync /liveness /readiness",
+            ),
             ("synchronous standby, etcd away", stale, "/replica /read-only /health /liveness"),
             ("asynchronous standby", snapshot("n2", standby(84197032)), "/replica /read-only /health /async /liveness /readiness"),
             ("standby far behind", snapshot("n2", standby(1)), "/replica /read-only /health /async /liveness"),

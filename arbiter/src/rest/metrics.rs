@@ -25,7 +25,8 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     let flag = |set: bool| if set { 1.0 } else { 0.0 };
     let role = present::role(&snapshot.view, name);
     let config = snapshot.view.config();
-    let (is_primary, is_standby) = (matches!(snapshot.local.postgres, Postgres::Primary { .. }), matches!(snapshot.local.postgres, Postgres::Standby { .. }));
+    let (is_primary, is_standby) =
+        (matches!(snapshot.local.postgres, Postgres::Primary { .. }), matches!(snapshot.local.postgres, Postgres::Standby { .. }));
     let standby_leader = health::is_standby_leader(snapshot, now);
     let (location, timeline) = match &snapshot.local.postgres {
         Postgres::Primary { timeline, flushed } => (facts.and_then(|facts| facts.flush_lsn).unwrap_or(*flushed).0, timeline.0),
@@ -41,18 +42,38 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     add("patroni_postgres_running", GAUGE, "Value is 1 if Postgres is running, 0 otherwise.", flag(is_primary || is_standby));
     add("patroni_postmaster_start_time", GAUGE, "Epoch seconds since Postgres started.", started);
     add("patroni_primary", GAUGE, "Value is 1 if this node is the leader, 0 otherwise.", flag(is_primary));
-    add("patroni_xlog_location", COUNTER, "Current location of the Postgres transaction log, 0 if this node is not the leader.", if is_primary { location as f64 } else { 0.0 });
+    add(
+        "patroni_xlog_location",
+        COUNTER,
+        "Current location of the Postgres transaction log, 0 if this node is not the leader.",
+        if is_primary { location as f64 } else { 0.0 },
+    );
     add("patroni_standby_leader", GAUGE, "Value is 1 if this node is the standby_leader, 0 otherwise.", flag(standby_leader));
     add("patroni_replica", GAUGE, "Value is 1 if this node is a replica, 0 otherwise.", flag(is_standby && !standby_leader));
     add("patroni_sync_standby", GAUGE, "Value is 1 if this node is a sync standby, 0 otherwise.", flag(role == Role::SyncStandby));
     add("patroni_quorum_standby", GAUGE, "Value is 1 if this node is a quorum standby, 0 otherwise.", flag(role == Role::QuorumStandby));
     let received = standby_lsn(facts.and_then(|facts| facts.received_lsn));
-    add("patroni_xlog_received_location", COUNTER, "Current location of the received Postgres transaction log, 0 if this node is not a replica.", received);
+    add(
+        "patroni_xlog_received_location",
+        COUNTER,
+        "Current location of the received Postgres transaction log, 0 if this node is not a replica.",
+        received,
+    );
     let replayed = standby_lsn(facts.and_then(|facts| facts.replayed_lsn));
-    add("patroni_xlog_replayed_location", COUNTER, "Current location of the replayed Postgres transaction log, 0 if this node is not a replica.", replayed);
+    add(
+        "patroni_xlog_replayed_location",
+        COUNTER,
+        "Current location of the replayed Postgres transaction log, 0 if this node is not a replica.",
+        replayed,
+    );
     let replayed_at = facts.and_then(|facts| facts.replayed_at_s).unwrap_or(0.0);
     add("patroni_xlog_replayed_timestamp", GAUGE, "Current timestamp of the replayed Postgres transaction log, 0 if null.", replayed_at);
-    add("patroni_xlog_paused", GAUGE, "Value is 1 if the Postgres xlog is paused, 0 otherwise.", flag(facts.is_some_and(|facts| facts.replay_paused)));
+    add(
+        "patroni_xlog_paused",
+        GAUGE,
+        "Value is 1 if the Postgres xlog is paused, 0 otherwise.",
+        flag(facts.is_some_and(|facts| facts.replay_paused)),
+    );
     add("patroni_postgres_streaming", GAUGE, "Value is 1 if Postgres is streaming, 0 otherwise.", flag(replication == Some("streaming")));
     let from_archive = flag(replication == Some("in archive recovery"));
     add("patroni_postgres_in_archive_recovery", GAUGE, "Value is 1 if Postgres is replicating from archive, 0 otherwise.", from_archive);
@@ -65,7 +86,12 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     let in_failsafe = snapshot.view.failsafe.as_ref().is_some_and(|map| map.value.contains_key(name.as_str()));
     add("patroni_failsafe_member", GAUGE, "Value is 1 if this node is in the failsafe key, 0 otherwise.", flag(in_failsafe));
     add("patroni_postgres_timeline", GAUGE, "Postgres timeline of this node (if running), 0 otherwise.", f64::from(timeline));
-    add("patroni_dcs_last_seen", GAUGE, "Epoch timestamp when DCS was last contacted successfully.", cluster::dcs_last_seen(snapshot, now) as f64);
+    add(
+        "patroni_dcs_last_seen",
+        GAUGE,
+        "Epoch timestamp when DCS was last contacted successfully.",
+        cluster::dcs_last_seen(snapshot, now) as f64,
+    );
     add("patroni_pending_restart", GAUGE, "Value is 1 if the node needs a restart, 0 otherwise.", flag(pending || member_pending));
     add("patroni_is_paused", GAUGE, "Value is 1 if auto failover is disabled, 0 otherwise.", flag(config.paused()));
     add("patroni_postgres_state", GAUGE, "Numeric representation of Postgres state.", f64::from(state_number(cluster::state(snapshot))));
@@ -78,7 +104,9 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
 
     // Zero-padded, as the field has it: 4.1.5 is 040105.
     let padded: String = dcs::SURFACE_VERSION.split('.').map(|part| format!("{part:0>2}")).collect();
-    format!("# HELP patroni_version Patroni semver without periods.\n# TYPE patroni_version gauge\npatroni_version{labels} {padded}\n{page}")
+    format!(
+        "# HELP patroni_version Patroni semver without periods.\n# TYPE patroni_version gauge\npatroni_version{labels} {padded}\n{page}"
+    )
 }
 
 /// PostgreSQL's timestamp text as seconds since 1970.

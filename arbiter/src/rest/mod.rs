@@ -23,8 +23,8 @@ mod listen;
 pub mod metrics;
 pub mod outcome;
 
-use crate::present;
 use crate::postgres::query::ServerFacts;
+use crate::present;
 use crate::snapshot::{Node, Snapshot};
 use access::Access;
 use axum::body::{Body, to_bytes};
@@ -170,7 +170,8 @@ async fn answer(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInf
     let _answering = peer.answering();
     let method = request.method().clone();
     let path = request.uri().path();
-    let bare = matches!(method, Method::HEAD | Method::OPTIONS) || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
+    let bare = matches!(method, Method::HEAD | Method::OPTIONS)
+        || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
     reply(&shared, request).await.response(bare)
 }
 
@@ -190,7 +191,8 @@ async fn reply(shared: &Shared, request: Request) -> Reply {
 
 async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, Reply> {
     let uri = request.uri().clone();
-    let body = to_bytes(request.into_body(), BODY_MOST).await.map_err(|_| Reply::text(413, "the body is cut short or larger than 64 KiB"))?;
+    let body =
+        to_bytes(request.into_body(), BODY_MOST).await.map_err(|_| Reply::text(413, "the body is cut short or larger than 64 KiB"))?;
     match route.purpose {
         Purpose::Status => Ok(status(node).await),
         Purpose::Cluster => Ok(Reply::json(200, &present::cluster_json(&node.snapshot.borrow().view, node.config.scope.as_str()))),

@@ -18,7 +18,9 @@ fn world(authentication: &str) -> World {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("postgres"), "").unwrap();
     let file = directory.path().join("node.yml");
-    let yaml = format!("{{scope: demo, name: n0, restapi: {{listen: '127.0.0.1:8008'{authentication}}}, etcd3: {{host: '127.0.0.1:1'}}, postgresql: {{listen: '127.0.0.1:5432', data_dir: /data}}}}");
+    let yaml = format!(
+        "{{scope: demo, name: n0, restapi: {{listen: '127.0.0.1:8008'{authentication}}}, etcd3: {{host: '127.0.0.1:1'}}, postgresql: {{listen: '127.0.0.1:5432', data_dir: /data}}}}"
+    );
     std::fs::write(&file, yaml).unwrap();
     let config = NodeConfig::load(&file, [("PATH".to_owned(), directory.path().display().to_string())]).unwrap();
     let (sender, snapshot) = watch::channel(health::tests::snapshot("n0", health::tests::primary()));
