@@ -1,8 +1,10 @@
 //! `tenure pause` and `tenure resume`: maintenance mode on and off.
 
 use super::context::{Target, Tool, print, refuse, refuse_with};
+use super::http;
 use anyhow::Result;
 use cluster::config::DynamicConfig;
+use cluster::member::Member;
 use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
@@ -37,7 +39,7 @@ pub async fn run(tool: &Tool, args: &Args, paused: bool) -> Result<()> {
             return Err(refuse(format!("Cluster is {} paused", if paused { "already" } else { "not" })));
         }
         match Box::pin(target.etcd.write_config(&changed(view.config(), paused), ClusterView::revision_of(&view.config))).await {
-            Ok(_) if args.wait => return Box::pin(wait(&target, paused)).await,
+            Ok(_) if args.wait => return Box::pin(wait(tool, &target, paused)).await,
             Ok(_) => return print(success(paused)),
             Err(Error::Lost(_)) => view = target.view().await?,
             Err(error) => return Err(error.into()),
@@ -60,7 +62,7 @@ fn changed(config: &DynamicConfig, paused: bool) -> DynamicConfig {
     config
 }
 
-async fn wait(target: &Target, paused: bool) -> Result<()> {
+async fn wait(tool: &Tool, target: &Target, paused: bool) -> Result<()> {
     print(format!("'{}' request sent, waiting until it is recognized by all nodes", if paused { "pause" } else { "resume" }))?;
     let wake = Arc::new(Notify::new());
     let mut missing: Vec<MemberName> = Vec::new();
@@ -68,10 +70,12 @@ async fn wait(target: &Target, paused: bool) -> Result<()> {
         loop {
             wake.notified().await;
             if let Ok(view) = target.etcd.load_view().await {
-                let seen = |entry: &cluster::member::MemberEntry| {
-                    entry.member.other.get("pause").and_then(Value::as_bool).unwrap_or(false) == paused
-                };
-                missing = view.members.iter().filter(|(_, entry)| !seen(entry)).map(|(name, _)| name.clone()).collect();
+                missing.clear();
+                for (name, entry) in &view.members {
+                    if !recognizes(tool, &entry.member, paused).await {
+                        missing.push(name.clone());
+                    }
+                }
                 if missing.is_empty() {
                     return;
                 }
@@ -91,4 +95,18 @@ async fn wait(target: &Target, paused: bool) -> Result<()> {
         format!("{names} did not recognize it within {} s; the setting is written", BOUND.as_secs()),
         "look at the log of these members",
     ))
+}
+
+/// Patroni's members write it into their key; ours tell it over REST, from the view that they act on.
+async fn recognizes(tool: &Tool, member: &Member, paused: bool) -> bool {
+    let said = |status: &Value| status.get("pause").and_then(Value::as_bool).unwrap_or(false);
+    if let Some(written) = member.other.get("pause").and_then(Value::as_bool) {
+        return written == paused;
+    }
+    if member.tenure.is_none() {
+        return !paused;
+    }
+    let asked = http::ask(&member.api_url, "GET", "patroni", None, tool.authentication.as_ref(), Duration::from_secs(2)).await;
+    let status = asked.ok().and_then(|(_, text)| serde_json::from_str(&text).ok());
+    status.is_some_and(|status: Value| said(&status) == paused)
 }
