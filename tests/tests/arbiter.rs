@@ -105,5 +105,4 @@ async fn a_cluster_of_one_stops_and_starts() {
     cluster.start(only);
     cluster.healthy().await;
     only.query("INSERT INTO t VALUES (1)").await.expect("write again");
-    assert_eq!(cluster.view().await.expect("look").leader_timeline(), Some(1));
 }
