@@ -234,8 +234,13 @@ impl Daemon {
             }
         }
         let fresh = self.read_etcd().await;
-        let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
+        self.memory.in_surgery = matches!(&self.procedure, Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Rewind { .. })));
+        let mut seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         self.speak_for(&seen).await;
+        if fresh && self.view.leader_if(&self.hands.config.name).is_some() && matches!(seen.local.postgres, Postgres::Standby { .. }) {
+            // About to be promoted: what the lease worker knows of the lease is asked of etcd itself.
+            seen.local.lease_valid = self.hands.lease.confirm(&self.view).await;
+        }
         let decision = duty::decide(&self.view, &seen.local);
         show.send_replace(self.snapshot(&seen, Some(&decision)));
         if decision.what == Duty::Quit && self.procedure.is_none() {

@@ -22,6 +22,8 @@ pub struct Memory {
     pub stopping: bool,
     /// A new copy was asked for.
     pub reinit: bool,
+    /// A procedure works on the data directory itself: there is no server to be looked for.
+    pub in_surgery: bool,
     /// The data directory as last read while no server ran.
     pub control: Option<Control>,
 }
@@ -37,7 +39,7 @@ pub struct Seen {
 /// Looks at this node.
 pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Result<Seen> {
     let data_dir = &hands.config.postgres.data_dir;
-    if hands.postmaster().is_none() {
+    if hands.postmaster().is_none() && !memory.in_surgery {
         // Somebody may have started the server by hand, or it survived the arbiter before us.
         let running = Postmaster::adopt(data_dir).await.context("look for a running server")?;
         if running.is_some() {
