@@ -118,6 +118,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
         bail!("the lease was not confirmed by etcd");
     }
     let postmaster = hands.postmaster().context("Postgres does not run")?;
+    know_timelines(hands, &view).await.context("write the known timelines")?;
     tracing::info!("promoting, term {term}");
     promote(&postmaster, &hands.config.postgres.data_dir).await?;
     let promoted = async {
@@ -139,6 +140,20 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     }
     tokio::spawn(tend::after_promotion(hands.clone()));
     Ok(Done::LookAgain)
+}
+
+/// Puts the history files of timelines that this server has never seen beside its own: Postgres picks
+/// the first number without such a file, and a number used twice would hide that histories parted.
+async fn know_timelines(hands: &Hands, view: &ClusterView) -> Result<()> {
+    let wal = hands.config.postgres.data_dir.join("pg_wal");
+    for (timeline, text) in view.history().files() {
+        let path = wal.join(format!("{:08X}.history", timeline.0));
+        if crate::postgres::read_if_there(&path).await?.is_none() {
+            tracing::warn!("timeline {timeline} was never seen here: its number is not used again");
+            crate::postgres::write_atomically(&path, &text, 0o600).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn demote(hands: &Hands) -> Result<Done> {
@@ -209,7 +224,11 @@ async fn switch_over(hands: &Hands, judged: &Judged, candidates: &[MemberName]) 
     let facts = judged.facts.as_deref().context("Postgres does not answer")?;
     let switched = switchover::switch_over(hands, view, leader, candidates, facts).await;
     if let Err(why) = switched {
-        tracing::error!("switchover failed: {why:#}");
+        if judged.local.stopping {
+            tracing::warn!("leadership was not handed over before the stop: {why:#}");
+        } else {
+            tracing::error!("switchover failed: {why:#}");
+        }
         // Called off: who waits goes on, the request is gone, and the loop starts Postgres again if it was stopped.
         let _ = hands.sql.execute("SELECT tenure.drain(false)").await;
         if let Some(request) = view.request() {

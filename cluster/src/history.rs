@@ -80,6 +80,16 @@ impl History {
         History(text.lines().map(str::trim).filter(|text| !text.is_empty() && !text.starts_with('#')).filter_map(line).collect())
     }
 
+    /// The history file of each timeline that these lines know of, as PostgreSQL writes it: the timeline
+    /// that was begun, and the lines of those that ended before it.
+    pub fn files(&self) -> impl Iterator<Item = (Timeline, String)> {
+        (0..self.0.len()).map(|last| {
+            let lines = &self.0[..=last];
+            let text = lines.iter().map(|line| format!("{}\t{}\t{}\n\n", line.timeline, line.switch, line.reason)).collect();
+            (lines[last].timeline.next(), text)
+        })
+    }
+
     /// The present timeline: one after the last that ended, or 1.
     pub fn current(&self) -> Timeline {
         self.0.last().map_or(Timeline(1), |line| line.timeline.next())
@@ -172,6 +182,15 @@ mod tests {
             json!([[1, 52151216, "no recovery target specified", "2026-11-20T16:13:01+00:00", "c3"], [2, 7, "x"], [3, 8, "y", "t"]]);
         assert_eq!(History::from_json(&value).unwrap().to_json(), value);
         assert!(History::from_json(&json!([[1]])).is_none());
+    }
+
+    #[test]
+    fn files_read_back_as_the_history_up_to_their_timeline() {
+        let history = History::from_file(FILE);
+        let files: Vec<_> = history.files().collect();
+        assert_eq!(files.iter().map(|(timeline, _)| timeline.0).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(History::from_file(&files[1].1), history);
+        assert_eq!(History::from_file(&files[0].1).0, history.0[..1]);
     }
 
     #[test]
