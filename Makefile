@@ -10,7 +10,7 @@ PREFIX    ?= /usr/local
 TARGET    := $(or $(CARGO_TARGET_DIR),target)
 SUDO      := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-export PG_BIN PG_MAJOR
+export PG_BIN PG_MAJOR DEMO_OFFSET
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 # No terminal: Debian's packages must not ask.
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0

@@ -6,10 +6,11 @@ cd "$(dirname "$0")/.."
 DIR=${DEMO_DIR:-/tmp/pg_tenure-demo}
 TARGET=${TENURE_TARGET:-target}
 PG_BIN=${PG_BIN:-/usr/lib/postgresql/${PG_MAJOR:-15}/bin}
-PG_PORTS=(15431 15432 15433)
-REST_PORTS=(18001 18002 18003)
-ETCD_PORT=12379
-ETCD_PEER_PORT=12380
+OFFSET=${DEMO_OFFSET:-0} # moves every port, where something else listens on these
+PG_PORTS=($((15431 + OFFSET)) $((15432 + OFFSET)) $((15433 + OFFSET)))
+REST_PORTS=($((18001 + OFFSET)) $((18002 + OFFSET)) $((18003 + OFFSET)))
+ETCD_PORT=$((12379 + OFFSET))
+ETCD_PEER_PORT=$((12380 + OFFSET))
 PASSWORD=demo
 HOSTS=127.0.0.1:${PG_PORTS[0]},127.0.0.1:${PG_PORTS[1]},127.0.0.1:${PG_PORTS[2]}
 CONNECTION="postgresql://postgres:$PASSWORD@$HOSTS/postgres?target_session_attrs=read-write"
@@ -18,28 +19,30 @@ say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
 # Postgres refuses to run as root: everything of the demo runs as postgres then, else as whoever calls.
-if [ "$(id -u)" = 0 ]; then OWNER=postgres; else OWNER=$(id -un); fi
-as_owner() {
-  if [ "$(id -u)" = 0 ]; then setpriv --reuid postgres --regid postgres --init-groups env HOME="$DIR" "$@"; else "$@"; fi
-}
+if [ "$(id -u)" = 0 ]; then
+  OWNER=postgres
+  AS_OWNER=(setpriv --reuid postgres --regid postgres --init-groups env "HOME=$DIR")
+else
+  OWNER=$(id -un)
+  AS_OWNER=(env)
+fi
 
 # Starts a program in the background, in its own directory, its output in a log, its pid in a file.
 launch() {
   local name=$1 home=$2; shift 2
-  (
-    cd "$home"
-    as_owner setsid "$@" >>"$DIR/$name.log" 2>&1 </dev/null &
-    echo $! >"$DIR/$name.pid"
-  )
+  # exec, so that the pid is the program's own.
+  (cd "$home" && exec "${AS_OWNER[@]}" setsid "$@" >>"$DIR/$name.log" 2>&1 </dev/null) &
+  echo $! >"$DIR/$name.pid"
 }
 
 free_port() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # Everything of the demo has its working directory in $DIR, so nothing else is ever touched.
+ours() { case "$(readlink "/proc/$1/cwd" 2>/dev/null || true)" in "$DIR"/*) return 0 ;; *) return 1 ;; esac; }
 processes() {
   local process
   for process in /proc/[0-9]*; do
-    case "$(readlink "$process/cwd" 2>/dev/null || true)" in "$DIR"/*) echo "${process#/proc/}" ;; esac
+    if ours "${process#/proc/}"; then echo "${process#/proc/}"; fi
   done
 }
 
@@ -47,7 +50,7 @@ processes() {
 end() {
   local name=$1 pid
   pid=$(cat "$DIR/$name.pid" 2>/dev/null) || return 0
-  processes | grep -qx "$pid" || return 0
+  ours "$pid" || return 0
   kill -TERM "$pid" 2>/dev/null || return 0
   for _ in $(seq 300); do
     [ -d "/proc/$pid" ] || return 0
@@ -116,8 +119,7 @@ tags:
 YAML
 }
 
-tenure() { as_owner "$DIR/bin/tenure" -c "$DIR/n1/node.yml" "$@"; }
-sql() { "$PG_BIN/psql" -XqAt -d "$CONNECTION" -c "$1" 2>/dev/null; }
+tenure() { "${AS_OWNER[@]}" "$DIR/bin/tenure" -c "$DIR/n1/node.yml" "$@"; }
 
 # wait_for SECONDS WHAT COMMAND...: until the command succeeds.
 wait_for() {
@@ -137,12 +139,16 @@ wait_for() {
   fail "no $what within $seconds s; the logs are $DIR/*.log"
 }
 etcd_answers() { ETCDCTL_API=3 etcdctl --endpoints "127.0.0.1:$ETCD_PORT" endpoint health >/dev/null 2>&1; }
-standbys_stream() { [ "$(sql "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'" || true)" = 2 ]; }
+all_healthy() {
+  local rows
+  rows=$(tenure list --format tsv 2>/dev/null) || return 1
+  [ "$(grep -c 'Leader.*running' <<<"$rows")" = 1 ] && [ "$(grep -c 'Replica.*streaming' <<<"$rows")" = 2 ]
+}
 
 start() {
   [ ! -e "$DIR" ] || stop
   for port in "$ETCD_PORT" "$ETCD_PEER_PORT" "${PG_PORTS[@]}" "${REST_PORTS[@]}"; do
-    free_port "$port" || fail "port $port is taken: end what listens there (ss -ltnp), then run make demo again"
+    free_port "$port" || fail "port $port is taken: end what listens there (ss -ltnp shows it), or move the demo: make demo DEMO_OFFSET=100"
   done
   for program in "$TARGET/release/tenure" "$TARGET/release/pause" "$PG_BIN/postgres"; do
     [ -x "$program" ] || fail "$program is missing; hint: make demo builds and installs everything"
@@ -160,7 +166,8 @@ start() {
   wait_for 20 "answer from etcd" etcd_answers
 
   say "three nodes from empty directories, Postgres on ports ${PG_PORTS[*]}"
-  local began=$(date +%s%N)
+  local began
+  began=$(date +%s%N)
   for number in 1 2 3; do
     install -d -m 700 -o "$OWNER" "$DIR/n$number"
     configuration $number >"$DIR/n$number/node.yml"
@@ -168,20 +175,19 @@ start() {
     chmod 600 "$DIR/n$number/node.yml"
     launch "n$number" "$DIR/n$number" "$DIR/bin/tenure" arbiter "$DIR/n$number/node.yml"
   done
-  wait_for 60 "primary with two streaming standbys" standbys_stream
+  wait_for 60 "primary with two streaming standbys" all_healthy
   echo "three members after $((($(date +%s%N) - began) / 1000000)) ms"
 
   say "tenure list"
   tenure list
   say "SELECT * FROM tenure.status()"
-  sql "CREATE EXTENSION IF NOT EXISTS pg_tenure" || true
   "$PG_BIN/psql" -Xq -P pager=off -d "$CONNECTION" -c "SELECT * FROM tenure.status()"
 
   say "tenure switchover --force, under a writer that inserts every 10 ms"
-  as_owner "$DIR/bin/pause" --ports "$(IFS=,; echo "${PG_PORTS[*]}")" --password "$PASSWORD" -- \
+  "${AS_OWNER[@]}" "$DIR/bin/pause" --ports "$(IFS=,; echo "${PG_PORTS[*]}")" --password "$PASSWORD" -- \
     "$DIR/bin/tenure" -c "$DIR/n1/node.yml" switchover --force ||
     fail "the switchover did not succeed; the logs are $DIR/*.log"
-  wait_for 60 "primary with two streaming standbys" standbys_stream
+  wait_for 60 "primary with two streaming standbys" all_healthy
   tenure list
 
   say "the cluster keeps running"

@@ -84,6 +84,9 @@ impl View {
             let member = self.member(name);
             let word = |key: &str| member[key].as_str().unwrap_or("nothing").to_owned();
             let role = word("role");
+            if member["tenure"]["arbiter"] == false {
+                return Some(format!("no arbiter is attached to {name}"));
+            }
             if word("state") != "running" {
                 return Some(format!("{name} is {}", word("state")));
             }

@@ -141,7 +141,7 @@ async fn a_second_node_of_the_same_name_ends_and_the_first_goes_on() {
     twin.start(&cluster.room);
     let status = twin.ended(seconds(30)).await;
     assert!(!status.success(), "{}", twin.log());
-    twin.logged(&[leader.name(), "already"], seconds(1)).await;
+    twin.logged(&[leader.name(), "in use", "another name"], seconds(1)).await;
     let view = cluster.healthy().await;
     assert_eq!(view.leader(), Some(leader.name()), "{view}");
     assert_eq!(leader.postmaster(), postmaster);
