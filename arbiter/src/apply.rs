@@ -288,4 +288,3 @@ async fn stop(hands: &Hands, view: &ClusterView) -> Result<Done> {
     }
     Ok(Done::Stopped)
 }
-

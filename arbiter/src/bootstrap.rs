@@ -130,5 +130,9 @@ async fn post_bootstrap(hands: &Hands, command: &str) -> Result<()> {
 /// Grants what an existing cluster (one taken over) may lack: the extension.
 pub async fn ensure_extension(hands: &Hands) -> Result<()> {
     let database = identifier(&hands.config.postgres.database);
-    hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.with_context(|| format!("create the extension pg_tenure in {database}"))
+    hands
+        .sql
+        .execute("CREATE EXTENSION IF NOT EXISTS pg_tenure")
+        .await
+        .with_context(|| format!("create the extension pg_tenure in {database}"))
 }

@@ -39,12 +39,6 @@ pub struct NodeConfig {
     pub tags: Map<String, Value>,
     /// Our own log.
     pub log: LogConfig,
-    /// `watchdog`, as given.
-    pub watchdog: Option<Map<String, Value>>,
-    /// `citus`, as given.
-    pub citus: Option<Map<String, Value>>,
-    /// `ctl`, as given: for the operator's tool.
-    pub ctl: Map<String, Value>,
     /// Known settings that have no effect yet: each a dotted key and half a sentence, for a WARN at start.
     pub not_served: Vec<String>,
 }

@@ -79,9 +79,18 @@ pub fn etcd_settings(config: &NodeConfig) -> Result<Settings> {
     let ttl = cluster::config::DynamicConfig(config.bootstrap.dcs.clone()).timing().ttl;
     Ok(Settings {
         endpoints: config.etcd.endpoints.clone(),
-        user: config.etcd.username.clone().map(|user| (user, config.etcd.password.as_ref().map(|p| p.reveal().to_owned()).unwrap_or_default())),
+        user: config
+            .etcd
+            .username
+            .clone()
+            .map(|user| (user, config.etcd.password.as_ref().map(|p| p.reveal().to_owned()).unwrap_or_default())),
         ca_certificate: config.etcd.cacert.as_ref().map(read).transpose()?,
-        identity: config.etcd.client_certificate.as_ref().map(|(cert, key)| Ok::<_, anyhow::Error>((read(cert)?, read(key)?))).transpose()?,
+        identity: config
+            .etcd
+            .client_certificate
+            .as_ref()
+            .map(|(cert, key)| Ok::<_, anyhow::Error>((read(cert)?, read(key)?)))
+            .transpose()?,
         try_timeout: lease::try_timeout(ttl, config.etcd.endpoints.len()),
     })
 }
@@ -188,9 +197,14 @@ impl Daemon {
                     self.view_at = Some(Instant::now());
                     return Ok(());
                 }
-                Err(dcs::Error::Refused(why)) => bail!("etcd refuses this node: {why}; look at the etcd3 section of {}", self.path.display()),
+                Err(dcs::Error::Refused(why)) => {
+                    bail!("etcd refuses this node: {why}; look at the etcd3 section of {}", self.path.display())
+                }
                 Err(why) if !self.told_etcd => {
-                    tracing::error!("{why}; hint: check the etcd3 section of {} and that etcd runs; asking again until it answers", self.path.display());
+                    tracing::error!(
+                        "{why}; hint: check the etcd3 section of {} and that etcd runs; asking again until it answers",
+                        self.path.display()
+                    );
                     self.told_etcd = true;
                 }
                 Err(_) => {}
@@ -299,7 +313,8 @@ impl Daemon {
         match seen.local.postgres {
             Postgres::Primary { .. } | Postgres::Standby { .. } => {
                 // A procedure that stops or starts the server keeps the lease itself until it is through.
-                let serving = self.procedure.as_ref().is_none_or(|(_, duty)| matches!(duty, Duty::Rest | Duty::Follow { .. } | Duty::Promote { .. }));
+                let serving =
+                    self.procedure.as_ref().is_none_or(|(_, duty)| matches!(duty, Duty::Rest | Duty::Follow { .. } | Duty::Promote { .. }));
                 if serving && !self.memory.stopping {
                     self.hands.lease.speak(None);
                 }
@@ -345,9 +360,14 @@ impl Daemon {
         match read {
             Ok(Ok(config)) => {
                 let config = Arc::new(config);
-                let fixed = |config: &NodeConfig| (config.scope.clone(), config.name.clone(), config.postgres.data_dir.clone(), config.rest.listen.clone());
+                let fixed = |config: &NodeConfig| {
+                    (config.scope.clone(), config.name.clone(), config.postgres.data_dir.clone(), config.rest.listen.clone())
+                };
                 if fixed(&config) != fixed(&self.hands.config) {
-                    tracing::error!("scope, name, data_dir or restapi.listen changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded", self.path.display());
+                    tracing::error!(
+                        "scope, name, data_dir or restapi.listen changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded",
+                        self.path.display()
+                    );
                     return;
                 }
                 self.hands.config = config;
@@ -401,7 +421,11 @@ impl Daemon {
         let serves = matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. });
         // While the server serves, its lease worker keeps the lease; the age of what it last wrote bounds it.
         let ttl = self.view.config().timing().ttl;
-        let lease_until = if serves { self.view_at.filter(|_| self.view.lease_of(&self.hands.config.name).is_some()).map(|at| at + ttl) } else { self.hands.lease.until() };
+        let lease_until = if serves {
+            self.view_at.filter(|_| self.view.lease_of(&self.hands.config.name).is_some()).map(|at| at + ttl)
+        } else {
+            self.hands.lease.until()
+        };
         Snapshot {
             view: self.view.clone(),
             view_at: self.view_at,

@@ -121,14 +121,19 @@ impl Hands {
 
     /// As [`Hands::speak`], with how far a clone is.
     pub fn speak_progress(&self, percent: u8) {
-        self.lease.speak(Some(Word { state: MemberState::CreatingReplica, role: MemberRole::Uninitialized, progress_percent: Some(percent) }));
+        self.lease.speak(Some(Word {
+            state: MemberState::CreatingReplica,
+            role: MemberRole::Uninitialized,
+            progress_percent: Some(percent),
+        }));
     }
 
     /// The password file for connections to other members.
     pub async fn write_pgpass(&self) -> Result<()> {
         let authentication = &self.config.postgres.authentication;
         let roles = [Some(&authentication.replication), authentication.rewind.as_ref(), Some(&authentication.superuser)];
-        let entries: Vec<pgpass::Entry<'_>> = roles.into_iter().flatten().map(|credentials| pgpass::Entry { address: None, credentials }).collect();
+        let entries: Vec<pgpass::Entry<'_>> =
+            roles.into_iter().flatten().map(|credentials| pgpass::Entry { address: None, credentials }).collect();
         pgpass::write(&self.config.postgres.pgpass, &entries).await
     }
 
@@ -160,7 +165,9 @@ impl Hands {
 
     /// The dynamic configuration, or the one of the file while there is none in etcd.
     pub fn dynamic(&self, view: &ClusterView) -> cluster::config::DynamicConfig {
-        view.config.as_ref().map_or_else(|| cluster::config::DynamicConfig(self.config.bootstrap.dcs.clone()), |config| config.value.clone())
+        view.config
+            .as_ref()
+            .map_or_else(|| cluster::config::DynamicConfig(self.config.bootstrap.dcs.clone()), |config| config.value.clone())
     }
 
     /// Starts the server and returns as soon as its process runs.

@@ -5,8 +5,8 @@
 
 use crate::config::NodeConfig;
 use crate::settings;
-use cluster::lease;
 use cluster::leader::LeaseId;
+use cluster::lease;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
 use cluster::name::MemberName;
 use cluster::view::ClusterView;
@@ -48,7 +48,9 @@ pub struct NodeLease {
 
 /// The name is taken by another node.
 #[derive(Debug, thiserror::Error)]
-#[error("the name {name} is in use by the node at {other}: give this node another name; if that node is gone, its key runs out within its TTL")]
+#[error(
+    "the name {name} is in use by the node at {other}: give this node another name; if that node is gone, its key runs out within its TTL"
+)]
 pub struct NameClash {
     name: MemberName,
     other: String,

@@ -51,8 +51,11 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
     let data = data(hands, &postgres, facts.as_ref(), memory).await?;
     let config = &hands.config;
     let allowed = |local: Option<bool>, key: &str| {
-        local.unwrap_or_else(|| view.config().postgresql().and_then(|section| section.get(key)).and_then(serde_json::Value::as_bool).unwrap_or(false))
+        local.unwrap_or_else(|| {
+            view.config().postgresql().and_then(|section| section.get(key)).and_then(serde_json::Value::as_bool).unwrap_or(false)
+        })
     };
+    let rewinds = config.postgres.use_pg_rewind.unwrap_or_else(|| view.config().use_pg_rewind());
     let leads = view.leader_if(&config.name).is_some();
     let serves = matches!(postgres, Postgres::Primary { .. } | Postgres::Standby { .. });
     if leads && !serves {
@@ -66,7 +69,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         data,
         postgres,
         lease_valid: hands.lease.lease().is_some(),
-        rewind_failed: hands.rewind_failed(),
+        rewind_failed: hands.rewind_failed().or_else(|| (!rewinds).then(|| "use_pg_rewind is off".to_owned())),
         may_clone_over: allowed(config.postgres.remove_data_directory_on_rewind_failure, "remove_data_directory_on_rewind_failure")
             || allowed(config.postgres.remove_data_directory_on_diverged_timelines, "remove_data_directory_on_diverged_timelines"),
         may_bootstrap: true,

@@ -58,7 +58,11 @@ pub fn standby_names(names: &BTreeSet<MemberName>) -> String {
 
 fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Parameters) {
     let text = |path: &std::path::Path| path.display().to_string();
-    for (name, value) in [("tenure.scope", config.scope.to_string()), ("tenure.namespace", config.namespace.clone()), ("tenure.name", config.name.to_string())] {
+    for (name, value) in [
+        ("tenure.scope", config.scope.to_string()),
+        ("tenure.namespace", config.namespace.clone()),
+        ("tenure.name", config.name.to_string()),
+    ] {
         parameters.argv.insert(name.to_owned(), value);
     }
     let mut set = |name: &str, value: String| parameters.file.insert(name.to_owned(), value);
@@ -121,7 +125,10 @@ fn extra_recovery(config: &NodeConfig) -> BTreeMap<String, String> {
 /// Host and port in a conninfo of ours.
 pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
     let value = |keyword: &str| {
-        conninfo.split_whitespace().find_map(|pair| pair.strip_prefix(keyword)?.strip_prefix('=')).map(|value| value.trim_matches('\'').to_owned())
+        conninfo
+            .split_whitespace()
+            .find_map(|pair| pair.strip_prefix(keyword)?.strip_prefix('='))
+            .map(|value| value.trim_matches('\'').to_owned())
     };
     Some((value("host")?, value("port").and_then(|port| port.parse().ok()).unwrap_or(5432)))
 }

@@ -32,7 +32,13 @@ const CONFIRM_PATIENCE: Duration = Duration::from_secs(2);
 const CHECKPOINT_RECORD_BYTES: u64 = 114;
 
 /// Switches over to the first candidate that turns out to have everything.
-pub async fn switch_over(hands: &Hands, view: &ClusterView, leader: &Leader, candidates: &[MemberName], facts: &ServerFacts) -> Result<MemberName> {
+pub async fn switch_over(
+    hands: &Hands,
+    view: &ClusterView,
+    leader: &Leader,
+    candidates: &[MemberName],
+    facts: &ServerFacts,
+) -> Result<MemberName> {
     let ready = ready_candidates(view, candidates, facts);
     let Some(first) = ready.first() else {
         bail!("no candidate streams with little enough lag: {}", describe(candidates, facts));

@@ -141,7 +141,12 @@ mod tests {
     fn read(pairs: &[(&str, &str)]) -> ClusterView {
         let keys = Keys::new("service", &Scope::new("demo").unwrap());
         let paths: Vec<String> = pairs.iter().map(|(key, _)| format!("/service/demo/{key}")).collect();
-        let raws = paths.iter().zip(pairs).enumerate().map(|(i, (key, (_, value)))| Raw { key, value: value.as_bytes(), revision: i as i64 + 1, lease: 77 });
+        let raws = paths.iter().zip(pairs).enumerate().map(|(i, (key, (_, value)))| Raw {
+            key,
+            value: value.as_bytes(),
+            revision: i as i64 + 1,
+            lease: 77,
+        });
         view(&keys, 99, raws)
     }
 
@@ -150,7 +155,10 @@ mod tests {
         let view = read(&[
             ("initialize", "7710284044615527583"),
             ("leader", "n0"),
-            ("members/n1", r#"{"conn_url":"postgres://127.0.0.1:15431/postgres","api_url":"http://127.0.0.1:18001/patroni","state":"running","role":"replica","version":"4.1.4","xlog_location":84197032,"timeline":1}"#),
+            (
+                "members/n1",
+                r#"{"conn_url":"postgres://127.0.0.1:15431/postgres","api_url":"http://127.0.0.1:18001/patroni","state":"running","role":"replica","version":"4.1.4","xlog_location":84197032,"timeline":1}"#,
+            ),
             ("config", r#"{"ttl":30,"synchronous_mode":true}"#),
             ("status", r#"{"optime":84197032,"slots":{"n1":84197032},"retain_slots":["n0"]}"#),
             ("history", r#"[[1,52151216,"no recovery target specified","2026-11-20T16:13:01.449058+00:00","c3"]]"#),
@@ -159,7 +167,10 @@ mod tests {
             ("optime/leader", "12"),
         ]);
         assert_eq!(view.unreadable, Vec::<String>::new());
-        assert_eq!(view.leader.as_ref().map(|leader| (leader.name.as_str(), leader.term, leader.lease)), Some(("n0", Term(2), LeaseId(77))));
+        assert_eq!(
+            view.leader.as_ref().map(|leader| (leader.name.as_str(), leader.term, leader.lease)),
+            Some(("n0", Term(2), LeaseId(77)))
+        );
         assert_eq!(view.history().current().0, 2);
         assert!(view.request().is_none());
         assert_eq!(view.status.unwrap().value.optime, Lsn(84197032));
@@ -167,7 +178,12 @@ mod tests {
 
     #[test]
     fn legacy_forms_are_read() {
-        let view = read(&[("members/a", "postgres://h:1/x?application_name=http://h:8008/patroni"), ("failover", "a:b"), ("status", "42"), ("initialize", "")]);
+        let view = read(&[
+            ("members/a", "postgres://h:1/x?application_name=http://h:8008/patroni"),
+            ("failover", "a:b"),
+            ("status", "42"),
+            ("initialize", ""),
+        ]);
         assert_eq!(view.members.values().next().unwrap().member.api_url, "http://h:8008/patroni");
         assert_eq!(view.request().unwrap().value.candidate(), Some("b"));
         assert_eq!(view.status.unwrap().value.optime, Lsn(42));

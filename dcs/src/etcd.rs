@@ -14,7 +14,8 @@ use cluster::race::Judged;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnResponse,
+    WatchOptions, WatchStream,
 };
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};

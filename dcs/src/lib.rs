@@ -74,7 +74,13 @@ pub trait Dcs: Send + Sync {
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
 
     /// Writes the member key onto the lease; `judged`: only if the key's revision is still this (0: absent).
-    fn write_member(&self, name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> impl Future<Output = Result<()>> + Send;
+    fn write_member(
+        &self,
+        name: &MemberName,
+        member: &Member,
+        lease: LeaseId,
+        judged: Option<i64>,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Takes the leader key of a vacancy, if nothing changed of what was judged.
     fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> impl Future<Output = Result<Term>> + Send;
@@ -93,7 +99,13 @@ pub trait Dcs: Send + Sync {
     /// Gives the claim back.
     fn unclaim_initialize(&self, claim: i64) -> impl Future<Output = Result<()>> + Send;
     /// Leads a cluster in the making: first configuration and leader key, under the claim.
-    fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, config: &DynamicConfig) -> impl Future<Output = Result<Term>> + Send;
+    fn lead_first(
+        &self,
+        name: &MemberName,
+        lease: LeaseId,
+        claim: i64,
+        config: &DynamicConfig,
+    ) -> impl Future<Output = Result<Term>> + Send;
     /// The cluster exists from here on: its identity replaces the claim.
     fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> impl Future<Output = Result<()>> + Send;
 

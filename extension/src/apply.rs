@@ -4,8 +4,8 @@ use crate::observe;
 use crate::publish;
 use crate::shmem::{self, page};
 use crate::worker::{Held, Worker};
-use cluster::lease;
 use cluster::leader::LeaseId;
+use cluster::lease;
 use cluster::race::{Judged, RaceStep};
 use cluster::reason::Decision;
 use cluster::view::{Announcement, ClusterView};
@@ -189,4 +189,3 @@ pub async fn change_ttl(worker: &Worker, view: &ClusterView, held: Held) {
         }
     }
 }
-

@@ -88,7 +88,11 @@ async fn request_failover(worker: &Worker, view: &ClusterView, request: Failover
 async fn change(worker: &Worker, view: &ClusterView, key: &str, value: Value, done: &str) -> Result<String, String> {
     let mut config = view.config().clone();
     let before = config.clone();
-    if value.is_null() { config.0.remove(key) } else { config.0.insert(key.to_owned(), value) };
+    if value.is_null() {
+        config.0.remove(key)
+    } else {
+        config.0.insert(key.to_owned(), value)
+    };
     if config == before {
         return Err(format!("the cluster is {done} already"));
     }

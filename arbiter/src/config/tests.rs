@@ -111,7 +111,6 @@ fn a_container_takes_what_differs_from_its_environment() {
     assert_eq!(authentication.replication.connection, [("sslmode".to_owned(), "require".to_owned())]);
     assert_eq!((config.log.json, config.log.level), (true, Some("warn")));
     assert_eq!(config.postgres.listen.local_host(), "127.0.0.1");
-    assert!(config.citus.is_some());
 }
 
 #[test]

@@ -29,7 +29,9 @@ pub fn node(
     let bootstrap = bootstrap(&at("bootstrap"), &mut not_served);
     let postgres = postgres(&at("postgresql"), environment, &mut not_served);
     let free = |name: &str| at(name).map().cloned();
-    let (tags, watchdog, citus, ctl) = (free("tags").unwrap_or_default(), free("watchdog"), free("citus"), free("ctl").unwrap_or_default());
+    let tags = free("tags").unwrap_or_default();
+    // Not served yet, or the operator's tool's own: only that they are sections is checked here.
+    let _ = (free("watchdog"), free("citus"), free("ctl"));
     let log = log(&at("log"));
     let namespace = at("namespace").text().unwrap_or_else(|| "service".to_owned());
     let namespace = format!("/{}", namespace.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
@@ -39,7 +41,7 @@ pub fn node(
     else {
         return Err(errors.into_inner());
     };
-    Ok(NodeConfig { scope, namespace, name, rest, etcd, bootstrap, postgres, tags, log, watchdog, citus, ctl, not_served })
+    Ok(NodeConfig { scope, namespace, name, rest, etcd, bootstrap, postgres, tags, log, not_served })
 }
 
 /// A checked name. The error's own sentence names what it is.

@@ -101,11 +101,6 @@ impl ControlData {
     pub fn reached(&self) -> Lsn {
         self.checkpoint.max(self.min_recovery_end)
     }
-
-    /// True where pg_rewind can work on this data directory.
-    pub fn rewindable(&self) -> bool {
-        self.data_checksums || self.wal_log_hints
-    }
 }
 
 /// Reads `pg_control` of a data directory.
@@ -169,7 +164,7 @@ mod tests {
         assert_eq!((control.timeline, control.min_recovery_timeline), (Timeline(1), Timeline(0)));
         assert_eq!((control.checkpoint, control.redo), (Lsn(0x1511A88), Lsn(0x1511A88)));
         assert_eq!(control.min_recovery_end, Lsn::INVALID);
-        assert_eq!((control.data_checksums, control.wal_log_hints, control.rewindable()), (false, false, false));
+        assert_eq!((control.data_checksums, control.wal_log_hints), (false, false));
         assert_eq!(
             control.required,
             RequiredSettings {

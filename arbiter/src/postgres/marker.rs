@@ -20,12 +20,6 @@ impl Incomplete {
         path.push(".tenure-incomplete");
         Incomplete { path: PathBuf::from(path) }
     }
-
-    /// Where the mark is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Marks: `what` says what is under way ("clone from db1"). Durable when this returns.
     pub async fn set(&self, what: &str) -> Result<()> {
         if let Some(parent) = self.path.parent() {
@@ -58,7 +52,7 @@ mod tests {
     async fn a_mark_stays_until_it_is_cleared() {
         let directory = tempfile::tempdir().unwrap();
         let mark = Incomplete::of(&directory.path().join("data/"));
-        assert_eq!(mark.path(), directory.path().join("data.tenure-incomplete"));
+        assert_eq!(mark.path, directory.path().join("data.tenure-incomplete"));
         assert_eq!(mark.read().await.unwrap(), None);
         mark.set("clone from db1").await.unwrap();
         mark.set("clone from db2").await.unwrap();

@@ -28,8 +28,6 @@ pub struct Postmaster {
 /// How to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopMode {
-    /// Wait for clients to leave.
-    Smart,
     /// Roll clients back, write a checkpoint.
     Fast,
     /// As after a crash.
@@ -39,7 +37,6 @@ pub enum StopMode {
 impl StopMode {
     fn signal(self) -> Signal {
         match self {
-            StopMode::Smart => Signal::TERM,
             StopMode::Fast => Signal::INT,
             StopMode::Immediate => Signal::QUIT,
         }
@@ -184,11 +181,6 @@ impl Postmaster {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("stop the postmaster (process id {})", self.pid())),
         }
-    }
-
-    /// Asks it to read its configuration again.
-    pub fn reload(&self) -> Result<()> {
-        self.signal(Signal::HUP)
     }
 
     /// Waits until the server accepts connections, or has ended. Woken by the kernel when `postmaster.pid` changes.

@@ -256,16 +256,6 @@ impl LocalSql {
         Ok(changes)
     }
 
-    /// Moves a physical slot forward, as a standby's copy of a member's slot must be, so that it does not hold back log for ever.
-    pub async fn advance_slot(&self, name: &str, to: Lsn) -> Result<()> {
-        let session = self.session().await?;
-        let text = to.to_string();
-        let statement = "SELECT pg_replication_slot_advance(slot_name, $2::text::pg_lsn) FROM pg_replication_slots
-            WHERE slot_name = $1::text::name AND slot_type = 'physical' AND NOT active AND restart_lsn < $2::text::pg_lsn";
-        let moved = answer(session.client.execute(statement, &[&name, &text])).await;
-        self.noting_loss(moved).await.with_context(|| format!("advance replication slot {name}")).map(|_| ())
-    }
-
     /// Makes or updates the superuser's password, the replication role and the rewind role. Passwords travel and are stored as SCRAM
     /// secrets, and this session writes none of it into the server's log.
     pub async fn ensure_roles(&self, authentication: &Authentication) -> Result<()> {
