@@ -79,6 +79,14 @@ CREATE FUNCTION tenure.drain("on" boolean) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drain_wrapper';
 COMMENT ON FUNCTION tenure.drain(boolean) IS 'called by the arbiter: hold new writing transactions for a switchover, or let them go on';
 
+CREATE FUNCTION tenure.promise(until_boottime_ns bigint) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'promise_wrapper';
+COMMENT ON FUNCTION tenure.promise(bigint) IS 'called by the arbiter in failsafe_mode: do not take the leader key until then';
+
+CREATE FUNCTION tenure.extend_lease(until_boottime_ns bigint) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'extend_lease_wrapper';
+COMMENT ON FUNCTION tenure.extend_lease(bigint) IS 'called by the arbiter in failsafe_mode: every member has promised not to race until then';
+
 -- Rights -----------------------------------------------------------------------------------------------
 -- Nothing for PUBLIC. attach_arbiter and drain check for a superuser besides.
 

@@ -105,6 +105,7 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
 
 /// Ties the extension's page to our session: the lease worker then knows that somebody could promote.
 pub async fn attach(hands: &Hands) -> Result<()> {
+    hands.promise.renew(&hands.sql).await?;
     hands.sql.execute(ATTACH).await.context("attach to the lease worker")
 }
 

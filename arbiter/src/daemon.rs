@@ -109,6 +109,8 @@ struct Daemon {
     told_etcd: bool,
     /// Something woke the loop while a procedure was under way: look once more when it has ended.
     look_owed: bool,
+    /// What was last said about `failsafe_mode`, while etcd is away.
+    told_failsafe: Option<String>,
 }
 
 impl Daemon {
@@ -124,6 +126,7 @@ impl Daemon {
             told: None,
             told_etcd: false,
             look_owed: false,
+            told_failsafe: None,
         }
     }
 
@@ -137,12 +140,17 @@ impl Daemon {
         if let Err(clash) = self.hands.lease.clash(&self.view) {
             bail!("{clash}");
         }
+        if self.view.config().failsafe_mode() {
+            // An arbiter before us may have promised something that we know nothing of.
+            self.hands.promise.extend(crate::failsafe::boottime() + self.view.config().timing().ttl);
+        }
         let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
         let node = Node {
             snapshot: shown,
             commands: ask,
             etcd: self.hands.etcd.clone(),
+            promise: self.hands.promise.clone(),
             config: self.hands.config.clone(),
             sql: self.hands.sql.clone(),
         };
@@ -263,8 +271,10 @@ impl Daemon {
         }
         // What etcd said before it went away may be wrong by now: nothing is done on it but stopping.
         if !fresh && !self.memory.stopping {
+            self.fail_safe(&seen).await;
             return Ok(Turn::Again(RETRY));
         }
+        self.told_failsafe = None;
         Ok(Turn::Again(self.begin(decision, seen)))
     }
 
@@ -285,6 +295,23 @@ impl Daemon {
         let task = tokio::spawn(apply::apply(self.hands.clone(), decision.what.clone(), judged));
         self.procedure = Some((task, decision.what));
         pause
+    }
+
+    /// etcd is away: with `failsafe_mode` the leader asks every member for its promise instead.
+    async fn fail_safe(&mut self, seen: &Seen) {
+        let leads = self.view.leader_if(&self.hands.config.name).is_some() && matches!(seen.local.postgres, Postgres::Primary { .. });
+        if !leads || !self.view.config().failsafe_mode() {
+            return;
+        }
+        let asked = crate::failsafe::ask_all(&self.hands, &self.view).await;
+        let told = match &asked {
+            Ok(()) => "failsafe_mode: every member promised not to take the leader key; commits go on".to_owned(),
+            Err(why) => format!("failsafe_mode: commits wait at the fence once the lease runs out: {why:#}"),
+        };
+        if self.told_failsafe.as_ref() != Some(&told) {
+            tracing::warn!("{told}");
+            self.told_failsafe = Some(told);
+        }
     }
 
     async fn read_etcd(&mut self) -> bool {

@@ -36,6 +36,8 @@ pub struct Hands {
     pub programs: Programs,
     /// Wakes the daemon's loop.
     pub wake: Arc<Notify>,
+    /// What this node promised in `failsafe_mode`.
+    pub promise: crate::failsafe::Promise,
     state: Arc<Mutex<State>>,
 }
 
@@ -62,7 +64,7 @@ impl Hands {
         let sql = Arc::new(LocalSql::new(&address, postgres.listen.port, &postgres.authentication.superuser, &postgres.database));
         let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
         let programs = postgres.programs();
-        Hands { config, etcd, lease, sql, programs, wake, state: Arc::default() }
+        Hands { config, etcd, lease, sql, programs, wake, promise: Default::default(), state: Arc::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -5,6 +5,7 @@ mod bootstrap;
 mod cli;
 mod config;
 mod daemon;
+mod failsafe;
 mod hands;
 mod logging;
 mod node_lease;

@@ -52,6 +52,9 @@ pub struct Node {
     pub etcd: Arc<dcs::Etcd>,
     /// The node's file.
     pub config: Arc<crate::config::NodeConfig>,
+    /// Until when this node promised not to take the leader key (`failsafe_mode`): kept here, too, since
+    /// a server that is restarted forgets it.
+    pub promise: crate::failsafe::Promise,
     /// The node's own server.
     pub sql: Arc<crate::postgres::query::LocalSql>,
 }

@@ -4,7 +4,7 @@
 use crate::hands::Hands;
 use crate::postgres::conf::Recovery;
 use crate::postgres::query::ServerFacts;
-use crate::{bootstrap, settings};
+use crate::{bootstrap, failsafe, settings};
 use anyhow::{Context, Result};
 use cluster::config::SynchronousMode;
 use cluster::history::History;
@@ -24,6 +24,7 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
     applied(hands, facts);
     history(hands, view, leader, facts).await?;
+    failsafe::publish(hands, view, leader).await?;
     slots(hands, view, true).await?;
     configuration(hands, view, &Recovery::None).await?;
     synchronous(hands, view, leader, facts).await

@@ -111,6 +111,14 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::NoFailover);
     }
     let config = view.config();
+    if config.failsafe_mode()
+        && !me.primary
+        && let Some(known) = &view.failsafe
+        && !known.value.is_empty()
+        && !known.value.contains_key(me.name.as_str())
+    {
+        return Err(Reason::NotInFailsafe);
+    }
     if config.synchronous_mode() != SynchronousMode::Off
         && let Some(sync) = &view.sync
         && !sync.value.is_empty()

@@ -77,6 +77,10 @@ pub enum Reason {
     #[error("streams from {0}")]
     Follows(MemberName),
     // The race.
+    #[error("this node promised the leader, which can't reach etcd, not to take its key for now (failsafe_mode)")]
+    Promised,
+    #[error("failsafe_mode is on and this node is not in the failsafe key: the leader may be serving without having asked it")]
+    NotInFailsafe,
     #[error("this node is tagged nofailover")]
     NoFailover,
     #[error("no arbiter is attached, so nothing could promote this node")]

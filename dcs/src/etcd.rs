@@ -17,6 +17,7 @@ use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnResponse,
     WatchOptions, WatchStream,
 };
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -174,6 +175,12 @@ impl Etcd {
             .await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         if answer.succeeded() { Ok(revision) } else { Err(Error::Lost(what)) }
+    }
+
+    /// Writes `failsafe` (member name to REST address) as this leader, if its revision is still `judged`.
+    pub async fn write_failsafe(&self, members: &BTreeMap<String, String>, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![unchanged(self.keys.failsafe(), judged), self.is_leader(leader)];
+        self.guarded("the failsafe key", when, vec![TxnOp::put(self.keys.failsafe(), to_bytes(members), None)]).await.map(drop)
     }
 
     fn last_term(&self, holder: &MemberName, how: &str) -> TxnOp {

@@ -80,6 +80,10 @@ impl Keys {
     pub fn status(&self) -> String {
         self.at("status")
     }
+    /// `failsafe`
+    pub fn failsafe(&self) -> String {
+        self.at("failsafe")
+    }
     /// `tenure/term`
     pub fn last_term(&self) -> String {
         self.at("tenure/term")

@@ -83,7 +83,12 @@ async fn take(worker: &Worker, judged: &Judged) -> Applied {
     let Some(held) = worker.held.get().filter(|held| shmem::boottime() < held.deadline) else {
         return Applied::LookAfter(Duration::from_millis(100));
     };
-    match worker.etcd.take_leader(&worker.name, held.grant.lease, judged).await {
+    if !page().begin_taking(shmem::boottime()) {
+        return Applied::LookAfter(Duration::from_millis(100));
+    }
+    let taken = worker.etcd.take_leader(&worker.name, held.grant.lease, judged).await;
+    page().end_taking();
+    match taken {
         Ok(term) => {
             // The deadline is the lease's: the key hangs on it, so it lives as long.
             let held = worker.held.get().filter(|now| now.grant.lease == held.grant.lease).unwrap_or(held);

@@ -315,6 +315,24 @@ fn attach_arbiter() {
     shmem::attach_arbiter();
 }
 
+/// Promises the leader, which can't reach etcd, not to take its key until then (nanoseconds of
+/// CLOCK_BOOTTIME on this host). False where this node leads or is taking the key.
+#[pg_extern]
+fn promise(until_boottime_ns: i64) -> bool {
+    demand_superuser("tenure.promise(bigint)");
+    shmem::page().promise(Moment::from_nanos(u64::try_from(until_boottime_ns).unwrap_or(0)), boottime())
+}
+
+/// Every known member has promised not to race until then (nanoseconds of CLOCK_BOOTTIME on this host):
+/// the fence may stay open as long. False where this node does not lead.
+#[pg_extern]
+fn extend_lease(until_boottime_ns: i64) -> bool {
+    demand_superuser("tenure.extend_lease(bigint)");
+    let page = shmem::page();
+    page.renew(Moment::from_nanos(u64::try_from(until_boottime_ns).unwrap_or(0)));
+    cluster::fence::may_acknowledge(page.fence(), boottime())
+}
+
 /// Begins or calls off a switchover's drain; says whether that changed anything.
 #[pg_extern]
 fn drain(on: bool) -> bool {

@@ -128,6 +128,10 @@ pub struct Page {
     worker_seen_ns: AtomicU64,
     arbiter_pid: AtomicI32,
     etcd_seen_ns: AtomicU64,
+    /// Until when this node has promised the leader not to take its key (`failsafe_mode`).
+    promised_until_ns: AtomicU64,
+    /// The worker is taking the leader key at this moment.
+    taking: AtomicU32,
     /// Commits that had to wait for a renewal.
     pub commits_waited: AtomicU64,
     /// Commits that were refused; nothing of them was written.
@@ -317,6 +321,41 @@ impl Page {
             self.broadcast_renewed();
         }
         undrained
+    }
+
+    /// Arbiter, in `failsafe_mode`: the leader can't reach etcd, and this node promises not to take its
+    /// key until `until`. False, and nothing is promised, where this node leads or is taking the key.
+    ///
+    /// Each side writes its own word first and reads the other's after that, all sequentially
+    /// consistent: of a promise and a take at the same instant, at least one sees the other.
+    pub fn promise(&self, until: Moment, now: Moment) -> bool {
+        let before = self.promised_until_ns.fetch_max(until.as_nanos(), SeqCst);
+        let leads = matches!(self.mode(), Mode::Open | Mode::Draining) && now < self.fence().deadline;
+        if leads || self.taking.load(SeqCst) != 0 {
+            self.promised_until_ns.store(before, SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// This node has promised not to take the leader key.
+    pub fn is_promised(&self, now: Moment) -> bool {
+        now.as_nanos() < self.promised_until_ns.load(SeqCst)
+    }
+
+    /// Worker: the key is about to be taken. False where a promise forbids it.
+    pub fn begin_taking(&self, now: Moment) -> bool {
+        self.taking.store(1, SeqCst);
+        let free = !self.is_promised(now);
+        if !free {
+            self.taking.store(0, SeqCst);
+        }
+        free
+    }
+
+    /// Worker: the take has ended, one way or the other.
+    pub fn end_taking(&self) {
+        self.taking.store(0, SeqCst);
     }
 
     /// The term of the present or last tenure; 0 before the first.

@@ -337,6 +337,10 @@ impl Worker {
         if view.leader.is_none() {
             self.vacancy.set(Some((after, since)));
         }
+        if view.leader.is_none() && !server.is_primary() && page().is_promised(now) {
+            self.tell("race", &cluster::reason::Reason::Promised.to_string());
+            return Duration::from_millis(250);
+        }
         let me = Candidate {
             name: self.name.clone(),
             tags: publish::wanted(self).tags,

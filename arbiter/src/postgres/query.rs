@@ -222,6 +222,13 @@ impl LocalSql {
         self.noting_loss(done).await
     }
 
+    /// Asks a question whose answer is yes or no.
+    pub async fn ask(&self, question: &str) -> Result<bool> {
+        let session = self.session().await?;
+        let asked = answer(session.client.query_one(question, &[])).await;
+        Ok(self.noting_loss(asked).await?.try_get(0)?)
+    }
+
     /// Makes the physical slots that are wanted and missing (`reserve`: holding back log at once), and drops those that nobody uses,
     /// that are not wanted and that `owned` says are ours. Without `reserve`, an unused slot that holds back log is made anew: it is
     /// left from when this server was primary. Works on a standby too.

@@ -33,6 +33,21 @@ fn optional_object(body: &[u8]) -> Result<Map<String, Value>, Reply> {
     if body.is_empty() { Ok(Map::new()) } else { object(body) }
 }
 
+/// The leader has lost etcd and asks this node not to take its key for one TTL.
+pub async fn promise(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
+    let body = object(body)?;
+    let Some(leader) = body.get("name").and_then(Value::as_str) else {
+        return Err(Reply::text(400, "the body lacks \"name\", the leader that asks"));
+    };
+    let view = node.snapshot.borrow().view.clone();
+    // The field's agents don't say their TTL: ours is that of the same configuration.
+    let ttl = body.get("ttl").and_then(Value::as_u64).map_or_else(|| view.config().timing().ttl, Duration::from_secs);
+    match crate::failsafe::promise(node, &view, leader, ttl.min(Duration::from_secs(3600))).await {
+        Ok(()) => Ok(Reply::text(200, "Accepted")),
+        Err((status, why)) => Err(Reply::text(status, why)),
+    }
+}
+
 async fn fresh_view(node: &Node) -> Result<ClusterView, Reply> {
     Box::pin(node.etcd.load_view()).await.map_err(|error| Reply::text(503, error.to_string()))
 }

@@ -9,6 +9,7 @@
 //! | POST | `/switchover` `/failover` | 200 done, 202 scheduled, 400, 412, 422, 503 |
 //! | DELETE | `/switchover` | 200, 404, 409 |
 //! | PATCH, PUT | `/config` | 200, 400, 409, 503 |
+//! | POST | `/failsafe` | 200 `Accepted`, 500, 502, 503: the leader asks for a promise |
 //! | POST | `/restart` `/reload` `/reinitialize` | 200 or 202, 400, 503 |
 //! | DELETE | `/restart` | 404: restarts are not scheduled here |
 //!
@@ -95,6 +96,7 @@ enum Purpose {
     History,
     Config,
     Failsafe,
+    PromiseFailsafe,
     Metrics,
     Health,
     Switchover,
@@ -121,7 +123,7 @@ const fn route(method: Method, path: &'static str, purpose: Purpose, within: Dur
 }
 
 /// Every route, by its first path segment; a GET that is not here is a health check.
-static ROUTES: [Route; 15] = [
+static ROUTES: [Route; 16] = [
     route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
     route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
     route(Method::GET, "/history", Purpose::History, GET_WITHIN),
@@ -129,6 +131,7 @@ static ROUTES: [Route; 15] = [
     route(Method::GET, "/failsafe", Purpose::Failsafe, GET_WITHIN),
     route(Method::GET, "/metrics", Purpose::Metrics, GET_WITHIN),
     route(Method::POST, "/switchover", Purpose::Switchover, Duration::from_secs(75)),
+    route(Method::POST, "/failsafe", Purpose::PromiseFailsafe, GET_WITHIN),
     route(Method::DELETE, "/switchover", Purpose::ForgetSwitchover, WRITE_WITHIN),
     route(Method::POST, "/failover", Purpose::Failover, Duration::from_secs(75)),
     route(Method::PATCH, "/config", Purpose::PatchConfig, WRITE_WITHIN),
@@ -205,6 +208,7 @@ async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, 
             Some(members) => Ok(Reply::json(200, &members.value)),
             None => Err(Reply::text(502, "the failsafe key does not exist")),
         },
+        Purpose::PromiseFailsafe => actions::promise(node, &body).await,
         Purpose::Metrics => {
             let (snapshot, facts) = with_facts(node).await;
             let page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());

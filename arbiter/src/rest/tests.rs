@@ -33,6 +33,7 @@ fn world(authentication: &str) -> World {
         snapshot,
         commands,
         etcd: Arc::new(dcs::Etcd::new(keys, settings)),
+        promise: Default::default(),
         config: Arc::new(config),
         sql: Arc::new(LocalSql::new(&LocalAddress::Socket("/nowhere".into()), 1, &nobody, "postgres")),
     };

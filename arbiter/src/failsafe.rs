@@ -1,0 +1,118 @@
+//! `failsafe_mode`: etcd is away, and the leader goes on as long as every known member promises not to
+//! take its key.
+//!
+//! A promise is kept in the member's shared memory, where the lease worker looks before it takes the
+//! key, and in its arbiter, which renews it before it attaches to a restarted server (a server without
+//! an arbiter does not stand). The leader counts from before it asked, the members from when they
+//! answered, so the leader's time is over first.
+
+use crate::cli::http;
+use crate::hands::Hands;
+use crate::postgres::query::LocalSql;
+use crate::snapshot::Node;
+use anyhow::{Context, Result, bail};
+use cluster::lease;
+use cluster::time::Moment;
+use cluster::view::ClusterView;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// One member's answer must come within this, so that a round fits into a quarter of the shortest lease.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(600);
+
+/// CLOCK_BOOTTIME: the clock that the extension's page counts by, on the same host.
+pub fn boottime() -> Moment {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Moment(Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
+/// A promise as the arbiter remembers it. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Promise(Arc<AtomicU64>);
+
+impl Promise {
+    /// Promises until then; never less than before.
+    pub fn extend(&self, until: Moment) {
+        self.0.fetch_max(until.as_nanos(), Ordering::SeqCst);
+    }
+
+    /// Puts a promise that still holds into the server's shared memory. Called before the arbiter
+    /// attaches: until then a standby does not stand.
+    pub async fn renew(&self, sql: &LocalSql) -> Result<()> {
+        let until = self.0.load(Ordering::SeqCst);
+        if until > boottime().as_nanos() {
+            sql.ask(&format!("SELECT tenure.promise({until})")).await.context("renew the promise of failsafe_mode")?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the `failsafe` key equal to the members, while the mode is on.
+pub async fn publish(hands: &Hands, view: &ClusterView, leader: &cluster::leader::Leader) -> Result<()> {
+    if !view.config().failsafe_mode() {
+        return Ok(());
+    }
+    let members: BTreeMap<String, String> = view.members.iter().map(|(name, entry)| (name.to_string(), entry.member.api_url.clone())).collect();
+    if view.failsafe.as_ref().is_some_and(|known| known.value == members) {
+        return Ok(());
+    }
+    hands.etcd.write_failsafe(&members, ClusterView::revision_of(&view.failsafe), leader).await.context("write the failsafe key")
+}
+
+/// Asks every member in the `failsafe` key; if all promise, the fence stays open for another TTL.
+pub async fn ask_all(hands: &Hands, view: &ClusterView) -> Result<()> {
+    let known = view.failsafe.as_ref().map(|known| &known.value).context("the failsafe key was never read")?;
+    if !known.contains_key(hands.config.name.as_str()) {
+        bail!("this node is not in the failsafe key");
+    }
+    let ttl = view.config().timing().ttl;
+    let asked_at = boottime();
+    let address = &hands.config.postgres.connect_address;
+    let body = json!({
+        "name": hands.config.name,
+        "conn_url": format!("postgres://{address}/{}", hands.config.postgres.database),
+        "api_url": format!("http://{}/patroni", hands.config.rest.connect_address),
+        "ttl": ttl.as_secs(),
+    });
+    let others = known.iter().filter(|(name, _)| name.as_str() != hands.config.name.as_str());
+    let asks = others.map(|(name, api_url)| {
+        let body = &body;
+        async move {
+            let answer = http::ask(api_url, "POST", "failsafe", Some(body), hands.config.rest.authentication.as_ref(), ANSWER_PATIENCE).await;
+            match answer {
+                Ok((200, _)) => Ok(()),
+                Ok((status, text)) => bail!("{name} does not promise: {status} {text}"),
+                Err(why) => Err(why).with_context(|| format!("{name} does not promise")),
+            }
+        }
+    });
+    futures_util::future::try_join_all(asks).await?;
+    let until = lease::deadline(asked_at, ttl);
+    let open = hands.sql.ask(&format!("SELECT tenure.extend_lease({})", until.as_nanos())).await?;
+    if !open {
+        bail!("the fence is closed: this node does not lead");
+    }
+    Ok(())
+}
+
+/// A leader without etcd asks this node for its promise. The sentence of a refusal goes back to it.
+pub async fn promise(node: &Node, view: &ClusterView, leader: &str, ttl: Duration) -> Result<(), (u16, String)> {
+    if !view.config().failsafe_mode() {
+        return Err((502, "failsafe_mode is off".to_owned()));
+    }
+    if let Some(other) = view.leader.as_ref().filter(|other| other.name.as_str() != leader) {
+        return Err((500, format!("{} leads, as far as this node knows", other.name)));
+    }
+    let until = boottime() + ttl;
+    match node.sql.ask(&format!("SELECT tenure.promise({})", until.as_nanos())).await {
+        Ok(true) => {
+            node.promise.extend(until);
+            Ok(())
+        }
+        Ok(false) => Err((500, "Running as a leader".to_owned())),
+        Err(why) => Err((503, format!("the promise can't be kept here: {why:#}"))),
+    }
+}
