@@ -81,7 +81,7 @@ async fn a_taken_postgres_port_is_named_and_freed_it_goes_on() {
     let node = Node::planned(&room, "n1", &etcd.hosts(), |_| ());
     let taken = TcpListener::bind(("127.0.0.1", node.port())).expect("take the port");
     node.start(&room);
-    node.logged(&[&node.port().to_string(), "in use"], seconds(60)).await;
+    node.logged(&[&node.port().to_string(), "in use"], seconds(30)).await;
     drop(taken);
     leads(&etcd, "n1").await;
 }

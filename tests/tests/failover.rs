@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use stories::cluster::{Cluster, PATIENCE};
-use stories::wait::seconds;
+use stories::wait::{self, seconds};
 
 #[tokio::test]
 async fn a_killed_postmaster_without_synchronous_standby_is_restarted_in_place() {
@@ -85,8 +85,17 @@ async fn a_node_with_writes_of_its_own_past_the_fork_is_rewound() {
     other.thaw();
     cluster.wait_until("the other to lead", |view| view.leader() == Some(other.name())).await;
     cluster.healthy_members(1).await;
+    let logged = old.log();
     cluster.start(old);
     cluster.healthy().await;
+    // What was rewound once has the new history: judging it by the old timeline would rewind it for ever.
+    wait::throughout("a healthy cluster after the rewind", seconds(4), async || {
+        let view = cluster.view().await.map_err(|error| format!("{error:#}"))?;
+        view.fault(2, false).map_or(Ok(()), Err)
+    })
+    .await;
+    let rewinds = old.log_since(&logged).matches("rewinding to").count();
+    assert_eq!(rewinds, 1, "{}", old.log_since(&logged));
     assert_eq!(
         old.one("SELECT count(*) FROM t").await.expect("ask"),
         other.one("SELECT count(*) FROM t").await.expect("ask"),
