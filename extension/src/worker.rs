@@ -15,7 +15,8 @@ use cluster::leader::{LeaseId, Term};
 use cluster::lease;
 use cluster::member::Member;
 use cluster::name::{MemberName, Scope};
-use cluster::race::{self, Candidate};
+use cluster::race::{self, Candidate, RaceStep};
+use cluster::reason::Reason;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::key::Keys;
@@ -317,7 +318,7 @@ impl Worker {
             // Closed first: were it promoted at this very moment, it could not commit.
             page().close();
             self.stands_down_until.set(Some(now + STAND_DOWN));
-            self.tell("race", &cluster::reason::Reason::NotPromotedInTime.to_string());
+            self.tell("race", &Reason::NotPromotedInTime.to_string());
             if let Err(why) = self.etcd.release_leader(leader).await {
                 self.tell("race", &format!("leader key not given up: {why}"));
             }
@@ -337,10 +338,7 @@ impl Worker {
         if view.leader.is_none() {
             self.vacancy.set(Some((after, since)));
         }
-        if view.leader.is_none() && !server.is_primary() && page().is_promised(now) {
-            self.tell("race", &cluster::reason::Reason::Promised.to_string());
-            return Duration::from_millis(250);
-        }
+        let promised = !server.is_primary() && page().is_promised(now);
         let me = Candidate {
             name: self.name.clone(),
             tags: publish::wanted(self).tags,
@@ -350,9 +348,16 @@ impl Worker {
             streaming: server.streaming(),
             arbiter: page().arbiter_pid().is_some(),
             vacant_for: now.since(since),
-            stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
+            stood_down: promised || self.stands_down_until.get().is_some_and(|until| now < until),
         };
-        let decision = race::decide(view, &me);
+        let mut decision = race::decide(view, &me);
+        if promised && decision.why == Reason::NotPromotedInTime {
+            // Said aloud, so that the primary, back with etcd, need not wait for our word.
+            decision.why = Reason::Promised;
+            if let RaceStep::Announce(word) = &mut decision.what {
+                word.why = Some(Reason::Promised.to_string());
+            }
+        }
         self.tell("race", &format!("{}: {}", apply::name_of(&decision.what), decision.why));
         match apply::race_step(self, decision).await {
             Applied::Settled => view.config().timing().loop_wait,
