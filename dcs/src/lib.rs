@@ -9,6 +9,7 @@ pub mod codec;
 pub mod error;
 pub mod etcd;
 pub mod key;
+pub mod memory;
 pub mod watch;
 
 pub use error::Error;

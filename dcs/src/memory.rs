@@ -1,0 +1,494 @@
+//! The in-memory twin of etcd for one cluster: the same trait over a map with revisions and leases, the
+//! clock in the test's hand.
+//!
+//! Leases live by etcd's rules: whole seconds with a least TTL, renewed to their full TTL, expired only
+//! when a scan looks, extended in full when etcd changes its leader. Each write has the guards of `etcd.rs`.
+//! [`Memory::next_fate`] loses requests and answers; a caller with a network of its own delays them.
+
+use crate::codec::{self, Raw, to_bytes};
+use crate::error::Error;
+use crate::key::Keys;
+use crate::{Dcs, Grant, HandOver, Result};
+use cluster::config::DynamicConfig;
+use cluster::failover::FailoverRequest;
+use cluster::history::History;
+use cluster::leader::{Leader, LeaseId, Term};
+use cluster::member::Member;
+use cluster::name::{MemberName, SystemId};
+use cluster::race::Judged;
+use cluster::sync::SyncState;
+use cluster::view::{Announcement, ClusterView, LastTerm, Status};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// etcd looks for expired leases this often.
+pub const SCAN_EVERY: Duration = Duration::from_millis(500);
+
+/// The least TTL that etcd grants with its default election timeout of 1 s: 1.5 of it, in whole seconds.
+pub const LEAST_TTL: Duration = Duration::from_secs(2);
+
+/// What becomes of the next call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Applied and answered.
+    Answered,
+    /// The request is lost: nothing happens, the caller knows nothing.
+    RequestLost,
+    /// Applied, but the answer is lost: the caller knows nothing.
+    AnswerLost,
+    /// Applied twice, as by a client that tried again; the second answer is heard.
+    Repeated,
+}
+
+#[derive(Debug, Clone)]
+struct Stored {
+    value: Vec<u8>,
+    created: i64,
+    modified: i64,
+    lease: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    ttl: Duration,
+    until: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    now: Duration,
+    scanned: Duration,
+    scan_every: Duration,
+    revision: i64,
+    keys: BTreeMap<String, Stored>,
+    leases: BTreeMap<i64, Lease>,
+    next_lease: i64,
+    fates: VecDeque<Fate>,
+}
+
+/// One compared key of a guard.
+enum Guard {
+    Modified(String, i64),
+    Absent(String),
+}
+
+/// One write of a transaction.
+enum Write {
+    Put(String, Vec<u8>, LeaseId),
+    Delete(String),
+}
+
+/// etcd in memory, seen as one cluster's keys.
+#[derive(Debug)]
+pub struct Memory {
+    keys: Keys,
+    state: Mutex<State>,
+}
+
+impl Memory {
+    /// Empty, at revision 1 and time 0.
+    pub fn new(keys: Keys) -> Memory {
+        let state = State {
+            now: Duration::ZERO,
+            scanned: Duration::ZERO,
+            scan_every: SCAN_EVERY,
+            revision: 1,
+            keys: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            next_lease: 1000,
+            fates: VecDeque::new(),
+        };
+        Memory { keys, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cluster's keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The revision of the last change.
+    pub fn revision(&self) -> i64 {
+        self.state().revision
+    }
+
+    /// Looks for expired leases this often instead: an etcd that lets go at the earliest moment.
+    pub fn scan_every(&self, every: Duration) {
+        self.state().scan_every = every;
+    }
+
+    /// Sets etcd's own clock, which never goes back. Gives the leases that a scan found expired since, in order.
+    pub fn set_now(&self, now: Duration) -> Vec<LeaseId> {
+        let mut state = self.state();
+        let mut expired = Vec::new();
+        let every = state.scan_every;
+        while state.scanned + every <= now {
+            state.scanned += every;
+            let at = state.scanned;
+            let due: Vec<i64> = state.leases.iter().filter(|(_, lease)| lease.until <= at).map(|(id, _)| *id).collect();
+            for id in due {
+                state.drop_lease(id);
+                expired.push(LeaseId(id));
+            }
+        }
+        state.now = state.now.max(now);
+        expired
+    }
+
+    /// etcd elects another leader, or starts again: every lease gets its full TTL from now. Time in which no
+    /// leader looked for expired leases is passed over.
+    pub fn change_leader(&self, now: Duration) {
+        let mut state = self.state();
+        state.now = state.now.max(now);
+        state.scanned = state.now;
+        let now = state.now;
+        for lease in state.leases.values_mut() {
+            lease.until = now + lease.ttl;
+        }
+    }
+
+    /// When a lease runs out by etcd's clock, if it is there.
+    pub fn lease_until(&self, lease: LeaseId) -> Option<Duration> {
+        self.state().leases.get(&lease.0).map(|lease| lease.until)
+    }
+
+    /// What becomes of the next calls, in order; those after them are answered.
+    pub fn next_fate(&self, fate: Fate) {
+        self.state().fates.push_back(fate);
+    }
+
+    /// Puts a value without any guard: what an operator or another program does by hand.
+    pub fn put_by_hand(&self, key: String, value: &[u8]) {
+        let _ = self.state().commit(&[], vec![Write::Put(key, value.to_vec(), LeaseId::NONE)]);
+    }
+
+    fn call<T>(&self, mut ask: impl FnMut(&mut State) -> Result<T>) -> Result<T> {
+        let mut state = self.state();
+        let lost = |what: &str| Err(Error::Unreachable(format!("the {what} was lost")));
+        match state.fates.pop_front().unwrap_or(Fate::Answered) {
+            Fate::Answered => ask(&mut state),
+            Fate::RequestLost => lost("request"),
+            Fate::AnswerLost => {
+                let _ = ask(&mut state);
+                lost("answer")
+            }
+            Fate::Repeated => {
+                let _ = ask(&mut state);
+                ask(&mut state)
+            }
+        }
+    }
+
+    fn guarded(&self, what: &'static str, when: Vec<Guard>, then: impl Fn() -> Vec<Write>) -> Result<i64> {
+        self.call(|state| state.commit(&when, then())?.ok_or(Error::Lost(what)))
+    }
+
+    fn last_term(&self, holder: &MemberName, how: &str) -> Write {
+        put(self.keys.last_term(), to_bytes(&LastTerm { holder: holder.clone(), how: how.to_owned() }))
+    }
+
+    fn put_leader(&self, name: &MemberName, lease: LeaseId) -> Write {
+        Write::Put(self.keys.leader(), name.as_str().into(), lease)
+    }
+
+    fn is_leader(&self, leader: &Leader) -> Guard {
+        Guard::Modified(self.keys.leader(), leader.term.0)
+    }
+}
+
+fn put(key: String, value: Vec<u8>) -> Write {
+    Write::Put(key, value, LeaseId::NONE)
+}
+
+impl State {
+    fn drop_lease(&mut self, id: i64) {
+        self.leases.remove(&id);
+        let before = self.keys.len();
+        self.keys.retain(|_, stored| stored.lease != id);
+        if self.keys.len() != before {
+            self.revision += 1;
+        }
+    }
+
+    /// One transaction: None where a guard fails, the new revision where it is done.
+    fn commit(&mut self, when: &[Guard], then: Vec<Write>) -> Result<Option<i64>> {
+        let holds = |guard: &Guard| match guard {
+            Guard::Modified(key, revision) => self.keys.get(key).map_or(0, |stored| stored.modified) == *revision,
+            Guard::Absent(key) => !self.keys.contains_key(key),
+        };
+        if !when.iter().all(holds) {
+            return Ok(None);
+        }
+        // etcd checks every lease before it writes anything.
+        let unknown = |write: &Write| matches!(write, Write::Put(_, _, lease) if lease.0 != 0 && !self.leases.contains_key(&lease.0));
+        if then.iter().any(unknown) {
+            return Err(Error::LeaseGone);
+        }
+        let changes = then.iter().any(|write| match write {
+            Write::Put(..) => true,
+            Write::Delete(key) => self.keys.contains_key(key),
+        });
+        self.revision += i64::from(changes);
+        let revision = self.revision;
+        for write in then {
+            match write {
+                Write::Put(key, value, lease) => {
+                    let created = self.keys.get(&key).map_or(revision, |stored| stored.created);
+                    self.keys.insert(key, Stored { value, created, modified: revision, lease: lease.0 });
+                }
+                Write::Delete(key) => drop(self.keys.remove(&key)),
+            }
+        }
+        Ok(Some(revision))
+    }
+}
+
+/// The result of a future that never waits, as those of [`Memory`] are; None for one that does.
+pub fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+impl Dcs for Memory {
+    async fn load_view(&self) -> Result<ClusterView> {
+        self.call(|state| {
+            let raws = state.keys.iter().map(|(key, stored)| Raw { key, value: &stored.value, revision: stored.modified, lease: stored.lease });
+            Ok(codec::view(&self.keys, state.revision, raws))
+        })
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Grant> {
+        self.call(|state| {
+            let ttl = Duration::from_secs(ttl.as_secs()).max(LEAST_TTL);
+            state.next_lease += 1;
+            let (id, until) = (state.next_lease, state.now + ttl);
+            state.leases.insert(id, Lease { ttl, until });
+            Ok(Grant { lease: LeaseId(id), ttl })
+        })
+    }
+
+    async fn find_lease(&self, lease: LeaseId) -> Result<Grant> {
+        self.call(|state| {
+            let found = state.leases.get(&lease.0).filter(|found| found.until.saturating_sub(state.now).as_secs() > 0);
+            found.map(|found| Grant { lease, ttl: found.ttl }).ok_or(Error::LeaseGone)
+        })
+    }
+
+    async fn renew(&self, lease: LeaseId) -> Result<()> {
+        self.call(|state| {
+            let now = state.now;
+            // A lease whose time is up but that no scan has found is not renewed, as in etcd.
+            let found = state.leases.get_mut(&lease.0).filter(|found| found.until > now).ok_or(Error::LeaseGone)?;
+            found.until = now + found.ttl;
+            Ok(())
+        })
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.call(|state| {
+            if !state.leases.contains_key(&lease.0) {
+                return Err(Error::LeaseGone);
+            }
+            state.drop_lease(lease.0);
+            Ok(())
+        })
+    }
+
+    async fn write_member(&self, name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> Result<()> {
+        let key = self.keys.member(name);
+        let guard = judged.map(|revision| Guard::Modified(key.clone(), revision)).into_iter().collect();
+        self.guarded("the member key", guard, || vec![Write::Put(key.clone(), to_bytes(member), lease)]).map(drop)
+    }
+
+    async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
+        let mut when = vec![
+            Guard::Absent(self.keys.leader()),
+            Guard::Modified(self.keys.last_term(), judged.after.0),
+            Guard::Modified(self.keys.sync(), judged.sync),
+            Guard::Modified(self.keys.config(), judged.config),
+            Guard::Modified(self.keys.failover(), judged.failover),
+        ];
+        when.extend(judged.announcements.iter().map(|(name, revision)| Guard::Modified(self.keys.announcement(name), *revision)));
+        let then = || {
+            let mut then = vec![self.put_leader(name, lease), self.last_term(name, "taken")];
+            if judged.resets_sync {
+                then.push(put(self.keys.sync(), to_bytes(&SyncState::of(name, &Default::default()))));
+            }
+            if judged.failover != 0 {
+                then.push(put(self.keys.failover(), b"{}".to_vec()));
+            }
+            then
+        };
+        self.guarded("what the race was judged by", when, then).map(Term)
+    }
+
+    async fn hand_over(&self, hand_over: &HandOver) -> Result<Term> {
+        let HandOver { from, to, to_lease, sync, failover, status } = hand_over;
+        let mut when = vec![self.is_leader(from)];
+        when.extend(sync.iter().map(|(_, judged)| Guard::Modified(self.keys.sync(), *judged)));
+        when.extend(failover.iter().map(|judged| Guard::Modified(self.keys.failover(), *judged)));
+        let then = || {
+            let mut then = vec![self.put_leader(to, *to_lease), self.last_term(to, "handed over")];
+            then.extend(sync.iter().map(|(state, _)| put(self.keys.sync(), to_bytes(state))));
+            then.extend(failover.iter().map(|_| put(self.keys.failover(), b"{}".to_vec())));
+            then.extend(status.iter().map(|status| put(self.keys.status(), to_bytes(status))));
+            then
+        };
+        self.guarded("the leader key", when, then).map(Term)
+    }
+
+    async fn release_leader(&self, leader: &Leader) -> Result<()> {
+        self.guarded("the leader key", vec![self.is_leader(leader)], || vec![Write::Delete(self.keys.leader())]).map(drop)
+    }
+
+    async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
+        let then = || {
+            vec![
+                self.put_leader(&leader.name, lease),
+                self.last_term(&leader.name, "moved to another lease"),
+                Write::Put(self.keys.member(&leader.name), to_bytes(member), lease),
+            ]
+        };
+        self.guarded("the leader key", vec![self.is_leader(leader)], then).map(Term)
+    }
+
+    async fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> Result<()> {
+        let when = vec![Guard::Modified(self.keys.last_term(), word.after.0)];
+        self.guarded("the vacancy", when, || vec![Write::Put(self.keys.announcement(name), to_bytes(word), lease)]).map(drop)
+    }
+
+    async fn claim_initialize(&self, _name: &MemberName, lease: LeaseId) -> Result<i64> {
+        let when = vec![Guard::Absent(self.keys.initialize())];
+        self.guarded("the initialize key", when, || vec![Write::Put(self.keys.initialize(), Vec::new(), lease)])
+    }
+
+    async fn unclaim_initialize(&self, claim: i64) -> Result<()> {
+        let when = vec![Guard::Modified(self.keys.initialize(), claim)];
+        self.guarded("the initialize key", when, || vec![Write::Delete(self.keys.initialize())]).map(drop)
+    }
+
+    async fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, config: &DynamicConfig) -> Result<Term> {
+        let when = vec![Guard::Modified(self.keys.initialize(), claim), Guard::Absent(self.keys.leader())];
+        let then = || vec![put(self.keys.config(), to_bytes(&config.0)), self.put_leader(name, lease), self.last_term(name, "bootstrapped")];
+        self.guarded("the initialize key", when, then).map(Term)
+    }
+
+    async fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> Result<()> {
+        let when = vec![Guard::Modified(self.keys.initialize(), claim), self.is_leader(leader)];
+        self.guarded("the initialize key", when, || vec![put(self.keys.initialize(), system_id.0.as_str().into())]).map(drop)
+    }
+
+    async fn write_config(&self, config: &DynamicConfig, judged: i64) -> Result<i64> {
+        let when = vec![Guard::Modified(self.keys.config(), judged)];
+        self.guarded("the configuration", when, || vec![put(self.keys.config(), to_bytes(&config.0))])
+    }
+
+    async fn write_sync(&self, sync: &SyncState, judged: i64, leader: &Leader) -> Result<i64> {
+        let when = vec![Guard::Modified(self.keys.sync(), judged), self.is_leader(leader)];
+        self.guarded("the sync key", when, || vec![put(self.keys.sync(), to_bytes(sync))])
+    }
+
+    async fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![Guard::Modified(self.keys.history(), judged), self.is_leader(leader)];
+        self.guarded("the history", when, || vec![put(self.keys.history(), to_bytes(&history.to_json()))]).map(drop)
+    }
+
+    async fn write_status(&self, status: &Status, leader: &Leader) -> Result<()> {
+        let when = vec![self.is_leader(leader)];
+        self.guarded("the leader key", when, || vec![put(self.keys.status(), to_bytes(status))]).map(drop)
+    }
+
+    async fn write_failover(&self, request: &FailoverRequest, judged: i64) -> Result<i64> {
+        let when = vec![Guard::Modified(self.keys.failover(), judged)];
+        self.guarded("the failover key", when, || vec![put(self.keys.failover(), to_bytes(request))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::name::Scope;
+
+    fn memory() -> Memory {
+        Memory::new(Keys::new("service", &Scope::new("demo").unwrap()))
+    }
+
+    fn name(text: &str) -> MemberName {
+        MemberName::new(text).unwrap()
+    }
+
+    fn vacancy() -> Judged {
+        Judged { after: Term(0), sync: 0, config: 0, failover: 0, announcements: vec![], resets_sync: false, position: Default::default() }
+    }
+
+    fn take(memory: &Memory, who: &str, lease: LeaseId) -> Result<Term> {
+        at_once(memory.take_leader(&name(who), lease, &vacancy())).unwrap()
+    }
+
+    fn grant(memory: &Memory, seconds: u64) -> Grant {
+        at_once(memory.grant(Duration::from_secs(seconds))).unwrap().unwrap()
+    }
+
+    #[test]
+    fn one_vacancy_has_one_winner_and_an_answer_may_be_lost() {
+        let memory = memory();
+        let (a, b) = (grant(&memory, 10), grant(&memory, 10));
+        memory.next_fate(Fate::AnswerLost);
+        assert!(matches!(take(&memory, "a", a.lease), Err(Error::Unreachable(_))));
+        assert!(matches!(take(&memory, "b", b.lease), Err(Error::Lost(_))));
+        let view = at_once(memory.load_view()).unwrap().unwrap();
+        let leader = view.leader.clone().unwrap();
+        assert_eq!((leader.name.as_str(), leader.term), ("a", view.last_term()));
+        // A client that tries again hears of its own write as of another's.
+        at_once(memory.release_leader(&leader)).unwrap().unwrap();
+        memory.next_fate(Fate::RequestLost);
+        assert!(matches!(at_once(memory.load_view()).unwrap(), Err(Error::Unreachable(_))));
+        assert!(at_once(memory.load_view()).unwrap().unwrap().leader.is_none());
+    }
+
+    #[test]
+    fn leases_have_whole_seconds_and_end_at_a_scan() {
+        let memory = memory();
+        assert_eq!(at_once(memory.grant(Duration::from_millis(3999))).unwrap().unwrap().ttl, Duration::from_secs(3));
+        assert_eq!(grant(&memory, 1).ttl, LEAST_TTL);
+        let memory = self::memory();
+        memory.set_now(Duration::from_millis(300));
+        let lease = grant(&memory, 3).lease;
+        take(&memory, "a", lease).unwrap();
+        assert_eq!(memory.set_now(Duration::from_millis(3400)), []);
+        assert!(at_once(memory.load_view()).unwrap().unwrap().leader.is_some(), "its time is up, but nobody has looked");
+        assert_eq!(at_once(memory.renew(lease)).unwrap(), Err(Error::LeaseGone));
+        assert_eq!(memory.set_now(Duration::from_millis(3500)), [lease]);
+        assert!(at_once(memory.load_view()).unwrap().unwrap().leader.is_none());
+    }
+
+    #[test]
+    fn a_new_leader_of_etcd_gives_every_lease_its_full_time() {
+        let memory = memory();
+        let lease = grant(&memory, 10).lease;
+        memory.set_now(Duration::from_secs(9));
+        memory.change_leader(Duration::from_secs(12));
+        assert_eq!(memory.set_now(Duration::from_millis(21_900)), []);
+        assert_eq!(memory.set_now(Duration::from_secs(22)), [lease]);
+    }
+
+    #[test]
+    fn a_write_on_a_lease_that_is_gone_writes_nothing() {
+        let memory = memory();
+        let lease = grant(&memory, 10).lease;
+        at_once(memory.revoke(lease)).unwrap().unwrap();
+        let revision = memory.revision();
+        assert_eq!(take(&memory, "a", lease), Err(Error::LeaseGone));
+        assert_eq!(memory.revision(), revision);
+        assert!(at_once(memory.load_view()).unwrap().unwrap().last_term.is_none());
+    }
+}

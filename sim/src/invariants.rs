@@ -1,0 +1,234 @@
+//! What must hold, as named functions, asked at the very step at which it could cease to hold.
+
+use crate::postgres::{Page, Server};
+use crate::time::Part;
+use crate::worker::now;
+use crate::world::World;
+use cluster::fence::{self, Mode};
+use cluster::leader::LeaseId;
+use cluster::name::MemberName;
+use cluster::sync::SyncState;
+use cluster::view::ClusterView;
+use dcs::Dcs;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+/// What was observed in a run, and the first invariant that broke.
+#[derive(Default)]
+pub(crate) struct Judge {
+    pub violation: Option<(&'static str, String)>,
+    pub acknowledged: HashSet<u64>,
+    pub last_acknowledged: Option<Duration>,
+    pub refused: u64,
+    pub unknown: u64,
+    /// The highest term for which any page was opened, by whom.
+    opened: Option<(i64, usize)>,
+    promotions: BTreeMap<i64, usize>,
+    timelines: BTreeMap<u32, usize>,
+    /// Promotions that took a timeline's number a second time.
+    pub numbers_twice: u64,
+    /// A standby that stood received and confirmed more: the receiver came back.
+    pub confirmed_after_standing: u64,
+    term: i64,
+    sync: Option<SyncState>,
+    pub leaders: u64,
+}
+
+impl World {
+    /// **one_acknowledger_at_a_time**: who acknowledges holds the newest term that was opened anywhere.
+    /// **no_ack_after_own_deadline**: and its own deadline is ahead.
+    /// **sync_key_never_trusts_more_than_setting**: whoever the sync key lets lead has the commit already.
+    pub fn acknowledged(&self, server: &Server, commit: u64, end: u64) {
+        let at = server.at;
+        let page = *server.page.borrow();
+        let name = &self.nodes[at].name;
+        if !matches!(page.mode, Mode::Open | Mode::Draining) || self.clock(at) >= page.deadline {
+            self.violated("no_ack_after_own_deadline", format!("{name} acknowledges commit {commit}, page {}, term {}", page.mode.word(), page.term));
+        }
+        let opened = self.judge.borrow().opened;
+        if let Some((term, other)) = opened.filter(|(term, other)| *term > page.term && *other != at)
+            && !self.setting.bad_clocks
+        {
+            let other = &self.nodes[other].name;
+            self.violated("one_acknowledger_at_a_time", format!("{name} acknowledges commit {commit} in term {} after {other} opened its fence in term {term}", page.term));
+        }
+        if self.setting.sync {
+            let key = self.judge.borrow().sync.clone().unwrap_or_default();
+            for (other, node) in self.nodes.iter().enumerate().filter(|(other, node)| *other != at && key.may_lead(&node.name)) {
+                if !self.has(other, commit, end) {
+                    let names = server.awaited.borrow().iter().map(MemberName::to_string).collect::<Vec<_>>().join(",");
+                    let how = format!("{name} acknowledges commit {commit} (awaiting '{names}'), the sync key {key:?} lets {} lead, which lacks it", node.name);
+                    self.violated("sync_key_never_trusts_more_than_setting", how);
+                }
+            }
+        }
+        let mut judge = self.judge.borrow_mut();
+        judge.acknowledged.insert(commit);
+        judge.last_acknowledged = Some(self.now());
+    }
+
+    fn has(&self, at: usize, commit: u64, end: u64) -> bool {
+        let data = self.nodes[at].data.borrow();
+        let Some(disk) = data.disk() else { return false };
+        let count = disk.wal.upto(end);
+        count > 0 && disk.wal.records[count - 1].commit == commit
+    }
+
+    fn lacks(&self, at: usize) -> Option<u64> {
+        let data = self.nodes[at].data.borrow();
+        let commits = data.disk().map(|disk| disk.wal.commits()).unwrap_or_default();
+        self.judge.borrow().acknowledged.iter().filter(|commit| !commits.contains(commit)).min().copied()
+    }
+
+    /// **no_acknowledged_commit_lost_in_sync_mode**: every acknowledged commit is in the log of whoever becomes primary.
+    pub fn primary_is_sound(&self, at: usize, how: &str) {
+        if self.setting.sync
+            && let Some(commit) = self.lacks(at)
+        {
+            self.violated("no_acknowledged_commit_lost_in_sync_mode", format!("{} {how} without the acknowledged commit {commit}", self.nodes[at].name));
+        }
+    }
+
+    /// **at_most_one_promotion_per_term**.
+    pub fn promoted(&self, at: usize, term: i64, timeline: u32) {
+        let name = &self.nodes[at].name;
+        let before = self.judge.borrow_mut().promotions.insert(term, at);
+        if let Some(before) = before {
+            self.violated("at_most_one_promotion_per_term", format!("{name} is promoted in term {term}, as {} was", self.nodes[before].name));
+        }
+        let twice = self.judge.borrow_mut().timelines.insert(timeline, at).is_some();
+        self.judge.borrow_mut().numbers_twice += u64::from(twice);
+        if twice {
+            self.tell("judge", &format!("timeline {timeline} of {name} is the second of that number"));
+        }
+        self.primary_is_sound(at, &format!("is promoted in term {term}"));
+    }
+
+    /// **terms_grow**, in every page; and nobody opens an old term with time left.
+    pub fn page_is_sound(&self, at: usize, before: Page, after: Page) {
+        let is_open = |page: &Page| matches!(page.mode, Mode::Open | Mode::Draining);
+        if !is_open(&after) {
+            return;
+        }
+        let name = &self.nodes[at].name;
+        if after.term < before.term {
+            self.violated("terms_grow", format!("the page of {name} goes back from term {} to {}", before.term, after.term));
+        }
+        let opened = self.judge.borrow().opened;
+        let ahead = fence::may_acknowledge(after.fence(), self.clock(at));
+        match opened {
+            Some((term, other)) if other != at && (term == after.term || term > after.term && ahead && !self.setting.bad_clocks) => {
+                let other = &self.nodes[other].name;
+                self.violated("one_acknowledger_at_a_time", format!("{name} opens its fence in term {} after {other} did in term {term}", after.term));
+            }
+            Some((term, _)) if term >= after.term => {}
+            _ => {
+                let mut judge = self.judge.borrow_mut();
+                judge.opened = Some((after.term, at));
+                judge.leaders += 1;
+            }
+        }
+    }
+
+    /// **fence_shuts_before_etcd_lets_go**: whose lease runs out in etcd is past its own deadline already.
+    pub fn fence_shuts_before_etcd_lets_go(&self, lease: LeaseId) {
+        if self.setting.bad_clocks {
+            return;
+        }
+        for at in 0..self.nodes.len() {
+            let Some(server) = self.server(at) else { continue };
+            let page = *server.page.borrow();
+            let clock = self.clock(at);
+            if page.lease == lease.0 && page.mode != Mode::Closed && fence::may_acknowledge(page.fence(), clock) {
+                let left = page.deadline.since(clock).as_micros();
+                self.violated("fence_shuts_before_etcd_lets_go", format!("{} may still acknowledge for {left} us", self.nodes[at].name));
+            }
+        }
+    }
+
+    /// **terms_grow**, in etcd; and a sync key that is new trusts only those that have everything.
+    pub fn keys_are_sound(&self) {
+        let Ok(view) = now(self.etcd.load_view()) else { return };
+        if !view.unreadable.is_empty() {
+            self.violated("terms_grow", format!("keys can't be read: {:?}", view.unreadable));
+        }
+        if let Some(leader) = &view.leader {
+            let known = self.judge.borrow().term;
+            if leader.term.0 < known || leader.term != view.last_term() {
+                self.violated("terms_grow", format!("term {} after {known}, last term {}", leader.term, view.last_term()));
+            }
+            if leader.term.0 > known {
+                self.tell("etcd", &format!("{} leads in term {}", leader.name, leader.term));
+            }
+            self.judge.borrow_mut().term = leader.term.0;
+        }
+        self.sync_key_is_sound(&view);
+    }
+
+    fn sync_key_is_sound(&self, view: &ClusterView) {
+        let key = view.sync.as_ref().map(|sync| sync.value.clone());
+        if !self.setting.sync || self.judge.borrow().sync == key {
+            return;
+        }
+        self.judge.borrow_mut().sync.clone_from(&key);
+        let key = key.unwrap_or_default();
+        for (at, node) in self.nodes.iter().enumerate() {
+            // One that is being copied has no data to lead with; what it gets is the leader's.
+            if key.has_standby(&node.name)
+                && node.data.borrow().disk().is_some()
+                && let Some(commit) = self.lacks(at)
+            {
+                let how = format!("{} stands in {key:?} and lacks the acknowledged commit {commit}", node.name);
+                self.violated("sync_key_never_trusts_more_than_setting", how);
+            }
+        }
+    }
+
+    /// **never_delete_the_only_best_copy**: what is about to be deleted is whole somewhere else.
+    pub fn before_deletion(&self, at: usize, how: &str) {
+        if !self.setting.sync || self.judge.borrow().acknowledged.is_empty() || self.lacks(at).is_some() {
+            return;
+        }
+        if !(0..self.nodes.len()).any(|other| other != at && self.lacks(other).is_none()) {
+            let name = &self.nodes[at].name;
+            self.violated("never_delete_the_only_best_copy", format!("{how} on {name}, which alone has every acknowledged commit"));
+        }
+    }
+
+    /// A standby that said for this vacancy what it has must not receive more: counted, see docs/simulation.md.
+    pub fn stood_and_confirms(&self, me: &Server) {
+        let Ok(view) = now(self.etcd.load_view()) else { return };
+        let word = view.announcements.get(&self.nodes[me.at].name);
+        if view.leader.is_none() && word.is_some_and(|word| word.value.after == view.last_term() && word.value.stands) {
+            self.judge.borrow_mut().confirmed_after_standing += 1;
+        }
+    }
+
+    /// **no_forked_history_is_streamed**: a walsender let pass what has the same timeline by number only.
+    pub fn forked_stream(&self, me: usize, up: usize) {
+        let (me, up) = (&self.nodes[me].name, &self.nodes[up].name);
+        self.violated("no_forked_history_is_kept", format!("{me} streams from {up}, whose log under the same timeline number is another one"));
+    }
+
+    /// **liveness_once_healed**: one primary with an open fence, everybody else streams from it.
+    pub fn unhealthy(&self) -> Option<String> {
+        let Ok(view) = now(self.etcd.load_view()) else { return Some("etcd is empty".to_owned()) };
+        let Some(leader) = &view.leader else { return Some("nobody leads".to_owned()) };
+        let Some(at) = self.number_of(&leader.name) else { return Some("a stranger leads".to_owned()) };
+        let Some(server) = self.serving(at).filter(|server| !server.in_recovery.get()) else { return Some(format!("{} leads and is no primary", leader.name)) };
+        let page = *server.page.borrow();
+        if page.term != leader.term.0 || !fence::may_acknowledge(page.fence(), self.clock(at)) {
+            return Some(format!("the fence of {} is not open", leader.name));
+        }
+        for (other, node) in self.nodes.iter().enumerate().filter(|(other, _)| *other != at) {
+            let streams = self.serving(other).is_some_and(|server| server.in_recovery.get() && server.streaming.get() && server.upstream.get() == Some(at));
+            if !streams {
+                return Some(format!("{} does not stream from {}", node.name, leader.name));
+            }
+            if !self.time.lives((other, Part::Arbiter)) {
+                return Some(format!("{} has no arbiter", node.name));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,179 @@
+//! Seeded simulation of a cluster: the real rules (`cluster`) and the real keys (`dcs::memory`), with
+//! processes, clocks, disks and the network in the hand of one seed.
+//!
+//! The loops of the lease worker and of the arbiter are mirrored here step by step, since the real ones
+//! are tied to Postgres and to processes; every decision is the real rule's. `docs/simulation.md` says
+//! what is modelled and what is not.
+
+mod arbiter;
+mod invariants;
+mod postgres;
+mod random;
+mod schedule;
+mod time;
+mod wal;
+mod worker;
+mod world;
+
+use crate::time::Part;
+use crate::wal::{Data, Disk, Wal};
+use crate::world::{MS, World, system};
+use cluster::local::Ended;
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+pub use world::Options;
+
+/// A cluster may take this long to be whole after the last fault, beyond its timings.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// What came of one run.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Size and settings in a line.
+    pub setting: String,
+    /// Polls of processes and messages delivered.
+    pub steps: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Commits acknowledged, refused, and answered by a cut connection.
+    pub commits: (usize, u64, u64),
+    /// Tenures in which a fence was opened.
+    pub leaders: u64,
+    /// Promotions to a timeline number that was taken before.
+    pub numbers_twice: u64,
+    /// Standbys that received more after they had said what they have.
+    pub confirmed_after_standing: u64,
+    /// How long the cluster took to be whole after the last fault.
+    pub healed_after: Option<Duration>,
+    /// The invariant that broke, and how.
+    pub violation: Option<(String, String)>,
+    /// Every fault with its time; in a verbose run everything else, too.
+    pub schedule: Vec<String>,
+    /// The last decisions, with their reasons.
+    pub log: Vec<String>,
+    /// Nodes and keys at the end.
+    pub state: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (acknowledged, refused, unknown) = self.commits;
+        write!(
+            f,
+            "seed {}: {}; {} steps, {:.0} s, {} tenures, commits {acknowledged} acknowledged, {refused} refused, {unknown} cut",
+            self.seed,
+            self.setting,
+            self.steps,
+            self.simulated.as_secs_f64(),
+            self.leaders,
+        )?;
+        let Some((invariant, how)) = &self.violation else { return Ok(()) };
+        writeln!(f, "\nseed {} BREAKS {invariant}: {how}\n\nschedule:", self.seed)?;
+        self.schedule.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        writeln!(f, "\nthe last decisions:")?;
+        self.log.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        write!(f, "\nat the end:\n{}replay: make sim SEED={}", self.state, self.seed)
+    }
+}
+
+/// Runs one seed to its end.
+pub fn run(options: &Options) -> Report {
+    let world = World::new(options);
+    found(&world);
+    for at in 0..world.nodes.len() {
+        arbiter::spawn(&world, at);
+        let clients = world.clone();
+        world.time.spawn((at, Part::Outside), async move { write_for_ever(clients, at).await });
+    }
+    let healed = Rc::new(Cell::new(None));
+    world.time.spawn((0, Part::Outside), world.clone().trouble(options.steps, healed.clone()));
+    let broken = || world.judge.borrow().violation.is_some();
+    while healed.get().is_none() && !broken() {
+        world.time.run_until(world.now() + Duration::from_secs(1), broken);
+    }
+    let mut healed_after = None;
+    if let Some(since) = healed.get() {
+        let start = Duration::from_secs(world.setting.start_timeout.min(300));
+        let limit = since + PATIENCE + Duration::from_secs(world.setting.ttl) * 3 + start;
+        while world.now() < limit && !broken() && healed_after.is_none() {
+            world.time.run_until(world.now() + 200 * MS, broken);
+            let wrote = world.judge.borrow().last_acknowledged.is_some_and(|at| at > since);
+            healed_after = (wrote && world.unhealthy().is_none()).then(|| world.now() - since);
+        }
+        if healed_after.is_none() && !broken() {
+            let why = world.unhealthy().unwrap_or("no commit was acknowledged".to_owned());
+            world.violated("liveness_once_healed", format!("{:.0} s after the last fault: {why}", (world.now() - since).as_secs_f64()));
+        }
+    }
+    report(&world, options.seed, healed_after)
+}
+
+fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
+    let setting = &world.setting;
+    let judge = world.judge.borrow();
+    let report = Report {
+        seed,
+        setting: format!(
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}",
+            setting.nodes,
+            if setting.sync { "sync" } else { "async" },
+            setting.ttl,
+            setting.start_timeout,
+            if setting.sharp { ", sharp etcd" } else { "" },
+            if setting.bad_clocks { ", bad clocks" } else { "" },
+        ),
+        steps: world.time.steps.get(),
+        simulated: world.now(),
+        commits: (judge.acknowledged.len(), judge.refused, judge.unknown),
+        leaders: judge.leaders,
+        numbers_twice: judge.numbers_twice,
+        confirmed_after_standing: judge.confirmed_after_standing,
+        healed_after,
+        violation: judge.violation.as_ref().map(|(name, how)| ((*name).to_owned(), how.clone())),
+        schedule: world.schedule.borrow().clone(),
+        log: world.log.borrow().iter().cloned().collect(),
+        state: world.state(),
+    };
+    drop(judge);
+    // Tasks hold the world that holds them.
+    for at in 0..world.nodes.len() {
+        for part in [Part::Server, Part::Receiver, Part::Worker, Part::Arbiter, Part::Outside] {
+            world.time.kill((at, part));
+        }
+    }
+    world.time.forget();
+    report
+}
+
+/// A cluster that exists: its first node has data, the others are empty.
+fn found(world: &World) {
+    let mut wal = Wal::new();
+    let checkpoint = (wal.end(), 1);
+    wal.write(114, 0);
+    let disk = Disk { wal, ended: Ended::CleanPrimary, checkpoint, known: BTreeSet::from([1]), standby_names: BTreeSet::new() };
+    *world.nodes[0].data.borrow_mut() = Data::Present(disk);
+    let keys = world.etcd.keys();
+    world.etcd.put_by_hand(keys.initialize(), system().0.as_bytes());
+    world.etcd.put_by_hand(keys.config(), &dcs::codec::to_bytes(&worker::configuration(world).0));
+}
+
+/// Clients of one node: each transaction writes an id that nobody else uses.
+async fn write_for_ever(world: Rc<World>, at: usize) {
+    loop {
+        world.time.sleep(world.random.between(5 * MS, 90 * MS)).await;
+        let Some(server) = world.serving(at).filter(|server| !server.in_recovery.get() && server.under_way.get() < 6) else { continue };
+        world.commits.set(world.commits.get() + 1);
+        let (id, cancels) = (world.commits.get(), world.random.per_mille(30));
+        server.under_way.set(server.under_way.get() + 1);
+        let backend = world.clone();
+        world.time.spawn((at, Part::Server), async move {
+            backend.commit(&server, id, cancels).await;
+            server.under_way.set(server.under_way.get() - 1);
+        });
+    }
+}

@@ -1,0 +1,613 @@
+//! A simulated Postgres: start, stop, replay, stream, promote, commit; and the page of the fence.
+
+use crate::time::{Changes, Part, TaskId};
+use crate::wal::{Data, Disk, Wal};
+use crate::world::{MS, World};
+use crate::worker;
+use cluster::fence::{self, Mode, Verdict};
+use cluster::local::Ended;
+use cluster::lsn::Lsn;
+use cluster::name::{MemberName, Timeline};
+use cluster::time::Moment;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// `tenure.fence_wait`.
+const FENCE_WAIT: Duration = Duration::from_secs(3);
+/// `wal_receiver_timeout`.
+const RECEIVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// `wal_retrieve_retry_interval`.
+const RETRY_RECEIVE: Duration = Duration::from_millis(500);
+
+/// The page in shared memory: the methods of `extension/src/shmem.rs`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page {
+    pub mode: Mode,
+    pub deadline: Moment,
+    pub draining_since: Moment,
+    pub term: i64,
+    pub lease: i64,
+}
+
+impl Page {
+    pub fn fence(&self) -> fence::Page {
+        fence::Page { mode: self.mode, deadline: self.deadline, draining_since: self.draining_since }
+    }
+
+    pub fn open(&mut self, term: i64, lease: i64, deadline: Moment) {
+        if matches!(self.mode, Mode::Open | Mode::Draining) && self.term == term {
+            self.lease = lease;
+            return self.renew(deadline);
+        }
+        (self.term, self.lease, self.deadline, self.mode) = (term, lease, deadline, Mode::Open);
+    }
+
+    pub fn renew(&mut self, deadline: Moment) {
+        if matches!(self.mode, Mode::Open | Mode::Draining) {
+            self.deadline = self.deadline.max(deadline);
+        }
+    }
+
+    pub fn close(&mut self) {
+        (self.mode, self.deadline, self.draining_since) = (Mode::Closed, Moment::default(), Moment::default());
+    }
+}
+
+/// How a server is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recovery {
+    /// As primary.
+    None,
+    /// As standby of this node, or of nobody.
+    Standby(Option<usize>),
+}
+
+pub(crate) struct Server {
+    pub at: usize,
+    pub started: Duration,
+    pub ready: Cell<bool>,
+    pub in_recovery: Cell<bool>,
+    pub stopping: Cell<bool>,
+    pub page: RefCell<Page>,
+    pub renewed: Changes,
+    pub flushed: Cell<u64>,
+    pub upstream: Cell<Option<usize>>,
+    pub streaming: Cell<bool>,
+    pub received: Cell<Option<u64>>,
+    replay_from: u64,
+    replay_until: Cell<Duration>,
+    receiver: Cell<Option<TaskId>>,
+    pub told_to_follow: Changes,
+    /// What the configuration says, what commits wait for.
+    pub standby_names: RefCell<BTreeSet<MemberName>>,
+    pub awaited: RefCell<BTreeSet<MemberName>>,
+    pub confirmed: RefCell<BTreeMap<usize, u64>>,
+    pub senders: RefCell<BTreeSet<usize>>,
+    /// The arbiter's session.
+    pub attached: Cell<bool>,
+    pub checkpointed_timeline: Cell<u32>,
+    pub wal: Changes,
+    pub confirmations: Changes,
+    pub under_way: Cell<u32>,
+}
+
+impl Server {
+    pub fn describe(&self, world: &World) -> String {
+        let page = self.page.borrow();
+        let left = page.deadline.0.as_secs_f64() - world.clock(self.at).0.as_secs_f64();
+        let role = if self.in_recovery.get() { "standby" } else { "primary" };
+        format!(
+            "{role}{}{}{}{}, page {} term {} {left:.3} s left, follows {:?}{}, names {:?}",
+            if self.ready.get() { "" } else { " (starting)" },
+            if world.time.is_frozen((self.at, Part::Server)) { " (frozen)" } else { "" },
+            if world.time.is_frozen((self.at, Part::Worker)) { " (worker frozen)" } else { "" },
+            if self.attached.get() { " attached" } else { "" },
+            page.mode.word(),
+            page.term,
+            self.upstream.get().map(|at| at + 1),
+            if self.streaming.get() { " streaming" } else { "" },
+            self.awaited.borrow().iter().map(MemberName::as_str).collect::<Vec<_>>(),
+        )
+    }
+
+    pub fn replayed(&self, world: &World) -> u64 {
+        let end = world.nodes[self.at].data.borrow().disk().map_or(0, |disk| disk.wal.end());
+        let left = self.replay_until.get().saturating_sub(world.now());
+        if left.is_zero() {
+            return end;
+        }
+        let whole = self.replay_until.get() - self.started;
+        let done = 1.0 - left.as_secs_f64() / whole.as_secs_f64().max(1e-9);
+        self.replay_from + ((end.saturating_sub(self.replay_from)) as f64 * done.max(0.0)) as u64
+    }
+
+    /// The newest timeline here and the furthest position, as the lease worker and SQL tell.
+    pub fn position(&self, world: &World) -> (Timeline, Lsn) {
+        let data = world.nodes[self.at].data.borrow();
+        let Some(disk) = data.disk() else { return Default::default() };
+        if !self.in_recovery.get() {
+            return (Timeline(disk.wal.timeline), Lsn(self.flushed.get()));
+        }
+        let lsn = self.replayed(world).max(self.received.get().unwrap_or(0));
+        let timeline = match disk.wal.upto(lsn) {
+            0 => disk.wal.records.first().map_or(disk.wal.timeline, |record| record.timeline),
+            count => disk.wal.records[count - 1].timeline,
+        };
+        (Timeline(timeline), Lsn(lsn))
+    }
+
+    pub fn receiver_running(&self, world: &World) -> bool {
+        self.receiver.get().is_some() && world.time.lives((self.at, Part::Receiver))
+    }
+
+    /// SIGTERM to the receiver; a frozen one does not hear it.
+    pub fn stop_receiver(&self, world: &World) {
+        if world.time.is_frozen((self.at, Part::Receiver)) {
+            return;
+        }
+        world.time.kill((self.at, Part::Receiver));
+        self.streaming.set(false);
+        if let Some(upstream) = self.upstream.get().and_then(|up| world.server(up)) {
+            upstream.senders.borrow_mut().remove(&self.at);
+        }
+    }
+}
+
+impl World {
+    /// Changes the page and looks at what the invariants say of it.
+    pub fn with_page(&self, at: usize, change: impl FnOnce(&mut Page)) {
+        let Some(server) = self.server(at) else { return };
+        let before = *server.page.borrow();
+        change(&mut server.page.borrow_mut());
+        self.page_is_sound(at, before, *server.page.borrow());
+        server.renewed.tell(&self.time);
+    }
+
+    /// Starts the postmaster; it is not waited for.
+    pub fn start_server(self: &Rc<Self>, at: usize, recovery: Recovery, names: BTreeSet<MemberName>) {
+        let node = &self.nodes[at];
+        let (end, timeline, from) = {
+            let mut data = node.data.borrow_mut();
+            let Some(disk) = data.disk_mut() else { return };
+            disk.standby_names = names.clone();
+            (disk.wal.end(), disk.wal.timeline, disk.checkpoint)
+        };
+        let now = self.now();
+        let closed = Page { mode: Mode::Closed, deadline: Moment::default(), draining_since: Moment::default(), term: 0, lease: 0 };
+        let takes = self.random.mostly(150 * MS, 3000 * MS) + 20 * MS;
+        let replays = takes + self.random.mostly(50 * MS, 2000 * MS);
+        let server = Rc::new(Server {
+            at,
+            started: now,
+            ready: Cell::new(false),
+            in_recovery: Cell::new(recovery != Recovery::None),
+            stopping: Cell::new(false),
+            page: RefCell::new(closed),
+            renewed: Changes::default(),
+            flushed: Cell::new(end),
+            upstream: Cell::new(match recovery {
+                Recovery::None => None,
+                Recovery::Standby(upstream) => upstream,
+            }),
+            streaming: Cell::new(false),
+            received: Cell::new(None),
+            replay_from: from.0.min(end),
+            replay_until: Cell::new(now + replays),
+            receiver: Cell::new(None),
+            told_to_follow: Changes::default(),
+            standby_names: RefCell::new(names.clone()),
+            awaited: RefCell::new(names),
+            confirmed: RefCell::default(),
+            senders: RefCell::default(),
+            attached: Cell::new(false),
+            checkpointed_timeline: Cell::new(if recovery == Recovery::None { timeline } else { from.1 }),
+            wal: Changes::default(),
+            confirmations: Changes::default(),
+            under_way: Cell::new(0),
+        });
+        *node.server.borrow_mut() = Some(server.clone());
+        if recovery == Recovery::None {
+            self.primary_is_sound(at, "starts as primary");
+        }
+        let world = self.clone();
+        self.time.spawn((at, Part::Server), async move { world.postmaster(server, takes).await });
+    }
+
+    async fn postmaster(self: Rc<Self>, server: Rc<Server>, takes: Duration) {
+        self.time.sleep(takes).await;
+        let at = server.at;
+        if !server.in_recovery.get() {
+            self.note_ended(at, Ended::CrashedPrimary);
+        }
+        server.ready.set(true);
+        self.tell(self.nodes[at].name.as_str(), "server takes connections");
+        self.nodes[at].changed.tell(&self.time);
+        self.nodes[at].wake_arbiter.notify(&self.time);
+        let world = self.clone();
+        let mine = server.clone();
+        self.time.spawn((at, Part::Server), async move { world.recover(mine).await });
+        loop {
+            if !self.time.lives((at, Part::Worker)) && !server.stopping.get() {
+                worker::spawn(&self, server.clone());
+            }
+            // Postgres starts a worker that ended again after a second.
+            self.time.sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn note_ended(&self, at: usize, ended: Ended) {
+        if let Some(disk) = self.nodes[at].data.borrow_mut().disk_mut() {
+            disk.ended = ended;
+        }
+    }
+
+    /// The startup process: once what is here is replayed it keeps a receiver running.
+    async fn recover(self: Rc<Self>, server: Rc<Server>) {
+        self.time.until(server.replay_until.get()).await;
+        while server.in_recovery.get() {
+            if server.upstream.get().is_some() && !server.receiver_running(&self) {
+                let (world, mine) = (self.clone(), server.clone());
+                let task = self.time.spawn((server.at, Part::Receiver), async move {
+                    world.receive(&mine).await;
+                    mine.streaming.set(false);
+                });
+                server.receiver.set(Some(task));
+            }
+            let changed = server.told_to_follow.wait(&self.time, {
+                let before = server.upstream.get();
+                let server = server.clone();
+                move || (server.upstream.get() != before).then_some(())
+            });
+            if self.time.timeout(RETRY_RECEIVE, changed).await.is_some() {
+                server.stop_receiver(&self);
+            }
+        }
+    }
+
+    /// Connects, and streams until the connection breaks.
+    async fn receive(self: &Rc<Self>, me: &Rc<Server>) {
+        let Some(up) = me.upstream.get() else { return };
+        if self.is_cut(me.at, up) || self.is_cut(up, me.at) {
+            return;
+        }
+        self.time.sleep(self.delay() + self.delay()).await;
+        let Some(source) = self.serving(up).filter(|server| !server.stopping.get()) else { return };
+        if self.time.is_frozen((up, Part::Server)) || !self.may_stream(me.at, up) {
+            return;
+        }
+        me.streaming.set(true);
+        source.senders.borrow_mut().insert(me.at);
+        self.confirm(me, &source);
+        self.nodes[me.at].wake_worker.notify(&self.time);
+        let mut quiet_since = self.now();
+        loop {
+            // A standby can be sent what is flushed there, a cascading one what was received.
+            let news = source.wal.wait(&self.time, || {
+                let mine = self.end_of(me.at);
+                let gone = !self.server(up).is_some_and(|now| Rc::ptr_eq(&now, &source));
+                (gone || self.sendable(&source) > mine).then_some(gone)
+            });
+            let news = self.time.timeout(Duration::from_secs(1), news).await;
+            let stalled = self.is_cut(up, me.at) || self.time.is_frozen((up, Part::Server));
+            if stalled {
+                if self.now() - quiet_since > RECEIVER_TIMEOUT {
+                    break;
+                }
+                self.time.sleep(20 * MS).await;
+                continue;
+            }
+            quiet_since = self.now();
+            match news {
+                None => self.confirm(me, &source), // the regular status message
+                Some(true) => break,
+                Some(false) => {
+                    let upto = self.sendable(&source);
+                    self.time.sleep(self.delay()).await;
+                    if !self.take_over(me.at, up, upto) {
+                        break;
+                    }
+                    me.received.set(Some(self.end_of(me.at)));
+                    me.wal.tell(&self.time);
+                    self.stood_and_confirms(me);
+                    self.confirm(me, &source);
+                }
+            }
+        }
+        source.senders.borrow_mut().remove(&me.at);
+    }
+
+    fn end_of(&self, at: usize) -> u64 {
+        self.nodes[at].data.borrow().disk().map_or(0, |disk| disk.wal.end())
+    }
+
+    fn sendable(&self, source: &Server) -> u64 {
+        if source.in_recovery.get() { self.end_of(source.at) } else { source.flushed.get() }
+    }
+
+    /// What a walsender checks: my timeline is its own or in its past, and I am no further.
+    fn may_stream(&self, me: usize, up: usize) -> bool {
+        let (mine, theirs) = (self.nodes[me].data.borrow(), self.nodes[up].data.borrow());
+        let (Some(mine), Some(theirs)) = (mine.disk(), theirs.disk()) else { return false };
+        theirs.wal.end_of(mine.wal.timeline).is_some_and(|end| mine.wal.end() <= end)
+    }
+
+    /// What has arrived is flushed. False where the source is another history by now.
+    fn take_over(&self, me: usize, up: usize, upto: u64) -> bool {
+        let theirs = self.nodes[up].data.borrow();
+        let mut mine = self.nodes[me].data.borrow_mut();
+        let (Some(theirs), Some(mine)) = (theirs.disk(), mine.disk_mut()) else { return false };
+        let (wal, source) = (&mut mine.wal, &theirs.wal);
+        let from = source.upto(wal.end());
+        let before = from.checked_sub(1).and_then(|index| source.records.get(index));
+        if wal.records.last() != before {
+            drop((theirs, mine));
+            self.forked_stream(me, up);
+            return false;
+        }
+        let to = source.upto(upto);
+        wal.records.extend_from_slice(&source.records[from.min(to)..to]);
+        if let Some(last) = wal.records.last() {
+            (wal.timeline, wal.branch) = (last.timeline, last.branch);
+            wal.lines = source.lines.iter().copied().filter(|(line, _)| *line < last.timeline).collect();
+        }
+        // The receiver fetches the history files of every timeline in between.
+        mine.known.extend(theirs.known.iter().copied());
+        true
+    }
+
+    /// Sends what is flushed here; the message arrives whatever becomes of the sender.
+    fn confirm(self: &Rc<Self>, me: &Rc<Server>, source: &Rc<Server>) {
+        self.deliver_confirmation(me.at, self.end_of(me.at), source.clone(), self.now());
+    }
+
+    fn deliver_confirmation(self: &Rc<Self>, from: usize, lsn: u64, source: Rc<Server>, sent: Duration) {
+        let world = self.clone();
+        self.time.at(self.now() + self.delay(), move || {
+            if !world.server(source.at).is_some_and(|now| Rc::ptr_eq(&now, &source)) || world.now() - sent > Duration::from_secs(30) {
+                return;
+            }
+            if world.is_cut(from, source.at) || world.time.is_frozen((source.at, Part::Server)) {
+                // Kept by the kernels; it arrives when the path is whole again.
+                let later = world.clone();
+                return world.time.at(world.now() + 50 * MS, move || later.deliver_confirmation(from, lsn, source, sent));
+            }
+            let mut confirmed = source.confirmed.borrow_mut();
+            let known = confirmed.entry(from).or_insert(0);
+            *known = (*known).max(lsn);
+            drop(confirmed);
+            source.confirmations.tell(&world.time);
+        });
+    }
+
+    // ---- Ending ----
+
+    /// Everything of the server is gone: killed, or the host is off.
+    pub fn server_dies(self: &Rc<Self>, at: usize) {
+        let Some(server) = self.nodes[at].server.borrow_mut().take() else { return };
+        for part in [Part::Server, Part::Receiver, Part::Worker] {
+            self.time.kill((at, part));
+        }
+        if let Some(disk) = self.nodes[at].data.borrow_mut().disk_mut()
+            && !server.in_recovery.get()
+        {
+            // What was not flushed never was.
+            disk.wal.truncate(server.flushed.get());
+            disk.ended = Ended::CrashedPrimary;
+        }
+        self.gone(at, &server);
+    }
+
+    fn gone(self: &Rc<Self>, at: usize, server: &Server) {
+        if let Some(upstream) = server.upstream.get().and_then(|up| self.server(up)) {
+            upstream.senders.borrow_mut().remove(&at);
+        }
+        server.wal.tell(&self.time);
+        self.nodes[at].changed.tell(&self.time);
+        self.nodes[at].postmaster_gone.set(true);
+        self.nodes[at].wake_arbiter.notify(&self.time);
+    }
+
+    /// Fast stop, by the arbiter. True if it was clean.
+    pub async fn stop_server(self: &Rc<Self>, at: usize, fast: bool) -> bool {
+        let Some(server) = self.server(at) else { return true };
+        let same = || self.server(at).is_some_and(|now| Rc::ptr_eq(&now, &server));
+        if !fast || !server.ready.get() {
+            self.time.sleep(self.random.mostly(10 * MS, 100 * MS)).await;
+            if same() {
+                self.server_dies(at);
+            }
+            return !fast;
+        }
+        server.stopping.set(true);
+        // The lease worker ends with the first moment; backends roll back.
+        if !self.time.is_frozen((at, Part::Worker)) {
+            self.time.kill((at, Part::Worker));
+        }
+        let clean = async {
+            while self.time.is_frozen((at, Part::Server)) {
+                self.time.sleep(20 * MS).await;
+            }
+            self.time.sleep(self.random.mostly(30 * MS, 400 * MS)).await;
+            if server.in_recovery.get() {
+                return;
+            }
+            {
+                let mut data = self.nodes[at].data.borrow_mut();
+                let Some(disk) = data.disk_mut() else { return };
+                disk.wal.truncate(server.flushed.get());
+                disk.checkpoint = (disk.wal.end(), disk.wal.timeline);
+                let end = disk.wal.write(114, 0);
+                server.flushed.set(end);
+            }
+            server.wal.tell(&self.time);
+            // Walsenders wait for whoever streams to have everything.
+            let caught_up = server.confirmations.wait(&self.time, || {
+                let confirmed = server.confirmed.borrow();
+                let all = server.senders.borrow().iter().all(|to| confirmed.get(to).is_some_and(|lsn| *lsn >= server.flushed.get()));
+                all.then_some(())
+            });
+            let _ = self.time.timeout(Duration::from_secs(10), caught_up).await;
+        };
+        let in_time = self.time.timeout(Duration::from_secs(60), clean).await.is_some();
+        if !same() {
+            return false; // it crashed meanwhile
+        }
+        if !in_time {
+            self.server_dies(at);
+            return false;
+        }
+        for part in [Part::Server, Part::Receiver, Part::Worker] {
+            self.time.kill((at, part));
+        }
+        *self.nodes[at].server.borrow_mut() = None;
+        if !server.in_recovery.get() {
+            self.note_ended(at, Ended::CleanPrimary);
+        } else if let Some(disk) = self.nodes[at].data.borrow_mut().disk_mut() {
+            disk.checkpoint = (disk.wal.end(), disk.wal.timeline);
+        }
+        self.gone(at, &server);
+        true
+    }
+
+    // ---- Promotion ----
+
+    /// SIGUSR1 with a promote file: the server replays what it has and begins a timeline, whatever becomes of who asked.
+    pub fn promote(self: &Rc<Self>, at: usize, term: i64) {
+        let Some(server) = self.server(at).filter(|server| server.in_recovery.get() && !server.stopping.get()) else { return };
+        let world = self.clone();
+        self.time.spawn((at, Part::Server), async move {
+            server.stop_receiver(&world);
+            world.time.until(server.replay_until.get()).await;
+            world.time.sleep(world.random.mostly(60 * MS, 1500 * MS)).await;
+            if !server.in_recovery.get() {
+                return;
+            }
+            world.time.kill((at, Part::Receiver));
+            server.streaming.set(false);
+            server.upstream.set(None);
+            world.branches.set(world.branches.get() + 1);
+            let timeline = {
+                let mut data = world.nodes[at].data.borrow_mut();
+                let Some(disk) = data.disk_mut() else { return };
+                let mut next = disk.wal.timeline + 1;
+                while disk.known.contains(&next) {
+                    next += 1;
+                }
+                let wal = &mut disk.wal;
+                wal.lines.push((wal.timeline, wal.end()));
+                (wal.timeline, wal.branch) = (next, world.branches.get());
+                disk.known.insert(next);
+                server.flushed.set(disk.wal.write(64, 0));
+                disk.ended = Ended::CrashedPrimary;
+                next
+            };
+            server.in_recovery.set(false);
+            *server.awaited.borrow_mut() = server.standby_names.borrow().clone();
+            world.tell(world.nodes[at].name.as_str(), &format!("promoted to timeline {timeline} in term {term}"));
+            world.promoted(at, term, timeline);
+            server.wal.tell(&world.time);
+            world.nodes[at].changed.tell(&world.time);
+        });
+    }
+
+    /// A checkpoint; where the configuration was reloaded before it, commits wait as it says from here on.
+    pub async fn checkpoint(self: &Rc<Self>, at: usize) -> bool {
+        let Some(server) = self.sql(at).await else { return false };
+        let names = server.standby_names.borrow().clone();
+        *server.awaited.borrow_mut() = names;
+        server.confirmations.tell(&self.time);
+        let timeline = self.nodes[at].data.borrow().disk().map_or(0, |disk| disk.wal.timeline);
+        self.time.sleep(self.random.mostly(100 * MS, 3000 * MS)).await;
+        if let Some(disk) = self.nodes[at].data.borrow_mut().disk_mut()
+            && !server.in_recovery.get()
+            && self.server(at).is_some_and(|now| Rc::ptr_eq(&now, &server))
+        {
+            disk.checkpoint = (disk.wal.end(), timeline);
+            server.flushed.set(disk.wal.write(114, 0));
+            server.checkpointed_timeline.set(timeline);
+            server.wal.tell(&self.time);
+            return true;
+        }
+        false
+    }
+
+    /// A session's answer from the local server; None where it does not answer.
+    pub async fn sql(self: &Rc<Self>, at: usize) -> Option<Rc<Server>> {
+        self.time.sleep(MS / 5).await;
+        let server = self.serving(at)?;
+        let answers = async {
+            while self.time.is_frozen((at, Part::Server)) {
+                self.time.sleep(20 * MS).await;
+            }
+        };
+        self.time.timeout(Duration::from_secs(1), answers).await?;
+        self.serving(at).filter(|now| Rc::ptr_eq(now, &server) && !now.stopping.get())
+    }
+
+    // ---- Commit ----
+
+    /// One transaction of a client with an id of its own, as the hooks of `extension/src/fence.rs` see it.
+    pub async fn commit(self: &Rc<Self>, server: &Rc<Server>, commit: u64, cancels: bool) {
+        let at = server.at;
+        let began = self.clock(at);
+        let limit = self.now() + FENCE_WAIT;
+        let passes = server.renewed.wait(&self.time, || {
+            let fence = server.page.borrow().fence();
+            (fence::judge(fence, began, self.clock(at)) == Verdict::Pass).then_some(())
+        });
+        let passed = self.time.timeout(limit.saturating_sub(self.now()), passes).await.is_some();
+        if !passed || server.in_recovery.get() || server.stopping.get() {
+            self.judge.borrow_mut().refused += 1;
+            return;
+        }
+        let awaits = !server.awaited.borrow().is_empty();
+        let bytes = 100 + self.random.below(400);
+        let end = match self.nodes[at].data.borrow_mut().disk_mut() {
+            Some(disk) => disk.wal.write(bytes, commit),
+            None => return,
+        };
+        self.time.sleep(self.random.mostly(MS, 50 * MS)).await;
+        server.flushed.set(server.flushed.get().max(end));
+        server.wal.tell(&self.time);
+        if awaits {
+            let released = server.confirmations.wait(&self.time, || self.released(server, end).then_some(()));
+            let patience = if cancels { 200 * MS } else { Duration::from_secs(100_000) };
+            let _ = self.time.timeout(patience, released).await;
+        }
+        let fence = server.page.borrow().fence();
+        // As `why_not_acknowledge`: the deadline first, then what the standbys have confirmed.
+        if !fence::may_acknowledge(fence, self.clock(at)) || (awaits && !self.released(server, end)) {
+            self.judge.borrow_mut().unknown += 1;
+            return;
+        }
+        self.acknowledged(server, commit, end);
+    }
+
+    fn released(&self, server: &Server, end: u64) -> bool {
+        let confirmed = server.confirmed.borrow();
+        let has = |name: &MemberName| self.number_of(name).and_then(|at| confirmed.get(&at)).is_some_and(|lsn| *lsn >= end);
+        server.awaited.borrow().iter().all(has)
+    }
+
+    /// Writes a marker and waits for the standbys that are set.
+    pub async fn marker(self: &Rc<Self>, server: &Rc<Server>) {
+        let Some(end) = self.nodes[server.at].data.borrow_mut().disk_mut().map(|disk| disk.wal.write(80, 0)) else { return };
+        server.flushed.set(server.flushed.get().max(end));
+        server.wal.tell(&self.time);
+        server.confirmations.wait(&self.time, || self.released(server, end).then_some(())).await;
+    }
+
+    // ---- Files ----
+
+    /// pg_basebackup took this long; what it brings is the source's data as of now.
+    pub fn copied(&self, from: usize) -> Option<Data> {
+        let data = self.nodes[from].data.borrow();
+        let disk = data.disk()?;
+        let server = self.serving(from)?;
+        let mut wal: Wal = disk.wal.clone();
+        wal.truncate(self.sendable(&server));
+        Some(Data::Present(Disk { wal, ended: Ended::Standby, standby_names: BTreeSet::new(), ..disk.clone() }))
+    }
+}

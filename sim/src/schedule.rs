@@ -1,0 +1,210 @@
+//! What goes wrong, when, and for how long: drawn from the seed.
+
+use crate::arbiter;
+use crate::time::Part;
+use crate::world::{MS, World};
+use cluster::failover::FailoverRequest;
+use cluster::view::ClusterView;
+use dcs::Dcs;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The parts of a node that can be frozen together.
+const FREEZES: [(&str, &[Part]); 6] = [
+    ("node", &[Part::Server, Part::Receiver, Part::Worker, Part::Arbiter]),
+    ("worker", &[Part::Worker]),
+    ("arbiter", &[Part::Arbiter]),
+    ("Postgres", &[Part::Server, Part::Receiver]),
+    ("Postgres and worker", &[Part::Server, Part::Receiver, Part::Worker]),
+    ("receiver", &[Part::Receiver]),
+];
+
+impl World {
+    fn plan(self: &Rc<Self>, text: &str) {
+        let line = format!("{:>10.4} {text}", self.now().as_secs_f64());
+        self.schedule.borrow_mut().push(line);
+        self.tell("fault", text);
+    }
+
+    fn after(self: &Rc<Self>, span: Duration, act: impl FnOnce(&Rc<World>) + 'static) {
+        let world = self.clone();
+        self.time.at(self.now() + span, move || act(&world));
+    }
+
+    /// A span around the TTL, where most races are.
+    fn span(&self) -> Duration {
+        let ttl = Duration::from_secs(self.setting.ttl);
+        match self.random.index(4) {
+            0 => self.random.between(MS, Duration::from_secs(1)),
+            1 => self.random.between(ttl / 2, ttl),
+            2 => self.random.between(ttl, ttl * 2),
+            _ => self.random.between(ttl, ttl * 2 + Duration::from_secs(20)),
+        }
+    }
+
+    fn leader(&self) -> Option<usize> {
+        self.number_of(&crate::worker::now(self.etcd.load_view()).ok()?.leader?.name)
+    }
+
+    /// The leader more often than not.
+    fn victim(&self) -> usize {
+        match self.leader() {
+            Some(leader) if self.random.per_mille(550) => leader,
+            _ => self.random.index(self.nodes.len()),
+        }
+    }
+
+    /// Faults one after another, then everything heals. Gives the moment by which it has.
+    pub async fn trouble(self: Rc<Self>, steps: u64, healed: Rc<std::cell::Cell<Option<Duration>>>) {
+        self.time.sleep(Duration::from_secs(15)).await;
+        let mut healed_by = self.now();
+        for _ in 0..steps {
+            let pause = match self.random.index(4) {
+                0 => self.random.between(Duration::ZERO, 50 * MS),
+                1 => self.random.between(Duration::ZERO, Duration::from_secs(1)),
+                2 => self.random.between(Duration::ZERO, Duration::from_secs(6)),
+                _ => self.random.between(Duration::ZERO, Duration::from_secs(self.setting.ttl * 2)),
+            };
+            self.time.sleep(pause).await;
+            let span = self.span();
+            self.fault(span);
+            healed_by = healed_by.max(self.now() + span);
+        }
+        self.time.until(healed_by + Duration::from_secs(1)).await;
+        self.plan("everything is healed");
+        healed.set(Some(self.now()));
+    }
+
+    fn fault(self: &Rc<Self>, span: Duration) {
+        let at = self.victim();
+        let name = self.nodes[at].name.clone();
+        let s = span.as_secs_f64();
+        match self.random.index(20) {
+            0..=4 => {
+                let (what, parts) = FREEZES[self.random.index(FREEZES.len())];
+                self.plan(&format!("freeze {what} of {name} for {s:.3} s"));
+                for part in parts {
+                    self.time.freeze((at, *part));
+                }
+                self.after(span, move |world| {
+                    // In any order: who runs first after the thaw is the kernel's choice.
+                    let turn = world.random.index(parts.len());
+                    for part in parts.iter().cycle().skip(turn).take(parts.len()) {
+                        world.time.thaw((at, *part));
+                    }
+                });
+            }
+            5 | 6 => {
+                self.plan(&format!("kill the postmaster of {name}"));
+                self.server_dies(at);
+            }
+            7 | 8 => {
+                self.plan(&format!("kill the arbiter of {name}, back after {s:.3} s"));
+                self.arbiter_dies(at);
+                self.after(span, move |world| world.arbiter_starts(at));
+            }
+            9 => {
+                self.plan(&format!("kill the lease worker of {name}"));
+                self.time.kill((at, Part::Worker));
+            }
+            10 | 11 => {
+                self.plan(&format!("switch off {name} for {s:.3} s"));
+                self.nodes[at].off.set(true);
+                self.arbiter_dies(at);
+                self.server_dies(at);
+                self.after(span, move |world| {
+                    world.nodes[at].off.set(false);
+                    world.arbiter_starts(at);
+                });
+            }
+            12 => {
+                let others = (0..=self.nodes.len()).filter(|other| *other != at);
+                let pairs = others.flat_map(|other| [(at, other), (other, at)]).collect();
+                self.cut(&format!("cut off {name} for {s:.3} s"), pairs, span);
+            }
+            13 => {
+                let etcd = self.etcd_place();
+                let pairs = match self.random.index(3) {
+                    0 => vec![(at, etcd)],
+                    1 => vec![(etcd, at)],
+                    _ => vec![(at, etcd), (etcd, at)],
+                };
+                self.cut(&format!("cut {name} and etcd ({} ways) for {s:.3} s", pairs.len()), pairs, span);
+            }
+            14 => {
+                let other = self.random.index(self.nodes.len());
+                let pairs = if self.random.per_mille(500) { vec![(at, other)] } else { vec![(at, other), (other, at)] };
+                self.cut(&format!("cut {name} and {} ({} ways) for {s:.3} s", self.nodes[other].name, pairs.len()), pairs, span);
+            }
+            15 => {
+                self.plan("etcd elects another leader");
+                self.etcd_leader_change();
+            }
+            16 if !self.etcd_down.get() => {
+                self.plan(&format!("etcd is away for {s:.3} s"));
+                self.etcd_down.set(true);
+                self.after(span, |world| {
+                    world.etcd_leader_change();
+                    world.etcd_down.set(false);
+                    (0..world.nodes.len()).for_each(|at| world.watch_fires(at));
+                });
+            }
+            17 => {
+                let (slow, loss) = (self.random.between(MS, 800 * MS), self.random.below(200));
+                self.plan(&format!("a slow network for {s:.3} s: up to {} ms, {loss} of 1000 lost", slow.as_millis()));
+                (self.network.borrow_mut().slow, self.network.borrow_mut().loss_per_mille) = (slow, loss);
+                self.after(span, |world| (world.network.borrow_mut().slow, world.network.borrow_mut().loss_per_mille) = (Duration::ZERO, 0));
+            }
+            18 if self.setting.bad_clocks => {
+                self.plan(&format!("the clock of {name} stands still for {s:.3} s"));
+                let now = self.now();
+                self.nodes[at].clock.borrow_mut().stands_since.get_or_insert(now);
+                self.after(span, move |world| {
+                    let mut clock = world.nodes[at].clock.borrow_mut();
+                    if let Some(since) = clock.stands_since.take() {
+                        clock.stood += world.now() - since;
+                    }
+                });
+            }
+            _ => self.ask_switchover(),
+        }
+    }
+
+    fn ask_switchover(self: &Rc<Self>) {
+        let Some(leader) = self.leader() else { return };
+        let Ok(view) = crate::worker::now(self.etcd.load_view()) else { return };
+        let to = self.random.per_mille(500).then(|| self.nodes[self.random.index(self.nodes.len())].name.to_string());
+        let request = FailoverRequest { leader: Some(self.nodes[leader].name.to_string()), member: to, ..FailoverRequest::default() };
+        self.plan(&format!("switchover asked: {:?} to {:?}", request.leader, request.member));
+        let _ = crate::worker::now(self.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)));
+        self.etcd_changed();
+    }
+
+    fn cut(self: &Rc<Self>, text: &str, pairs: Vec<(usize, usize)>, span: Duration) {
+        self.plan(text);
+        for pair in &pairs {
+            *self.network.borrow_mut().cut.entry(*pair).or_insert(0) += 1;
+        }
+        self.after(span, move |world| {
+            for pair in &pairs {
+                *world.network.borrow_mut().cut.entry(*pair).or_insert(1) -= 1;
+                if pair.0 == world.etcd_place() {
+                    world.watch_fires(pair.1);
+                }
+            }
+        });
+    }
+
+    fn arbiter_dies(&self, at: usize) {
+        self.time.kill((at, Part::Arbiter));
+        if let Some(server) = self.server(at) {
+            server.attached.set(false);
+        }
+    }
+
+    pub fn arbiter_starts(self: &Rc<Self>, at: usize) {
+        if !self.nodes[at].off.get() && !self.time.lives((at, Part::Arbiter)) {
+            arbiter::spawn(self, at);
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The lease worker as `extension/src/{worker,apply,publish}.rs` have it, over simulated time.
+
+use crate::postgres::Server;
+use crate::time::{First, Part, Signal, either};
+use crate::world::{MS, World, system};
+use cluster::config::DynamicConfig;
+use cluster::lease;
+use cluster::leader::{LeaseId, Term};
+use cluster::lsn::Lsn;
+use cluster::member::{Member, MemberRole, MemberState, Tags, TenureFacts};
+use cluster::race::{self, Candidate, Judged, RaceStep};
+use cluster::time::Moment;
+use cluster::view::{Announcement, ClusterView, Status};
+use dcs::memory::{Memory, at_once};
+use dcs::{Dcs, Error, Grant};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+const RETRY: Duration = Duration::from_millis(250);
+const STAND_DOWN: Duration = Duration::from_secs(60);
+const RECEIVER_STOP: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub grant: Grant,
+    pub deadline: Moment,
+}
+
+struct Worker {
+    world: Rc<World>,
+    server: Rc<Server>,
+    at: usize,
+    held: Cell<Option<Held>>,
+    view: RefCell<Option<ClusterView>>,
+    vacancy: Cell<Option<(Term, Moment)>>,
+    unpromoted_since: Cell<Option<Moment>>,
+    stands_down_until: Cell<Option<Moment>>,
+    published: RefCell<Option<(Member, Moment)>>,
+    status_written: Cell<Option<Moment>>,
+    told: RefCell<String>,
+    lease_wanted: Signal,
+}
+
+enum Applied {
+    Settled,
+    LookAfter(Duration),
+    LookNow,
+}
+
+/// A call of the memory that is never pending.
+pub(crate) fn now<T>(call: impl Future<Output = dcs::Result<T>>) -> dcs::Result<T> {
+    at_once(call).unwrap_or_else(|| Err(Error::Unreachable("the memory never waits".to_owned())))
+}
+
+/// The part of the member key that the arbiter configures.
+pub(crate) fn configured(world: &World, at: usize) -> Member {
+    Member {
+        conn_url: format!("postgres://10.0.0.{}:5432/postgres", at + 1),
+        api_url: format!("http://10.0.0.{}:8008/patroni", at + 1),
+        state: MemberState::Running,
+        role: MemberRole::Replica,
+        version: dcs::SURFACE_VERSION.to_owned(),
+        checkpoint_after_promote: None,
+        tags: Tags::default(),
+        pending_restart: false,
+        xlog_location: None,
+        replay_lsn: None,
+        receive_lsn: None,
+        replication_state: None,
+        timeline: None,
+        tenure: Some(TenureFacts { version: world.setting.ttl.to_string(), arbiter: true, ..TenureFacts::default() }),
+        other: Default::default(),
+    }
+}
+
+/// Starts the worker of a server.
+pub(crate) fn spawn(world: &Rc<World>, server: Rc<Server>) {
+    let at = server.at;
+    let worker = Rc::new(Worker {
+        world: world.clone(),
+        server,
+        at,
+        held: Cell::new(None),
+        view: RefCell::default(),
+        vacancy: Cell::new(None),
+        unpromoted_since: Cell::new(None),
+        stands_down_until: Cell::new(None),
+        published: RefCell::default(),
+        status_written: Cell::new(None),
+        told: RefCell::default(),
+        lease_wanted: Signal::default(),
+    });
+    let keeper = worker.clone();
+    world.time.spawn((at, Part::Worker), async move { keeper.keep_lease().await });
+    world.time.spawn((at, Part::Worker), async move { worker.turns().await });
+}
+
+impl Worker {
+    async fn ask<T: 'static>(&self, ask: impl Fn(&Memory) -> dcs::Result<T> + Clone + 'static) -> dcs::Result<T> {
+        self.world.ask((self.at, Part::Worker), ask).await
+    }
+
+    fn clock(&self) -> Moment {
+        self.world.clock(self.at)
+    }
+
+    fn look_again(&self) {
+        self.world.nodes[self.at].wake_worker.notify(&self.world.time);
+    }
+
+    fn tell(&self, text: &str) {
+        let gist: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
+        if *self.told.borrow() != gist {
+            self.world.tell(&format!("{} worker", self.world.nodes[self.at].name), text);
+            *self.told.borrow_mut() = gist;
+        }
+    }
+
+    fn page_lease(&self) -> i64 {
+        self.server.page.borrow().lease
+    }
+
+    // ---- The keeper ----
+
+    async fn keep_lease(&self) {
+        loop {
+            let pause = match self.held.get() {
+                Some(held) => self.renew(held).await,
+                None => match self.acquire().await {
+                    Ok(held) => {
+                        self.held.set(Some(held));
+                        self.look_again();
+                        lease::renew_every(held.grant.ttl)
+                    }
+                    Err(why) => {
+                        self.tell(&format!("no lease: {why}"));
+                        RETRY
+                    }
+                },
+            };
+            either(self.world.time.sleep(pause), self.lease_wanted.notified(&self.world.time)).await;
+        }
+    }
+
+    async fn renew(&self, held: Held) -> Duration {
+        let sent = self.clock();
+        let lease = held.grant.lease;
+        match self.ask(move |etcd| now(etcd.renew(lease))).await {
+            Ok(()) => {
+                let deadline = lease::deadline(sent, held.grant.ttl);
+                if let Some(known) = self.held.get().filter(|known| known.grant.lease == lease) {
+                    self.held.set(Some(Held { deadline: deadline.max(known.deadline), ..known }));
+                    if self.page_lease() == lease.0 {
+                        self.world.with_page(self.at, |page| page.renew(deadline));
+                    }
+                }
+                lease::renew_every(held.grant.ttl)
+            }
+            Err(Error::LeaseGone) => {
+                self.tell(&format!("etcd says that lease {lease} has run out"));
+                if self.page_lease() == lease.0 {
+                    self.world.with_page(self.at, |page| page.close());
+                }
+                self.held.set(None);
+                self.look_again();
+                Duration::ZERO
+            }
+            Err(why) => {
+                self.tell(&format!("lease not renewed: {why}"));
+                RETRY
+            }
+        }
+    }
+
+    async fn acquire(&self) -> Result<Held, Error> {
+        let view = self.ask(|etcd| now(etcd.load_view())).await?;
+        let mine = self.compose();
+        let name = self.world.nodes[self.at].name.clone();
+        let judged = match view.members.get(&name) {
+            Some(entry) if entry.lease != LeaseId::NONE => match self.adopt(entry.lease).await {
+                Err(Error::LeaseGone) => entry.revision,
+                other => return other,
+            },
+            Some(entry) => entry.revision,
+            None => 0,
+        };
+        let sent = self.clock();
+        let ttl = view.config().timing().ttl.max(lease::TTL_MINIMUM);
+        let grant = self.ask(move |etcd| now(etcd.grant(ttl))).await?;
+        let written = self.ask(move |etcd| now(etcd.write_member(&name, &mine, grant.lease, Some(judged)))).await;
+        if let Err(why) = written {
+            let _ = self.ask(move |etcd| now(etcd.revoke(grant.lease))).await;
+            return Err(why);
+        }
+        Ok(Held { grant, deadline: lease::deadline(sent, grant.ttl) })
+    }
+
+    async fn adopt(&self, lease: LeaseId) -> Result<Held, Error> {
+        let grant = self.ask(move |etcd| now(etcd.find_lease(lease))).await?;
+        let sent = self.clock();
+        self.ask(move |etcd| now(etcd.renew(lease))).await?;
+        Ok(Held { grant, deadline: lease::deadline(sent, grant.ttl) })
+    }
+
+    // ---- The turns ----
+
+    async fn turns(&self) {
+        loop {
+            let pause = self.turn().await;
+            let woken = self.world.nodes[self.at].wake_worker.notified(&self.world.time);
+            if let First::Left(()) = either(woken, self.world.time.sleep(pause)).await {
+                self.world.time.sleep(MS / 50).await;
+            }
+        }
+    }
+
+    async fn turn(&self) -> Duration {
+        let view = match self.ask(|etcd| now(etcd.load_view())).await {
+            Ok(view) => view,
+            Err(why) => {
+                self.tell(&why.to_string());
+                return RETRY;
+            }
+        };
+        let now = self.clock();
+        *self.view.borrow_mut() = Some(view.clone());
+        let loop_wait = view.config().timing().loop_wait;
+        if view.system_id().is_some_and(|id| *id != system()) {
+            self.world.with_page(self.at, |page| page.close());
+            return loop_wait;
+        }
+        // As the extension does: one look at the server, before the rest of the turn.
+        let primary = !self.server.in_recovery.get();
+        let (timeline, lsn) = self.server.position(&self.world);
+        let streaming = self.server.streaming.get();
+        let Some(held) = self.held.get() else { return RETRY };
+        self.settle_page(&view, held, primary, now).await;
+        self.publish(&view, now).await;
+        self.status(&view, primary, lsn, now).await;
+        let name = self.world.nodes[self.at].name.clone();
+        if view.leader.is_some() {
+            self.vacancy.set(None);
+        }
+        let after = view.last_term();
+        let since = match self.vacancy.get() {
+            Some((term, since)) if term == after => since,
+            _ => now,
+        };
+        if view.leader.is_none() {
+            self.vacancy.set(Some((after, since)));
+        }
+        let me = Candidate {
+            name,
+            tags: Tags::default(),
+            primary,
+            timeline,
+            lsn,
+            streaming,
+            arbiter: self.server.attached.get(),
+            vacant_for: now.since(since),
+            stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
+        };
+        let decision = race::decide(&view, &me);
+        self.tell(&format!("{}: {}", step_word(&decision.what), decision.why));
+        let pause = match self.apply(decision.what).await {
+            Applied::Settled => loop_wait,
+            Applied::LookAfter(pause) => pause,
+            Applied::LookNow => {
+                self.look_again();
+                Duration::ZERO
+            }
+        };
+        pause.min(loop_wait)
+    }
+
+    async fn settle_page(&self, view: &ClusterView, held: Held, primary: bool, now: Moment) {
+        let name = &self.world.nodes[self.at].name;
+        let Some(leader) = view.leader_if(name).filter(|leader| leader.lease == held.grant.lease) else {
+            if self.server.page.borrow().term != 0 {
+                self.world.with_page(self.at, |page| page.close());
+            }
+            self.unpromoted_since.set(None);
+            return;
+        };
+        let held = self.held.get().unwrap_or(held);
+        self.world.with_page(self.at, |page| page.open(leader.term.0, leader.lease.0, held.deadline));
+        if primary {
+            self.unpromoted_since.set(None);
+            return;
+        }
+        let since = self.unpromoted_since.get().unwrap_or(now);
+        self.unpromoted_since.set(Some(since));
+        if now.since(since) > race::PROMOTION_PATIENCE {
+            self.world.with_page(self.at, |page| page.close());
+            self.stands_down_until.set(Some(now + STAND_DOWN));
+            self.tell("not promoted in time: standing down");
+            let leader = leader.clone();
+            let _ = self.ask(move |etcd| self::now(etcd.release_leader(&leader))).await;
+        }
+    }
+
+    fn compose(&self) -> Member {
+        let mut member = configured(&self.world, self.at);
+        let (timeline, lsn) = self.server.position(&self.world);
+        member.timeline = Some(timeline);
+        member.xlog_location = Some(lsn);
+        if self.server.in_recovery.get() {
+            member.receive_lsn = self.server.received.get().map(Lsn);
+            member.replay_lsn = Some(Lsn(self.server.replayed(&self.world)));
+            let state = if self.server.streaming.get() { "streaming" } else { "in archive recovery" };
+            member.replication_state = Some(state.to_owned());
+        } else {
+            member.role = MemberRole::Primary;
+            member.checkpoint_after_promote = (self.server.checkpointed_timeline.get() < timeline.0).then_some(false);
+        }
+        member.tenure = Some(TenureFacts { arbiter: self.server.attached.get(), ..TenureFacts::default() });
+        member
+    }
+
+    async fn publish(&self, view: &ClusterView, at: Moment) {
+        let Some(held) = self.held.get() else { return };
+        let name = self.world.nodes[self.at].name.clone();
+        let member = self.compose();
+        let still = |member: &Member| Member { xlog_location: None, replay_lsn: None, receive_lsn: None, ..member.clone() };
+        let due = match (&*self.published.borrow(), view.members.get(&name)) {
+            (_, None) => true,
+            (_, Some(entry)) if entry.lease != held.grant.lease => true,
+            (_, Some(entry)) if still(&entry.member) != still(&member) => true,
+            (None, _) => true,
+            (Some((published, written)), _) => *published != member && at.since(*written) >= view.config().timing().loop_wait,
+        };
+        if !due {
+            return;
+        }
+        let say = member.clone();
+        match self.ask(move |etcd| now(etcd.write_member(&name, &say, held.grant.lease, None))).await {
+            Ok(()) => *self.published.borrow_mut() = Some((member, at)),
+            Err(Error::LeaseGone) => self.lease_wanted.notify(&self.world.time),
+            Err(_) => {}
+        }
+    }
+
+    async fn status(&self, view: &ClusterView, primary: bool, flushed: Lsn, at: Moment) {
+        let Some(leader) = view.leader_if(&self.world.nodes[self.at].name).filter(|_| primary) else { return };
+        let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
+        let due = self.status_written.get().is_none_or(|written| at.since(written) >= view.config().timing().loop_wait);
+        if !due || before.optime == flushed {
+            return;
+        }
+        let (status, leader) = (Status { optime: flushed, ..before }, leader.clone());
+        if self.ask(move |etcd| now(etcd.write_status(&status, &leader))).await.is_ok() {
+            self.status_written.set(Some(at));
+        }
+    }
+
+    async fn apply(&self, step: RaceStep) -> Applied {
+        match step {
+            RaceStep::Rest => Applied::Settled,
+            RaceStep::Wait(pause) => Applied::LookAfter(pause),
+            RaceStep::Announce(word) => self.announce(word).await,
+            RaceStep::Take(judged) => self.take(judged).await,
+        }
+    }
+
+    async fn announce(&self, mut word: Announcement) -> Applied {
+        let Some(held) = self.held.get() else { return Applied::LookAfter(RECEIVER_STOP) };
+        if word.stands && !word.primary {
+            let stopped = async {
+                while self.server.receiver_running(&self.world) {
+                    self.server.stop_receiver(&self.world);
+                    self.world.time.sleep(2 * MS).await;
+                }
+            };
+            if self.world.time.timeout(RECEIVER_STOP, stopped).await.is_none() {
+                self.tell("the WAL receiver does not end: not standing before it has");
+                return Applied::LookNow;
+            }
+            (word.timeline, word.lsn) = self.server.position(&self.world);
+        }
+        let name = self.world.nodes[self.at].name.clone();
+        match self.ask(move |etcd| now(etcd.announce(&name, &word, held.grant.lease))).await {
+            Ok(()) | Err(Error::Lost(_)) => Applied::LookNow,
+            Err(_) => Applied::LookAfter(100 * MS),
+        }
+    }
+
+    async fn take(&self, judged: Judged) -> Applied {
+        let primary = !self.server.in_recovery.get();
+        if !primary && self.server.position(&self.world) != judged.position {
+            return Applied::LookNow;
+        }
+        let Some(held) = self.held.get().filter(|held| self.clock() < held.deadline) else { return Applied::LookAfter(100 * MS) };
+        let name = self.world.nodes[self.at].name.clone();
+        match self.ask(move |etcd| now(etcd.take_leader(&name, held.grant.lease, &judged))).await {
+            Ok(term) => {
+                let held = self.held.get().filter(|known| known.grant.lease == held.grant.lease).unwrap_or(held);
+                self.world.with_page(self.at, |page| page.open(term.0, held.grant.lease.0, held.deadline));
+                self.tell(&format!("took the leader key, term {term}"));
+                self.world.nodes[self.at].wake_arbiter.notify(&self.world.time);
+                Applied::LookNow
+            }
+            Err(Error::Lost(_)) => Applied::LookNow,
+            Err(_) => Applied::LookAfter(100 * MS),
+        }
+    }
+}
+
+fn step_word(step: &RaceStep) -> String {
+    match step {
+        RaceStep::Rest => "rest".to_owned(),
+        RaceStep::Wait(_) => "wait".to_owned(),
+        RaceStep::Announce(word) => format!("announce {}{} on timeline {}", if word.stands { "" } else { "against itself " }, word.lsn, word.timeline),
+        RaceStep::Take(judged) => format!("take after term {} with {} words", judged.after, judged.announcements.len()),
+    }
+}
+
+/// The dynamic configuration of a run.
+pub(crate) fn configuration(world: &World) -> DynamicConfig {
+    let setting = &world.setting;
+    let document = serde_json::json!({
+        "ttl": setting.ttl,
+        "loop_wait": 2,
+        "retry_timeout": 1,
+        "synchronous_mode": setting.sync,
+        "maximum_lag_on_failover": 1_048_576,
+        "primary_start_timeout": setting.start_timeout,
+    });
+    DynamicConfig(document.as_object().cloned().unwrap_or_default())
+}

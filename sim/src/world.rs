@@ -1,0 +1,349 @@
+//! The world: nodes with clocks and disks, the network between them and etcd, and what happened lately.
+
+use crate::invariants::Judge;
+use crate::postgres::Server;
+use crate::random::Random;
+use crate::time::{Changes, Part, Process, Signal, Time};
+use crate::wal::Data;
+use cluster::name::{MemberName, Scope, SystemId};
+use cluster::time::Moment;
+use dcs::Error;
+use dcs::key::Keys;
+use dcs::memory::Memory;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::time::Duration;
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+
+/// etcd's three endpoints: one request goes to one after another.
+const ENDPOINTS: usize = 3;
+
+/// A host's CLOCK_BOOTTIME.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    pub offset: Duration,
+    pub rate_ppm: i64,
+    /// Time for which it stood still, and since when it does: a host whose clock can't be trusted.
+    pub stood: Duration,
+    pub stands_since: Option<Duration>,
+}
+
+impl Clock {
+    pub fn read(&self, now: Duration) -> Moment {
+        let run = self.stands_since.map_or(now, |since| now.min(since)) - self.stood;
+        let drift = i128::try_from(run.as_nanos()).unwrap_or(0) * i128::from(self.rate_ppm) / 1_000_000;
+        let nanos = i128::try_from((run + self.offset).as_nanos()).unwrap_or(0) + drift;
+        Moment(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+    }
+}
+
+pub(crate) struct Node {
+    pub name: MemberName,
+    pub clock: RefCell<Clock>,
+    pub data: RefCell<Data>,
+    pub server: RefCell<Option<Rc<Server>>>,
+    /// The host is off.
+    pub off: Cell<bool>,
+    pub wake_worker: Signal,
+    pub wake_arbiter: Signal,
+    /// The postmaster ended; the arbiter has not looked yet.
+    pub postmaster_gone: Cell<bool>,
+    /// Something on this node changed: a server ready, ended, promoted.
+    pub changed: Changes,
+}
+
+/// What of the network does not work. A place is a node's number; etcd is the one after the last.
+#[derive(Default)]
+pub(crate) struct Network {
+    pub cut: BTreeMap<(usize, usize), u32>,
+    pub loss_per_mille: u64,
+    pub slow: Duration,
+}
+
+/// How a run is made up: all of it follows from the seed.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Everything random comes from it.
+    pub seed: u64,
+    /// Faults in the schedule.
+    pub steps: u64,
+    /// Tells each decision and event as it happens.
+    pub verbose: bool,
+}
+
+/// What is chosen for one run.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub nodes: usize,
+    pub sync: bool,
+    pub ttl: u64,
+    pub start_timeout: u64,
+    /// etcd lets go at the very moment it may, not at the next half second.
+    pub sharp: bool,
+    /// Clocks may stand still, beyond what the fence promises to bear.
+    pub bad_clocks: bool,
+}
+
+pub(crate) struct World {
+    pub time: Rc<Time>,
+    pub random: Random,
+    pub setting: Setting,
+    pub etcd: Memory,
+    pub etcd_rate_ppm: i64,
+    pub etcd_down: Cell<bool>,
+    pub network: RefCell<Network>,
+    pub nodes: Vec<Node>,
+    pub judge: RefCell<Judge>,
+    pub log: RefCell<VecDeque<String>>,
+    pub schedule: RefCell<Vec<String>>,
+    pub verbose: bool,
+    pub branches: Cell<u64>,
+    pub commits: Cell<u64>,
+    seen_revision: Cell<i64>,
+}
+
+pub(crate) fn system() -> SystemId {
+    SystemId("7000000000000000001".to_owned())
+}
+
+impl World {
+    pub fn new(options: &Options) -> Rc<World> {
+        let random = Random::new(options.seed);
+        let setting = Setting {
+            nodes: [3, 3, 3, 3, 2, 4, 5][random.index(7)],
+            sync: random.per_mille(550),
+            ttl: [3, 5, 10, 10, 30][random.index(5)],
+            start_timeout: [3, 10, 300][random.index(3)],
+            sharp: random.per_mille(400),
+            bad_clocks: random.per_mille(300),
+        };
+        let setting = Setting { bad_clocks: setting.bad_clocks && setting.sync, ..setting };
+        let scope = Scope::new("sim").unwrap_or_else(|why| unreachable!("a constant: {why}"));
+        let node = |at: usize| Node {
+            name: MemberName::new(&format!("n{}", at + 1)).unwrap_or_else(|why| unreachable!("a constant: {why}")),
+            clock: RefCell::new(Clock {
+                offset: random.between(Duration::from_secs(10), Duration::from_secs(1_000_000)),
+                rate_ppm: if setting.sharp { [-500, 500][random.index(2)] } else { i64::try_from(random.below(1001)).unwrap_or(0) - 500 },
+                ..Clock::default()
+            }),
+            data: RefCell::new(Data::Empty),
+            server: RefCell::new(None),
+            off: Cell::new(false),
+            wake_worker: Signal::default(),
+            wake_arbiter: Signal::default(),
+            postmaster_gone: Cell::new(false),
+            changed: Changes::default(),
+        };
+        let nodes = (0..setting.nodes).map(node).collect();
+        let etcd_rate_ppm = if setting.sharp { 500 } else { i64::try_from(random.below(1001)).unwrap_or(0) - 500 };
+        let world = World {
+            time: Rc::default(),
+            etcd: Memory::new(Keys::new("service", &scope)),
+            etcd_rate_ppm,
+            etcd_down: Cell::new(false),
+            network: RefCell::default(),
+            nodes,
+            judge: RefCell::default(),
+            log: RefCell::default(),
+            schedule: RefCell::default(),
+            verbose: options.verbose,
+            branches: Cell::new(0),
+            commits: Cell::new(0),
+            seen_revision: Cell::new(0),
+            random,
+            setting,
+        };
+        let world = Rc::new(world);
+        if world.setting.sharp {
+            world.etcd.scan_every(5 * MS);
+        }
+        world.clone().tick();
+        world
+    }
+
+    pub fn now(&self) -> Duration {
+        self.time.now()
+    }
+
+    pub fn clock(&self, node: usize) -> Moment {
+        self.nodes[node].clock.borrow().read(self.now())
+    }
+
+    pub fn number_of(&self, name: &MemberName) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == *name)
+    }
+
+    pub fn server(&self, node: usize) -> Option<Rc<Server>> {
+        self.nodes[node].server.borrow().clone()
+    }
+
+    /// The server, if it takes connections.
+    pub fn serving(&self, node: usize) -> Option<Rc<Server>> {
+        self.server(node).filter(|server| server.ready.get())
+    }
+
+    pub fn tell(&self, who: &str, text: &str) {
+        let line = format!("{:>10.4} {who:<10} {text}", self.now().as_secs_f64());
+        if self.verbose {
+            self.schedule.borrow_mut().push(line.clone());
+        }
+        let mut log = self.log.borrow_mut();
+        log.push_back(line);
+        if log.len() > 150 {
+            log.pop_front();
+        }
+    }
+
+    pub fn violated(&self, invariant: &'static str, how: String) {
+        let mut judge = self.judge.borrow_mut();
+        if judge.violation.is_none() {
+            judge.violation = Some((invariant, format!("at {:.4} s: {how}", self.now().as_secs_f64())));
+        }
+    }
+
+    // ---- Network ----
+
+    pub fn etcd_place(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.network.borrow().cut.get(&(from, to)).is_some_and(|count| *count > 0)
+    }
+
+    pub fn delay(&self) -> Duration {
+        let slow = self.network.borrow().slow;
+        self.random.mostly(MS / 2, 5 * MS) + MS / 20 + if slow.is_zero() { slow } else { self.random.between(Duration::ZERO, slow) }
+    }
+
+    fn lost(&self) -> bool {
+        let per_mille = self.network.borrow().loss_per_mille;
+        self.random.per_mille(per_mille)
+    }
+
+    // ---- etcd ----
+
+    /// etcd's clock goes on, its scans find what has run out.
+    fn tick(self: Rc<Self>) {
+        let every = if self.setting.sharp { 5 * MS } else { 100 * MS };
+        let world = self.clone();
+        self.time.at(self.now() + every, move || {
+            world.etcd_time();
+            world.tick();
+        });
+    }
+
+    fn etcd_clock(&self) -> Duration {
+        Clock { rate_ppm: self.etcd_rate_ppm, ..Clock::default() }.read(self.now()).0
+    }
+
+    fn etcd_time(self: &Rc<Self>) {
+        if self.etcd_down.get() {
+            return;
+        }
+        for lease in self.etcd.set_now(self.etcd_clock()) {
+            self.tell("etcd", &format!("lease {lease} has run out"));
+            self.fence_shuts_before_etcd_lets_go(lease);
+        }
+        self.etcd_changed();
+    }
+
+    /// A new leader of etcd, or etcd is back.
+    pub fn etcd_leader_change(self: &Rc<Self>) {
+        self.etcd.change_leader(self.etcd_clock());
+    }
+
+    /// Watches fire, invariants on keys are looked at.
+    pub fn etcd_changed(self: &Rc<Self>) {
+        let revision = self.etcd.revision();
+        if self.seen_revision.replace(revision) == revision {
+            return;
+        }
+        self.keys_are_sound();
+        for at in 0..self.nodes.len() {
+            self.watch_fires(at);
+        }
+    }
+
+    pub fn watch_fires(self: &Rc<Self>, at: usize) {
+        if self.is_cut(self.etcd_place(), at) {
+            return; // it is opened again when the cut heals, and that wakes
+        }
+        let world = self.clone();
+        self.time.at(self.now() + self.delay(), move || {
+            world.nodes[at].wake_worker.notify(&world.time);
+            world.nodes[at].wake_arbiter.notify(&world.time);
+        });
+    }
+
+    /// Sends a request to etcd; it is applied when it arrives, whatever became of the sender.
+    pub async fn ask<T: 'static>(self: &Rc<Self>, process: Process, ask: impl Fn(&Memory) -> dcs::Result<T> + Clone + 'static) -> dcs::Result<T> {
+        let ttl = Duration::from_secs(self.setting.ttl);
+        let bound = cluster::lease::try_timeout(ttl, ENDPOINTS);
+        let mut answer = Err(Error::Unreachable("no answer".to_owned()));
+        for _ in 0..ENDPOINTS {
+            let slot = Rc::new((RefCell::new(None), Changes::default()));
+            self.send(process.0, ask.clone(), slot.clone());
+            let heard = slot.1.wait(&self.time, || slot.0.borrow_mut().take());
+            answer = match self.time.timeout(bound, heard).await {
+                Some(Err(Error::Unreachable(why))) => Err(Error::Unreachable(why)),
+                Some(answer) => return answer,
+                None => Err(Error::Unreachable(format!("no answer within {} ms", bound.as_millis()))),
+            };
+        }
+        answer
+    }
+
+    fn send<T: 'static>(self: &Rc<Self>, from: usize, ask: impl Fn(&Memory) -> dcs::Result<T> + 'static, slot: Rc<(RefCell<Option<dcs::Result<T>>>, Changes)>) {
+        if self.is_cut(from, self.etcd_place()) || self.lost() {
+            return;
+        }
+        let world = self.clone();
+        self.time.at(self.now() + self.delay(), move || {
+            let answer = if world.etcd_down.get() {
+                Err(Error::Unreachable("connection refused".to_owned()))
+            } else {
+                world.etcd_time();
+                let answer = ask(&world.etcd);
+                world.etcd_changed();
+                answer
+            };
+            if world.is_cut(world.etcd_place(), from) || world.lost() {
+                return;
+            }
+            let then = world.clone();
+            world.time.at(world.now() + world.delay(), move || {
+                *slot.0.borrow_mut() = Some(answer);
+                slot.1.tell(&then.time);
+            });
+        });
+    }
+
+    // ---- State for people ----
+
+    pub fn state(&self) -> String {
+        let mut text = String::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            let data = match &*node.data.borrow() {
+                Data::Empty => "empty".to_owned(),
+                Data::Incomplete(what) => format!("incomplete ({what})"),
+                Data::Present(disk) => format!("timeline {} to {:X}, {:?}, forks {:X?}", disk.wal.timeline, disk.wal.end(), disk.ended, disk.wal.lines),
+            };
+            let server = self.server(at).map_or("no server".to_owned(), |server| server.describe(self));
+            let arbiter = if self.time.lives((at, Part::Arbiter)) { "arbiter" } else { "no arbiter" };
+            let _ = writeln!(text, "  {}: {data}; {server}; {arbiter}{}", node.name, if node.off.get() { "; off" } else { "" });
+        }
+        if let Some(Ok(view)) = dcs::memory::at_once(dcs::Dcs::load_view(&self.etcd)) {
+            let leader = view.leader.as_ref().map_or("nobody".to_owned(), |leader| format!("{} in term {}", leader.name, leader.term));
+            let sync = view.sync.as_ref().map(|sync| (sync.value.leader.clone(), sync.value.sync_standby.clone()));
+            let _ = writeln!(text, "  etcd: leader {leader}, last term {}, sync {sync:?}, history to timeline {}", view.last_term(), view.history().current());
+            for (name, word) in &view.announcements {
+                let _ = writeln!(text, "  word of {name}: {:?}", word.value);
+            }
+        }
+        text
+    }
+}
