@@ -3,7 +3,7 @@
 use crate::hands::Hands;
 use crate::postgres::basebackup::basebackup;
 use crate::postgres::conf::Recovery;
-use crate::postgres::postmaster::StopMode;
+use crate::postgres::postmaster::{Readiness, StopMode, last_words};
 use crate::postgres::promote::promote;
 use crate::postgres::query::{ServerFacts, member_conninfo};
 use crate::postgres::rewind::{Rewound, rewind};
@@ -99,10 +99,12 @@ async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result
     hands.speak(MemberState::Starting, role);
     hands.clear_orphans().await?;
     let postmaster = hands.start(view, recovery).await?;
-    let wake = hands.wake.clone();
+    let (wake, config) = (hands.wake.clone(), hands.config.clone());
     tokio::spawn(async move {
         // Ready or ended, the loop looks.
-        let _ = postmaster.ready().await;
+        if let Ok(Readiness::Ended) = postmaster.ready().await {
+            tracing::error!("Postgres ended while it started: {}", last_words(&config.postgres.data_dir).await);
+        }
         wake.notify_one();
     });
     Ok(Done::Settled)

@@ -80,6 +80,8 @@ pub struct BootstrapConfig {
     pub pg_hba: Option<Vec<String>>,
     /// Roles to make.
     pub users: Vec<BootstrapUser>,
+    /// A `method` other than initdb, which is not served: the node then founds no cluster.
+    pub other_method: Option<String>,
     /// A command to run when the cluster is made (`post_bootstrap`, or its old name `post_init`).
     pub post_bootstrap: Option<String>,
 }

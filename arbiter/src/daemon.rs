@@ -388,11 +388,14 @@ impl Daemon {
             Ok(Ok(config)) => {
                 let config = Arc::new(config);
                 let fixed = |config: &NodeConfig| {
-                    (config.scope.clone(), config.name.clone(), config.postgres.data_dir.clone(), config.rest.listen.clone())
+                    (
+                        (config.scope.clone(), config.namespace.clone(), config.name.clone()),
+                        (config.postgres.data_dir.clone(), config.postgres.listen.clone(), config.rest.clone(), config.etcd.clone()),
+                    )
                 };
                 if fixed(&config) != fixed(&self.hands.config) {
                     tracing::error!(
-                        "scope, name, data_dir or restapi.listen changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded",
+                        "scope, namespace, name, restapi, etcd3, postgresql.listen or postgresql.data_dir changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded",
                         self.path.display()
                     );
                     return;
@@ -445,14 +448,8 @@ impl Daemon {
     }
 
     fn snapshot(&self, seen: &Seen, decision: Option<&Decision<Duty>>) -> Snapshot {
-        let serves = matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. });
-        // While the server serves, its lease worker keeps the lease; the age of what it last wrote bounds it.
-        let ttl = self.view.config().timing().ttl;
-        let lease_until = if serves {
-            self.view_at.filter(|_| self.view.lease_of(&self.hands.config.name).is_some()).map(|at| at + ttl)
-        } else {
-            self.hands.lease.until()
-        };
+        // A primary's own page says until when it may write; whoever has no server asks the lease the arbiter keeps.
+        let lease_until = if matches!(seen.local.postgres, Postgres::Primary { .. }) { seen.fence_until } else { self.hands.lease.until() };
         Snapshot {
             view: self.view.clone(),
             view_at: self.view_at,

@@ -50,13 +50,13 @@ impl Promise {
     }
 }
 
-/// Keeps the `failsafe` key equal to the members, while the mode is on.
+/// Keeps the `failsafe` key equal to the members while the mode is on, and empty while it is off.
 pub async fn publish(hands: &Hands, view: &ClusterView, leader: &cluster::leader::Leader) -> Result<()> {
-    if !view.config().failsafe_mode() {
-        return Ok(());
-    }
-    let members: BTreeMap<String, String> = view.members.iter().map(|(name, entry)| (name.to_string(), entry.member.api_url.clone())).collect();
-    if view.failsafe.as_ref().is_some_and(|known| known.value == members) {
+    let on = view.config().failsafe_mode();
+    let members = view.members.iter().filter(|_| on).map(|(name, entry)| (name.to_string(), entry.member.api_url.clone()));
+    let members: BTreeMap<String, String> = members.collect();
+    let known = view.failsafe.as_ref().map(|known| &known.value);
+    if known == Some(&members) || known.is_none() && members.is_empty() {
         return Ok(());
     }
     hands.etcd.write_failsafe(&members, ClusterView::revision_of(&view.failsafe), leader).await.context("write the failsafe key")
@@ -81,7 +81,8 @@ pub async fn ask_all(hands: &Hands, view: &ClusterView) -> Result<()> {
     let asks = others.map(|(name, api_url)| {
         let body = &body;
         async move {
-            let answer = http::ask(api_url, "POST", "failsafe", Some(body), hands.config.rest.authentication.as_ref(), ANSWER_PATIENCE).await;
+            let answer =
+                http::ask(api_url, "POST", "failsafe", Some(body), hands.config.rest.authentication.as_ref(), ANSWER_PATIENCE).await;
             match answer {
                 Ok((200, _)) => Ok(()),
                 Ok((status, text)) => bail!("{name} does not promise: {status} {text}"),

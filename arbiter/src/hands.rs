@@ -4,7 +4,7 @@ use crate::config::NodeConfig;
 use crate::node_lease::{NodeLease, Word};
 use crate::postgres::conf::Recovery;
 use crate::postgres::pgpass;
-use crate::postgres::postmaster::{Postmaster, Readiness, StopMode};
+use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
 use crate::postgres::query::{LocalAddress, LocalSql};
 use crate::postgres::{Programs, controldata};
 use crate::settings;
@@ -13,7 +13,7 @@ use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use dcs::Etcd;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -49,6 +49,8 @@ struct State {
     rewind_failed: Option<String>,
     synchronous: BTreeSet<MemberName>,
     confirmed: bool,
+    /// Slots of members, with when the member was last seen.
+    member_slots: BTreeMap<String, Instant>,
 }
 
 impl Hands {
@@ -116,6 +118,16 @@ impl Hands {
         state.confirmed = confirmed;
     }
 
+    /// Notes the slots of the members that are there now; gives those to keep and those whose member has
+    /// been gone for longer than `ttl` (`member_slots_ttl`).
+    pub fn note_slots(&self, present: BTreeSet<String>, ttl: Duration) -> (BTreeSet<String>, BTreeSet<String>) {
+        let slots = &mut self.state().member_slots;
+        slots.extend(present.into_iter().map(|slot| (slot, Instant::now())));
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            slots.iter().map(|(slot, seen)| (slot.clone(), seen.elapsed())).partition(|(_, ago)| *ago <= ttl);
+        (kept.into_iter().map(|(slot, _)| slot).collect(), gone.into_iter().map(|(slot, _)| slot).collect())
+    }
+
     /// Says what this node is doing while no server speaks for it.
     pub fn speak(&self, state: MemberState, role: MemberRole) {
         self.lease.speak(Some(Word { state, role, progress_percent: None }));
@@ -162,6 +174,11 @@ impl Hands {
             crate::postgres::write_atomically(&settings::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
         }
         self.write_pgpass().await?;
+        for name in if changed { settings::refused(&self.config, &dynamic) } else { Vec::new() } {
+            tracing::warn!(
+                "{name} in the dynamic configuration is left out: it runs code, and this node's file does not say the same; hint: set it in postgresql.parameters of each node's file"
+            );
+        }
         Ok(changed)
     }
 
@@ -203,7 +220,7 @@ impl Hands {
     pub async fn start_and_wait(&self, view: &ClusterView, recovery: &Recovery) -> Result<()> {
         let postmaster = self.start(view, recovery).await?;
         match postmaster.ready().await? {
-            Readiness::Ended => bail!("Postgres ended while it started: see {}/log", self.config.postgres.data_dir.display()),
+            Readiness::Ended => bail!("Postgres ended while it started: {}", last_words(&self.config.postgres.data_dir).await),
             _ => Ok(()),
         }
     }

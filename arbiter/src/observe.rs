@@ -34,6 +34,8 @@ pub struct Seen {
     pub local: LocalState,
     /// The server's own words, while it answers.
     pub facts: Option<ServerFacts>,
+    /// Until when the server's fence is open, by its own page.
+    pub fence_until: Option<Instant>,
 }
 
 /// Looks at this node.
@@ -72,13 +74,21 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         rewind_failed: hands.rewind_failed().or_else(|| (!rewinds).then(|| "use_pg_rewind is off".to_owned())),
         may_clone_over: allowed(config.postgres.remove_data_directory_on_rewind_failure, "remove_data_directory_on_rewind_failure")
             || allowed(config.postgres.remove_data_directory_on_diverged_timelines, "remove_data_directory_on_diverged_timelines"),
-        may_bootstrap: true,
+        may_bootstrap: config.bootstrap.other_method.is_none(),
         down_for: memory.down_since.map_or(Duration::ZERO, |since| since.elapsed()),
         stopping: memory.stopping,
         reinit: memory.reinit,
         request_due: request_due(view),
     };
-    Ok(Seen { local, facts })
+    let fence_until = match &facts {
+        // The clock is read before the question: the page's time runs on while the answer travels.
+        Some(facts) if !facts.in_recovery => {
+            let asked = Instant::now();
+            hands.sql.fence_left().await.ok().flatten().map(|left| asked + left)
+        }
+        _ => None,
+    };
+    Ok(Seen { local, facts, fence_until })
 }
 
 /// A scheduled request whose time has come (or one that is not scheduled).

@@ -31,13 +31,51 @@ pub fn etcd_password_file(config: &NodeConfig) -> PathBuf {
     beside(config, ".tenure-etcd-password")
 }
 
+/// Settings by which Postgres runs a program or loads a library: write access to the dynamic
+/// configuration must not be a way to run code on every node.
+const RUNS_CODE: [&str; 11] = [
+    "archive_command",
+    "archive_library",
+    "archive_cleanup_command",
+    "restore_command",
+    "recovery_end_command",
+    "ssl_passphrase_command",
+    "shared_preload_libraries",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "dynamic_library_path",
+    "jit_provider",
+];
+
+/// The dynamic parameters that count here, and the names of those that do not: one that runs code
+/// counts only where this node's own file says the same, in `postgresql.parameters` or in its
+/// `bootstrap.dcs`.
+fn admitted(config: &NodeConfig, dynamic: &DynamicConfig) -> (BTreeMap<String, String>, Vec<&'static str>) {
+    let of = |document: &DynamicConfig| {
+        let section = document.postgresql().and_then(|section| section.get("parameters")).and_then(Value::as_object);
+        section.map(parameters_of).unwrap_or_default()
+    };
+    let mut parameters = of(dynamic);
+    let own = of(&DynamicConfig(config.bootstrap.dcs.clone()));
+    let foreign = |name: &&'static str| {
+        let given = parameters.get(*name);
+        given.is_some() && given != own.get(*name) && given != config.postgres.parameters.get(*name)
+    };
+    let refused: Vec<&'static str> = RUNS_CODE.into_iter().filter(foreign).collect();
+    parameters.retain(|name, _| !refused.contains(&name.as_str()));
+    (parameters, refused)
+}
+
+/// The dynamic parameters that are left out here because they would run code that this node's file does not name.
+pub fn refused(config: &NodeConfig, dynamic: &DynamicConfig) -> Vec<&'static str> {
+    admitted(config, dynamic).1
+}
+
 /// The settings of this node's server under this dynamic configuration, with these synchronous standbys.
 pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, synchronous: Option<&BTreeSet<MemberName>>) -> Parameters {
     let addresses = config.postgres.listen.addresses();
     let identity = Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
-    let none = serde_json::Map::new();
-    let section = dynamic.postgresql().and_then(|section| section.get("parameters")).and_then(Value::as_object).unwrap_or(&none);
-    let mut parameters = Parameters::settle(&identity, &config.postgres.parameters, &parameters_of(section));
+    let mut parameters = Parameters::settle(&identity, &config.postgres.parameters, &admitted(config, dynamic).0);
     if let Some(names) = synchronous {
         parameters.file.insert("synchronous_standby_names".to_owned(), standby_names(names));
     }

@@ -23,6 +23,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// A checkpoint before the stop may take this long; the stop makes its own in any case.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a candidate that has only just connected may take to tell its position.
+const CANDIDATE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long the candidate may take to confirm that it has the shutdown checkpoint. The walsender has
 /// waited for that already, so this is for a candidate that lost its connection at the last moment.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(2);
@@ -39,10 +42,8 @@ pub async fn switch_over(
     candidates: &[MemberName],
     facts: &ServerFacts,
 ) -> Result<MemberName> {
-    let ready = ready_candidates(view, candidates, facts);
-    let Some(first) = ready.first() else {
-        bail!("no candidate streams with little enough lag: {}", describe(candidates, facts));
-    };
+    let ready = wait_for_candidates(hands, view, candidates, facts).await?;
+    let Some(first) = ready.first() else { bail!("nobody is asked to take over") };
     tracing::info!("switchover to {first}: checkpoint while still serving");
     let began = Instant::now();
     match tokio::time::timeout(CHECKPOINT_PATIENCE, hands.sql.checkpoint()).await {
@@ -100,24 +101,41 @@ pub async fn hand_over(hands: &Hands, leader: &Leader, to: &MemberName, last: Op
     handed.map(drop).with_context(|| format!("hand the leader key over to {to}"))
 }
 
-/// Those of the candidates that stream from here and are close, best first.
-fn ready_candidates(view: &ClusterView, candidates: &[MemberName], facts: &ServerFacts) -> Vec<MemberName> {
+/// Those of the candidates that stream from here and are close, best first. One that has only just
+/// connected has not told its position yet: it gets a moment, while this node serves on.
+async fn wait_for_candidates(hands: &Hands, view: &ClusterView, candidates: &[MemberName], facts: &ServerFacts) -> Result<Vec<MemberName>> {
     let most = view.config().maximum_lag_on_failover();
-    let ready = |name: &&MemberName| sender(facts, name).is_some_and(|sender| lag(facts, sender) <= most);
-    candidates.iter().filter(ready).cloned().collect()
+    let close = |facts: &ServerFacts| -> Vec<MemberName> {
+        let ready = |name: &&MemberName| sender(facts, name).and_then(|sender| lag(facts, sender)).is_some_and(|lag| lag <= most);
+        candidates.iter().filter(ready).cloned().collect()
+    };
+    let mut ready = close(facts);
+    let deadline = Instant::now() + CANDIDATE_PATIENCE;
+    let mut last = describe(candidates, facts);
+    while ready.is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let facts = hands.sql.facts().await?;
+        ready = close(&facts);
+        last = describe(candidates, &facts);
+    }
+    if ready.is_empty() {
+        bail!("no candidate streams with at most {most} bytes of lag (maximum_lag_on_failover): {last}");
+    }
+    Ok(ready)
 }
 
 fn sender<'a>(facts: &'a ServerFacts, name: &MemberName) -> Option<&'a Sender> {
     facts.replication.iter().find(|sender| sender.application_name == name.as_str() && sender.state.as_deref() == Some("streaming"))
 }
 
-fn lag(facts: &ServerFacts, sender: &Sender) -> u64 {
-    sender.flush_lsn.map_or(u64::MAX, |flushed| flushed.lag_bytes_behind(facts.position()))
+fn lag(facts: &ServerFacts, sender: &Sender) -> Option<u64> {
+    Some(sender.flush_lsn?.lag_bytes_behind(facts.position()))
 }
 
 fn describe(candidates: &[MemberName], facts: &ServerFacts) -> String {
-    let words = candidates.iter().map(|name| match sender(facts, name) {
-        Some(sender) => format!("{name} is {} bytes behind", lag(facts, sender)),
+    let words = candidates.iter().map(|name| match sender(facts, name).map(|sender| lag(facts, sender)) {
+        Some(Some(lag)) => format!("{name} is {lag} bytes behind"),
+        Some(None) => format!("{name} has not told its position yet"),
         None => format!("{name} does not stream from here"),
     });
     words.collect::<Vec<_>>().join(", ")

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// A marker commit waits this long for the standby before the step is tried again.
 const MARKER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The field's own name for the standby that is waited for while there is none.
+const STRICT_PLACEHOLDER: &str = "__patroni_strict_sync_replica_placeholder__";
+
 /// One round on the primary. True if something was changed and another look is due.
 pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
@@ -73,12 +76,15 @@ async fn slots(hands: &Hands, view: &ClusterView, primary: bool) -> Result<()> {
     }
     let others: BTreeSet<String> = view.members.keys().filter(|name| **name != hands.config.name).map(MemberName::slot_name).collect();
     let mine = hands.config.name.slot_name();
-    let changes = hands.sql.ensure_slots(&others, primary, |name| name == mine).await?;
-    for name in &changes.created {
+    // A member that is away for a moment must find its log; one that is gone for good must not fill the disk.
+    let (kept, gone) = hands.note_slots(others, view.config().member_slots_ttl());
+    let changes = hands.sql.ensure_slots(&kept, primary, |name| name == mine || gone.contains(name)).await?;
+    for name in changes.created.iter().filter(|name| !changes.dropped.contains(name)) {
         tracing::info!("created the replication slot {name}");
     }
     for name in &changes.dropped {
-        tracing::info!("dropped the replication slot {name}");
+        let anew = if changes.created.contains(name) { " and made it anew, holding nothing back" } else { "" };
+        tracing::info!("dropped the replication slot {name}{anew}");
     }
     Ok(())
 }
@@ -102,7 +108,19 @@ async fn synchronous(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     let seen = standbys(view, facts);
     let trusted: BTreeSet<MemberName> = key.standbys().filter_map(|name| MemberName::new(name).ok()).collect();
     let present = if trusted.is_empty() { &names } else { &trusted };
-    let wanted = sync::choose(&seen, present);
+    let mut wanted = sync::choose(&seen, present);
+    if wanted.is_empty() && view.config().synchronous_mode_strict() {
+        // Rather no writes than writes on one node. What was confirmed stays true while nothing is
+        // acknowledged; where nobody was named yet, a name that no member may have holds the commits.
+        wanted = if names.is_empty() { MemberName::new(STRICT_PLACEHOLDER).into_iter().collect() } else { names.clone() };
+        if trusted.is_subset(&names) && key.leader.as_deref() == Some(hands.config.name.as_str()) {
+            if names.is_empty() {
+                tracing::warn!("synchronous_mode_strict: no synchronous standby, commits wait for one");
+                apply_names(hands, view, wanted).await?;
+            }
+            return Ok(false);
+        }
+    }
     match sync::step(&hands.config.name, &key, &Applied { names: names.clone(), confirmed }, &wanted) {
         SyncStep::Settled => Ok(false),
         SyncStep::WriteKey(state) => {

@@ -68,6 +68,9 @@ pub const MAXIMUM_LAG_DEFAULT_BYTES: u64 = 1_048_576;
 /// Default `primary_start_timeout`, in seconds, as the field has it.
 pub const PRIMARY_START_TIMEOUT_DEFAULT_S: u64 = 300;
 
+/// Default `member_slots_ttl`, in seconds, as the field has it.
+pub const MEMBER_SLOTS_TTL_DEFAULT_S: u64 = 1800;
+
 impl DynamicConfig {
     /// The value at a top-level key.
     pub fn get(&self, key: &str) -> Option<&Value> {
@@ -136,6 +139,24 @@ impl DynamicConfig {
     /// `pause`: maintenance mode.
     pub fn paused(&self) -> bool {
         self.truthy("pause")
+    }
+
+    /// `member_slots_ttl`: how long the slot of a member that is gone is kept; 30 minutes unless set, as the field has it.
+    pub fn member_slots_ttl(&self) -> Duration {
+        let text = self.0.get("member_slots_ttl").and_then(Value::as_str).map(str::trim);
+        let scaled = text.and_then(|text| {
+            let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+            let number: u64 = text[..split].parse().ok()?;
+            let scale = match text[split..].trim() {
+                "" | "s" => 1,
+                "min" | "m" => 60,
+                "h" => 3600,
+                "d" => 86400,
+                _ => return None,
+            };
+            Some(number * scale)
+        });
+        Duration::from_secs(scaled.or_else(|| self.seconds("member_slots_ttl")).unwrap_or(MEMBER_SLOTS_TTL_DEFAULT_S))
     }
 
     /// `failsafe_mode`.
@@ -213,6 +234,20 @@ mod tests {
             assert_eq!(timing.loop_wait.as_secs(), loop_wait, "{json}");
             assert_eq!(timing.retry_timeout.as_secs(), retry, "{json}");
             assert!(timing.loop_wait + 2 * timing.retry_timeout <= timing.ttl, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_slot_reads_with_and_without_a_unit() {
+        for (json, seconds) in [
+            ("{}", 1800),
+            (r#"{"member_slots_ttl":0}"#, 0),
+            (r#"{"member_slots_ttl":90}"#, 90),
+            (r#"{"member_slots_ttl":"30min"}"#, 1800),
+            (r#"{"member_slots_ttl":"2 h"}"#, 7200),
+            (r#"{"member_slots_ttl":"soon"}"#, 1800),
+        ] {
+            assert_eq!(config(json).member_slots_ttl().as_secs(), seconds, "{json}");
         }
     }
 

@@ -79,6 +79,12 @@ pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
         return stopping(view, local);
     }
     if view.config().paused() {
+        // Handed over or taken before the pause: without its promotion there would be no primary until it ends.
+        if let (Some(leader), Postgres::Standby { .. }) = (view.leader_if(&local.name), &local.postgres)
+            && local.lease_valid
+        {
+            return on(Promote { term: leader.term }, Reason::IHoldTheLease(leader.term));
+        }
         return on(Rest, Reason::Paused);
     }
     match &view.leader {
@@ -143,6 +149,7 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
         (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
         (DataDir::Present(_), Postgres::Starting { .. }) if local.down_for > view.config().primary_start_timeout() => start_timeout(view),
         (DataDir::Present(_), Postgres::Starting { .. }) => on(Rest, Reason::Starting),
+        (DataDir::Present(_), Postgres::Silent) if local.down_for > view.config().primary_start_timeout() => start_timeout(view),
         (DataDir::Present(_), Postgres::Silent) => on(Rest, Reason::Silent),
         (DataDir::Present(control), Postgres::Stopped) => {
             if control.ended == Ended::Standby || control.timeline < view.history().current() {

@@ -74,9 +74,9 @@ pub enum Impossible {
     /// A failover must say to whom.
     #[error("Failover could be performed only to a specific candidate")]
     FailoverNeedsCandidate,
-    /// In maintenance mode the request must name whom.
-    #[error("Switchover is possible only to a specific candidate in a paused state")]
-    PausedNeedsCandidate,
+    /// In maintenance mode nothing is stopped, started or promoted.
+    #[error("the cluster is in maintenance mode, in which no server is stopped or promoted: resume it first")]
+    Paused,
 }
 
 /// Why `name` can't take over in a planned way now, if it can't. `switchover`: nothing may be lost.
@@ -116,14 +116,14 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
     let leader = view.leader.as_ref();
     let paused = view.config().paused();
     let named = request.candidate();
+    if paused {
+        return Err(Impossible::Paused);
+    }
     if request.is_switchover() {
         let leader = leader.ok_or(Impossible::NoLeader)?;
         let given = request.leader.as_deref().unwrap_or("");
         if given != leader.name.as_str() {
             return Err(Impossible::LeaderMismatch { given: given.to_owned(), actual: leader.name.clone() });
-        }
-        if paused && named.is_none() {
-            return Err(Impossible::PausedNeedsCandidate);
         }
     } else if named.is_none() {
         return Err(Impossible::FailoverNeedsCandidate);

@@ -94,6 +94,15 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     if !me.primary && !me.arbiter {
         return Err(Reason::NoArbiter);
     }
+    // Whatever the mode says by now, and whoever was asked for: a leader that is cut off may be serving on
+    // the promises of those in the key, and only of those. (The leader itself empties the key.)
+    if !me.primary
+        && let Some(known) = &view.failsafe
+        && !known.value.is_empty()
+        && !known.value.contains_key(me.name.as_str())
+    {
+        return Err(Reason::NotInFailsafe);
+    }
     let history = view.history();
     let current = history.current();
     if let Ancestry::Diverged { fork } = history.ancestry(current, me.timeline, me.lsn) {
@@ -111,14 +120,6 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::NoFailover);
     }
     let config = view.config();
-    if config.failsafe_mode()
-        && !me.primary
-        && let Some(known) = &view.failsafe
-        && !known.value.is_empty()
-        && !known.value.contains_key(me.name.as_str())
-    {
-        return Err(Reason::NotInFailsafe);
-    }
     if config.synchronous_mode() != SynchronousMode::Off
         && let Some(sync) = &view.sync
         && !sync.value.is_empty()

@@ -22,7 +22,7 @@ pub enum Reason {
     NotInitialized,
     #[error("another node is making the first data directory")]
     AnotherInitializes,
-    #[error("the data directory is empty and the configuration has no bootstrap section")]
+    #[error("the data directory is empty, there is no cluster yet, and this node may not found one: its bootstrap.method is not served")]
     NoBootstrapSection,
     #[error("the data directory is empty and nobody leads, so there is nobody to clone from")]
     NobodyToCloneFrom,

@@ -402,7 +402,7 @@ fn while_nobody_leads() {
                 (view.initialize, local.may_bootstrap) = (None, false);
             },
             Duty::Rest,
-            "no bootstrap section",
+            "may not found one",
         ),
         (
             "another node initializes",

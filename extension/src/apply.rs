@@ -87,12 +87,16 @@ async fn take(worker: &Worker, judged: &Judged) -> Applied {
         return Applied::LookAfter(Duration::from_millis(100));
     }
     let taken = worker.etcd.take_leader(&worker.name, held.grant.lease, judged).await;
-    page().end_taking();
+    if taken.is_err() {
+        // Where the answer was lost the key may become ours yet: then the page opens only while nothing is promised.
+        page().end_taking();
+    }
     match taken {
         Ok(term) => {
             // The deadline is the lease's: the key hangs on it, so it lives as long.
             let held = worker.held.get().filter(|now| now.grant.lease == held.grant.lease).unwrap_or(held);
             page().open(term.0, held.grant.lease.0, held.deadline);
+            page().end_taking();
             worker.tell("leader", &format!("took the leader key, term {term}"));
             shmem::wake_arbiter();
             Applied::LookNow
@@ -168,6 +172,7 @@ pub async fn change_ttl(worker: &Worker, view: &ClusterView, held: Held) {
     let Ok(grant) = worker.etcd.grant(ttl).await else { return };
     if grant.ttl == held.grant.ttl {
         // etcd raised what was asked for to what we have already.
+        worker.ttl_refused.set(Some(ttl));
         let _ = worker.etcd.revoke(grant.lease).await;
         return;
     }

@@ -64,6 +64,8 @@ pub struct Worker {
     pub published: RefCell<Option<(Member, LeaseId, Moment)>>,
     /// When `status` was written.
     pub status_written: Cell<Option<Moment>>,
+    /// A TTL that etcd raised when it was asked for it: not asked for again.
+    pub ttl_refused: Cell<Option<Duration>>,
     /// The last decision, so that only changes are told.
     told: RefCell<String>,
     /// Wakes the turns.
@@ -167,6 +169,7 @@ impl Worker {
             stands_down_until: Cell::new(None),
             published: RefCell::new(None),
             status_written: Cell::new(None),
+            ttl_refused: Cell::new(None),
             told: RefCell::new(String::new()),
             wake: Arc::new(Notify::new()),
             lease_wanted: Notify::new(),
@@ -288,7 +291,8 @@ impl Worker {
             return loop_wait;
         }
         let Some(held) = self.held.get() else { return RETRY };
-        if held.grant.ttl != view.config().timing().ttl.max(held.grant.ttl.min(lease::TTL_MINIMUM)) && view.config.is_some() {
+        let wanted = view.config().timing().ttl;
+        if view.config.is_some() && held.grant.ttl != wanted && self.ttl_refused.get() != Some(wanted) {
             apply::change_ttl(self, &view, held).await;
         }
         self.settle_page(&view, held, server, now).await;
@@ -307,6 +311,12 @@ impl Worker {
             return;
         };
         let held = self.held.get().unwrap_or(held);
+        if page().is_promised(now) && page().term() != leader.term.0 {
+            // A take whose answer was lost was carried out after all, and meanwhile this node promised the
+            // old leader to stay away: the key waits until the promise has run out.
+            self.tell("leader", "the leader key is ours, but this node promised to stay away from it (failsafe_mode): waiting");
+            return;
+        }
         page().open(leader.term.0, leader.lease.0, held.deadline);
         if server.is_primary() {
             self.unpromoted_since.set(None);

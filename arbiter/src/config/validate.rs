@@ -155,9 +155,9 @@ fn endpoints(at: &At<'_>, protocol: &str) -> Option<Vec<String>> {
 }
 
 fn bootstrap(at: &At<'_>, not_served: &mut Vec<String>) -> BootstrapConfig {
-    let method = at.at("method");
-    if let Some(name) = method.text().filter(|name| name != "initdb") {
-        not_served.push(format!("bootstrap.method: \"{name}\" is not run; a new cluster is made with initdb"));
+    let method = at.at("method").text().filter(|name| name != "initdb");
+    if let Some(name) = &method {
+        not_served.push(format!("bootstrap.method: \"{name}\" is not run; this node can join a cluster, but will not found one"));
     }
     let hook = at.at("post_bootstrap").text().or_else(|| at.at("post_init").text());
     BootstrapConfig {
@@ -166,6 +166,7 @@ fn bootstrap(at: &At<'_>, not_served: &mut Vec<String>) -> BootstrapConfig {
         pg_hba: at.at("pg_hba").lines(),
         users: users(&at.at("users")),
         post_bootstrap: hook,
+        other_method: method,
     }
 }
 

@@ -232,13 +232,18 @@ impl ConfigFiles {
                 settings.entry(name.to_owned()).or_insert_with(|| path.display().to_string());
             }
         }
+        // What stands on the command line wins anyway; without it here a reload would complain of what
+        // postgresql.base.conf says instead. The timeline likewise: it can't be taken out without a restart.
+        settings.extend(
+            parameters.argv.iter().filter(|(name, _)| !name.starts_with("tenure.")).map(|(name, value)| (name.clone(), value.clone())),
+        );
+        settings.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
         for (name, value) in &settings {
             content.push_str(&format!("{name} = {}\n", quote(value)));
         }
         if let Recovery::Standby { primary_conninfo, primary_slot_name, extra } = recovery {
             content.push_str("\n# recovery\n");
             let mut settings = extra.clone();
-            settings.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
             settings.insert("primary_conninfo".to_owned(), primary_conninfo.clone().unwrap_or_default());
             settings.insert("primary_slot_name".to_owned(), primary_slot_name.clone().unwrap_or_default());
             for (name, value) in &settings {
@@ -281,7 +286,8 @@ const HEADER: &str = "# Written by tenure: changes belong in the node's configur
 fn without_recovery(text: &str) -> String {
     let belongs = |line: &&str| {
         let name = line.trim_start().split(['=', ' ', '\t']).next().unwrap_or("");
-        !NOT_IN_AUTO_CONF.iter().any(|unwanted| name.eq_ignore_ascii_case(unwanted))
+        let ours = name.get(..7).is_some_and(|prefix| prefix.eq_ignore_ascii_case("tenure."));
+        !ours && !NOT_IN_AUTO_CONF.iter().any(|unwanted| name.eq_ignore_ascii_case(unwanted))
     };
     text.split_inclusive('\n').filter(belongs).collect()
 }

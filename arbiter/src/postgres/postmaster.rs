@@ -203,6 +203,19 @@ impl Postmaster {
     }
 }
 
+/// Why a server ended that was just started: the last complaints in its first log, or where to look.
+pub async fn last_words(data_dir: &Path) -> String {
+    let path = data_dir.join("log").join("postmaster.log");
+    let text = super::read_if_there(&path).await.ok().flatten().unwrap_or_default();
+    // Of one start only; older ones are above.
+    let telling = |line: &&str| ["FATAL:", "PANIC:", "ERROR:", "HINT:", "could not"].iter().any(|word| line.contains(word));
+    let lines: Vec<&str> = text.lines().rev().take(12).filter(telling).collect();
+    if lines.is_empty() {
+        return format!("see {} and the server's own log", path.display());
+    }
+    lines.into_iter().rev().map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
 /// What the server writes before its own logging is set up; `None` (then inherited) where the directory can't be written.
 async fn log_file(data_dir: &Path) -> Option<(Stdio, Stdio)> {
     let directory = data_dir.join("log");

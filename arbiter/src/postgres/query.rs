@@ -136,7 +136,8 @@ pub struct PendingSetting {
 const FACTS: &str = "
 SELECT json_build_object(
   'in_recovery', r.yes,
-  'timeline', CASE WHEN r.yes THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver WHERE received_tli > 0), (pg_control_checkpoint()).timeline_id)
+  'timeline', CASE WHEN r.yes THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver WHERE received_tli > 0),
+                (pg_control_recovery()).min_recovery_end_timeline, (pg_control_checkpoint()).timeline_id)
               ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
   'current_lsn', CASE WHEN NOT r.yes THEN pg_current_wal_lsn() - '0/0' END,
   'flush_lsn', CASE WHEN NOT r.yes THEN pg_current_wal_flush_lsn() - '0/0' END,
@@ -220,6 +221,17 @@ impl LocalSql {
         let session = self.session().await?;
         let done = answer(session.client.batch_execute(statements)).await;
         self.noting_loss(done).await
+    }
+
+    /// For how many seconds the fence is open yet; None where it is closed.
+    pub async fn fence_left(&self) -> Result<Option<Duration>> {
+        const LEFT: &str =
+            "SELECT greatest(extract(epoch FROM deadline_left), 0)::float8 FROM tenure.lease() WHERE fence IN ('open', 'draining')";
+        let session = self.session().await?;
+        let asked = answer(session.client.query_opt(LEFT, &[])).await;
+        let row = self.noting_loss(asked).await.context("ask for the fence")?;
+        let seconds: Option<f64> = row.map(|row| row.try_get(0)).transpose()?;
+        Ok(seconds.map(Duration::from_secs_f64))
     }
 
     /// Asks a question whose answer is yes or no.
