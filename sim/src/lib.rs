@@ -50,6 +50,8 @@ pub struct Report {
     pub confirmed_after_standing: u64,
     /// How long the cluster took to be whole after the last fault.
     pub healed_after: Option<Duration>,
+    /// A hole that is known ended the run, see docs/simulation.md.
+    pub known: Option<String>,
     /// The invariant that broke, and how.
     pub violation: Option<(String, String)>,
     /// Every fault with its time; in a verbose run everything else, too.
@@ -72,8 +74,11 @@ impl fmt::Display for Report {
             self.simulated.as_secs_f64(),
             self.leaders,
         )?;
-        let Some((invariant, how)) = &self.violation else { return Ok(()) };
-        writeln!(f, "\nseed {} BREAKS {invariant}: {how}\n\nschedule:", self.seed)?;
+        match (&self.violation, &self.known) {
+            (Some((invariant, how)), _) => writeln!(f, "\nseed {} BREAKS {invariant}: {how}\n\nschedule:", self.seed)?,
+            (None, Some(how)) => writeln!(f, "\nseed {} meets a known hole: {how}\n\nschedule:", self.seed)?,
+            (None, None) => return Ok(()),
+        }
         self.schedule.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         writeln!(f, "\nthe last decisions:")?;
         self.log.iter().try_for_each(|line| writeln!(f, "{line}"))?;
@@ -92,7 +97,7 @@ pub fn run(options: &Options) -> Report {
     }
     let healed = Rc::new(Cell::new(None));
     world.time.spawn((0, Part::Outside), world.clone().trouble(options.steps, healed.clone()));
-    let broken = || world.judge.borrow().violation.is_some();
+    let broken = || world.judge.borrow().violation.is_some() || world.judge.borrow().known.is_some();
     while healed.get().is_none() && !broken() {
         world.time.run_until(world.now() + Duration::from_secs(1), broken);
     }
@@ -134,6 +139,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
         numbers_twice: judge.numbers_twice,
         confirmed_after_standing: judge.confirmed_after_standing,
         healed_after,
+        known: judge.known.clone(),
         violation: judge.violation.as_ref().map(|(name, how)| ((*name).to_owned(), how.clone())),
         schedule: world.schedule.borrow().clone(),
         log: world.log.borrow().iter().cloned().collect(),

@@ -70,6 +70,7 @@ pub(crate) struct Server {
     pub ready: Cell<bool>,
     pub in_recovery: Cell<bool>,
     pub stopping: Cell<bool>,
+    ended_cleanly: Cell<bool>,
     pub page: RefCell<Page>,
     pub renewed: Changes,
     pub flushed: Cell<u64>,
@@ -184,6 +185,7 @@ impl World {
             ready: Cell::new(false),
             in_recovery: Cell::new(recovery != Recovery::None),
             stopping: Cell::new(false),
+            ended_cleanly: Cell::new(false),
             page: RefCell::new(closed),
             renewed: Changes::default(),
             flushed: Cell::new(end),
@@ -409,7 +411,7 @@ impl World {
         self.nodes[at].wake_arbiter.notify(&self.time);
     }
 
-    /// Fast stop, by the arbiter. True if it was clean.
+    /// Stops the server, as the arbiter does. True if it was clean. What was asked goes on without who asked.
     pub async fn stop_server(self: &Rc<Self>, at: usize, fast: bool) -> bool {
         let Some(server) = self.server(at) else { return true };
         let same = || self.server(at).is_some_and(|now| Rc::ptr_eq(&now, &server));
@@ -420,22 +422,30 @@ impl World {
             }
             return !fast;
         }
-        server.stopping.set(true);
-        // The lease worker ends with the first moment; backends roll back.
-        if !self.time.is_frozen((at, Part::Worker)) {
-            self.time.kill((at, Part::Worker));
+        if !server.stopping.replace(true) {
+            // The lease worker ends with the first moment; backends roll back.
+            if !self.time.is_frozen((at, Part::Worker)) {
+                self.time.kill((at, Part::Worker));
+            }
+            let (world, mine) = (self.clone(), server.clone());
+            self.time.spawn((at, Part::Server), async move { world.shut_down(mine).await });
         }
-        let clean = async {
-            while self.time.is_frozen((at, Part::Server)) {
-                self.time.sleep(20 * MS).await;
-            }
-            self.time.sleep(self.random.mostly(30 * MS, 400 * MS)).await;
-            if server.in_recovery.get() {
-                return;
-            }
-            {
-                let mut data = self.nodes[at].data.borrow_mut();
-                let Some(disk) = data.disk_mut() else { return };
+        let gone = self.nodes[at].changed.wait(&self.time, || (!same()).then_some(()));
+        if self.time.timeout(Duration::from_secs(60), gone).await.is_some() {
+            return server.ended_cleanly.get();
+        }
+        if same() {
+            self.server_dies(at);
+        }
+        false
+    }
+
+    /// A fast shutdown, in the server itself.
+    async fn shut_down(self: Rc<Self>, server: Rc<Server>) {
+        let at = server.at;
+        self.time.sleep(self.random.mostly(30 * MS, 400 * MS)).await;
+        if !server.in_recovery.get() {
+            if let Some(disk) = self.nodes[at].data.borrow_mut().disk_mut() {
                 disk.wal.truncate(server.flushed.get());
                 disk.checkpoint = (disk.wal.end(), disk.wal.timeline);
                 let end = disk.wal.write(114, 0);
@@ -449,26 +459,18 @@ impl World {
                 all.then_some(())
             });
             let _ = self.time.timeout(Duration::from_secs(10), caught_up).await;
-        };
-        let in_time = self.time.timeout(Duration::from_secs(60), clean).await.is_some();
-        if !same() {
-            return false; // it crashed meanwhile
-        }
-        if !in_time {
-            self.server_dies(at);
-            return false;
         }
         for part in [Part::Server, Part::Receiver, Part::Worker] {
             self.time.kill((at, part));
         }
         *self.nodes[at].server.borrow_mut() = None;
+        server.ended_cleanly.set(true);
         if !server.in_recovery.get() {
             self.note_ended(at, Ended::CleanPrimary);
         } else if let Some(disk) = self.nodes[at].data.borrow_mut().disk_mut() {
             disk.checkpoint = (disk.wal.end(), disk.wal.timeline);
         }
         self.gone(at, &server);
-        true
     }
 
     // ---- Promotion ----
