@@ -2,6 +2,7 @@
 
 use crate::shmem::AskError;
 use cluster::fence::{Mode, Page};
+use cluster::lsn::Lsn;
 use cluster::time::Moment;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -51,6 +52,20 @@ pub fn refused(what: &str, page: Page, now: Moment) -> ! {
         )
         .set_detail(why_closed(page, now))
         .set_hint(WHERE_TO_GO),
+    )
+}
+
+/// Tables are not shown yet: what recovery brought back is not on the synchronous standbys.
+pub fn not_settled(recovered_to: u64, confirmed: u64) -> ! {
+    let (wanted, seen) = (Lsn(recovered_to), Lsn(confirmed));
+    raise(
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+            "cannot read or write tables because the synchronous standbys do not have yet what recovery brought back",
+            "recovered",
+        )
+        .set_detail(format!("Recovery brought this server to {wanted}, and its synchronous standbys have confirmed {seen}."))
+        .set_hint("Try again; pg_stat_replication shows the standbys. Taking a lost one out of synchronous_standby_names ends the wait."),
     )
 }
 

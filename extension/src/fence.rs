@@ -6,6 +6,7 @@
 //! | utility: COMMIT PREPARED, ROLLBACK PREPARED | the same, they have no xid of their own | the same |
 //! | after commit, after prepare | may it be acknowledged? | the connection is cut |
 //! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
+//! | the same | after a restart: do the standbys have it again? ([`crate::recovered`]) | waits, then an ERROR |
 //! | authentication | is the fence closed? | the session starts read-only |
 //!
 //! Order: of the statement hooks, ours comes first and then whatever was there before, so that a refused
@@ -23,7 +24,8 @@
 
 use crate::error;
 use crate::guc;
-use crate::shmem::{self, Page, boottime};
+use crate::recovered;
+use crate::shmem::{self, Page, Recovered, boottime};
 use cluster::fence::{Mode, Verdict, judge, may_acknowledge};
 use cluster::time::Moment;
 use pgrx::pg_sys;
@@ -291,12 +293,39 @@ fn confirmed_by_standbys(level_max: usize) -> Option<u64> {
             SYNCHRONOUS_COMMIT_REMOTE_APPLY => WAIT_APPLY,
             _ => return None,
         };
-        if pg_sys::max_wal_senders == 0 || pg_sys::WalSndCtl.is_null() || !standbys_defined() {
+        if !standbys_to_await() || !standbys_defined() {
             return None;
         }
-        let lsn = (&raw const (*pg_sys::WalSndCtl).lsn).cast::<u64>();
-        Some(lsn.add(level.min(level_max)).read_volatile())
+        Some(confirmed_at(level.min(level_max)))
     }
+}
+
+/// Can there be synchronous standbys at all?
+fn standbys_to_await() -> bool {
+    // SAFETY: a setting, and a pointer that is set before any backend runs.
+    unsafe { pg_sys::max_wal_senders != 0 && !pg_sys::WalSndCtl.is_null() }
+}
+
+/// What the synchronous standbys have confirmed at this level.
+///
+/// # Safety
+/// [`standbys_to_await`].
+unsafe fn confirmed_at(level: usize) -> u64 {
+    // SAFETY: as demanded; an aligned word that only grows.
+    unsafe { (&raw const (*pg_sys::WalSndCtl).lsn).cast::<u64>().add(level).read_volatile() }
+}
+
+/// What the synchronous standbys have flushed, whatever this session awaits; None where there are none.
+/// Unlike a commit this may be asked before the checkpointer has first looked at the setting, so until then
+/// the setting itself counts in all releases.
+pub fn flushed_by_standbys() -> Option<u64> {
+    if !standbys_to_await() {
+        return None;
+    }
+    // SAFETY: a setting of this process.
+    let by_setting = unsafe { !pg_sys::SyncRepStandbyNames.is_null() && *pg_sys::SyncRepStandbyNames != 0 };
+    // SAFETY: just asked.
+    (standbys_defined() || !flags_are_two() && by_setting).then(|| unsafe { confirmed_at(WAIT_FLUSH) })
 }
 
 /// Is there anybody to await? Asked of shared memory rather than of this session's setting, which is
@@ -362,9 +391,11 @@ fn prepared_is_confirmed(start: u64) -> bool {
     confirmed_by_standbys(WAIT_FLUSH).is_none_or(|confirmed| confirmed >= flushed)
 }
 
+/// How far this server has flushed.
+///
 /// # Safety
 /// In a process attached to shared memory.
-unsafe fn flushed_here() -> u64 {
+pub unsafe fn flushed_here() -> u64 {
     // SAFETY: as demanded.
     unsafe {
         #[cfg(any(feature = "pg13", feature = "pg14"))]
@@ -516,8 +547,11 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) 
                 prepare_to_await_standbys();
                 true
             }
-            pg_sys::NodeTag::T_CopyStmt if guc::fence_reads() && !(*node.cast::<pg_sys::CopyStmt>()).is_from => {
-                admit_read(page);
+            pg_sys::NodeTag::T_CopyStmt if !(*node.cast::<pg_sys::CopyStmt>()).is_from => {
+                recovered::hold(page);
+                if guc::fence_reads() {
+                    admit_read(page);
+                }
                 false
             }
             _ => false,
@@ -560,9 +594,16 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
 unsafe extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc) {
     let Some(page) = managed_page() else { return };
     maybe_reopen_session(page);
+    let fenced = guc::fence_reads();
+    if !fenced && page.recovered() == Recovered::Settled {
+        return;
+    }
     // SAFETY: as demanded; parallel workers start what their leader was let start.
-    if guc::fence_reads() && unsafe { pg_sys::ParallelWorkerNumber < 0 && reads_tables((*query).plannedstmt) } {
-        admit_read(page);
+    if unsafe { pg_sys::ParallelWorkerNumber < 0 && reads_tables((*query).plannedstmt) } {
+        recovered::hold(page);
+        if fenced {
+            admit_read(page);
+        }
     }
 }
 
@@ -595,7 +636,8 @@ fn admit_read(page: &Page) {
     }
 }
 
-fn in_recovery() -> bool {
+/// This server is a standby, or still recovering.
+pub fn in_recovery() -> bool {
     // SAFETY: reads shared memory; every process under a postmaster may call it.
     unsafe { pg_sys::RecoveryInProgress() }
 }

@@ -1,7 +1,7 @@
 //! pg_tenure inside the server: what is registered when the library is loaded, nothing else.
 //!
 //! Rooms in reading order: [`guc`] the settings, [`shmem`] the page that backends read, [`fence`] the
-//! hooks that ask it, [`functions`] the SQL surface, [`error`] what users are told, [`worker`] the
+//! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`error`] what users are told, [`worker`] the
 //! lease worker.
 
 use pgrx::pg_sys;
@@ -15,6 +15,7 @@ pub mod guc;
 pub mod mailbox;
 pub mod observe;
 pub mod publish;
+pub mod recovered;
 pub mod shmem;
 pub mod signals;
 pub mod worker;

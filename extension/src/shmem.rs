@@ -132,6 +132,8 @@ pub struct Page {
     promised_until_ns: AtomicU64,
     /// The worker is taking the leader key at this moment.
     taking: AtomicU32,
+    /// See [`Recovered`].
+    recovered_to: AtomicU64,
     /// Commits that had to wait for a renewal.
     pub commits_waited: AtomicU64,
     /// Commits that were refused; nothing of them was written.
@@ -238,6 +240,7 @@ unsafe extern "C-unwind" fn startup() {
             // A server that belongs to a cluster starts closed, also after a crash of a backend.
             let mode = if guc::scope().is_some() { Mode::Closed } else { Mode::Unmanaged };
             (*page).mode.store(mode as u32, SeqCst);
+            (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);
         }
         PAGE.store(page, Release);
         pg_sys::LWLockRelease(lock);
@@ -381,14 +384,67 @@ impl Page {
     /// Sleeps until `done` says Some, `limit` has come, or an interrupt raises its error. Called in
     /// backends; `done` is asked again at each renewal.
     pub fn wait_renewed<T>(&self, limit: Moment, done: impl FnMut(Moment) -> Option<T>) -> Option<T> {
-        wait(&self.renewed, limit, done)
+        wait(&self.renewed, limit, LONGEST_SLEEP, done)
     }
 }
 
-/// One level-triggered wait: asks, sleeps until broadcast or limit (at most a second, should a broadcast
-/// be missed because its sender died), asks again. An error raised by an interrupt leaves the queue in
-/// the abort that follows.
-fn wait<T>(variable: &UnsafeCell<pg_sys::ConditionVariable>, limit: Moment, mut done: impl FnMut(Moment) -> Option<T>) -> Option<T> {
+// ---- What recovery brought back ------------------------------------------------------------------
+
+/// How far recovery went when this server last started, until the synchronous standbys have that again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovered {
+    /// They have it, or nobody is to be awaited.
+    Settled,
+    /// Nobody has looked since the server started.
+    NotLooked,
+    /// The standbys have to confirm up to here.
+    To(u64),
+}
+
+impl Recovered {
+    const SETTLED: u64 = 0;
+    const NOT_LOOKED: u64 = u64::MAX;
+}
+
+impl Page {
+    /// What is to be awaited before tables are shown.
+    pub fn recovered(&self) -> Recovered {
+        match self.recovered_to.load(SeqCst) {
+            Recovered::SETTLED => Recovered::Settled,
+            Recovered::NOT_LOOKED => Recovered::NotLooked,
+            end => Recovered::To(end),
+        }
+    }
+
+    /// The first to look says how far the server is; who comes second finds that. Gives what counts.
+    pub fn look_at_recovered(&self, end: u64) -> Recovered {
+        let _ = self.recovered_to.compare_exchange(Recovered::NOT_LOOKED, end, SeqCst, SeqCst);
+        self.recovered()
+    }
+
+    /// Nothing is to be awaited until the server starts again.
+    pub fn settle_recovered(&self) {
+        self.recovered_to.store(Recovered::SETTLED, SeqCst);
+    }
+
+    /// Asks until `done` says Some, `limit` has come, or an interrupt raises its error. A walsender tells nobody
+    /// but those who commit how far a standby is, so this looks every few milliseconds.
+    pub fn wait_polling<T>(&self, limit: Moment, done: impl FnMut(Moment) -> Option<T>) -> Option<T> {
+        wait(&self.renewed, limit, Duration::from_millis(10), done)
+    }
+}
+
+/// Should a broadcast be missed because its sender died.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// One level-triggered wait: asks, sleeps until broadcast or limit (at most `longest`), asks again. An error
+/// raised by an interrupt leaves the queue in the abort that follows.
+fn wait<T>(
+    variable: &UnsafeCell<pg_sys::ConditionVariable>,
+    limit: Moment,
+    longest: Duration,
+    mut done: impl FnMut(Moment) -> Option<T>,
+) -> Option<T> {
     // SAFETY: the variable was initialised by `startup`; this process has a PGPROC, as everything that
     // runs transactions or functions has; each prepare is followed by a cancel.
     unsafe { pg_sys::ConditionVariablePrepareToSleep(variable.get()) };
@@ -400,7 +456,7 @@ fn wait<T>(variable: &UnsafeCell<pg_sys::ConditionVariable>, limit: Moment, mut 
         if now >= limit {
             break None;
         }
-        let sleep_ms = limit.since(now).as_millis().saturating_add(1).min(1000);
+        let sleep_ms = limit.since(now).as_millis().saturating_add(1).min(longest.as_millis());
         // SAFETY: as above.
         unsafe {
             pg_sys::ConditionVariableTimedSleep(
@@ -722,7 +778,7 @@ impl Page {
         }
         let mailbox = &self.mailbox;
         let limit = boottime() + Duration::from_millis(timeout_ms);
-        let claim = wait(&self.answered, limit, |now| mailbox.claim(now)).ok_or(AskError::Busy)?;
+        let claim = wait(&self.answered, limit, LONGEST_SLEEP, |now| mailbox.claim(now)).ok_or(AskError::Busy)?;
         let id = claim.id;
         let length = mailbox.request.store(json.as_bytes());
         mailbox.request_length.store(length as u64, SeqCst);
@@ -730,7 +786,7 @@ impl Page {
             return Err(AskError::Busy);
         }
         wake_worker();
-        let answer = wait(&self.answered, limit, |_| {
+        let answer = wait(&self.answered, limit, LONGEST_SLEEP, |_| {
             (mailbox.word.load(SeqCst) == Turn::Answered.word(id)).then(|| mailbox.answer.load(mailbox.answer_length.load(SeqCst) as usize))
         });
         let taken = mailbox.word.load(SeqCst) != Turn::Asked.word(id);

@@ -10,7 +10,7 @@ use crate::apply::{self, Applied};
 use crate::observe;
 use crate::shmem::{self, page};
 use crate::signals::{self, Interrupt, Signals};
-use crate::{guc, mailbox, publish};
+use crate::{guc, mailbox, publish, recovered};
 use cluster::leader::{LeaseId, Term};
 use cluster::lease;
 use cluster::member::Member;
@@ -261,6 +261,7 @@ impl Worker {
     async fn turns(&self) -> bool {
         loop {
             page().worker_seen(shmem::boottime());
+            recovered::look(page());
             let pause = self.turn().await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
