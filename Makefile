@@ -26,7 +26,7 @@ FEATURES := --no-default-features --features pg_tenure/pg$(PG_MAJOR)
 RELEASE  := cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-tests $(FEATURES)
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup patroni build install demo demo-stop test unit e2e lint bench docs clean
+.PHONY: help setup patroni build install demo demo-stop test unit e2e lint bench bench-fence fence-mutants docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -95,6 +95,15 @@ lint: setup
 RUNS ?= 5
 bench: install
 	$(TARGET)/release/bench $(RUNS) $(MEASURES)
+
+# The fence's cost on pgbench, against a server without it: a quiet machine and six minutes.
+bench-fence: install
+	$(TARGET)/release/fence_cost
+
+# Each guard of the fence taken out in a copy, one after another: a story has to fail each time (docs/fence-proof.md).
+# make fence-mutants MUTANTS="prepare copy"
+fence-mutants: setup
+	cargo run --locked -p tenure-tests --bin fence_mutants -- $(MUTANTS)
 
 docs: setup
 	cargo doc --locked --workspace --no-deps $(FEATURES)

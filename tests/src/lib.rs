@@ -12,6 +12,7 @@ pub mod programs;
 pub mod room;
 pub mod wait;
 
+pub mod alone;
 pub mod cluster;
 pub mod etcd;
 pub mod node;

@@ -1,0 +1,461 @@
+//! One Postgres under the fence, without an arbiter: the extension, a real etcd, and the real lease worker between them.
+//!
+//! A primary stands for itself, so the worker takes the leader key and the fence opens; freezing the worker (or
+//! etcd) is all it takes to let the deadline pass. The library under test is a copy in the room, found
+//! through `dynamic_library_path`: nobody's `make install` changes it meanwhile, and `TENURE_TEST_LIBRARY`
+//! says which one it is, so that a library with one guard taken out can be put through the same tests.
+
+use crate::etcd::Etcd;
+use crate::node::{self, SCOPE};
+use crate::ports::Port;
+use crate::process;
+use crate::programs;
+use crate::room::Room;
+use crate::wait::{self, seconds};
+use rustix::process::{Pid, Signal};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// How long anything may take that is no measurement.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough to see that somebody waits.
+pub const A_WHILE: Duration = Duration::from_millis(700);
+
+/// A server that the test starts itself, with or without the extension.
+pub struct Server {
+    dir: PathBuf,
+    log: PathBuf,
+    port: Port,
+    process: Mutex<Option<Child>>,
+}
+
+/// The fenced server with its etcd.
+pub struct Alone {
+    server: Server,
+    /// Its etcd.
+    pub etcd: Etcd,
+    /// The directory of it all; dropped last.
+    pub room: Room,
+}
+
+/// What a client was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It is done; the rows.
+    Done(Vec<Vec<String>>),
+    /// It is not: SQLSTATE, then message and hint.
+    Refused(String, String),
+    /// Nothing: the connection is gone.
+    Cut,
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Told::Done(rows) => write!(f, "acknowledged {rows:?}"),
+            Told::Refused(state, message) => write!(f, "refused with {state}: {message}"),
+            Told::Cut => f.write_str("cut"),
+        }
+    }
+}
+
+impl Told {
+    /// It has to be done; gives the first cell.
+    #[track_caller]
+    pub fn done(self) -> String {
+        match self {
+            Told::Done(rows) => rows.into_iter().next().and_then(|row| row.into_iter().next()).unwrap_or_default(),
+            other => panic!("expected an acknowledgement, got: {other}"),
+        }
+    }
+
+    /// It has to be refused with this SQLSTATE; gives message and hint.
+    #[track_caller]
+    pub fn refused(self, wanted: &str) -> String {
+        match self {
+            Told::Refused(state, message) if state == wanted => message,
+            other => panic!("expected {wanted}, got: {other}"),
+        }
+    }
+
+    /// The connection has to be gone without a word.
+    #[track_caller]
+    pub fn cut(self) {
+        assert_eq!(self, Told::Cut, "expected a cut connection, got: {self}");
+    }
+}
+
+/// One client session.
+#[derive(Clone)]
+pub struct Session(Arc<Client>);
+
+impl Session {
+    /// Connects to a port of loopback.
+    pub async fn on(port: u16) -> Session {
+        wait::until("a session", PATIENCE, async || {
+            node::connect(port, seconds(5)).await.map(|client| Session(Arc::new(client))).map_err(|error| format!("{error:#}"))
+        })
+        .await
+    }
+
+    /// Sends SQL and gives what the client is told.
+    pub async fn tell(&self, sql: &str) -> Told {
+        let answer = tokio::time::timeout(PATIENCE, self.0.simple_query(sql)).await.unwrap_or_else(|_| panic!("no answer to {sql}"));
+        match answer {
+            Ok(messages) => {
+                let row = |message| match message {
+                    SimpleQueryMessage::Row(row) => {
+                        Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
+                    }
+                    _ => None,
+                };
+                Told::Done(messages.into_iter().filter_map(row).collect())
+            }
+            Err(error) => match error.as_db_error() {
+                Some(error) => Told::Refused(
+                    error.code().code().to_owned(),
+                    format!("{} ({}) hint: {}", error.message(), error.detail().unwrap_or(""), error.hint().unwrap_or("")),
+                ),
+                None => Told::Cut,
+            },
+        }
+    }
+
+    /// Sends SQL that has to succeed; gives the first cell.
+    pub async fn ok(&self, sql: &str) -> String {
+        match self.tell(sql).await {
+            told @ Told::Done(_) => told.done(),
+            other => panic!("{sql}: {other}"),
+        }
+    }
+
+    /// Sends SQL and leaves it to run.
+    pub fn begin(&self, sql: &str) -> Pending {
+        let (session, sql) = (self.clone(), sql.to_owned());
+        Pending { sql: sql.clone(), answer: tokio::spawn(async move { session.tell(&sql).await }) }
+    }
+
+    /// Its backend.
+    pub async fn pid(&self) -> i32 {
+        self.ok("SELECT pg_backend_pid()").await.parse().expect("a process id")
+    }
+
+    /// The client's own cancel request, as libpq's PQcancel sends it.
+    pub async fn cancel(&self) {
+        self.0.cancel_token().cancel_query(NoTls).await.expect("send a cancel request");
+    }
+}
+
+/// A statement under way.
+pub struct Pending {
+    sql: String,
+    answer: JoinHandle<Told>,
+}
+
+impl Pending {
+    /// It must not be answered for a while.
+    pub async fn waits(&mut self, span: Duration) {
+        if let Ok(told) = tokio::time::timeout(span, &mut self.answer).await {
+            panic!("{} was to wait for {span:?}; it was {}", self.sql, told.expect("the session's task"));
+        }
+    }
+
+    /// Its answer, waited for.
+    pub async fn told(self) -> Told {
+        self.answer.await.expect("the session's task")
+    }
+
+    /// Its answer, which has to come soon.
+    pub async fn told_within(self, span: Duration) -> Told {
+        match tokio::time::timeout(span, self.answer).await {
+            Ok(told) => told.expect("the session's task"),
+            Err(_) => panic!("{} has no answer after {span:?}", self.sql),
+        }
+    }
+}
+
+impl Server {
+    fn planned(room: &Room, name: &str) -> Server {
+        Server { dir: room.directory(name), log: room.path().join(format!("{name}.log")), port: Port::free(), process: Mutex::new(None) }
+    }
+
+    /// A plain primary without the extension.
+    pub async fn plain(room: &Room, name: &str, settings: &[(&str, &str)]) -> Server {
+        let server = Server::planned(room, name);
+        server.initdb(room);
+        server.configure(room, "", settings);
+        server.start(room);
+        Session::on(server.port()).await;
+        server
+    }
+
+    /// A physical standby without the extension, streaming from `port` as `name`.
+    async fn standby_of(room: &Room, port: u16, name: &str) -> Server {
+        let server = Server::planned(room, name);
+        run(room, "pg_basebackup", |command| {
+            command.args(["-X", "stream", "-c", "fast", "--no-sync", "-h", "127.0.0.1", "-U", "postgres"]);
+            command.args(["-p", &port.to_string()]).arg("-D").arg(&server.dir);
+        });
+        let conninfo = format!("host=127.0.0.1 port={port} user=postgres application_name={name}");
+        let text = fs::read_to_string(server.dir.join("postgresql.conf")).expect("read the copied settings");
+        let own = [
+            "shared_preload_libraries = ''".to_owned(),
+            "synchronous_standby_names = ''".to_owned(),
+            format!("primary_conninfo = '{conninfo}'"),
+        ];
+        let auto = format!("port = {}\n{}\n", server.port(), own.join("\n"));
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("tenure.")).collect();
+        room.file(&server.dir.join("postgresql.conf"), &format!("{}\n", kept.join("\n")));
+        room.file(&server.dir.join("postgresql.auto.conf"), &auto);
+        room.file(&server.dir.join("standby.signal"), "");
+        server.start(room);
+        Session::on(server.port()).await;
+        server
+    }
+
+    fn initdb(&self, room: &Room) {
+        run(room, "initdb", |command| {
+            command.arg("-D").arg(&self.dir).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        });
+    }
+
+    fn configure(&self, room: &Room, more: &str, settings: &[(&str, &str)]) {
+        let mut text = format!(
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = ''\nshared_buffers = 16MB\nmax_connections = 40\n\
+             dynamic_shared_memory_type = mmap\nmax_prepared_transactions = 10\nautovacuum = off\nwal_retrieve_retry_interval = 100ms\n\
+             log_line_prefix = '%m [%p] %b '\n{more}",
+            self.port()
+        );
+        for (name, value) in settings {
+            text.push_str(&format!("{name} = '{value}'\n"));
+        }
+        room.file(&self.dir.join("postgresql.conf"), &text);
+    }
+
+    fn start(&self, room: &Room) {
+        let log = room.log(&self.log);
+        let child = room
+            .command(programs::postgres_bin().join("postgres"), &self.dir)
+            .arg("-D")
+            .arg(&self.dir)
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log)
+            .spawn()
+            .expect("start postgres");
+        *self.process.lock().expect("nobody panicked with the lock") = Some(child);
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// A new session.
+    pub async fn session(&self) -> Session {
+        Session::on(self.port()).await
+    }
+
+    /// SIGINT to the postmaster: a fast shutdown.
+    pub fn stop_fast(&self) {
+        let process = self.process.lock().expect("nobody panicked with the lock");
+        process::signal(Pid::from_child(process.as_ref().expect("a running server")), Signal::INT);
+    }
+
+    /// Every process alive and silent.
+    pub fn freeze(&self) {
+        process::freeze_below(&self.dir);
+    }
+
+    /// Every process goes on.
+    pub fn thaw(&self) {
+        process::thaw_below(&self.dir);
+    }
+}
+
+impl std::ops::Deref for Alone {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl Alone {
+    /// Starts etcd and the server with these settings on top; returns once the fence is open and the SQL surface is there.
+    pub async fn start(settings: &[(&str, &str)]) -> Alone {
+        let room = Room::new();
+        let etcd = Etcd::start(&room).await;
+        let server = Server::planned(&room, "fenced");
+        server.initdb(&room);
+        let library = install_library(&room);
+        let more = format!(
+            "dynamic_library_path = '{}:$libdir'\nshared_preload_libraries = 'pg_tenure'\ntenure.scope = '{SCOPE}'\ntenure.name = 'fenced'\n\
+             tenure.etcd_endpoints = 'http://{}'\ntenure.ttl = 3s\ntenure.fence_wait = 300ms\n",
+            library.display(),
+            etcd.hosts(),
+        );
+        server.configure(&room, &more, settings);
+        let key = |name: &str| format!("/service/{SCOPE}/{name}");
+        etcd.put(&key("config"), r#"{"ttl": 3, "loop_wait": 1, "retry_timeout": 1}"#).await.expect("write the dynamic configuration");
+        etcd.put(&key("initialize"), &system_id(&room, &server.dir)).await.expect("write the system identifier");
+        server.start(&room);
+        let alone = Alone { server, etcd, room };
+        wait::until("the SQL surface", PATIENCE, async || match alone.session().await.tell(&surface()).await {
+            Told::Done(_) => Ok(()),
+            other => Err(other),
+        })
+        .await;
+        alone
+    }
+
+    /// What `tenure.lease()` says the fence is.
+    pub async fn fence(&self) -> String {
+        self.session().await.ok("SELECT fence FROM tenure.lease()").await
+    }
+
+    /// Waits until the fence is in this state.
+    pub async fn fence_is(&self, wanted: &str) {
+        let session = self.session().await;
+        wait::until(&format!("the fence to be {wanted}"), PATIENCE, async || match session.ok("SELECT fence FROM tenure.lease()").await {
+            seen if seen == wanted => Ok(()),
+            seen => Err(seen),
+        })
+        .await;
+    }
+
+    /// A counter of `tenure.lease()`.
+    pub async fn count(&self, counter: &str) -> u64 {
+        let text = self.session().await.ok(&format!("SELECT {counter} FROM tenure.lease()")).await;
+        text.parse().expect("a count")
+    }
+
+    /// The lease worker is frozen, and the deadline has passed.
+    pub async fn let_the_deadline_pass(&self) {
+        self.freeze_worker().await;
+        self.fence_is("expired").await;
+    }
+
+    /// The lease worker is alive and silent.
+    pub async fn freeze_worker(&self) {
+        process::signal(self.worker().await, Signal::STOP);
+    }
+
+    /// The lease worker goes on; nothing is waited for.
+    pub async fn thaw_worker(&self) {
+        process::signal(self.worker().await, Signal::CONT);
+    }
+
+    /// The lease worker goes on, and the fence is open again.
+    pub async fn renew(&self) {
+        self.thaw_worker().await;
+        self.fence_is("open").await;
+    }
+
+    async fn worker(&self) -> Pid {
+        wait::until("a lease worker", PATIENCE, async || {
+            let title = "pg_tenure lease worker";
+            process::below(&self.server.dir).into_iter().find(|pid| process::title(*pid).contains(title)).ok_or("none")
+        })
+        .await
+    }
+
+    /// Waits until this backend waits for that event.
+    pub async fn waits_for(&self, pid: i32, event: &str) {
+        let session = self.session().await;
+        wait::until(&format!("backend {pid} to wait for {event}"), PATIENCE, async || {
+            let seen = session.ok(&format!("SELECT coalesce((SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}), 'gone')")).await;
+            if seen == event { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+
+    /// Waits until this backend has ended.
+    pub async fn ended(&self, pid: i32, bound: Duration) {
+        let session = self.session().await;
+        wait::until(&format!("backend {pid} to end"), bound, async || {
+            let seen = session.ok(&format!("SELECT coalesce((SELECT state FROM pg_stat_activity WHERE pid = {pid}), 'gone')")).await;
+            if seen == "gone" { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+
+    /// SIGKILL to the backend of one session: the postmaster restarts the server. Returns when it takes sessions again.
+    pub async fn crash_by(&self, victim: Session) {
+        let (pid, before) = (victim.pid().await, self.log().len());
+        process::signal(Pid::from_raw(pid).expect("a process id"), Signal::KILL);
+        wait::until("the restart after the crash", PATIENCE, async || {
+            let log = self.log();
+            if log.get(before..).is_some_and(|log| log.contains("ready to accept connections")) { Ok(()) } else { Err("not ready") }
+        })
+        .await;
+    }
+
+    /// Makes a standby and names it in `synchronous_standby_names`.
+    pub async fn synchronous_standby(&self) -> Server {
+        let standby = Server::standby_of(&self.room, self.port(), "s1").await;
+        self.set("synchronous_standby_names", "s1").await;
+        let session = self.session().await;
+        wait::until("a synchronous standby", PATIENCE, async || match session.ok("SELECT sync_state FROM pg_stat_replication").await {
+            seen if seen == "sync" => Ok(()),
+            seen => Err(seen),
+        })
+        .await;
+        session.ok("SELECT pg_logical_emit_message(true, 'test', 'the standby confirms')").await;
+        standby
+    }
+
+    /// ALTER SYSTEM and a reload, waited for; works past the deadline too, since it writes no table.
+    pub async fn set(&self, name: &str, value: &str) {
+        let session = self.session().await;
+        session.ok(&format!("ALTER SYSTEM SET {name} = '{value}'")).await;
+        session.ok("SELECT pg_reload_conf()").await;
+        wait::until(&format!("{name} to be {value}"), PATIENCE, async || match session.ok(&format!("SHOW {name}")).await {
+            seen if seen == value => Ok(()),
+            seen => Err(seen),
+        })
+        .await;
+    }
+}
+
+/// `TENURE_TEST_LIBRARY`, else the installed one, copied to where nobody replaces it.
+fn install_library(room: &Room) -> PathBuf {
+    let installed = || programs::postgres_bin().parent().expect("bin has a parent").join("lib/pg_tenure.so");
+    let from = std::env::var_os("TENURE_TEST_LIBRARY").map_or_else(installed, PathBuf::from);
+    let dir = room.path().join("lib");
+    fs::create_dir_all(&dir).expect("make the room's lib");
+    fs::copy(&from, dir.join("pg_tenure.so")).unwrap_or_else(|error| panic!("copy {}: {error}; hint: `make install`", from.display()));
+    dir
+}
+
+/// What CREATE EXTENSION would run, bound to the library in the room.
+fn surface() -> String {
+    let text = include_str!("../../sql/pg_tenure--0.1.0.sql");
+    let text: Vec<&str> = text.lines().filter(|line| !line.starts_with('\\')).collect();
+    format!("DROP SCHEMA IF EXISTS tenure CASCADE; {}", text.join("\n").replace("MODULE_PATHNAME", "pg_tenure"))
+}
+
+fn system_id(room: &Room, dir: &Path) -> String {
+    let program = programs::postgres_bin().join("pg_controldata");
+    let output = room.command(program, room.path()).arg("-D").arg(dir).env("LC_ALL", "C").output().expect("run pg_controldata");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix("Database system identifier:"));
+    line.expect("a system identifier").trim().to_owned()
+}
+
+fn run(room: &Room, program: &str, arguments: impl FnOnce(&mut Command)) {
+    let mut command = room.command(programs::postgres_bin().join(program), room.path());
+    command.stdout(Stdio::null());
+    arguments(&mut command);
+    let status = command.status().unwrap_or_else(|error| panic!("run {program}: {error}"));
+    assert!(status.success(), "{program} failed: {status}");
+}

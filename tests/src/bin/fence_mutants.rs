@@ -1,0 +1,464 @@
+//! Takes out one guard of the fence after another, in a copy of the tree, and demands that a story fails each time.
+//!
+//! `fence_mutants` runs them all, `fence_mutants prepare copy` those whose name contains a word. For each it builds
+//! the extension from the changed copy (dev profile, seconds) and runs the stories named beside it against that
+//! library (`TENURE_TEST_LIBRARY`). Prints the table of docs/fence-proof.md; ends with 1 where a mutant
+//! survives, no longer fits the source, or does not build. First of all the untouched copy has to pass.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many stories run side by side.
+const AT_ONCE: usize = 3;
+
+/// One guard taken out.
+struct Mutant {
+    /// One word or two.
+    name: &'static str,
+    /// What the guard is for, for the table.
+    guard: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    /// Test file and test; every one has to fail.
+    stories: &'static [(&'static str, &'static str)],
+}
+
+const FENCE: &str = "extension/src/fence.rs";
+const RULE: &str = "cluster/src/fence.rs";
+const SHMEM: &str = "extension/src/shmem.rs";
+const WORKER: &str = "extension/src/worker.rs";
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "pre-commit",
+        guard: "before commit: past the deadline it is refused",
+        file: FENCE,
+        from: "    admit(page, what, Began::WithItsTransaction);",
+        to: "    if what != \"commit\" { admit(page, what, Began::WithItsTransaction); }",
+        stories: &[
+            ("fence_commit", "a_commit_past_the_deadline_waits_is_refused_and_leaves_nothing"),
+            ("fence_commit", "a_sequence_gives_no_new_range_outside_the_lease"),
+            ("fence_commit", "a_drain_lets_end_what_began_before_and_holds_what_begins_after"),
+        ],
+    },
+    Mutant {
+        name: "pre-prepare",
+        guard: "before PREPARE TRANSACTION: the same",
+        file: FENCE,
+        from: "    admit(page, what, Began::WithItsTransaction);",
+        to: "    if what == \"commit\" { admit(page, what, Began::WithItsTransaction); }",
+        stories: &[("fence_commit", "nothing_is_prepared_past_the_deadline")],
+    },
+    Mutant {
+        name: "wait",
+        guard: "a renewal within tenure.fence_wait is only latency",
+        file: FENCE,
+        from: "page.wait_renewed(now + guc::fence_wait(), |now| match verdict(now) {",
+        to: "page.wait_renewed(now, |now| match verdict(now) {",
+        stories: &[
+            ("fence_commit", "a_renewal_in_time_is_only_latency"),
+            ("fence_commit", "a_commit_past_the_deadline_waits_is_refused_and_leaves_nothing"),
+        ],
+    },
+    Mutant {
+        name: "commit-prepared",
+        guard: "COMMIT PREPARED, which has no xid",
+        file: FENCE,
+        from: "TRANS_STMT_COMMIT_PREPARED => \"commit the prepared transaction\",",
+        to: "TRANS_STMT_COMMIT_PREPARED => return false,",
+        stories: &[
+            ("fence_commit", "a_prepared_transaction_is_committed_inside_the_lease_only"),
+            ("fence_standby", "a_cancelled_end_of_a_prepared_transaction_never_acknowledges"),
+        ],
+    },
+    Mutant {
+        name: "rollback-prepared",
+        guard: "ROLLBACK PREPARED, which has no xid",
+        file: FENCE,
+        from: "TRANS_STMT_ROLLBACK_PREPARED => \"roll back the prepared transaction\",",
+        to: "TRANS_STMT_ROLLBACK_PREPARED => return false,",
+        stories: &[
+            ("fence_commit", "a_prepared_transaction_is_rolled_back_inside_the_lease_only"),
+            ("fence_standby", "a_cancelled_end_of_a_prepared_transaction_never_acknowledges"),
+        ],
+    },
+    Mutant {
+        name: "late-xid",
+        guard: "an xid drawn behind the look before the commit (NOTIFY)",
+        file: FENCE,
+        from: "pending.two_phase_end.is_some() || has_xid());",
+        to: "pending.two_phase_end.is_some());",
+        stories: &[("fence_commit", "an_xid_that_is_drawn_while_committing_is_seen_afterwards")],
+    },
+    Mutant {
+        name: "acknowledge-deadline",
+        guard: "durable, and the deadline has passed meanwhile: cut",
+        file: FENCE,
+        from: "    if !may_acknowledge(fence, now) {\n        return Some",
+        to: "    if false {\n        return Some",
+        stories: &[
+            ("fence_standby", "a_commit_whose_deadline_passes_while_it_waits_is_cut"),
+            ("fence_commit", "an_xid_that_is_drawn_while_committing_is_seen_afterwards"),
+        ],
+    },
+    Mutant {
+        name: "acknowledge-standby",
+        guard: "durable, and the standbys have not confirmed: cut",
+        file: FENCE,
+        from: "    (!confirmed).then(",
+        to: "    (!confirmed && false).then(",
+        stories: &[
+            ("fence_standby", "a_wait_for_a_standby_that_is_cancelled_never_acknowledges"),
+            ("fence_standby", "a_cancelled_prepare_never_acknowledges"),
+            ("fence_standby", "a_cancelled_end_of_a_prepared_transaction_never_acknowledges"),
+            ("fence_standby", "statement_timeout_never_makes_an_acknowledgement"),
+        ],
+    },
+    Mutant {
+        name: "after-prepare",
+        guard: "the same after PREPARE TRANSACTION",
+        file: FENCE,
+        from: "XACT_EVENT_PREPARE => after_commit(prepared_end),",
+        to: "XACT_EVENT_PREPARE => restore_synchronous_commit(PENDING.take()),",
+        stories: &[
+            ("fence_standby", "a_cancelled_prepare_never_acknowledges"),
+            ("fence_standby", "a_commit_whose_deadline_passes_while_it_waits_is_cut"),
+        ],
+    },
+    Mutant {
+        name: "after-two-phase",
+        guard: "the same after COMMIT PREPARED and ROLLBACK PREPARED",
+        file: FENCE,
+        from: "    pending.two_phase_end = Some(unsafe { pg_sys::XactLastRecEnd });",
+        to: "    pending.writes |= unsafe { pg_sys::XactLastRecEnd } == 1;",
+        stories: &[
+            ("fence_standby", "a_cancelled_end_of_a_prepared_transaction_never_acknowledges"),
+            ("fence_standby", "a_commit_whose_deadline_passes_while_it_waits_is_cut"),
+        ],
+    },
+    Mutant {
+        name: "struck-standby",
+        guard: "who is let go because no standby is named any more is acknowledged, not cut",
+        file: FENCE,
+        from: "if status & 1 == 0 { by_setting } else { status & 2 != 0 }",
+        to: "by_setting",
+        stories: &[("fence_standby", "who_waits_when_the_last_standby_is_struck_from_the_list_is_acknowledged")],
+    },
+    Mutant {
+        name: "unlogged",
+        guard: "what wrote no WAL is neither awaited nor cut",
+        file: FENCE,
+        from: "pending.wrote_wal = unsafe { pg_sys::XactLastRecEnd } != 0;",
+        to: "pending.wrote_wal = unsafe { pg_sys::XactLastRecEnd } != 1;",
+        stories: &[("fence_standby", "what_no_standby_ever_gets_is_not_awaited")],
+    },
+    Mutant {
+        name: "raise",
+        guard: "synchronous_commit is raised to tenure.minimum_synchronous_commit",
+        file: FENCE,
+        from: "    raise_synchronous_commit();\n    let mut pending",
+        to: "    let mut pending",
+        stories: &[("fence_standby", "no_session_lowers_synchronous_commit_below_the_clusters_least")],
+    },
+    Mutant {
+        name: "restore",
+        guard: "and only for the transaction",
+        file: FENCE,
+        from: "if let Some(session) = pending.changed_from {",
+        to: "if let Some(session) = pending.changed_from.filter(|_| false) {",
+        stories: &[("fence_standby", "no_session_lowers_synchronous_commit_below_the_clusters_least")],
+    },
+    Mutant {
+        name: "exiting",
+        guard: "a session's end waits for neither lease nor standby",
+        file: FENCE,
+        from: "    unsafe { pg_sys::proc_exit_inprogress }",
+        to: "    unsafe { pg_sys::proc_exit_inprogress && false }",
+        stories: &[("fence_commit", "a_session_ends_without_a_lease"), ("fence_standby", "what_no_standby_ever_gets_is_not_awaited")],
+    },
+    Mutant {
+        name: "background",
+        guard: "processes without a client are judged too: autovacuum, logical apply",
+        file: FENCE,
+        from: "filter(|page| under_postmaster && page.mode()",
+        to: "filter(|page| under_postmaster && unsafe { !pg_sys::MyProcPort.is_null() } && page.mode()",
+        stories: &[
+            ("fence_commit", "autovacuum_commits_inside_the_lease_only"),
+            ("fence_commit", "a_subscription_applies_inside_the_lease_only"),
+        ],
+    },
+    Mutant {
+        name: "parallel",
+        guard: "parallel workers are not judged, their leader is",
+        file: FENCE,
+        from: "        _ => {}\n    }\n}\n\nfn has_xid",
+        to: "        XACT_EVENT_PARALLEL_PRE_COMMIT => before_commit(\"commit\"),\n        _ => {}\n    }\n}\n\nfn has_xid",
+        stories: &[("fence_commit", "a_parallel_query_in_a_writing_transaction_is_judged_once")],
+    },
+    Mutant {
+        name: "start-closed",
+        guard: "after a crash the page is closed until the lease is taken up again",
+        file: SHMEM,
+        from: "{ Mode::Closed } else { Mode::Unmanaged }",
+        to: "{ Mode::Unmanaged } else { Mode::Unmanaged }",
+        stories: &[("fence_commit", "after_a_crash_the_fence_is_closed_until_the_lease_is_taken_up_again")],
+    },
+    Mutant {
+        name: "drain-before",
+        guard: "a drain lets end what began before it",
+        file: RULE,
+        from: "Mode::Draining if began < page.draining_since => Verdict::Pass,",
+        to: "Mode::Draining if began < page.draining_since => Verdict::Wait,",
+        stories: &[("fence_commit", "a_drain_lets_end_what_began_before_and_holds_what_begins_after")],
+    },
+    Mutant {
+        name: "drain-after",
+        guard: "and holds what begins after",
+        file: RULE,
+        from: "        Mode::Draining => Verdict::Wait,\n    }",
+        to: "        Mode::Draining => Verdict::Pass,\n    }",
+        stories: &[("fence_commit", "a_drain_lets_end_what_began_before_and_holds_what_begins_after")],
+    },
+    Mutant {
+        name: "drain-prepared",
+        guard: "and lets prepared transactions be ended",
+        file: FENCE,
+        from: "(Began::Earlier, _) => Moment::default(),",
+        to: "(Began::Earlier, _) => now,",
+        stories: &[("fence_commit", "a_drain_lets_end_what_began_before_and_holds_what_begins_after")],
+    },
+    Mutant {
+        name: "drain-deadline",
+        guard: "and ends with the deadline",
+        file: RULE,
+        from: "        Mode::Draining if now >= page.deadline => Verdict::Wait,\n",
+        to: "",
+        stories: &[("fence_commit", "a_drain_ends_with_the_deadline_too")],
+    },
+    Mutant {
+        name: "read-only",
+        guard: "new sessions of a closed server start read-only",
+        file: FENCE,
+        from: "    set_read_only(c\"on\");\n    MADE_READ_ONLY.set(true);",
+        to: "",
+        stories: &[
+            ("fence_session", "a_client_that_wants_to_write_walks_on"),
+            ("fence_session", "a_pooled_session_writes_again_once_the_fence_is_open"),
+        ],
+    },
+    Mutant {
+        name: "reopen",
+        guard: "a pooled session becomes writable again",
+        file: FENCE,
+        from: "    if MADE_READ_ONLY.get() && may_acknowledge(page.fence(), boottime()) {",
+        to: "    if MADE_READ_ONLY.get() && page.fence().mode == Mode::Unmanaged {",
+        stories: &[("fence_session", "a_pooled_session_writes_again_once_the_fence_is_open")],
+    },
+    Mutant {
+        name: "fence-reads",
+        guard: "tenure.fence_reads: queries",
+        file: FENCE,
+        from: "        recovered::hold(page);\n        if fenced {",
+        to: "        recovered::hold(page);\n        if fenced && page.mode() == Mode::Unmanaged {",
+        stories: &[("fence_session", "with_fence_reads_no_table_is_read_past_the_deadline")],
+    },
+    Mutant {
+        name: "fence-reads-copy",
+        guard: "tenure.fence_reads: COPY TO",
+        file: FENCE,
+        from: "                recovered::hold(page);\n                if guc::fence_reads() {",
+        to: "                recovered::hold(page);\n                if guc::fence_reads() && page.mode() == Mode::Unmanaged {",
+        stories: &[("fence_session", "with_fence_reads_no_table_is_copied_out_past_the_deadline")],
+    },
+    Mutant {
+        name: "recovered-start",
+        guard: "a restart begins with something to confirm",
+        file: SHMEM,
+        from: "            (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);\n",
+        to: "",
+        stories: &[
+            ("fence_standby", "after_a_crash_nobody_sees_what_the_standby_does_not_have"),
+            ("fence_standby", "after_a_crash_giving_the_standby_up_lets_readers_go"),
+        ],
+    },
+    Mutant {
+        name: "recovered-query",
+        guard: "queries wait until it is confirmed",
+        file: FENCE,
+        from: "        recovered::hold(page);\n        if fenced {",
+        to: "        if fenced {",
+        stories: &[("fence_standby", "after_a_crash_giving_the_standby_up_lets_readers_go")],
+    },
+    Mutant {
+        name: "recovered-copy",
+        guard: "and COPY TO",
+        file: FENCE,
+        from: "                recovered::hold(page);\n                if guc::fence_reads() {",
+        to: "                if guc::fence_reads() {",
+        stories: &[("fence_standby", "after_a_crash_nobody_sees_what_the_standby_does_not_have")],
+    },
+    Mutant {
+        name: "recovered-confirmed",
+        guard: "until the standbys have it, not merely until they are connected",
+        file: "extension/src/recovered.rs",
+        from: "confirmed >= end)",
+        to: "confirmed >= end.min(0))",
+        stories: &[("fence_standby", "after_a_crash_nobody_sees_what_the_standby_does_not_have")],
+    },
+    Mutant {
+        name: "recovered-look",
+        guard: "standbys named later have nothing to do with it: the lease worker looks at the start",
+        file: WORKER,
+        from: "            recovered::look(page());\n",
+        to: "",
+        stories: &[("fence_standby", "standbys_named_after_the_start_hold_no_reader")],
+    },
+];
+
+/// The copy of the tree and what is built from it.
+struct Bench {
+    source: PathBuf,
+    copy: PathBuf,
+    target: PathBuf,
+    libraries: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Result<Bench> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().context("find the tree")?;
+        let home = std::env::var_os("TENURE_MUTANTS").map_or_else(|| PathBuf::from("/tmp/tenure-mutants"), PathBuf::from);
+        let bench = Bench { source, copy: home.join("tree"), target: home.join("target"), libraries: home.join("libraries") };
+        if bench.copy.exists() {
+            std::fs::remove_dir_all(&bench.copy).context("remove the last copy")?;
+        }
+        for dir in [&bench.copy, &bench.libraries] {
+            std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        }
+        let copied = Command::new("sh")
+            .args(["-c", "git ls-files -z --cached --others --exclude-standard | xargs -0 cp -a --parents -t \"$1\"", "copy"])
+            .arg(&bench.copy)
+            .current_dir(&bench.source)
+            .status();
+        ensure!(copied.context("run git and cp")?.success(), "cannot copy the tree");
+        Ok(bench)
+    }
+
+    /// Builds the copy as it stands.
+    fn build(&self, name: &str) -> Result<PathBuf> {
+        let output = Command::new("cargo")
+            .args(["build", "--quiet", "--locked", "-p", "pg_tenure"])
+            .current_dir(&self.copy)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .output()
+            .context("run cargo build")?;
+        if !output.status.success() {
+            bail!("{name} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let library = self.libraries.join(format!("{name}.so"));
+        std::fs::copy(self.target.join("debug/libpg_tenure.so"), &library).context("keep the library")?;
+        Ok(library)
+    }
+
+    /// Builds the copy with one guard taken out, and puts it back.
+    fn build_mutant(&self, mutant: &Mutant) -> Result<PathBuf> {
+        let file = self.copy.join(mutant.file);
+        let whole = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let places = whole.matches(mutant.from).count();
+        ensure!(places == 1, "{} fits {places} places of {}, not one", mutant.name, mutant.file);
+        std::fs::write(&file, whole.replacen(mutant.from, mutant.to, 1)).context("take the guard out")?;
+        let built = self.build(mutant.name);
+        std::fs::write(&file, whole).context("put the guard back")?;
+        built
+    }
+
+    /// Runs one story against a library: None where it passes, else what it said.
+    fn story(&self, library: &Path, (file, test): (&str, &str)) -> Result<Option<String>> {
+        let output = Command::new("cargo")
+            .args(["test", "--quiet", "--locked", "-p", "tenure-tests", "--test", file, "--", "--exact", test])
+            .current_dir(&self.source)
+            .env("TENURE_TEST_LIBRARY", library)
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+            .output()
+            .context("run cargo test")?;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(text.contains("running 1 test"), "{file} has no test {test}:\n{text}");
+        if output.status.success() {
+            return Ok(None);
+        }
+        let said = text.lines().skip_while(|line| !line.contains("panicked at")).nth(1).unwrap_or("it failed");
+        Ok(Some(said.chars().take(140).collect::<String>().replace('|', "/")))
+    }
+}
+
+/// A story to run against a library.
+type Job = (usize, PathBuf, (&'static str, &'static str));
+
+fn run_all(bench: &Bench, jobs: &[Job]) -> Result<Vec<Option<String>>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(vec![None; jobs.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::SeqCst);
+                    let Some((_, library, story)) = jobs.get(index) else { return };
+                    let said = bench.story(library, *story);
+                    results.lock().expect("nobody panicked with the lock")[index] = Some(said.map_err(|error| format!("{error:#}")));
+                }
+            });
+        }
+    });
+    let results = results.into_inner().expect("nobody panicked with the lock");
+    results.into_iter().map(|said| said.expect("every job ran").map_err(anyhow::Error::msg)).collect()
+}
+
+fn run() -> Result<bool> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let chosen: Vec<&Mutant> =
+        MUTANTS.iter().filter(|mutant| words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))).collect();
+    let bench = Bench::new()?;
+
+    let untouched = bench.build("untouched")?;
+    let stories: BTreeSet<_> = chosen.iter().flat_map(|mutant| mutant.stories.iter().copied()).collect();
+    let jobs: Vec<Job> = stories.into_iter().map(|story| (0, untouched.clone(), story)).collect();
+    for ((_, _, (_, test)), said) in jobs.iter().zip(run_all(&bench, &jobs)?) {
+        if let Some(said) = said {
+            bail!("{test} fails with every guard in place: {said}");
+        }
+    }
+    println!("with every guard in place {} stories pass", jobs.len());
+
+    let mut jobs: Vec<Job> = Vec::new();
+    for (index, mutant) in chosen.iter().enumerate() {
+        let library = bench.build_mutant(mutant)?;
+        jobs.extend(mutant.stories.iter().map(|story| (index, library.clone(), *story)));
+    }
+    let said = run_all(&bench, &jobs)?;
+    println!("\n| guard | taken out | story that fails | what it says |\n|---|---|---|---|");
+    let mut survivors = 0;
+    for ((index, _, (file, test)), said) in jobs.iter().zip(said) {
+        let mutant = chosen[*index];
+        survivors += usize::from(said.is_none());
+        let said = said.unwrap_or_else(|| "**it passes: the mutant survives**".to_owned());
+        println!("| {} | `{}` in {} | {file}: {test} | {said} |", mutant.guard, mutant.name, mutant.file);
+    }
+    println!("\n{} mutants, {survivors} survivors", chosen.len());
+    Ok(survivors == 0)
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("fence_mutants: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
