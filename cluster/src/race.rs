@@ -11,6 +11,7 @@ use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole, Tags};
 use crate::name::{MemberName, Timeline};
 use crate::reason::{Decision, Reason};
+use crate::sync::SyncState;
 use crate::view::{Announcement, ClusterView};
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -225,10 +226,18 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
             .filter(|(_, word)| word.value.after == after)
             .map(|(name, word)| (name.clone(), word.revision))
             .collect(),
-        resets_sync: sync.is_some_and(|sync| !sync.value.is_empty() && sync.value.leader.as_deref() != Some(me.name.as_str())),
+        resets_sync: sync.is_some_and(|sync| resets(&sync.value, me)),
         position: (said.value.timeline, said.value.lsn),
     };
     Decision::new(Take(judged), if me.primary { Reason::StillPrimary } else { Reason::Fittest })
+}
+
+/// Must the taker rewrite the sync key to name itself alone? Where another leads in it; and where it leads
+/// itself but is a standby by now: once promoted it awaits nobody, so nobody may be trusted to have what it
+/// acknowledges from then on. A primary still awaits those that the key names.
+fn resets(sync: &SyncState, me: &Candidate) -> bool {
+    let mine = sync.leader.as_deref() == Some(me.name.as_str());
+    !sync.is_empty() && !(mine && (me.primary || sync.sync_standby.is_none()))
 }
 
 /// Waits for a fitter member while it is alive, and a moment for those that have not spoken.

@@ -478,11 +478,18 @@ fn what_was_judged_is_what_the_write_compares() {
     let weighed = [("n1", 6), ("n2", 6), ("n4", 33)].map(|(who, revision)| (name(who), revision));
     assert_eq!(judged.announcements, weighed, "every word of this vacancy, and no other");
     assert!(judged.resets_sync, "the key of another leader is made this one's in the same write");
-    view.sync = sync_key("n1", "n2");
-    let RaceStep::Take(judged) = decide(&view, &candidate("n1", 1, LOW)).what else {
-        panic!("n1 takes");
+    let resets = |view: &ClusterView, primary| match decide(view, &Candidate { primary, ..candidate("n1", 1, LOW) }).what {
+        RaceStep::Take(judged) => judged.resets_sync,
+        other => panic!("n1 takes, not {other:?}"),
     };
-    assert!(!judged.resets_sync, "its own key stands");
+    view.sync = sync_key("n1", "n2");
+    assert!(resets(&view, false), "promoted it awaits nobody, so its own key may trust nobody");
+    view.sync = sync_key("n1", "");
+    assert!(!resets(&view, false), "nobody is trusted in it");
+    view.sync = sync_key("n1", "n2");
+    let mine = view.announcements.get_mut(&name("n1")).unwrap();
+    mine.value.primary = true;
+    assert!(!resets(&view, true), "a primary still awaits those of its key");
 }
 
 #[test]
