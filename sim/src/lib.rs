@@ -26,8 +26,9 @@ use std::rc::Rc;
 use std::time::Duration;
 pub use world::Options;
 
-/// A cluster may take this long to be whole after the last fault, beyond its timings.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// A cluster may take this long to be whole after the last fault, beyond its timings: Postgres' own spread
+/// checkpoint is what a rewind waits for where the arbiter died before it asked for one.
+const PATIENCE: Duration = Duration::from_secs(330);
 
 /// What came of one run.
 #[derive(Debug, Clone, Default)]

@@ -509,6 +509,8 @@ impl World {
             *server.awaited.borrow_mut() = server.standby_names.borrow().clone();
             world.tell(world.nodes[at].name.as_str(), &format!("promoted to timeline {timeline} in term {term}"));
             world.promoted(at, term, timeline);
+            // Postgres asks for a checkpoint itself, but a spread one: up to 0.9 of checkpoint_timeout.
+            world.checkpoint_within(&server, world.random.between(Duration::from_secs(60), Duration::from_secs(270)));
             server.wal.tell(&world.time);
             world.nodes[at].changed.tell(&world.time);
         });
@@ -520,19 +522,32 @@ impl World {
         let names = server.standby_names.borrow().clone();
         *server.awaited.borrow_mut() = names;
         server.confirmations.tell(&self.time);
-        let timeline = self.nodes[at].data.borrow().disk().map_or(0, |disk| disk.wal.timeline);
-        self.time.sleep(self.random.mostly(100 * MS, 3000 * MS)).await;
-        if let Some(disk) = self.nodes[at].data.borrow_mut().disk_mut()
-            && !server.in_recovery.get()
-            && self.server(at).is_some_and(|now| Rc::ptr_eq(&now, &server))
-        {
-            disk.checkpoint = (disk.wal.end(), timeline);
-            server.flushed.set(disk.wal.write(114, 0));
-            server.checkpointed_timeline.set(timeline);
-            server.wal.tell(&self.time);
-            return true;
-        }
-        false
+        let takes = self.random.mostly(100 * MS, 3000 * MS);
+        let done = self.checkpoint_within(&server, takes);
+        server.wal.wait(&self.time, || (done.get() || !self.server(at).is_some_and(|now| Rc::ptr_eq(&now, &server))).then_some(())).await;
+        done.get()
+    }
+
+    /// The checkpointer's work, whoever asked for it.
+    fn checkpoint_within(self: &Rc<Self>, server: &Rc<Server>, takes: Duration) -> Rc<Cell<bool>> {
+        let done = Rc::new(Cell::new(false));
+        let (world, server, is_done) = (self.clone(), server.clone(), done.clone());
+        self.time.spawn((server.at, Part::Server), async move {
+            let node = &world.nodes[server.at];
+            let timeline = node.data.borrow().disk().map_or(0, |disk| disk.wal.timeline);
+            world.time.sleep(takes).await;
+            if !server.in_recovery.get()
+                && !server.stopping.get()
+                && let Some(disk) = node.data.borrow_mut().disk_mut()
+            {
+                disk.checkpoint = (disk.wal.end(), timeline);
+                server.flushed.set(disk.wal.write(114, 0));
+                server.checkpointed_timeline.set(timeline);
+                is_done.set(true);
+            }
+            server.wal.tell(&world.time);
+        });
+        done
     }
 
     /// A session's answer from the local server; None where it does not answer.
