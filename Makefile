@@ -40,7 +40,7 @@ setup:
 	    $(APT) update && $(APT) install -y --no-install-recommends $$missing >/dev/null || \
 	    { echo "setup: these packages are needed and can't be installed:" $$missing; exit 1; }; \
 	fi
-	@command -v cargo >/dev/null || { echo "setup: no cargo; install Rust 1.95 or newer, https://rustup.rs"; exit 1; }
+	@command -v cargo >/dev/null || { echo "setup: no cargo; install Rust 1.95 or newer (rustup)"; exit 1; }
 
 # patronictl, for the stories on compatibility; they skip, loudly, where it can't be had.
 patroni: setup
