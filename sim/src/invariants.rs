@@ -8,7 +8,7 @@ use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
 use cluster::name::MemberName;
 use cluster::sync::SyncState;
-use cluster::view::ClusterView;
+use cluster::view::{Announcement, ClusterView};
 use dcs::Dcs;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -196,6 +196,13 @@ impl World {
         if !(0..self.nodes.len()).any(|other| other != at && self.lacks(other).is_none()) {
             let name = &self.nodes[at].name;
             self.violated("never_delete_the_only_best_copy", format!("{how} on {name}, which alone has every acknowledged commit"));
+        }
+    }
+
+    /// **stands_only_when_it_receives_no_more**: no receiver runs when a standby sends its word.
+    pub fn announces(&self, me: &Server, word: &Announcement) {
+        if word.stands && !word.primary && me.receiver_running(self) {
+            self.violated("stands_only_when_it_receives_no_more", format!("{} says {} while its receiver runs", self.nodes[me.at].name, word.lsn));
         }
     }
 

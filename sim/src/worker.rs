@@ -379,6 +379,7 @@ impl Worker {
             }
             (word.timeline, word.lsn) = self.server.position(&self.world);
         }
+        self.world.announces(&self.server, &word);
         let name = self.world.nodes[self.at].name.clone();
         match self.ask(move |etcd| now(etcd.announce(&name, &word, held.grant.lease))).await {
             Ok(()) | Err(Error::Lost(_)) => Applied::LookNow,

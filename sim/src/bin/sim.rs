@@ -44,6 +44,7 @@ struct Total {
     numbers_twice: u64,
     confirmed_after_standing: u64,
     slowest: Option<(Duration, u64)>,
+    known: Vec<u64>,
     failures: Vec<(u64, String)>,
 }
 
@@ -59,6 +60,7 @@ impl Total {
         self.numbers_twice += report.numbers_twice;
         self.confirmed_after_standing += report.confirmed_after_standing;
         self.slowest = self.slowest.max(report.healed_after.map(|after| (after, report.seed)));
+        self.known.extend(report.known.as_ref().map(|_| report.seed));
         self.failures.extend(report.violation.as_ref().map(|(name, _)| (report.seed, name.clone())));
     }
 }
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{} runs from seed {first}, {} faults each: {} steps, {:.1} simulated hours, {} tenures; commits {} acknowledged, {} refused, {} cut; \
-         timeline numbers used twice {}, received after standing {}; slowest to heal {}; {:.0} s",
+         timeline numbers used twice {} {:?}, received after standing {}; slowest to heal {}; {:.0} s",
         total.runs,
         arguments.steps,
         total.steps,
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
         total.refused,
         total.cut,
         total.numbers_twice,
+        total.known,
         total.confirmed_after_standing,
         total.slowest.map_or("-".to_owned(), |(after, seed)| format!("{:.0} s (seed {seed})", after.as_secs_f64())),
         began.elapsed().as_secs_f64(),

@@ -1,0 +1,47 @@
+//! Fixed seeds that must stay green, fresh ones that may find something, and that a seed is a seed.
+
+#![expect(clippy::print_stdout, reason = "the seeds of a test are part of its result")]
+
+use sim::{Options, Report};
+use std::time::SystemTime;
+
+const STEPS: u64 = 25;
+
+fn run(seed: u64) -> Report {
+    sim::run(&Options { seed, steps: STEPS, verbose: false })
+}
+
+fn check(seeds: impl Iterator<Item = u64>) {
+    for seed in seeds {
+        let report = run(seed);
+        println!("{report}");
+        assert!(report.violation.is_none(), "{report}");
+        assert!(report.known.is_some() || report.commits.0 > 0, "nothing was written: {report}");
+    }
+}
+
+#[test]
+fn fixed_seeds_break_nothing() {
+    check(1..=40);
+}
+
+/// What these once broke stands in docs/simulation.md.
+#[test]
+fn seeds_that_found_something_break_nothing_now() {
+    check([116, 123, 144, 148, 161, 167, 266, 267, 341, 474, 716, 917].into_iter());
+}
+
+#[test]
+fn fresh_seeds_break_nothing() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let first = u64::try_from(now.as_nanos() % 1_000_000_000).unwrap();
+    println!("fresh seeds from {first}; replay one with: make sim SEED=<seed>");
+    check(first..first + 12);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in [7, 8] {
+        assert_eq!(run(seed).to_string(), run(seed).to_string());
+    }
+}
