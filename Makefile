@@ -110,3 +110,9 @@ docs: setup
 
 clean: demo-stop
 	cargo clean
+
+# make sim SEED=7 replays one seed; make sim RUNS=1000 STEPS=40 tries fresh ones.
+.PHONY: sim
+STEPS ?= 25
+sim:
+	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) --runs $(if $(SEED),1,$(RUNS))
