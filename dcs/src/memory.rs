@@ -261,7 +261,8 @@ pub fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
 impl Dcs for Memory {
     async fn load_view(&self) -> Result<ClusterView> {
         self.call(|state| {
-            let raws = state.keys.iter().map(|(key, stored)| Raw { key, value: &stored.value, revision: stored.modified, lease: stored.lease });
+            let raws =
+                state.keys.iter().map(|(key, stored)| Raw { key, value: &stored.value, revision: stored.modified, lease: stored.lease });
             Ok(codec::view(&self.keys, state.revision, raws))
         })
     }
@@ -378,7 +379,8 @@ impl Dcs for Memory {
 
     async fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, config: &DynamicConfig) -> Result<Term> {
         let when = vec![Guard::Modified(self.keys.initialize(), claim), Guard::Absent(self.keys.leader())];
-        let then = || vec![put(self.keys.config(), to_bytes(&config.0)), self.put_leader(name, lease), self.last_term(name, "bootstrapped")];
+        let then =
+            || vec![put(self.keys.config(), to_bytes(&config.0)), self.put_leader(name, lease), self.last_term(name, "bootstrapped")];
         self.guarded("the initialize key", when, then).map(Term)
     }
 

@@ -307,7 +307,11 @@ impl Arbiter {
     fn speak_for(&self, local: &LocalState) {
         match local.postgres {
             Postgres::Primary { .. } | Postgres::Standby { .. } => {
-                let serving = self.procedure.borrow().as_ref().is_none_or(|(_, duty)| matches!(duty, Duty::Rest | Duty::Follow { .. } | Duty::Promote { .. }));
+                let serving = self
+                    .procedure
+                    .borrow()
+                    .as_ref()
+                    .is_none_or(|(_, duty)| matches!(duty, Duty::Rest | Duty::Follow { .. } | Duty::Promote { .. }));
                 if serving {
                     self.speak(None);
                 }
@@ -633,7 +637,13 @@ impl Arbiter {
             let mut same = mine;
             same.ended = Ended::Standby;
             if theirs.wal.common(&same.wal) < same.wal.records.len().min(theirs.wal.records.len()) {
-                self.world.violated("no_forked_history_is_kept", format!("{} is on the number of {from}'s timeline {} with other content, and pg_rewind sees no difference", self.name, same.wal.timeline));
+                self.world.violated(
+                    "no_forked_history_is_kept",
+                    format!(
+                        "{} is on the number of {from}'s timeline {} with other content, and pg_rewind sees no difference",
+                        self.name, same.wal.timeline
+                    ),
+                );
             }
             *node.data.borrow_mut() = Data::Present(same);
             return self.start(view, self.follow(Some(from))).await;

@@ -45,21 +45,30 @@ impl World {
         let page = *server.page.borrow();
         let name = &self.nodes[at].name;
         if !matches!(page.mode, Mode::Open | Mode::Draining) || self.clock(at) >= page.deadline {
-            self.violated("no_ack_after_own_deadline", format!("{name} acknowledges commit {commit}, page {}, term {}", page.mode.word(), page.term));
+            self.violated(
+                "no_ack_after_own_deadline",
+                format!("{name} acknowledges commit {commit}, page {}, term {}", page.mode.word(), page.term),
+            );
         }
         let opened = self.judge.borrow().opened;
         if let Some((term, other)) = opened.filter(|(term, other)| *term > page.term && *other != at)
             && !self.setting.bad_clocks
         {
             let other = &self.nodes[other].name;
-            self.violated("one_acknowledger_at_a_time", format!("{name} acknowledges commit {commit} in term {} after {other} opened its fence in term {term}", page.term));
+            self.violated(
+                "one_acknowledger_at_a_time",
+                format!("{name} acknowledges commit {commit} in term {} after {other} opened its fence in term {term}", page.term),
+            );
         }
         if self.setting.sync {
             let key = self.judge.borrow().sync.clone().unwrap_or_default();
             for (other, node) in self.nodes.iter().enumerate().filter(|(other, node)| *other != at && key.may_lead(&node.name)) {
                 if !self.has(other, commit, end) {
                     let names = server.awaited.borrow().iter().map(MemberName::to_string).collect::<Vec<_>>().join(",");
-                    let how = format!("{name} acknowledges commit {commit} (awaiting '{names}'), the sync key {key:?} lets {} lead, which lacks it", node.name);
+                    let how = format!(
+                        "{name} acknowledges commit {commit} (awaiting '{names}'), the sync key {key:?} lets {} lead, which lacks it",
+                        node.name
+                    );
                     self.violated("sync_key_never_trusts_more_than_setting", how);
                 }
             }
@@ -87,7 +96,10 @@ impl World {
         if self.setting.sync
             && let Some(commit) = self.lacks(at)
         {
-            self.violated("no_acknowledged_commit_lost_in_sync_mode", format!("{} {how} without the acknowledged commit {commit}", self.nodes[at].name));
+            self.violated(
+                "no_acknowledged_commit_lost_in_sync_mode",
+                format!("{} {how} without the acknowledged commit {commit}", self.nodes[at].name),
+            );
         }
     }
 
@@ -97,13 +109,17 @@ impl World {
         let before = self.judge.borrow_mut().promotions.insert(term, at);
         // The same node again: it crashed before its first checkpoint, and begins yet another timeline.
         if let Some(before) = before.filter(|before| *before != at) {
-            self.violated("at_most_one_promotion_per_term", format!("{name} is promoted in term {term}, as {} was", self.nodes[before].name));
+            self.violated(
+                "at_most_one_promotion_per_term",
+                format!("{name} is promoted in term {term}, as {} was", self.nodes[before].name),
+            );
         }
         let twice = self.judge.borrow_mut().timelines.insert(timeline, at).is_some();
         self.judge.borrow_mut().numbers_twice += u64::from(twice);
         if twice {
             // A known hole: the run ends here, since what two logs under one number do is Postgres' own affair.
-            self.judge.borrow_mut().known = Some(format!("timeline {timeline} of {name}, promoted in term {term}, is the second of that number"));
+            self.judge.borrow_mut().known =
+                Some(format!("timeline {timeline} of {name}, promoted in term {term}, is the second of that number"));
         }
         self.primary_is_sound(at, &format!("is promoted in term {term}"));
     }
@@ -123,7 +139,10 @@ impl World {
         match opened {
             Some((term, other)) if other != at && (term == after.term || term > after.term && ahead && !self.setting.bad_clocks) => {
                 let other = &self.nodes[other].name;
-                self.violated("one_acknowledger_at_a_time", format!("{name} opens its fence in term {} after {other} did in term {term}", after.term));
+                self.violated(
+                    "one_acknowledger_at_a_time",
+                    format!("{name} opens its fence in term {} after {other} did in term {term}", after.term),
+                );
             }
             Some((term, _)) if term >= after.term => {}
             _ => {
@@ -202,7 +221,10 @@ impl World {
     /// **stands_only_when_it_receives_no_more**: no receiver runs when a standby sends its word.
     pub fn announces(&self, me: &Server, word: &Announcement) {
         if word.stands && !word.primary && me.receiver_running(self) {
-            self.violated("stands_only_when_it_receives_no_more", format!("{} says {} while its receiver runs", self.nodes[me.at].name, word.lsn));
+            self.violated(
+                "stands_only_when_it_receives_no_more",
+                format!("{} says {} while its receiver runs", self.nodes[me.at].name, word.lsn),
+            );
         }
     }
 
@@ -218,7 +240,10 @@ impl World {
     /// **no_forked_history_is_streamed**: a walsender let pass what has the same timeline by number only.
     pub fn forked_stream(&self, me: usize, up: usize) {
         let (me, up) = (&self.nodes[me].name, &self.nodes[up].name);
-        self.violated("no_forked_history_is_kept", format!("{me} streams from {up}, whose log under the same timeline number is another one"));
+        self.violated(
+            "no_forked_history_is_kept",
+            format!("{me} streams from {up}, whose log under the same timeline number is another one"),
+        );
     }
 
     /// **liveness_once_healed**: one primary with an open fence, everybody else streams from it.
@@ -226,13 +251,17 @@ impl World {
         let Ok(view) = now(self.etcd.load_view()) else { return Some("etcd is empty".to_owned()) };
         let Some(leader) = &view.leader else { return Some("nobody leads".to_owned()) };
         let Some(at) = self.number_of(&leader.name) else { return Some("a stranger leads".to_owned()) };
-        let Some(server) = self.serving(at).filter(|server| !server.in_recovery.get()) else { return Some(format!("{} leads and is no primary", leader.name)) };
+        let Some(server) = self.serving(at).filter(|server| !server.in_recovery.get()) else {
+            return Some(format!("{} leads and is no primary", leader.name));
+        };
         let page = *server.page.borrow();
         if page.term != leader.term.0 || !fence::may_acknowledge(page.fence(), self.clock(at)) {
             return Some(format!("the fence of {} is not open", leader.name));
         }
         for (other, node) in self.nodes.iter().enumerate().filter(|(other, _)| *other != at) {
-            let streams = self.serving(other).is_some_and(|server| server.in_recovery.get() && server.streaming.get() && server.upstream.get() == Some(at));
+            let streams = self
+                .serving(other)
+                .is_some_and(|server| server.in_recovery.get() && server.streaming.get() && server.upstream.get() == Some(at));
             if !streams {
                 return Some(format!("{} does not stream from {}", node.name, leader.name));
             }

@@ -2,8 +2,8 @@
 
 use crate::time::{Changes, Part, TaskId};
 use crate::wal::{Data, Disk, Wal};
-use crate::world::{MS, World};
 use crate::worker;
+use crate::world::{MS, World};
 use cluster::fence::{self, Mode, Verdict};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;

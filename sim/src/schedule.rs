@@ -153,7 +153,9 @@ impl World {
                 let (slow, loss) = (self.random.between(MS, 800 * MS), self.random.below(200));
                 self.plan(&format!("a slow network for {s:.3} s: up to {} ms, {loss} of 1000 lost", slow.as_millis()));
                 (self.network.borrow_mut().slow, self.network.borrow_mut().loss_per_mille) = (slow, loss);
-                self.after(span, |world| (world.network.borrow_mut().slow, world.network.borrow_mut().loss_per_mille) = (Duration::ZERO, 0));
+                self.after(span, |world| {
+                    (world.network.borrow_mut().slow, world.network.borrow_mut().loss_per_mille) = (Duration::ZERO, 0)
+                });
             }
             18 if self.setting.bad_clocks => {
                 self.plan(&format!("the clock of {name} stands still for {s:.3} s"));

@@ -117,8 +117,7 @@ impl Time {
         self.frozen.borrow_mut().remove(&process);
         let tasks = self.tasks.borrow();
         let mut deferred = self.deferred.borrow_mut();
-        let due: Vec<TaskId> =
-            deferred.iter().copied().filter(|id| tasks.get(id).is_none_or(|(owner, _)| *owner == process)).collect();
+        let due: Vec<TaskId> = deferred.iter().copied().filter(|id| tasks.get(id).is_none_or(|(owner, _)| *owner == process)).collect();
         for id in due {
             deferred.remove(&id);
             self.ready.borrow_mut().push_back(id);

@@ -4,8 +4,8 @@ use crate::postgres::Server;
 use crate::time::{First, Part, Signal, either};
 use crate::world::{MS, World, system};
 use cluster::config::DynamicConfig;
-use cluster::lease;
 use cluster::leader::{LeaseId, Term};
+use cluster::lease;
 use cluster::lsn::Lsn;
 use cluster::member::{Member, MemberRole, MemberState, Tags, TenureFacts};
 use cluster::race::{self, Candidate, Judged, RaceStep};
@@ -412,7 +412,9 @@ fn step_word(step: &RaceStep) -> String {
     match step {
         RaceStep::Rest => "rest".to_owned(),
         RaceStep::Wait(_) => "wait".to_owned(),
-        RaceStep::Announce(word) => format!("announce {}{} on timeline {}", if word.stands { "" } else { "against itself " }, word.lsn, word.timeline),
+        RaceStep::Announce(word) => {
+            format!("announce {}{} on timeline {}", if word.stands { "" } else { "against itself " }, word.lsn, word.timeline)
+        }
         RaceStep::Take(judged) => format!("take after term {} with {} words", judged.after, judged.announcements.len()),
     }
 }

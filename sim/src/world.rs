@@ -280,7 +280,11 @@ impl World {
     }
 
     /// Sends a request to etcd; it is applied when it arrives, whatever became of the sender.
-    pub async fn ask<T: 'static>(self: &Rc<Self>, process: Process, ask: impl Fn(&Memory) -> dcs::Result<T> + Clone + 'static) -> dcs::Result<T> {
+    pub async fn ask<T: 'static>(
+        self: &Rc<Self>,
+        process: Process,
+        ask: impl Fn(&Memory) -> dcs::Result<T> + Clone + 'static,
+    ) -> dcs::Result<T> {
         let ttl = Duration::from_secs(self.setting.ttl);
         let bound = cluster::lease::try_timeout(ttl, ENDPOINTS);
         let mut answer = Err(Error::Unreachable("no answer".to_owned()));
@@ -297,7 +301,12 @@ impl World {
         answer
     }
 
-    fn send<T: 'static>(self: &Rc<Self>, from: usize, ask: impl Fn(&Memory) -> dcs::Result<T> + 'static, slot: Rc<(RefCell<Option<dcs::Result<T>>>, Changes)>) {
+    fn send<T: 'static>(
+        self: &Rc<Self>,
+        from: usize,
+        ask: impl Fn(&Memory) -> dcs::Result<T> + 'static,
+        slot: Rc<(RefCell<Option<dcs::Result<T>>>, Changes)>,
+    ) {
         if self.is_cut(from, self.etcd_place()) || self.lost() {
             return;
         }
@@ -330,7 +339,9 @@ impl World {
             let data = match &*node.data.borrow() {
                 Data::Empty => "empty".to_owned(),
                 Data::Incomplete(what) => format!("incomplete ({what})"),
-                Data::Present(disk) => format!("timeline {} to {:X}, {:?}, forks {:X?}", disk.wal.timeline, disk.wal.end(), disk.ended, disk.wal.lines),
+                Data::Present(disk) => {
+                    format!("timeline {} to {:X}, {:?}, forks {:X?}", disk.wal.timeline, disk.wal.end(), disk.ended, disk.wal.lines)
+                }
             };
             let server = self.server(at).map_or("no server".to_owned(), |server| server.describe(self));
             let arbiter = if self.time.lives((at, Part::Arbiter)) { "arbiter" } else { "no arbiter" };
@@ -339,7 +350,12 @@ impl World {
         if let Some(Ok(view)) = dcs::memory::at_once(dcs::Dcs::load_view(&self.etcd)) {
             let leader = view.leader.as_ref().map_or("nobody".to_owned(), |leader| format!("{} in term {}", leader.name, leader.term));
             let sync = view.sync.as_ref().map(|sync| (sync.value.leader.clone(), sync.value.sync_standby.clone()));
-            let _ = writeln!(text, "  etcd: leader {leader}, last term {}, sync {sync:?}, history to timeline {}", view.last_term(), view.history().current());
+            let _ = writeln!(
+                text,
+                "  etcd: leader {leader}, last term {}, sync {sync:?}, history to timeline {}",
+                view.last_term(),
+                view.history().current()
+            );
             for (name, word) in &view.announcements {
                 let _ = writeln!(text, "  word of {name}: {:?}", word.value);
             }

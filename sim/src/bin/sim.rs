@@ -88,7 +88,9 @@ fn main() -> ExitCode {
             if arguments.verbose && report.violation.is_none() {
                 report.schedule.iter().for_each(|line| println!("{line}"));
             }
-            if report.violation.is_some() && (total.failures.is_empty() || !arguments.keep_going) || arguments.minutes.is_none() && arguments.runs <= 20 {
+            if report.violation.is_some() && (total.failures.is_empty() || !arguments.keep_going)
+                || arguments.minutes.is_none() && arguments.runs <= 20
+            {
                 println!("{report}");
             }
             total.add(&report);
