@@ -26,7 +26,7 @@ FEATURES := --no-default-features --features pg_tenure/pg$(PG_MAJOR)
 RELEASE  := cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-tests $(FEATURES)
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup patroni build install demo demo-stop test unit e2e lint bench bench-fence fence-mutants docs clean
+.PHONY: help setup patroni build install demo demo-stop test unit e2e lint bench bench-fence fence-mutants storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -116,3 +116,7 @@ clean: demo-stop
 STEPS ?= 25
 sim:
 	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) --runs $(if $(SEED),1,$(RUNS))
+
+# make storm SEED=7 MINUTES=5 SYNC=false: faults over a real cluster and a verdict, docs/storm.md
+storm: install
+	$(TARGET)/release/storm $(if $(SEED),seed=$(SEED)) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SYNC),sync=$(SYNC)) $(STORM)

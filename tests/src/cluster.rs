@@ -82,6 +82,11 @@ impl Cluster {
         Plan { count, dynamic: json!({}) }
     }
 
+    /// Of parts that were planned one by one.
+    pub fn assembled(nodes: Vec<Node>, etcd: Etcd, room: Room, synchronous: bool) -> Cluster {
+        Cluster { nodes, etcd, room, synchronous }
+    }
+
     /// What etcd has now.
     pub async fn view(&self) -> Result<View> {
         let keys = self.etcd.keys(&view::prefix()).await;

@@ -1,6 +1,7 @@
 //! An etcd of the test's own, one member or more; stop, kill, freeze, thaw, and reading keys.
 
 use crate::http;
+use crate::place::Place;
 use crate::ports::Port;
 use crate::process;
 use crate::room::Room;
@@ -23,6 +24,7 @@ pub struct Etcd {
 pub struct Member {
     name: String,
     dir: PathBuf,
+    place: Place,
     client: Port,
     peer: Port,
     process: Mutex<Option<Child>>,
@@ -31,10 +33,16 @@ pub struct Member {
 impl Etcd {
     /// Reserves ports and directories; nothing runs yet.
     pub fn planned(room: &Room, members: usize) -> Etcd {
-        let members = (1..=members)
-            .map(|number| {
+        Etcd::planned_at(room, vec![Place::loopback(); members])
+    }
+
+    /// The same, one member in each place.
+    pub fn planned_at(room: &Room, places: Vec<Place>) -> Etcd {
+        let members = (1..)
+            .zip(places)
+            .map(|(number, place)| {
                 let name = format!("etcd{number}");
-                Member { dir: room.directory(&name), name, client: Port::free(), peer: Port::free(), process: Mutex::new(None) }
+                Member { dir: room.directory(&name), name, place, client: Port::free(), peer: Port::free(), process: Mutex::new(None) }
             })
             .collect();
         Etcd { members }
@@ -49,13 +57,10 @@ impl Etcd {
 
     /// Starts every member that does not run, and waits until all of them answer.
     pub async fn run(&self, room: &Room) {
-        let initial: Vec<String> = self.members.iter().map(|member| format!("{}=http://{}", member.name, member.peer.address())).collect();
-        for member in &self.members {
-            member.spawn(room, &initial.join(","));
-        }
+        self.spawn(room);
         for member in &self.members {
             wait::until("etcd to answer", seconds(30), async || {
-                let answer = http::get(member.client.number(), "/health").await?;
+                let answer = http::request_to(&member.place.host, member.client.number(), "GET", "/health", None).await?;
                 if !answer.body.contains("\"true\"") {
                     bail!("{answer:?}");
                 }
@@ -65,6 +70,28 @@ impl Etcd {
         }
     }
 
+    /// Starts every member that does not run, and waits for none.
+    pub fn spawn(&self, room: &Room) {
+        let initial: Vec<String> =
+            self.members.iter().map(|member| format!("{}=http://{}", member.name, member.at(&member.peer))).collect();
+        for member in &self.members {
+            member.spawn(room, &initial.join(","));
+        }
+    }
+
+    /// The member that leads, as the first that answers says.
+    pub async fn leader(&self) -> Option<&Member> {
+        let status = self.ask("/v3/maintenance/status", &json!({})).await.ok()?;
+        let leader = status["leader"].as_str()?.to_owned();
+        for member in &self.members {
+            let own = member.ask("/v3/maintenance/status", &json!({})).await;
+            if own.is_ok_and(|own| own["header"]["member_id"] == leader.as_str()) {
+                return Some(member);
+            }
+        }
+        None
+    }
+
     /// The members.
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -72,7 +99,7 @@ impl Etcd {
 
     /// `host:port` of every member, joined by commas, as `etcd3.hosts` takes it.
     pub fn hosts(&self) -> String {
-        let hosts: Vec<String> = self.members.iter().map(|member| member.client.address()).collect();
+        let hosts: Vec<String> = self.members.iter().map(|member| member.at(&member.client)).collect();
         hosts.join(",")
     }
 
@@ -115,14 +142,14 @@ impl Etcd {
     }
 
     async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
-        let port = self.members[0].client.number();
-        let body = body.to_string();
-        let asked = tokio::time::timeout(seconds(3), http::post(port, path, &body));
-        let answer = asked.await.context("etcd does not answer")??;
-        if answer.status != 200 {
-            bail!("etcd says {}: {}", answer.status, answer.body);
+        let mut last = None;
+        for member in &self.members {
+            match member.ask(path, body).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = Some(error),
+            }
         }
-        serde_json::from_str(&answer.body).context("read etcd's JSON")
+        Err(last.context("there is no etcd")?)
     }
 }
 
@@ -132,15 +159,35 @@ fn decode(value: &Value) -> Result<String> {
 }
 
 impl Member {
+    /// `etcd1` and so on.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn at(&self, port: &Port) -> String {
+        format!("{}:{}", self.place.host, port.number())
+    }
+
+    async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
+        let body = body.to_string();
+        let asked = http::request_to(&self.place.host, self.client.number(), "POST", path, Some(&body));
+        let asked = tokio::time::timeout(seconds(3), asked);
+        let answer = asked.await.context("etcd does not answer")??;
+        if answer.status != 200 {
+            bail!("etcd says {}: {}", answer.status, answer.body);
+        }
+        serde_json::from_str(&answer.body).context("read etcd's JSON")
+    }
+
     fn spawn(&self, room: &Room, initial: &str) {
         let mut process = self.process.lock().expect("nobody panicked with the lock");
         if process.is_some() {
             return;
         }
         let log = room.log(&self.dir.join("etcd.log"));
-        let client = format!("http://{}", self.client.address());
-        let peer = format!("http://{}", self.peer.address());
-        let mut command: Command = room.command("etcd", &self.dir);
+        let client = format!("http://{}", self.at(&self.client));
+        let peer = format!("http://{}", self.at(&self.peer));
+        let mut command: Command = room.command_at(&self.place, "etcd", &self.dir);
         command
             .args(["--name", &self.name, "--data-dir", "data"])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])

@@ -24,18 +24,23 @@ pub async fn post(port: u16, path: &str, json: &str) -> Result<Answer> {
     request(port, "POST", path, Some(json)).await
 }
 
-/// Any method.
+/// Any method, on loopback.
 pub async fn request(port: u16, method: &str, path: &str, json: Option<&str>) -> Result<Answer> {
+    request_to("127.0.0.1", port, method, path, json).await
+}
+
+/// Any method, anywhere.
+pub async fn request_to(host: &str, port: u16, method: &str, path: &str, json: Option<&str>) -> Result<Answer> {
     let bound = Duration::from_secs(if method == "GET" { 3 } else { 60 });
-    tokio::time::timeout(bound, exchange(port, method, path, json.unwrap_or("")))
+    tokio::time::timeout(bound, exchange(host, port, method, path, json.unwrap_or("")))
         .await
         .with_context(|| format!("{method} {path} on port {port}: no answer within {bound:?}"))?
 }
 
-async fn exchange(port: u16, method: &str, path: &str, body: &str) -> Result<Answer> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.with_context(|| format!("connect to port {port}"))?;
+async fn exchange(host: &str, port: u16, method: &str, path: &str, body: &str) -> Result<Answer> {
+    let mut stream = TcpStream::connect((host, port)).await.with_context(|| format!("connect to port {port}"))?;
     let head = format!(
-        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await?;

@@ -6,6 +6,7 @@
 //! In reading order:
 
 pub mod http;
+pub mod place;
 pub mod ports;
 pub mod process;
 pub mod programs;
@@ -21,3 +22,5 @@ pub mod view;
 pub mod by_hand;
 pub mod verdict;
 pub mod workload;
+
+pub mod storm;

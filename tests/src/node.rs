@@ -1,6 +1,7 @@
 //! One node: its configuration file in Patroni's schema, its arbiter, its Postgres; and what befalls each of them.
 
 use crate::http::{self, Answer};
+use crate::place::Place;
 use crate::ports::Port;
 use crate::process;
 use crate::programs;
@@ -25,6 +26,7 @@ pub const SCOPE: &str = "story";
 pub struct Node {
     name: String,
     dir: PathBuf,
+    place: Place,
     postgres: Port,
     rest: Port,
     /// The daemon's command line, rebuilt at each start.
@@ -52,9 +54,15 @@ impl Node {
 
     /// Like [`Node::bare`] in a directory of another name: two nodes of one name need that.
     pub fn bare_in(room: &Room, name: &str, directory: &str) -> Node {
+        Node::bare_at(room, name, directory, Place::loopback())
+    }
+
+    /// Like [`Node::bare_in`] in a place.
+    pub fn bare_at(room: &Room, name: &str, directory: &str, place: Place) -> Node {
         Node {
             name: name.to_owned(),
             dir: room.directory(directory),
+            place,
             postgres: Port::free(),
             rest: Port::free(),
             program: room.install(&programs::tenure()),
@@ -68,7 +76,7 @@ impl Node {
             "scope": SCOPE,
             "namespace": "/service",
             "name": self.name,
-            "restapi": {"listen": self.rest.address(), "connect_address": self.rest.address()},
+            "restapi": {"listen": self.at(&self.rest), "connect_address": self.at(&self.rest)},
             "etcd3": {"hosts": etcd},
             "bootstrap": {
                 "dcs": {
@@ -80,8 +88,8 @@ impl Node {
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums"],
             },
             "postgresql": {
-                "listen": self.postgres.address(),
-                "connect_address": self.postgres.address(),
+                "listen": self.at(&self.postgres),
+                "connect_address": self.at(&self.postgres),
                 "data_dir": self.data_dir(),
                 "bin_dir": programs::postgres_bin(),
                 "pgpass": self.dir.join("pgpass"),
@@ -110,6 +118,15 @@ impl Node {
     pub fn configure(&self, room: &Room, config: &Config) {
         let text = serde_json::to_string_pretty(config).expect("print the configuration");
         room.file(&self.config_file(), &text);
+    }
+
+    fn at(&self, port: &Port) -> String {
+        format!("{}:{}", self.place.host, port.number())
+    }
+
+    /// Where it listens.
+    pub fn host(&self) -> &str {
+        &self.place.host
     }
 
     /// Its name.
@@ -161,12 +178,19 @@ impl Node {
 
     /// `tenure`, run as the node's user in the node's directory.
     pub fn command(&self, room: &Room) -> Command {
-        room.command(&self.program, &self.dir)
+        room.command_at(&self.place, &self.program, &self.dir)
     }
 
-    fn arbiter_pid(&self) -> Option<Pid> {
+    /// The arbiter, also one that has ended and was not started again.
+    pub fn arbiter_pid(&self) -> Option<Pid> {
         let arbiter = self.arbiter.lock().expect("nobody panicked with the lock");
         arbiter.as_ref().map(Pid::from_child)
+    }
+
+    /// True while the arbiter that was started last lives.
+    pub fn arbiter_runs(&self) -> bool {
+        let mut arbiter = self.arbiter.lock().expect("nobody panicked with the lock");
+        arbiter.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// The arbiter's exit status, waited for.
@@ -286,17 +310,17 @@ impl Node {
 
     /// GET from its REST interface.
     pub async fn get(&self, path: &str) -> Result<Answer> {
-        http::get(self.rest_port(), path).await
+        http::request_to(&self.place.host, self.rest_port(), "GET", path, None).await
     }
 
     /// POST to its REST interface.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
-        http::post(self.rest_port(), path, &body.to_string()).await
+        http::request_to(&self.place.host, self.rest_port(), "POST", path, Some(&body.to_string())).await
     }
 
     /// A session of the superuser on this very server.
     pub async fn connect(&self) -> Result<Client> {
-        connect(self.port(), Duration::from_secs(3)).await
+        connect_to(&self.place.host, self.port(), "postgres", PASSWORD, Duration::from_secs(3)).await
     }
 
     /// Runs SQL in a session of its own; rows as text.
@@ -320,8 +344,13 @@ pub async fn connect(port: u16, bound: Duration) -> Result<Client> {
 
 /// A session on a port of loopback; the bound holds for all of the handshake.
 pub async fn connect_as(port: u16, user: &str, password: &str, bound: Duration) -> Result<Client> {
+    connect_to("127.0.0.1", port, user, password, bound).await
+}
+
+/// The same anywhere.
+pub async fn connect_to(host: &str, port: u16, user: &str, password: &str, bound: Duration) -> Result<Client> {
     let mut config = tokio_postgres::Config::new();
-    config.host("127.0.0.1").port(port).user(user).password(password).dbname("postgres").application_name("story");
+    config.host(host).port(port).user(user).password(password).dbname("postgres").application_name("story");
     let (client, connection) = tokio::time::timeout(bound, config.connect(NoTls))
         .await
         .map_err(|_| anyhow!("port {port}: no session within {bound:?}"))?

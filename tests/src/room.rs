@@ -1,5 +1,6 @@
 //! Room: a test's one directory, the user its programs run as, and the promise that nothing outlives it.
 
+use crate::place::Place;
 use crate::process;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -7,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Ends what a test leaves behind if the test itself is killed: its standard input closes then.
 const JANITOR: &str = r#"
@@ -23,6 +25,7 @@ done
 pub struct Room {
     path: PathBuf,
     owner: Option<(u32, u32)>,
+    kept: AtomicBool,
     janitor: Child,
 }
 
@@ -42,7 +45,7 @@ impl Room {
             .stderr(Stdio::null())
             .spawn()
             .expect("start the janitor");
-        let room = Room { path, owner, janitor };
+        let room = Room { path, owner, kept: AtomicBool::new(false), janitor };
         room.give(&room.path);
         room
     }
@@ -50,6 +53,11 @@ impl Room {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves the directory where it is when the room ends.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Release);
     }
 
     /// A new directory in the room, mode 0700, owned by the user Postgres runs as.
@@ -88,15 +96,32 @@ impl Room {
     /// A command as the user Postgres runs as, in `dir`, in a process group of its own, without the
     /// caller's PG* variables.
     pub fn command(&self, program: impl AsRef<Path>, dir: &Path) -> Command {
-        let mut command = Command::new(program.as_ref());
+        let mut command = self.command_of_ours(program.as_ref(), dir);
+        if let Some((uid, gid)) = self.owner {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// The same in a place: entering another network needs root, so the user changes after that.
+    pub fn command_at(&self, place: &Place, program: impl AsRef<Path>, dir: &Path) -> Command {
+        let (Some(namespace), Some((uid, gid))) = (&place.namespace, self.owner) else {
+            return self.command(program, dir);
+        };
+        // Both exec what follows: the process that is started is the program in the end.
+        let mut command = self.command_of_ours(Path::new("nsenter"), dir);
+        command.arg(format!("--net=/run/netns/{namespace}")).args(["--", "setpriv", "--reuid"]).arg(uid.to_string());
+        command.arg("--regid").arg(gid.to_string()).args(["--clear-groups", "--"]).arg(program.as_ref());
+        command
+    }
+
+    fn command_of_ours(&self, program: &Path, dir: &Path) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(dir).process_group(0).env("HOME", &self.path).stdin(Stdio::null());
         for (name, _) in std::env::vars() {
             if name.starts_with("PG") || name.starts_with("ETCD") || name.starts_with("PATRONI") {
                 command.env_remove(name);
             }
-        }
-        if let Some((uid, gid)) = self.owner {
-            command.uid(uid).gid(gid);
         }
         command
     }
@@ -129,7 +154,7 @@ impl Drop for Room {
         process::kill_below(&self.path);
         if std::thread::panicking() {
             self.print_logs();
-        } else if std::env::var_os("TENURE_KEEP").is_none() {
+        } else if std::env::var_os("TENURE_KEEP").is_none() && !self.kept.load(Ordering::Acquire) {
             let _ = fs::remove_dir_all(&self.path);
         }
         let _ = self.janitor.kill();

@@ -173,7 +173,7 @@ async fn write(targets: Targets, stop: &AtomicBool, acknowledged: &AtomicU64) ->
 }
 
 /// An ERROR says that the insert is undone; anything that ends the session (FATAL, a lost connection) says nothing.
-fn judge(error: &tokio_postgres::Error) -> Outcome {
+pub fn judge(error: &tokio_postgres::Error) -> Outcome {
     match error.as_db_error() {
         Some(said) if said.parsed_severity() == Some(Severity::Error) => {
             Outcome::Refused(format!("{}: {}", said.code().code(), said.message()))

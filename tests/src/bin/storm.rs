@@ -1,0 +1,36 @@
+//! `storm`: faults drawn from a seed over a real cluster, clients that keep account, and a verdict; see docs/storm.md.
+//!
+//!     storm [seed=N] [minutes=M] [sync=true|false] [net=true|false] [heal=SECONDS] [ttl=SECONDS]
+
+use anyhow::{Context, Result, bail};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use stories::storm::{self, Weather};
+
+fn weather() -> Result<Weather> {
+    let root = rustix::process::geteuid().is_root();
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() % 100_000;
+    let mut weather =
+        Weather { seed, lasts: Duration::from_secs(300), synchronous: true, networked: root, heal: Duration::from_secs(60), ttl: 5 };
+    for word in std::env::args().skip(1) {
+        let (name, value) = word.split_once('=').with_context(|| format!("{word} is no name=value"))?;
+        let wrong = || format!("{name} can't be {value}");
+        match name {
+            "seed" => weather.seed = value.parse().with_context(wrong)?,
+            "minutes" => weather.lasts = Duration::from_secs_f64(value.parse::<f64>().with_context(wrong)? * 60.0),
+            "sync" => weather.synchronous = value.parse().with_context(wrong)?,
+            "net" => weather.networked = value.parse().with_context(wrong)?,
+            "heal" => weather.heal = Duration::from_secs(value.parse().with_context(wrong)?),
+            "ttl" => weather.ttl = value.parse().with_context(wrong)?,
+            _ => bail!("{name} is unknown; there are seed, minutes, sync, net, heal and ttl"),
+        }
+    }
+    Ok(weather)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode> {
+    let weather = weather()?;
+    let calm = Box::pin(storm::run(&weather)).await;
+    Ok(if calm { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,216 @@
+//! The verdict on a storm: what the cluster has in the end, against what its clients were told and when.
+
+use crate::storm::clients::{Act, Seen, step};
+use crate::workload::Outcome;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// What a server has in the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// How often each id is in the table.
+    pub written: BTreeMap<u64, u64>,
+    /// Each list, in order.
+    pub lists: BTreeMap<u64, Vec<u64>>,
+}
+
+/// What was found. Only `overlaps` and `dirty_reads` are no violation by themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Statements that were acknowledged.
+    pub acknowledged: usize,
+    /// Refused by an ERROR.
+    pub refused: usize,
+    /// Without an answer.
+    pub unknown: usize,
+    /// Acknowledged without a term: the page had none at that moment.
+    pub without_term: usize,
+    /// Terms that acknowledged something.
+    pub terms: usize,
+    /// Acknowledged and not there.
+    pub lost: Vec<u64>,
+    /// There more than once.
+    pub doubled: Vec<u64>,
+    /// Refused and there all the same.
+    pub wrongly_refused: Vec<u64>,
+    /// There, and nobody wrote it.
+    pub unheard_of: Vec<u64>,
+    /// Appends whose returned list is no beginning of the list as it is now: lost or reordered.
+    pub broken_lists: Vec<u64>,
+    /// Sent after a later term had acknowledged, and acknowledged by an earlier one all the same.
+    pub two_leaders: Vec<u64>,
+    /// Terms in which more than one server acknowledged.
+    pub shared_terms: Vec<u64>,
+    /// Answers of an earlier term that arrived after the first of a later one; sent before it, so the answer may have been on its way.
+    pub overlaps: usize,
+    /// The longest of these.
+    pub longest_overlap: Duration,
+    /// Reads of something that is not there any more.
+    pub dirty_reads: usize,
+    /// All reads.
+    pub reads: usize,
+}
+
+impl Judgement {
+    /// Compares.
+    pub fn on(contents: &Contents, acts: &[Act], reads: &[Seen]) -> Judgement {
+        let mut judged = Judgement { reads: reads.len(), ..Judgement::default() };
+        let mut there = contents.written.clone();
+        for element in contents.lists.values().flatten() {
+            *there.entry(*element).or_default() += 1;
+        }
+        let mut known = BTreeSet::new();
+        for act in acts {
+            known.insert(act.id);
+            let is_there = there.contains_key(&act.id);
+            match act.outcome {
+                Outcome::Acknowledged => {
+                    judged.acknowledged += 1;
+                    judged.without_term += usize::from(act.term.is_none());
+                    if !is_there {
+                        judged.lost.push(act.id);
+                    }
+                }
+                Outcome::Refused(_) => {
+                    judged.refused += 1;
+                    if is_there {
+                        judged.wrongly_refused.push(act.id);
+                    }
+                }
+                Outcome::Unknown(_) => judged.unknown += 1,
+            }
+        }
+        judged.doubled = there.iter().filter(|(_, count)| **count > 1).map(|(id, _)| *id).collect();
+        judged.unheard_of = there.keys().filter(|id| !known.contains(id)).copied().collect();
+        judged.look_at_lists(contents, acts, reads);
+        judged.look_at_terms(acts);
+        judged
+    }
+
+    /// Every list that was seen has to be a beginning of the list as it is now, and to end with the element that was appended.
+    fn look_at_lists(&mut self, contents: &Contents, acts: &[Act], reads: &[Seen]) {
+        let beginnings: BTreeMap<u64, Vec<u64>> = contents
+            .lists
+            .iter()
+            .map(|(list, elements)| {
+                let mut hashes = vec![super::clients::hash(&[])];
+                for element in elements {
+                    let last = hashes[hashes.len() - 1];
+                    hashes.push(step(last, *element));
+                }
+                (*list, hashes)
+            })
+            .collect();
+        let is_beginning = |seen: &Seen| beginnings.get(&seen.list).and_then(|hashes| hashes.get(seen.length)) == Some(&seen.hash);
+        let mut told = BTreeMap::new();
+        for act in acts.iter().filter(|act| act.outcome == Outcome::Acknowledged) {
+            let (Some(list), Some(seen)) = (act.list, &act.seen) else {
+                continue;
+            };
+            let last = seen.length.checked_sub(1).and_then(|at| contents.lists.get(&list)?.get(at)).copied();
+            // Two that were told one and the same length: one of them was overwritten.
+            let twice = told.insert((list, seen.length), act.id).is_some();
+            if !is_beginning(seen) || last != Some(act.id) || twice {
+                self.broken_lists.push(act.id);
+            }
+        }
+        self.dirty_reads = reads.iter().filter(|seen| !is_beginning(seen)).count();
+    }
+
+    /// Acknowledgements have to follow one another term by term.
+    fn look_at_terms(&mut self, acts: &[Act]) {
+        let mut first: BTreeMap<u64, Instant> = BTreeMap::new();
+        let mut servers: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
+        let acknowledged: Vec<(&Act, u64)> =
+            acts.iter().filter(|act| act.outcome == Outcome::Acknowledged).filter_map(|act| Some((act, act.term?))).collect();
+        for (act, term) in &acknowledged {
+            let known = first.entry(*term).or_insert(act.known);
+            *known = act.known.min(*known);
+            servers.entry(*term).or_default().insert(act.server);
+        }
+        self.terms = first.len();
+        self.shared_terms = servers.into_iter().filter(|(_, servers)| servers.len() > 1).map(|(term, _)| term).collect();
+        for (act, term) in acknowledged {
+            let Some(later) = first.range(term + 1..).map(|(_, known)| *known).min() else {
+                continue;
+            };
+            if act.sent > later {
+                self.two_leaders.push(act.id);
+            } else if act.known > later {
+                self.overlaps += 1;
+                self.longest_overlap = self.longest_overlap.max(act.known - later);
+            }
+        }
+    }
+
+    /// One sentence for each rule that was broken. Without synchronous mode a failover may lose the last commits, as everywhere.
+    pub fn violations(&self, synchronous: bool) -> Vec<String> {
+        let lists: [(&str, &[u64], bool); 7] = [
+            ("acknowledged and lost", &self.lost, synchronous),
+            ("there twice", &self.doubled, true),
+            ("refused and there", &self.wrongly_refused, true),
+            ("there and never written", &self.unheard_of, true),
+            ("acknowledged with a list that is not so any more", &self.broken_lists, synchronous),
+            ("acknowledged by an earlier leader after a later one", &self.two_leaders, true),
+            ("terms in which two servers acknowledged", &self.shared_terms, true),
+        ];
+        let broken = lists.into_iter().filter(|(_, ids, counts)| *counts && !ids.is_empty());
+        broken.map(|(what, ids, _)| format!("{} {what}: {:?}", ids.len(), &ids[..ids.len().min(20)])).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storm::clients::hash;
+
+    fn act(id: u64, at_ms: (u64, u64), term: u64, server: usize) -> Act {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        let at = |ms| *START.get_or_init(Instant::now) + Duration::from_millis(ms);
+        let (sent, known) = (at(at_ms.0), at(at_ms.1));
+        Act { id, sent, known, outcome: Outcome::Acknowledged, server, term: Some(term), list: None, seen: None }
+    }
+
+    fn append(id: u64, returned: &[u64]) -> Act {
+        let seen = Seen { list: 1, length: returned.len(), hash: hash(returned) };
+        Act { list: Some(1), seen: Some(seen), ..act(id, (0, 1), 1, 0) }
+    }
+
+    #[test]
+    fn an_answer_of_an_earlier_leader_to_what_was_sent_after_a_later_ones_is_seen() {
+        let contents = Contents { written: (1..=4).map(|id| (id, 1)).collect(), ..Contents::default() };
+        let acts = [act(1, (0, 10), 5, 0), act(2, (8, 22), 5, 0), act(3, (15, 20), 9, 1), act(4, (21, 30), 5, 0)];
+        let judged = Judgement::on(&contents, &acts, &[]);
+        assert_eq!(judged.two_leaders, [4]);
+        assert_eq!((judged.overlaps, judged.longest_overlap), (1, Duration::from_millis(2)));
+        assert_eq!(judged.terms, 2);
+        assert_eq!(judged.violations(true).len(), 1);
+    }
+
+    #[test]
+    fn one_term_belongs_to_one_server() {
+        let contents = Contents { written: (1..=2).map(|id| (id, 1)).collect(), ..Contents::default() };
+        let judged = Judgement::on(&contents, &[act(1, (0, 1), 5, 0), act(2, (2, 3), 5, 1)], &[]);
+        assert_eq!(judged.shared_terms, [5]);
+    }
+
+    #[test]
+    fn lost_and_reordered_appends_are_seen() {
+        let contents = Contents { lists: BTreeMap::from([(1, vec![10, 30, 20])]), ..Contents::default() };
+        let good = Judgement::on(&contents, &[append(10, &[10]), append(30, &[10, 30]), append(20, &[10, 30, 20])], &[]);
+        assert_eq!(good.violations(true), Vec::<String>::new());
+        let reordered = Judgement::on(&contents, &[append(10, &[10]), append(20, &[10, 20]), append(30, &[10, 20, 30])], &[]);
+        assert_eq!(reordered.broken_lists, [20, 30]);
+        let lost = Judgement::on(&contents, &[append(10, &[10]), append(40, &[10, 30, 20, 40])], &[]);
+        assert_eq!((lost.lost, lost.broken_lists), (vec![40], vec![40]));
+        assert_eq!(lost.unheard_of, [20, 30]);
+    }
+
+    #[test]
+    fn lost_doubled_and_wrongly_refused_are_told_apart() {
+        let contents = Contents { written: BTreeMap::from([(2, 2), (3, 1)]), ..Contents::default() };
+        let refused = Act { outcome: Outcome::Refused("no".to_owned()), ..act(3, (0, 1), 1, 0) };
+        let judged = Judgement::on(&contents, &[act(1, (0, 1), 1, 0), act(2, (0, 1), 1, 0), refused], &[]);
+        assert_eq!((judged.lost, judged.doubled, judged.wrongly_refused), (vec![1], vec![2], vec![3]));
+    }
+}

@@ -1,0 +1,352 @@
+//! The storm: a real cluster under faults drawn from a seed, which has to heal by itself after each, and a verdict.
+
+pub mod clients;
+pub mod fault;
+pub mod judge;
+pub mod network;
+pub mod random;
+
+use crate::cluster::Cluster;
+use crate::etcd::Etcd;
+use crate::node::{Config, Node};
+use crate::place::Place;
+use crate::room::{self, Room};
+use crate::view::View;
+use clients::{Clients, Kind, elements};
+use fault::{ETCDS, Fault, Ground};
+use judge::{Contents, Judgement};
+use network::Network;
+use random::Random;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// Acknowledged statements that make a cluster healthy, after it looks so.
+const PROOF: u64 = 20;
+
+/// What a storm is.
+#[derive(Debug, Clone)]
+pub struct Weather {
+    /// Of the plan.
+    pub seed: u64,
+    /// How long faults go on.
+    pub lasts: Duration,
+    /// `synchronous_mode`.
+    pub synchronous: bool,
+    /// In network namespaces, with cuts.
+    pub networked: bool,
+    /// How long healing may take.
+    pub heal: Duration,
+    /// `ttl`.
+    pub ttl: u64,
+}
+
+/// What a round cost.
+struct Round {
+    faults: Vec<Fault>,
+    pause: Duration,
+    healed: Duration,
+}
+
+/// Runs it and prints as it goes; true where nothing was found.
+pub async fn run(weather: &Weather) -> bool {
+    let ground = settle(weather).await;
+    let servers: Vec<(String, u16)> = ground.cluster.nodes.iter().map(|node| (node.host().to_owned(), node.port())).collect();
+    let room = ground.cluster.room.path().display().to_string();
+    println!(
+        "storm: seed {}, {:.0} min, {}, ttl {} s, {}, in {room}",
+        weather.seed,
+        weather.lasts.as_secs_f64() / 60.0,
+        if weather.synchronous { "synchronous" } else { "asynchronous" },
+        weather.ttl,
+        if ground.network.is_some() { "a network namespace each" } else { "on loopback, no network faults" },
+    );
+    if let Err(error) = make_tables(&ground).await {
+        println!("storm: no tables: {error}");
+        ground.cluster.room.keep();
+        return false;
+    }
+    let kinds = [Kind::Insert, Kind::Insert, Kind::Insert, Kind::Append, Kind::Append, Kind::Append, Kind::Read];
+    let clients = Clients::start(&servers, &kinds);
+    let began = Instant::now();
+    // Each writer has a first acknowledgement of the first leader.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut random = Random::new(weather.seed);
+    let mut rounds: Vec<Round> = Vec::new();
+    let mut broken: Vec<String> = Vec::new();
+    while began.elapsed() < weather.lasts {
+        let faults = fault::round(&mut random, weather.networked);
+        let rest = random.lasting(Duration::from_millis(500), Duration::from_secs(5));
+        match one_round(&ground, &clients, &faults, rounds.len() + 1, began, weather).await {
+            Ok(round) => rounds.push(round),
+            Err(why) => {
+                println!("NOT HEALED within {:?}: {why}", weather.heal);
+                broken.push(format!("round {} did not heal within {:?}: {why}", rounds.len() + 1, weather.heal));
+                break;
+            }
+        }
+        tokio::time::sleep(rest).await;
+    }
+    let lasted = began.elapsed();
+    let (acts, reads) = clients.finish();
+    match contents(&ground).await {
+        Ok(contents) => {
+            let judged = Judgement::on(&contents, &acts, &reads);
+            broken.extend(judged.violations(weather.synchronous));
+            print_table(&rounds, &judged, lasted);
+            print_words(&acts);
+        }
+        Err(error) => broken.push(format!("no verdict: {error}")),
+    }
+    if broken.is_empty() {
+        println!("storm: seed {}: no violation", weather.seed);
+        return true;
+    }
+    for what in &broken {
+        println!("VIOLATION: {what}");
+    }
+    print_state(&ground).await;
+    ground.cluster.room.keep();
+    println!("storm: seed {}: left for you to look at: {room}", weather.seed);
+    false
+}
+
+async fn settle(weather: &Weather) -> Ground {
+    let names = ["n1", "n2", "n3"];
+    let network = weather.networked.then(|| Network::new(&[&names[..], &ETCDS[..]].concat()).expect("make a network; hint: NET=false"));
+    let place = |name: &str| network.as_ref().map_or_else(Place::loopback, |network| network.place(name));
+    let room = Room::new();
+    let etcd = Etcd::planned_at(&room, ETCDS.iter().map(|name| place(name)).collect());
+    etcd.run(&room).await;
+    let change = |config: &mut Config| {
+        let dynamic = &mut config["bootstrap"]["dcs"];
+        dynamic["ttl"] = weather.ttl.into();
+        dynamic["loop_wait"] = 1.into();
+        dynamic["retry_timeout"] = 1.into();
+        dynamic["synchronous_mode"] = weather.synchronous.into();
+        if let Some(lines) = config["postgresql"]["pg_hba"].as_array_mut() {
+            lines.push("host all all 10.0.0.0/8 scram-sha-256".into());
+            lines.push("host replication all 10.0.0.0/8 scram-sha-256".into());
+        }
+        config["postgresql"]["parameters"]["log_line_prefix"] = "%m [%p] %b ".into();
+    };
+    let nodes = names
+        .iter()
+        .map(|name| {
+            let node = Node::bare_at(&room, name, name, place(name));
+            let mut config = node.default_config(&etcd.hosts());
+            change(&mut config);
+            node.configure(&room, &config);
+            node
+        })
+        .collect();
+    let cluster = Cluster::assembled(nodes, etcd, room, weather.synchronous);
+    for node in &cluster.nodes {
+        cluster.start(node);
+    }
+    cluster.healthy().await;
+    Ground { cluster, network }
+}
+
+async fn make_tables(ground: &Ground) -> anyhow::Result<()> {
+    let leader = ground.cluster.leader().await;
+    leader.query(clients::TABLES).await.map(drop)
+}
+
+async fn one_round(
+    ground: &Ground,
+    clients: &Clients,
+    faults: &[Fault],
+    number: usize,
+    began: Instant,
+    weather: &Weather,
+) -> Result<Round, String> {
+    let view = ground.cluster.view().await.map_err(|error| format!("{error:#}"))?;
+    let at = began.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let said = match faults {
+        [one] => vec![ground.strike(one, &view, started).await],
+        [one, two] => {
+            let (one, two) = tokio::join!(Box::pin(ground.strike(one, &view, started)), Box::pin(ground.strike(two, &view, started)));
+            vec![one, two]
+        }
+        _ => Vec::new(),
+    };
+    ground.calm();
+    let over = Instant::now();
+    for line in &said {
+        println!("{at:7.1} s  #{number:<3} {line}");
+    }
+    let looked = healed(ground, clients, weather).await;
+    let now = Instant::now();
+    let round = Round { faults: faults.to_vec(), pause: clients.longest_pause(started, now), healed: now - over };
+    let leader = ground.cluster.view().await.ok().and_then(|view| view.leader().map(str::to_owned)).unwrap_or_default();
+    println!(
+        "            #{number:<3} pause {} ms, healed after {} ms, {leader} leads, {} acknowledged",
+        round.pause.as_millis(),
+        round.healed.as_millis(),
+        clients.acknowledged(),
+    );
+    looked.map(|()| round)
+}
+
+/// Waits until the cluster is whole, and clients get on; starts arbiters that ended by themselves, as systemd does.
+async fn healed(ground: &Ground, clients: &Clients, weather: &Weather) -> Result<(), String> {
+    let began = Instant::now();
+    let mut proven: Option<u64> = None;
+    loop {
+        for node in &ground.cluster.nodes {
+            if !node.arbiter_runs() {
+                println!("            NOTE: the arbiter of {} ended by itself; started again", node.name());
+                ground.start(node);
+            }
+        }
+        let fault = match ground.cluster.view().await {
+            Ok(view) => match fault_of(ground, &view, weather).await {
+                None => match proven {
+                    Some(before) if clients.acknowledged() >= before + PROOF => return Ok(()),
+                    Some(_) => "clients do not get on".to_owned(),
+                    None => {
+                        proven = Some(clients.acknowledged());
+                        continue;
+                    }
+                },
+                Some(fault) => {
+                    proven = None;
+                    format!("{fault} ({view})")
+                }
+            },
+            Err(error) => format!("{error:#}"),
+        };
+        if began.elapsed() > weather.heal {
+            return Err(fault);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What is wrong by etcd, and by the primary's own view of its standbys.
+async fn fault_of(ground: &Ground, view: &View, weather: &Weather) -> Option<String> {
+    if let Some(fault) = view.fault(ground.cluster.nodes.len(), weather.synchronous) {
+        return Some(fault);
+    }
+    let leader = ground.cluster.node(view.leader()?);
+    let rows = match leader.query("SELECT application_name, state, sync_state FROM pg_stat_replication ORDER BY 1").await {
+        Ok(rows) => rows,
+        Err(error) => return Some(format!("{}: {error:#}", leader.name())),
+    };
+    let streaming = rows.iter().filter(|row| row[1] == "streaming").count();
+    let synchronous = rows.iter().filter(|row| matches!(row[2].as_str(), "sync" | "quorum")).count();
+    if streaming + 1 != ground.cluster.nodes.len() || (weather.synchronous && synchronous == 0) {
+        return Some(format!("pg_stat_replication of {} has {rows:?}", leader.name()));
+    }
+    None
+}
+
+/// What every node has: all three alike, once the standbys have replayed everything.
+async fn contents(ground: &Ground) -> Result<Contents, String> {
+    let began = Instant::now();
+    loop {
+        let last = match alike(ground).await {
+            Ok(contents) => return Ok(contents),
+            Err(error) => error,
+        };
+        if began.elapsed() > Duration::from_secs(60) {
+            return Err(last);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn alike(ground: &Ground) -> Result<Contents, String> {
+    let say = |error: anyhow::Error| format!("{error:#}");
+    let view = ground.cluster.view().await.map_err(say)?;
+    let leader = ground.cluster.node(view.leader().ok_or("nobody leads")?);
+    let sums = "SELECT (SELECT md5(concat(count(*), sum(hashint8extended(id, 0)))) FROM written) || \
+                (SELECT coalesce(md5(string_agg(md5(k::text || v::text), '' ORDER BY k)), '') FROM lists)";
+    let of_leader = leader.one(sums).await.map_err(say)?;
+    for node in ground.cluster.others(leader) {
+        let own = node.one(sums).await.map_err(|error| format!("{}: {error:#}", node.name()))?;
+        if own != of_leader {
+            return Err(format!("{} has other rows than {}", node.name(), leader.name()));
+        }
+    }
+    let mut contents = Contents::default();
+    for row in leader.query("SELECT id, count(*) FROM written GROUP BY id").await.map_err(say)? {
+        contents.written.insert(row[0].parse().unwrap_or(0), row[1].parse().unwrap_or(0));
+    }
+    for row in leader.query("SELECT k, v FROM lists").await.map_err(say)? {
+        contents.lists.insert(row[0].parse().unwrap_or(0), elements(&row[1]));
+    }
+    Ok(contents)
+}
+
+fn print_table(rounds: &[Round], judged: &Judgement, lasted: Duration) {
+    let mut by_word: BTreeMap<String, Vec<(u128, u128)>> = BTreeMap::new();
+    for round in rounds {
+        let both = round.faults.len() > 1;
+        for fault in &round.faults {
+            let what = if both { "two at a time".to_owned() } else { format!("{}, {:?}", fault.word, fault.role) };
+            by_word.entry(what).or_default().push((round.pause.as_millis(), round.healed.as_millis()));
+            if both {
+                break;
+            }
+        }
+    }
+    let mut table = String::new();
+    let _ = writeln!(table, "\n| fault | times | pause median, ms | pause most, ms | healed median, ms | healed most, ms |");
+    let _ = writeln!(table, "|---|---|---|---|---|---|");
+    for (what, mut costs) in by_word {
+        costs.sort_unstable();
+        let (pause, most) = (costs[costs.len() / 2].0, costs[costs.len() - 1].0);
+        let mut healed: Vec<u128> = costs.iter().map(|cost| cost.1).collect();
+        healed.sort_unstable();
+        let (heal, slowest) = (healed[healed.len() / 2], healed[healed.len() - 1]);
+        let _ = writeln!(table, "| {what} | {} | {pause} | {most} | {heal} | {slowest} |", costs.len());
+    }
+    println!("{table}");
+    let faults: usize = rounds.iter().map(|round| round.faults.len()).sum();
+    println!("| what | |\n|---|---|");
+    println!("| minutes | {:.1} |\n| rounds | {} |\n| faults | {faults} |", lasted.as_secs_f64() / 60.0, rounds.len());
+    println!("| acknowledged | {} |", judged.acknowledged);
+    println!("| refused | {} |\n| unknown | {} |", judged.refused, judged.unknown);
+    println!("| terms that acknowledged | {} |", judged.terms);
+    println!("| lost | {} |\n| doubled | {} |", judged.lost.len(), judged.doubled.len());
+    println!("| refused and there | {} |", judged.wrongly_refused.len());
+    println!("| lists lost or reordered | {} |", judged.broken_lists.len());
+    println!("| acknowledged by an earlier leader after a later one | {} |", judged.two_leaders.len());
+    println!("| terms of two servers | {} |", judged.shared_terms.len());
+    println!("| answers on their way while a later term began | {} (most {} ms) |", judged.overlaps, judged.longest_overlap.as_millis());
+    println!("| acknowledged without a term | {} |", judged.without_term);
+    println!("| dirty reads | {} of {} |", judged.dirty_reads, judged.reads);
+}
+
+/// What clients were told, most frequent first.
+fn print_words(acts: &[clients::Act]) {
+    use crate::workload::Outcome::{Refused, Unknown};
+    let mut told: BTreeMap<String, usize> = BTreeMap::new();
+    for act in acts {
+        match &act.outcome {
+            Refused(words) => *told.entry(format!("refused: {words}")).or_default() += 1,
+            Unknown(words) => *told.entry(format!("unknown: {words}")).or_default() += 1,
+            _ => {}
+        }
+    }
+    let mut told: Vec<(usize, String)> = told.into_iter().map(|(words, count)| (count, words)).collect();
+    told.sort_unstable_by(|one, other| other.cmp(one));
+    for (count, words) in told.iter().take(8) {
+        println!("clients were told {count} times: {words}");
+    }
+}
+
+async fn print_state(ground: &Ground) {
+    match ground.cluster.view().await {
+        Ok(view) => println!("etcd: {view}"),
+        Err(error) => println!("etcd: {error:#}"),
+    }
+    for node in &ground.cluster.nodes {
+        let lease = node.query("SELECT * FROM tenure.lease()").await;
+        println!("{}: lease {lease:?}", node.name());
+        println!("--- the end of {}'s log\n{}", node.name(), room::tail(&node.log_file(), 3000));
+    }
+}

@@ -1,0 +1,138 @@
+//! A network of the storm's own: a namespace for every node and etcd member, a bridge, and real cuts.
+//!
+//! A one-way cut is a wrong hardware address in the sender's neighbour table: what it sends is lost in silence,
+//! also on connections that exist. It needs no packet filter, which small kernels lack.
+
+use crate::place::Place;
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Nobody's.
+const NOBODY: &str = "02:00:00:00:de:ad";
+
+/// The bridge, in the caller's network, and a namespace with one link for each name.
+pub struct Network {
+    id: u32,
+    names: Vec<String>,
+    /// Addresses, in the order of the names.
+    hosts: Vec<String>,
+}
+
+impl Network {
+    /// Makes it; an error where this user or kernel can't.
+    pub fn new(names: &[&str]) -> Result<Network> {
+        remove_those_left_behind();
+        let id = std::process::id();
+        let net = format!("10.{}.{}", 100 + id / 250 % 100, id % 250);
+        let hosts = (0..names.len()).map(|number| format!("{net}.{}", 11 + number)).collect();
+        let network = Network { id, names: names.iter().map(|name| (*name).to_owned()).collect(), hosts };
+        let bridge = network.bridge();
+        ip(&format!("link add {bridge} type bridge"))?;
+        ip(&format!("addr add {net}.1/24 dev {bridge}"))?;
+        ip(&format!("link set {bridge} up"))?;
+        for (name, host) in network.names.iter().zip(&network.hosts) {
+            let (space, link) = (network.namespace(name), network.link(name));
+            ip(&format!("netns add {space}"))?;
+            ip(&format!("link add {link} type veth peer name eth0 netns {space}"))?;
+            ip(&format!("link set {link} master {bridge} up"))?;
+            ip(&format!("-n {space} addr add {host}/24 dev eth0"))?;
+            ip(&format!("-n {space} link set eth0 up"))?;
+            ip(&format!("-n {space} link set lo up"))?;
+        }
+        Ok(network)
+    }
+
+    /// Where a program of this name runs.
+    pub fn place(&self, name: &str) -> Place {
+        Place { host: self.host(name).to_owned(), namespace: Some(self.namespace(name)) }
+    }
+
+    /// What `one` sends to `other` is lost.
+    pub fn cut(&self, one: &str, other: &str) {
+        let (space, host) = (self.namespace(one), self.host(other));
+        let _ = ip(&format!("-n {space} neigh replace {host} lladdr {NOBODY} dev eth0 nud permanent"));
+    }
+
+    /// Ends [`Network::cut`].
+    pub fn heal(&self, one: &str, other: &str) {
+        let _ = ip(&format!("-n {} neigh del {} dev eth0", self.namespace(one), self.host(other)));
+    }
+
+    /// Pulls the cable: from and to everybody, clients too.
+    pub fn unplug(&self, name: &str) {
+        let _ = ip(&format!("link set {} nomaster", self.link(name)));
+    }
+
+    /// Ends [`Network::unplug`].
+    pub fn plug(&self, name: &str) {
+        let _ = ip(&format!("link set {} master {} up", self.link(name), self.bridge()));
+    }
+
+    /// What this one sends goes out at a few KiB a second, late and with losses.
+    pub fn slow(&self, name: &str) {
+        let space = self.namespace(name);
+        let _ = run("tc", &format!("-n {space} qdisc replace dev eth0 root tbf rate 400kbit burst 4kb latency 600ms"));
+    }
+
+    /// Ends [`Network::slow`].
+    pub fn hasten(&self, name: &str) {
+        let _ = run("tc", &format!("-n {} qdisc del dev eth0 root", self.namespace(name)));
+    }
+
+    fn host(&self, name: &str) -> &str {
+        let at = self.names.iter().position(|one| one == name).expect("a name of this network");
+        &self.hosts[at]
+    }
+
+    fn bridge(&self) -> String {
+        format!("tnb{}", self.id)
+    }
+
+    fn namespace(&self, name: &str) -> String {
+        format!("tn{}-{name}", self.id)
+    }
+
+    fn link(&self, name: &str) -> String {
+        format!("tn{}{name}", self.id)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = ip(&format!("link del {}", self.link(name)));
+            let _ = ip(&format!("netns del {}", self.namespace(name)));
+        }
+        let _ = ip(&format!("link del {}", self.bridge()));
+    }
+}
+
+/// Networks of storms that were killed.
+fn remove_those_left_behind() {
+    let Ok(spaces) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
+    for space in spaces.flatten() {
+        let space = space.file_name().to_string_lossy().into_owned();
+        let Some((id, _)) = space.strip_prefix("tn").and_then(|rest| rest.split_once('-')) else {
+            continue;
+        };
+        if id.parse::<u32>().is_ok() && !Path::new("/proc").join(id).exists() {
+            let _ = ip(&format!("netns del {space}"));
+            let _ = ip(&format!("link del tnb{id}"));
+        }
+    }
+}
+
+fn ip(words: &str) -> Result<()> {
+    run("ip", words)
+}
+
+fn run(program: &str, words: &str) -> Result<()> {
+    let output = Command::new(program).args(words.split(' ')).stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        bail!("{program} {words}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
