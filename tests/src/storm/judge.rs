@@ -29,6 +29,10 @@ pub struct Judgement {
     pub terms: usize,
     /// Acknowledged and not there.
     pub lost: Vec<u64>,
+    /// Lost, although the same term acknowledged something later that is there: WAL is one sequence, so that is never allowed.
+    pub holes: Vec<u64>,
+    /// Terms that lost something, and how much.
+    pub lost_by_term: BTreeMap<u64, usize>,
     /// There more than once.
     pub doubled: Vec<u64>,
     /// Refused and there all the same.
@@ -82,9 +86,27 @@ impl Judgement {
         }
         judged.doubled = there.iter().filter(|(_, count)| **count > 1).map(|(id, _)| *id).collect();
         judged.unheard_of = there.keys().filter(|id| !known.contains(id)).copied().collect();
+        judged.look_for_holes(acts);
         judged.look_at_lists(contents, acts, reads);
         judged.look_at_terms(acts);
         judged
+    }
+
+    /// What a failover loses is the end of a term, not a part of its middle.
+    fn look_for_holes(&mut self, acts: &[Act]) {
+        let lost: BTreeSet<u64> = self.lost.iter().copied().collect();
+        let acknowledged = || acts.iter().filter(|act| act.outcome == Outcome::Acknowledged).filter_map(|act| Some((act, act.term?)));
+        let mut survived: BTreeMap<u64, Instant> = BTreeMap::new();
+        for (act, term) in acknowledged().filter(|(act, _)| !lost.contains(&act.id)) {
+            let sent = survived.entry(term).or_insert(act.sent);
+            *sent = act.sent.max(*sent);
+        }
+        for (act, term) in acknowledged().filter(|(act, _)| lost.contains(&act.id)) {
+            *self.lost_by_term.entry(term).or_default() += 1;
+            if survived.get(&term).is_some_and(|sent| *sent > act.known) {
+                self.holes.push(act.id);
+            }
+        }
     }
 
     /// Every list that was seen has to be a beginning of the list as it is now, and to end with the element that was appended.
@@ -145,8 +167,9 @@ impl Judgement {
 
     /// One sentence for each rule that was broken. Without synchronous mode a failover may lose the last commits, as everywhere.
     pub fn violations(&self, synchronous: bool) -> Vec<String> {
-        let lists: [(&str, &[u64], bool); 7] = [
+        let lists: [(&str, &[u64], bool); 8] = [
             ("acknowledged and lost", &self.lost, synchronous),
+            ("lost before something that is there", &self.holes, true),
             ("there twice", &self.doubled, true),
             ("refused and there", &self.wrongly_refused, true),
             ("there and never written", &self.unheard_of, true),
@@ -204,6 +227,15 @@ mod tests {
         let lost = Judgement::on(&contents, &[append(10, &[10]), append(40, &[10, 30, 20, 40])], &[]);
         assert_eq!((lost.lost, lost.broken_lists), (vec![40], vec![40]));
         assert_eq!(lost.unheard_of, [20, 30]);
+    }
+
+    #[test]
+    fn a_term_loses_its_end_and_not_its_middle() {
+        let contents = Contents { written: BTreeMap::from([(1, 1), (3, 1)]), ..Contents::default() };
+        let acts = [act(1, (0, 1), 5, 0), act(2, (2, 3), 5, 0), act(3, (4, 5), 5, 0), act(4, (6, 7), 5, 0)];
+        let judged = Judgement::on(&contents, &acts, &[]);
+        assert_eq!((judged.lost.clone(), judged.holes.clone()), (vec![2, 4], vec![2]));
+        assert_eq!(judged.violations(false).len(), 1);
     }
 
     #[test]

@@ -311,7 +311,13 @@ fn print_table(rounds: &[Round], judged: &Judgement, lasted: Duration) {
     println!("| acknowledged | {} |", judged.acknowledged);
     println!("| refused | {} |\n| unknown | {} |", judged.refused, judged.unknown);
     println!("| terms that acknowledged | {} |", judged.terms);
-    println!("| lost | {} |\n| doubled | {} |", judged.lost.len(), judged.doubled.len());
+    println!(
+        "| lost | {} {:?} |\n| lost before something that is there | {} |",
+        judged.lost.len(),
+        judged.lost_by_term,
+        judged.holes.len()
+    );
+    println!("| doubled | {} |", judged.doubled.len());
     println!("| refused and there | {} |", judged.wrongly_refused.len());
     println!("| lists lost or reordered | {} |", judged.broken_lists.len());
     println!("| acknowledged by an earlier leader after a later one | {} |", judged.two_leaders.len());
