@@ -272,6 +272,22 @@ impl Server {
         process::signal(Pid::from_child(process.as_ref().expect("a running server")), Signal::INT);
     }
 
+    /// The processor time that all of its processes have used, those that have ended included, once the backends
+    /// of sessions that were closed are gone (they end a moment later).
+    pub async fn processor_time(&self) -> Duration {
+        let is_backend = |pid: &Pid| process::title(*pid).contains("postgres: postgres postgres");
+        wait::until("closed sessions to be gone", PATIENCE, async || {
+            match process::below(&self.dir).iter().filter(|pid| is_backend(pid)).count() {
+                0 => Ok(()),
+                count => Err(format!("{count} are there")),
+            }
+        })
+        .await;
+        let ticks: u64 = process::below(&self.dir).into_iter().map(processor_ticks).sum();
+        // Linux shows user space a hundred ticks a second, whatever the kernel counts in.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Every process alive and silent.
     pub fn freeze(&self) {
         process::freeze_below(&self.dir);
@@ -450,6 +466,13 @@ fn system_id(room: &Room, dir: &Path) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find_map(|line| line.strip_prefix("Database system identifier:"));
     line.expect("a system identifier").trim().to_owned()
+}
+
+/// utime, stime, cutime and cstime of `/proc/<pid>/stat`; children count once they have been waited for.
+fn processor_ticks(pid: Pid) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    fields.split(' ').skip(11).take(4).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 fn run(room: &Room, program: &str, arguments: impl FnOnce(&mut Command)) {

@@ -3,7 +3,9 @@
 //! `fence_cost [rounds] [seconds]`, 6 and 20 unless said. fsync is off, so that it is the processor that is measured
 //! and not the disk, and statements are prepared, so that little else is done than what the fence adds to.
 //! A third server, again without the extension, shows how far two equal servers differ here. The order changes
-//! with every round. Only ratios travel to other machines; a busy machine shows in the control's spread.
+//! with every round. Besides transactions per second it takes the processor time that the whole server used per
+//! transaction, its lease worker included: that says something on a busy machine too, where the first is noise.
+//! Only ratios travel to other machines.
 
 use std::process::{ExitCode, Stdio};
 use stories::alone::{Alone, Server};
@@ -27,10 +29,24 @@ fn pgbench(room: &Room, port: u16, arguments: &[&str]) -> String {
     text
 }
 
-fn tps(room: &Room, port: u16, seconds: &str) -> f64 {
-    let text = pgbench(room, port, &["-n", "-N", "-M", "prepared", "-c", "4", "-j", "1", "-T", seconds]);
-    let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.unwrap_or_else(|| panic!("no tps in {text}"))
+/// One measurement.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// Transactions per second.
+    tps: f64,
+    /// Processor time of the server per transaction, in microseconds.
+    cpu_us: f64,
+}
+
+async fn measure(room: &Room, server: &Server, seconds: &str) -> Seen {
+    let before = server.processor_time().await;
+    let text = pgbench(room, server.port(), &["-n", "-N", "-M", "prepared", "-c", "4", "-j", "1", "-T", seconds]);
+    let used = server.processor_time().await.saturating_sub(before);
+    let number =
+        |name: &str| -> Option<f64> { text.lines().find_map(|line| line.strip_prefix(name)?.split([' ', '/']).next()?.parse().ok()) };
+    let found = number("tps = ").zip(number("number of transactions actually processed: "));
+    let (tps, transactions) = found.unwrap_or_else(|| panic!("no numbers in {text}"));
+    Seen { tps, cpu_us: used.as_secs_f64() * 1e6 / transactions }
 }
 
 /// Least, median and greatest.
@@ -49,25 +65,30 @@ async fn main() -> ExitCode {
     let fenced = Alone::start(&SETTINGS).await;
     let plain = Server::plain(&fenced.room, "plain", &SETTINGS).await;
     let control = Server::plain(&fenced.room, "control", &SETTINGS).await;
-    let ports = [plain.port(), fenced.port(), control.port()];
-    for port in ports {
-        pgbench(&fenced.room, port, &["-q", "-i", "-s", "10"]);
-        tps(&fenced.room, port, "3"); // warms the caches
+    let servers: [&Server; 3] = [&plain, &fenced, &control];
+    for server in servers {
+        pgbench(&fenced.room, server.port(), &["-q", "-i", "-s", "10"]);
+        measure(&fenced.room, server, "3").await; // warms the caches
     }
-    let (mut cost, mut noise) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let mut seen = [0.0; 3];
+    let mut ratios: [Vec<f64>; 4] = Default::default();
+    for round in 1..=rounds {
+        let mut seen = [Seen::default(); 3];
         for step in 0..3 {
             let which = (step + round) % 3;
-            seen[which] = tps(&fenced.room, ports[which], &seconds);
+            seen[which] = measure(&fenced.room, servers[which], &seconds).await;
         }
         let [plain, fenced, control] = seen;
-        println!("round {}: plain {plain:.0}, fenced {fenced:.0}, control {control:.0} transactions per second", round + 1);
-        cost.push(fenced / plain);
-        noise.push(control / plain);
+        let line = |seen: Seen| format!("{:.0} tps, {:.1} us", seen.tps, seen.cpu_us);
+        println!("round {round}: plain {}; fenced {}; control {}", line(plain), line(fenced), line(control));
+        ratios[0].push(fenced.cpu_us / plain.cpu_us);
+        ratios[1].push(control.cpu_us / plain.cpu_us);
+        ratios[2].push(fenced.tps / plain.tps);
+        ratios[3].push(control.tps / plain.tps);
     }
-    println!("fenced / plain:  {}", spread(&mut cost));
-    println!("control / plain: {}", spread(&mut noise));
+    let names = ["processor time, fenced / plain ", "processor time, control / plain", "tps, fenced / plain ", "tps, control / plain"];
+    for (name, ratios) in names.iter().zip(&mut ratios) {
+        println!("{name}: {}", spread(ratios));
+    }
     assert_eq!(fenced.count("commits_refused").await + fenced.count("commits_cut").await, 0, "the lease ran all the time");
     ExitCode::SUCCESS
 }
