@@ -15,8 +15,11 @@ const EVERY: Duration = Duration::from_millis(20);
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// libpq's `connect_timeout`, for one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a client waits for an answer before it gives the connection up.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a client waits for an answer before it gives the connection up: some less, some more than `tenure.fence_wait` (5 s),
+/// so that waiting commits are both abandoned and refused.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(8)];
+/// Ids of one client.
+const CLIENT: u64 = 1_000_000_000;
 /// Lists in use at a time.
 const LISTS: u64 = 4;
 /// After so many appends new lists are begun: an answer carries its whole list.
@@ -114,7 +117,7 @@ impl Clients {
     /// The longest time without an acknowledgement to anybody, between two moments.
     pub fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
         let acts = self.shared.acts.lock().expect("no client panicked");
-        let recent = acts.iter().rev().take_while(|act| act.known + PATIENCE * 2 > from);
+        let recent = acts.iter().rev().take_while(|act| act.known + PATIENCE[1] * 2 > from);
         let mut known: Vec<Instant> =
             recent.filter(|act| act.outcome == Outcome::Acknowledged && act.known > from && act.known < to).map(|act| act.known).collect();
         known.push(to);
@@ -157,7 +160,7 @@ async fn work(number: u64, kind: Kind, servers: &[(String, u16)], shared: &Share
             read(client, shared).await
         } else {
             count += 1;
-            let act = act(number * 1_000_000_000 + count, kind, *server, client, shared).await;
+            let act = act(number * CLIENT + count, kind, *server, client, shared).await;
             let done = act.outcome == Outcome::Acknowledged;
             shared.acts.lock().expect("no client panicked").push(act);
             done
@@ -184,8 +187,9 @@ async fn act(id: u64, kind: Kind, server: usize, client: &Client, shared: &Share
              RETURNING (SELECT term FROM tenure.lease()), v"
         ),
     };
+    let patience = PATIENCE[usize::from(id / CLIENT % 2 == 0)];
     let sent = Instant::now();
-    let answer = tokio::time::timeout(PATIENCE, client.simple_query(&sql)).await;
+    let answer = tokio::time::timeout(patience, client.simple_query(&sql)).await;
     let known = Instant::now();
     let mut act = Act { id, sent, known, outcome: Outcome::Acknowledged, server, term: None, list, seen: None };
     match answer {
@@ -198,7 +202,7 @@ async fn act(id: u64, kind: Kind, server: usize, client: &Client, shared: &Share
             act.seen = list.and_then(|list| Some(Seen::of(list, row?.get(1)?)));
         }
         Ok(Err(error)) => act.outcome = judge(&error),
-        Err(_) => act.outcome = Outcome::Unknown(format!("no answer within {PATIENCE:?}")),
+        Err(_) => act.outcome = Outcome::Unknown(format!("no answer within {patience:?}")),
     }
     act
 }
@@ -206,7 +210,7 @@ async fn act(id: u64, kind: Kind, server: usize, client: &Client, shared: &Share
 async fn read(client: &Client, shared: &Shared) -> bool {
     let list = shared.appends.load(Ordering::Acquire) / APPENDS * LISTS;
     let sql = format!("SELECT k, v FROM lists WHERE k >= {list} AND k < {}", list + LISTS);
-    let Ok(Ok(messages)) = tokio::time::timeout(PATIENCE, client.simple_query(&sql)).await else {
+    let Ok(Ok(messages)) = tokio::time::timeout(PATIENCE[0], client.simple_query(&sql)).await else {
         return false;
     };
     let mut reads = shared.reads.lock().expect("no client panicked");
