@@ -11,10 +11,11 @@ use crate::{bootstrap, settings, switchover, tend};
 use anyhow::{Context, Result, bail};
 use cluster::duty::Duty;
 use cluster::failover::FailoverRequest;
+use cluster::history::History;
 use cluster::leader::Term;
 use cluster::local::LocalState;
 use cluster::member::{MemberRole, MemberState};
-use cluster::name::MemberName;
+use cluster::name::{MemberName, Timeline};
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
         bail!("the lease was not confirmed by etcd");
     }
     let postmaster = hands.postmaster().context("Postgres does not run")?;
-    know_timelines(hands, &view).await.context("write the known timelines")?;
+    claim_timeline(hands, &view).await.context("claim a timeline")?;
     tracing::info!("promoting, term {term}");
     promote(&postmaster, &hands.config.postgres.data_dir).await?;
     let promoted = async {
@@ -140,19 +141,26 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     if let Err(why) = hands.sql.execute("SELECT tenure.attach_arbiter()").await {
         tracing::warn!("attach to the lease worker: {why:#}");
     }
-    tokio::spawn(tend::after_promotion(hands.clone()));
+    tend::first_checkpoint(hands);
     Ok(Done::LookAgain)
 }
 
-/// Puts the history files of timelines that this server has never seen beside its own: Postgres picks
-/// the first number without such a file, and a number used twice would hide that histories parted.
-async fn know_timelines(hands: &Hands, view: &ClusterView) -> Result<()> {
+/// Claims the number of the timeline that the promotion will begin, and makes Postgres use it. By itself
+/// Postgres takes the first number for which it has no history file, so two servers that are promoted
+/// one after the other, neither knowing of the other's, would begin timelines of one number whose
+/// histories parted: nothing would tell them apart afterwards.
+async fn claim_timeline(hands: &Hands, view: &ClusterView) -> Result<()> {
+    let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
+    let mine = hands.sql.facts().await?.timeline;
+    let claimed = view.claimed_timeline.as_ref().map_or(Timeline::default(), |claimed| claimed.value);
+    let last = mine.max(claimed).max(view.history().current());
+    hands.etcd.claim_timeline(last.next(), ClusterView::revision_of(&view.claimed_timeline), leader).await?;
     let wal = hands.config.postgres.data_dir.join("pg_wal");
-    for (timeline, text) in view.history().files() {
-        let path = wal.join(format!("{:08X}.history", timeline.0));
+    for number in mine.next().0..=last.0 {
+        let path = wal.join(format!("{number:08X}.history"));
         if crate::postgres::read_if_there(&path).await?.is_none() {
-            tracing::warn!("timeline {timeline} was never seen here: its number is not used again");
-            crate::postgres::write_atomically(&path, &text, 0o600).await?;
+            tracing::warn!("timeline {number} was used or claimed elsewhere: this promotion passes over it");
+            crate::postgres::write_atomically(&path, &History::placeholder(mine), 0o600).await?;
         }
     }
     Ok(())

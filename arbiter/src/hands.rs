@@ -39,6 +39,7 @@ pub struct Hands {
     /// What this node promised in `failsafe_mode`.
     pub promise: crate::failsafe::Promise,
     state: Arc<Mutex<State>>,
+    checkpoint: Arc<tokio::sync::Semaphore>,
 }
 
 /// What the procedures leave for the next observation.
@@ -66,7 +67,17 @@ impl Hands {
         let sql = Arc::new(LocalSql::new(&address, postgres.listen.port, &postgres.authentication.superuser, &postgres.database));
         let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
         let programs = postgres.programs();
-        Hands { config, etcd, lease, sql, programs, wake, promise: Default::default(), state: Arc::default() }
+        Hands {
+            config,
+            etcd,
+            lease,
+            sql,
+            programs,
+            wake,
+            promise: Default::default(),
+            state: Arc::default(),
+            checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -93,6 +104,11 @@ impl Hands {
         let mut state = self.state();
         state.started = postmaster.is_some().then(Instant::now);
         state.postmaster = postmaster;
+    }
+
+    /// The right to begin the checkpoint after a promotion; None while one is under way.
+    pub fn begin_checkpoint(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        self.checkpoint.clone().try_acquire_owned().ok()
     }
 
     /// Why the last rewind failed, if it did.

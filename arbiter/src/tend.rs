@@ -27,6 +27,10 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
     applied(hands, facts);
     history(hands, view, leader, facts).await?;
+    if view.members.get(&hands.config.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
+        // An arbiter that died after the promotion left its checkpoint undone, and rewinds wait for it.
+        first_checkpoint(hands);
+    }
     failsafe::publish(hands, view, leader).await?;
     slots(hands, view, true).await?;
     configuration(hands, view, &Recovery::None).await?;
@@ -197,9 +201,20 @@ fn standbys(view: &ClusterView, facts: &ServerFacts) -> Vec<StandbySeen> {
     seen.collect()
 }
 
-/// After a promotion: the checkpoint that rewinds wait for, in the background, and what only a primary can make.
-pub async fn after_promotion(hands: Hands) {
-    if let Err(why) = bootstrap::ensure_extension(&hands).await {
+/// Begins the first checkpoint of a new primary in the background, unless it is under way.
+pub fn first_checkpoint(hands: &Hands) {
+    if let Some(begun) = hands.begin_checkpoint() {
+        let hands = hands.clone();
+        tokio::spawn(async move {
+            after_promotion(&hands).await;
+            drop(begun);
+        });
+    }
+}
+
+/// After a promotion: the checkpoint that rewinds wait for, and what only a primary can make.
+async fn after_promotion(hands: &Hands) {
+    if let Err(why) = bootstrap::ensure_extension(hands).await {
         tracing::warn!("{why:#}");
     }
     match hands.sql.checkpoint().await {

@@ -80,14 +80,10 @@ impl History {
         History(text.lines().map(str::trim).filter(|text| !text.is_empty() && !text.starts_with('#')).filter_map(line).collect())
     }
 
-    /// The history file of each timeline that these lines know of, as PostgreSQL writes it: the timeline
-    /// that was begun, and the lines of those that ended before it.
-    pub fn files(&self) -> impl Iterator<Item = (Timeline, String)> {
-        (0..self.0.len()).map(|last| {
-            let lines = &self.0[..=last];
-            let text = lines.iter().map(|line| format!("{}\t{}\t{}\n\n", line.timeline, line.switch, line.reason)).collect();
-            (lines[last].timeline.next(), text)
-        })
+    /// The text of a history file whose only purpose is to occupy its timeline's number on a server that
+    /// is on `parent`: it says that the number forked off at 0/0, so the server never follows it.
+    pub fn placeholder(parent: Timeline) -> String {
+        format!("{parent}\t0/0\tthis number was used or claimed by another promotion\n")
     }
 
     /// The present timeline: one after the last that ended, or 1.
@@ -185,12 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn files_read_back_as_the_history_up_to_their_timeline() {
-        let history = History::from_file(FILE);
-        let files: Vec<_> = history.files().collect();
-        assert_eq!(files.iter().map(|(timeline, _)| timeline.0).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(History::from_file(&files[1].1), history);
-        assert_eq!(History::from_file(&files[0].1).0, history.0[..1]);
+    fn a_placeholder_is_nobodys_future() {
+        let placeholder = History::from_file(&History::placeholder(Timeline(3)));
+        assert_eq!(placeholder.ancestry(Timeline(4), Timeline(3), Lsn(1)), Ancestry::Diverged { fork: Lsn(0) });
     }
 
     #[test]

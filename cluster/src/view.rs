@@ -106,6 +106,8 @@ pub struct ClusterView {
     pub failsafe: Option<Versioned<BTreeMap<String, String>>>,
     /// `tenure/term`.
     pub last_term: Option<Versioned<LastTerm>>,
+    /// `tenure/timeline`: the greatest number that any promotion has claimed.
+    pub claimed_timeline: Option<Versioned<Timeline>>,
     /// `tenure/race/<name>`.
     pub announcements: BTreeMap<MemberName, Versioned<Announcement>>,
     /// Keys whose value could not be read, with the reason: shown, never acted on.

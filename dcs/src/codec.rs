@@ -74,6 +74,7 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
         Known::Status => view.status = Some(read_status(raw)?),
         Known::Failsafe => view.failsafe = Some(json(raw)?),
         Known::LastTerm => view.last_term = Some(json(raw)?),
+        Known::ClaimedTimeline => view.claimed_timeline = Some(json(raw)?),
         Known::Announcement(member) => {
             view.announcements.insert(name(member)?, json(raw)?);
         }

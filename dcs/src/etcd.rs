@@ -9,7 +9,7 @@ use cluster::failover::FailoverRequest;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::Member;
-use cluster::name::{MemberName, SystemId};
+use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
@@ -339,6 +339,12 @@ impl Dcs for Etcd {
     async fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> Result<()> {
         let when = vec![unchanged(self.keys.history(), judged), self.is_leader(leader)];
         self.guarded("the history", when, vec![TxnOp::put(self.keys.history(), to_bytes(&history.to_json()), None)]).await.map(drop)
+    }
+
+    async fn claim_timeline(&self, timeline: Timeline, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![unchanged(self.keys.claimed_timeline(), judged), self.is_leader(leader)];
+        let put = TxnOp::put(self.keys.claimed_timeline(), to_bytes(&timeline), None);
+        self.guarded("the claimed timeline", when, vec![put]).await.map(drop)
     }
 
     async fn write_status(&self, status: &Status, leader: &Leader) -> Result<()> {

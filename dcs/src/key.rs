@@ -22,6 +22,7 @@ pub enum Known<'a> {
     Status,
     Failsafe,
     LastTerm,
+    ClaimedTimeline,
     Announcement(&'a str),
     Other,
 }
@@ -84,6 +85,10 @@ impl Keys {
     pub fn failsafe(&self) -> String {
         self.at("failsafe")
     }
+    /// `tenure/timeline`
+    pub fn claimed_timeline(&self) -> String {
+        self.at("tenure/timeline")
+    }
     /// `tenure/term`
     pub fn last_term(&self) -> String {
         self.at("tenure/term")
@@ -106,6 +111,7 @@ impl Keys {
             "status" => Known::Status,
             "failsafe" => Known::Failsafe,
             "tenure/term" => Known::LastTerm,
+            "tenure/timeline" => Known::ClaimedTimeline,
             _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/")) {
                 (Some(name), _) => Known::Member(name),
                 (_, Some(name)) => Known::Announcement(name),

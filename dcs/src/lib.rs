@@ -20,7 +20,7 @@ use cluster::failover::FailoverRequest;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::Member;
-use cluster::name::{MemberName, SystemId};
+use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Status};
@@ -116,6 +116,8 @@ pub trait Dcs: Send + Sync {
     fn write_sync(&self, sync: &SyncState, judged: i64, leader: &Leader) -> impl Future<Output = Result<i64>> + Send;
     /// Writes `history` as this leader, if its revision is still `judged`.
     fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    /// Claims a timeline's number for the promotion in this leader's term, if nobody claimed one since `judged`.
+    fn claim_timeline(&self, timeline: Timeline, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
     /// Writes `status` as this leader.
     fn write_status(&self, status: &Status, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
     /// Writes or clears (`{}`) `failover` if its revision is still `judged`.

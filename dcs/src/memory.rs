@@ -14,7 +14,7 @@ use cluster::failover::FailoverRequest;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::Member;
-use cluster::name::{MemberName, SystemId};
+use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
@@ -402,6 +402,11 @@ impl Dcs for Memory {
     async fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> Result<()> {
         let when = vec![Guard::Modified(self.keys.history(), judged), self.is_leader(leader)];
         self.guarded("the history", when, || vec![put(self.keys.history(), to_bytes(&history.to_json()))]).map(drop)
+    }
+
+    async fn claim_timeline(&self, timeline: Timeline, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![Guard::Modified(self.keys.claimed_timeline(), judged), self.is_leader(leader)];
+        self.guarded("the claimed timeline", when, || vec![put(self.keys.claimed_timeline(), to_bytes(&timeline))]).map(drop)
     }
 
     async fn write_status(&self, status: &Status, leader: &Leader) -> Result<()> {
