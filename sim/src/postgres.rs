@@ -344,7 +344,6 @@ impl World {
         let from = source.upto(wal.end());
         let before = from.checked_sub(1).and_then(|index| source.records.get(index));
         if wal.records.last() != before {
-            drop((theirs, mine));
             self.forked_stream(me, up);
             return false;
         }
