@@ -440,6 +440,8 @@ impl Alone {
             seen => Err(seen),
         })
         .await;
+        // Whether standbys are awaited is the checkpointer's word in shared memory: now it has reread its settings too.
+        session.ok("CHECKPOINT").await;
     }
 }
 

@@ -258,5 +258,9 @@ async fn standbys_named_after_the_start_hold_no_reader() {
     let session = alone.session().await;
     session.ok("CREATE TABLE kept(n int)").await;
     alone.set("synchronous_standby_names", "nobody").await;
+    let writer = alone.session().await;
+    let pid = writer.pid().await;
+    let _waits = writer.begin("SELECT pg_logical_emit_message(true, 'test', 'commits wait by now')");
+    alone.waits_for(pid, "SyncRep").await;
     session.ok("SELECT count(*) FROM kept").await;
 }

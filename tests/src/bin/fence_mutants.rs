@@ -339,8 +339,9 @@ impl Bench {
         for dir in [&bench.copy, &bench.libraries] {
             std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         }
+        // Without the times of the originals: cargo would take an old file for built already.
         let copied = Command::new("sh")
-            .args(["-c", "git ls-files -z --cached --others --exclude-standard | xargs -0 cp -a --parents -t \"$1\"", "copy"])
+            .args(["-c", "git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t \"$1\"", "copy"])
             .arg(&bench.copy)
             .current_dir(&bench.source)
             .status();
