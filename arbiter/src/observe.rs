@@ -9,7 +9,7 @@ use crate::{postgres, settings};
 use anyhow::{Context, Result};
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
-use cluster::name::SystemId;
+use cluster::name::{SystemId, Timeline};
 use cluster::view::ClusterView;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,30 @@ pub struct Memory {
     pub in_surgery: bool,
     /// The data directory as last read while no server ran.
     pub control: Option<Control>,
+    /// The newest timeline that the running server was seen to receive.
+    pub received: Received,
+}
+
+/// The newest timeline that a standby was seen to receive, and the start of the server that did.
+///
+/// `pg_stat_wal_receiver` forgets its timeline with its process and `pg_control` learns it at the next restart point, but the
+/// position stays: beside the older timeline it would look like a fork, and both standbys would rewind to a primary that only
+/// restarts. A standby asks for a timeline only after it found it to descend from all that it has replayed.
+#[derive(Debug, Clone, Default)]
+pub struct Received {
+    server: String,
+    timeline: Timeline,
+}
+
+impl Received {
+    /// The timeline of a standby's position: what it says now, or what this same server received before.
+    fn newest(&mut self, server: &str, receives: Option<Timeline>, says: Timeline) -> Timeline {
+        if self.server != server {
+            *self = Received { server: server.to_owned(), timeline: Timeline::default() };
+        }
+        self.timeline = self.timeline.max(receives.unwrap_or_default());
+        self.timeline.max(says)
+    }
 }
 
 /// What was seen.
@@ -49,7 +73,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         }
         hands.adopted(running);
     }
-    let (postgres, facts) = server(hands).await;
+    let (postgres, facts) = server(hands, &mut memory.received).await;
     let data = data(hands, &postgres, facts.as_ref(), memory).await?;
     let config = &hands.config;
     let allowed = |local: Option<bool>, key: &str| {
@@ -103,12 +127,18 @@ pub fn due_in(view: &ClusterView) -> Option<Duration> {
     Duration::try_from(at.duration_since(jiff::Timestamp::now())).ok()
 }
 
-async fn server(hands: &Hands) -> (Postgres, Option<ServerFacts>) {
+async fn server(hands: &Hands, received: &mut Received) -> (Postgres, Option<ServerFacts>) {
     if hands.postmaster().is_none() {
         return (Postgres::Stopped, None);
     }
     match hands.sql.facts().await {
-        Ok(facts) => (of_facts(&facts), Some(facts)),
+        Ok(mut facts) => {
+            if facts.in_recovery {
+                let receives = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
+                facts.timeline = received.newest(&facts.postmaster_start_time, receives, facts.timeline);
+            }
+            (of_facts(&facts), Some(facts))
+        }
         Err(why) => {
             let status = PidFile::read(&hands.config.postgres.data_dir).await.ok().flatten().and_then(|file| file.status);
             let since = hands.started().map_or(Duration::ZERO, |at| at.elapsed());
@@ -174,4 +204,18 @@ pub fn control(control: &ControlData) -> Control {
         Ended::CleanPrimary | Ended::CrashedPrimary => (control.timeline, control.checkpoint),
     };
     Control { system_id: control.system_id.clone(), timeline, checkpoint, ended }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_whose_receiver_ended_keeps_its_timeline_until_the_server_is_another() {
+        let mut received = Received::default();
+        assert_eq!(received.newest("monday", Some(Timeline(5)), Timeline(5)), Timeline(5));
+        assert_eq!(received.newest("monday", None, Timeline(4)), Timeline(5));
+        assert_eq!(received.newest("monday", None, Timeline(6)), Timeline(6));
+        assert_eq!(received.newest("tuesday", None, Timeline(4)), Timeline(4));
+    }
 }

@@ -58,3 +58,27 @@ async fn when_the_synchronous_standby_dies_another_takes_its_place() {
     cluster.healthy().await;
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
+
+#[tokio::test]
+async fn standbys_do_not_rewind_when_the_new_primary_only_restarts() {
+    let cluster = Cluster::of(3).start().await;
+    let writer = cluster.writer().await;
+    cluster.cli_ok(&["switchover", "--force"]).await;
+    writer.goes_on(50, PATIENCE).await;
+    cluster.healthy().await;
+    let leader = cluster.leader().await;
+    let others = cluster.others(leader);
+    let before: Vec<String> = others.iter().map(|node| node.log()).collect();
+    // Its restart ends every receiver, on a timeline that no standby has a restart point of yet.
+    let pid = leader.one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").await.expect("ask");
+    let pid = rustix::process::Pid::from_raw(pid.parse().expect("a pid")).expect("a pid");
+    stories::process::signal(pid, rustix::process::Signal::KILL);
+    writer.goes_on(50, PATIENCE).await;
+    cluster.healthy().await;
+    let ledger = writer.finish();
+    for (node, before) in others.iter().zip(&before) {
+        let log = node.log_since(before);
+        assert!(!log.contains("rewind to"), "{} had nothing to take back:\n{log}", node.name());
+    }
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}

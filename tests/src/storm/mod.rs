@@ -353,6 +353,7 @@ async fn print_state(ground: &Ground) {
     for node in &ground.cluster.nodes {
         let lease = node.query("SELECT * FROM tenure.lease()").await;
         println!("{}: lease {lease:?}", node.name());
-        println!("--- the end of {}'s log\n{}", node.name(), room::tail(&node.log_file(), 3000));
+        println!("--- the end of {}'s arbiter.log\n{}", node.name(), room::tail(&node.log_file(), 3000));
+        println!("--- the end of {}'s postmaster.log\n{}", node.name(), room::tail(&node.data_dir().join("log/postmaster.log"), 3000));
     }
 }
