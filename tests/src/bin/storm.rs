@@ -1,13 +1,15 @@
 //! `storm`: faults drawn from a seed over a real cluster, clients that keep account, and a verdict; see docs/storm.md.
 //!
 //!     storm [seed=N] [minutes=M] [sync=true|false] [net=true|false] [heal=SECONDS] [ttl=SECONDS]
+//!     storm seed=N plan=ROUNDS        prints what would happen
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stories::storm::{self, Weather};
 
-fn weather() -> Result<Weather> {
+fn weather() -> Result<(Weather, Option<usize>)> {
+    let mut plan = None;
     let root = rustix::process::geteuid().is_root();
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() % 100_000;
     let mut weather =
@@ -22,15 +24,20 @@ fn weather() -> Result<Weather> {
             "net" => weather.networked = value.parse().with_context(wrong)?,
             "heal" => weather.heal = Duration::from_secs(value.parse().with_context(wrong)?),
             "ttl" => weather.ttl = value.parse().with_context(wrong)?,
-            _ => bail!("{name} is unknown; there are seed, minutes, sync, net, heal and ttl"),
+            "plan" => plan = Some(value.parse().with_context(wrong)?),
+            _ => bail!("{name} is unknown; there are seed, minutes, sync, net, heal, ttl and plan"),
         }
     }
-    Ok(weather)
+    Ok((weather, plan))
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
-    let weather = weather()?;
+    let (weather, plan) = weather()?;
+    if let Some(rounds) = plan {
+        storm::print_plan(&weather, rounds);
+        return Ok(ExitCode::SUCCESS);
+    }
     let calm = Box::pin(storm::run(&weather)).await;
     Ok(if calm { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -187,7 +187,7 @@ async fn act(id: u64, kind: Kind, server: usize, client: &Client, shared: &Share
              RETURNING (SELECT term FROM tenure.lease()), v"
         ),
     };
-    let patience = PATIENCE[usize::from(id / CLIENT % 2 == 0)];
+    let patience = PATIENCE[usize::from((id / CLIENT).is_multiple_of(2))];
     let sent = Instant::now();
     let answer = tokio::time::timeout(patience, client.simple_query(&sql)).await;
     let known = Instant::now();

@@ -48,6 +48,21 @@ struct Round {
     healed: Duration,
 }
 
+/// The first rounds of a seed, without running them.
+pub fn print_plan(weather: &Weather, rounds: usize) {
+    let mut random = Random::new(weather.seed);
+    for number in 1..=rounds {
+        let (faults, _rest) = next_round(&mut random, weather);
+        let said = faults.iter().map(|fault| format!("{} of {:?} for {:.1} s", fault.word, fault.role, fault.lasts.as_secs_f64()));
+        println!("#{number} {}", said.collect::<Vec<_>>().join(" and "));
+    }
+}
+
+fn next_round(random: &mut Random, weather: &Weather) -> (Vec<Fault>, Duration) {
+    let faults = fault::round(random, weather.networked);
+    (faults, random.lasting(Duration::from_millis(500), Duration::from_secs(5)))
+}
+
 /// Runs it and prints as it goes; true where nothing was found.
 pub async fn run(weather: &Weather) -> bool {
     let ground = settle(weather).await;
@@ -75,8 +90,7 @@ pub async fn run(weather: &Weather) -> bool {
     let mut rounds: Vec<Round> = Vec::new();
     let mut broken: Vec<String> = Vec::new();
     while began.elapsed() < weather.lasts {
-        let faults = fault::round(&mut random, weather.networked);
-        let rest = random.lasting(Duration::from_millis(500), Duration::from_secs(5));
+        let (faults, rest) = next_round(&mut random, weather);
         match one_round(&ground, &clients, &faults, rounds.len() + 1, began, weather).await {
             Ok(round) => rounds.push(round),
             Err(why) => {
