@@ -24,6 +24,10 @@ use std::time::Duration;
 /// A promotion that takes longer than this is reported as failed; the loop then looks again.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
 
+/// A deposed primary may take this long over its fast stop: its walsenders may wait for standbys that
+/// have left, and nobody waits for what it would still write.
+const DEMOTION_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a procedure works from: everything that was judged.
 #[derive(Clone)]
 pub struct Judged {
@@ -169,7 +173,7 @@ async fn claim_timeline(hands: &Hands, view: &ClusterView) -> Result<()> {
 async fn demote(hands: &Hands) -> Result<Done> {
     hands.speak(MemberState::Stopping, MemberRole::Demoted);
     // Its fence is closed, so nothing can be acknowledged any more; a clean stop spares the crash recovery before a rewind.
-    hands.stop(StopMode::Fast).await?;
+    hands.stop_within(StopMode::Fast, DEMOTION_PATIENCE).await?;
     hands.speak(MemberState::Stopped, MemberRole::Demoted);
     Ok(Done::LookAgain)
 }

@@ -243,12 +243,17 @@ impl Hands {
 
     /// Stops the server; a fast stop that takes too long becomes an immediate one. True if it was clean.
     pub async fn stop(&self, mode: StopMode) -> Result<bool> {
+        self.stop_within(mode, STOP_PATIENCE).await
+    }
+
+    /// As [`Hands::stop`], with this much patience for a fast stop.
+    pub async fn stop_within(&self, mode: StopMode, patience: Duration) -> Result<bool> {
         let Some(postmaster) = self.postmaster() else { return Ok(true) };
         postmaster.stop(mode)?;
-        if tokio::time::timeout(STOP_PATIENCE, postmaster.exited()).await.is_ok() {
+        if tokio::time::timeout(patience, postmaster.exited()).await.is_ok() {
             return Ok(mode != StopMode::Immediate);
         }
-        tracing::warn!("Postgres did not stop within {} s: stopping it at once, it recovers at its next start", STOP_PATIENCE.as_secs());
+        tracing::warn!("Postgres did not stop within {} s: stopping it at once, it recovers at its next start", patience.as_secs());
         postmaster.stop(StopMode::Immediate)?;
         if tokio::time::timeout(Duration::from_secs(10), postmaster.exited()).await.is_err() {
             postmaster.signal(rustix::process::Signal::KILL)?;
