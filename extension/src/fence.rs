@@ -237,7 +237,8 @@ fn why_not_acknowledge(page: &Page, end: impl FnOnce() -> End) -> Option<String>
     if !may_acknowledge(fence, now) {
         return Some(error::why_closed(fence, now));
     }
-    let confirmed = match end() {
+    let end = end();
+    let confirmed = || match end {
         End::Nothing => true,
         End::At { end, level_max } => match confirmed_by_standbys(level_max) {
             None => true,
@@ -245,10 +246,31 @@ fn why_not_acknowledge(page: &Page, end: impl FnOnce() -> End) -> Option<String>
         },
         End::Behind { start } => prepared_is_confirmed(start),
     };
+    let confirmed = confirmed() || {
+        wait_for_sync_rep_lock();
+        confirmed()
+    };
     (!confirmed).then(|| "The wait for synchronous replication ended before a standby had confirmed it.".to_owned())
 }
 
+/// `SyncRepLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 10.
+const SYNC_REP_LOCK: usize = 32;
+
+/// Lets whoever changes the synchronous standbys come to an end. When the last one is struck from the
+/// list, the checkpointer first lets the waiting go and only then takes the flag back, both under this
+/// lock: who was just let go may still see the flag and would take that for a cancelled wait.
+fn wait_for_sync_rep_lock() {
+    // SAFETY: the array exists for as long as the server; the lock is held for nothing but its turn, and
+    // no other lock is held at the end of a commit.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(SYNC_REP_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+        pg_sys::LWLockRelease(lock);
+    }
+}
+
 /// Where in the WAL the thing to be acknowledged ends.
+#[derive(Clone, Copy)]
 enum End {
     /// No standby was to be awaited.
     Nothing,
