@@ -184,6 +184,29 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_code_counts_only_where_the_nodes_own_file_says_the_same() {
+        let room = tempfile::tempdir().unwrap();
+        let file = room.path().join("node.yml");
+        std::fs::write(room.path().join("postgres"), "").unwrap();
+        let own = "scope: s\nname: n1\nrestapi: {listen: 127.0.0.1:1, connect_address: 127.0.0.1:1}\netcd3: {host: 127.0.0.1:2}\n\
+            bootstrap: {dcs: {postgresql: {parameters: {archive_command: own}}}}\n\
+            postgresql: {listen: 127.0.0.1:3, connect_address: 127.0.0.1:3, data_dir: /nowhere/data, bin_dir: ROOM,\n\
+            \x20 authentication: {superuser: {username: p}, replication: {username: r}}}\n";
+        std::fs::write(&file, own.replace("ROOM", room.path().to_str().unwrap())).unwrap();
+        let config = NodeConfig::load(&file, std::iter::empty()).unwrap();
+        for (archive_command, counts) in [("own", true), ("foreign", false)] {
+            let parameters = json!({"archive_command": archive_command, "restore_command": "foreign", "work_mem": "8MB"});
+            let document = json!({"postgresql": {"parameters": parameters}});
+            let dynamic = DynamicConfig(document.as_object().unwrap().clone());
+            let settled = super::parameters(&config, &dynamic, None).file;
+            assert_eq!(settled.get("archive_command").map(String::as_str), counts.then_some("own"));
+            assert!(!settled.contains_key("restore_command"));
+            assert_eq!(settled.get("work_mem").map(String::as_str), Some("8MB"));
+            assert_eq!(refused(&config, &dynamic).contains(&"archive_command"), !counts);
+        }
+    }
+
+    #[test]
     fn an_upstream_is_found_in_a_conninfo_of_ours() {
         assert_eq!(address_in("host='10.0.0.1' port='5433' user='r'"), Some(("10.0.0.1".to_owned(), 5433)));
         assert_eq!(address_in("host=h user=r"), Some(("h".to_owned(), 5432)));
