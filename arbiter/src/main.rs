@@ -15,6 +15,7 @@ mod present;
 mod rest;
 mod secret;
 mod settings;
+mod slots;
 mod snapshot;
 mod switchover;
 mod tend;

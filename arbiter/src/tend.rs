@@ -4,7 +4,7 @@
 use crate::hands::Hands;
 use crate::postgres::conf::Recovery;
 use crate::postgres::query::ServerFacts;
-use crate::{bootstrap, failsafe, settings};
+use crate::{bootstrap, failsafe, settings, slots};
 use anyhow::{Context, Result};
 use cluster::config::SynchronousMode;
 use cluster::history::History;
@@ -32,7 +32,7 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
         first_checkpoint(hands);
     }
     failsafe::publish(hands, view, leader).await?;
-    slots(hands, view, true).await?;
+    slots::keep(hands, view, true).await?;
     configuration(hands, view, &Recovery::None).await?;
     synchronous(hands, view, leader, facts).await
 }
@@ -40,7 +40,7 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
 /// One round on a standby.
 pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<()> {
     hands.note_synchronous(BTreeSet::new(), false);
-    slots(hands, view, false).await?;
+    slots::keep(hands, view, false).await?;
     let upstream = settings::address_in(&facts.primary_conninfo);
     let member = view.members.iter().find(|(_, entry)| upstream.is_some() && entry.member.host_port() == upstream);
     if let Some((name, entry)) = member {
@@ -69,27 +69,6 @@ async fn history(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &Ser
     let merged = view.history().merged(&History::from_file(&text).up_to(facts.timeline), &now, hands.config.name.as_str());
     hands.etcd.write_history(&merged, ClusterView::revision_of(&view.history), leader).await.context("write the history")?;
     tracing::info!("timeline {} is in the history", facts.timeline);
-    Ok(())
-}
-
-/// Slots for the other members. A standby's reserve nothing: they are there so that a member can
-/// stream from this node the moment it is promoted.
-async fn slots(hands: &Hands, view: &ClusterView, primary: bool) -> Result<()> {
-    if !hands.config.postgres.use_slots.unwrap_or_else(|| view.config().use_slots()) {
-        return Ok(());
-    }
-    let others: BTreeSet<String> = view.members.keys().filter(|name| **name != hands.config.name).map(MemberName::slot_name).collect();
-    let mine = hands.config.name.slot_name();
-    // A member that is away for a moment must find its log; one that is gone for good must not fill the disk.
-    let (kept, gone) = hands.note_slots(others, view.config().member_slots_ttl());
-    let changes = hands.sql.ensure_slots(&kept, primary, |name| name == mine || gone.contains(name)).await?;
-    for name in changes.created.iter().filter(|name| !changes.dropped.contains(name)) {
-        tracing::info!("created the replication slot {name}");
-    }
-    for name in &changes.dropped {
-        let anew = if changes.created.contains(name) { " and made it anew, holding nothing back" } else { "" };
-        tracing::info!("dropped the replication slot {name}{anew}");
-    }
     Ok(())
 }
 
