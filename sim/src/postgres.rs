@@ -21,7 +21,7 @@ const RECEIVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `wal_retrieve_retry_interval`.
 const RETRY_RECEIVE: Duration = Duration::from_millis(500);
 
-/// The page in shared memory: the methods of `extension/src/shmem.rs`.
+/// The page in shared memory: the methods of `extension/src/shmem/tenure.rs`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Page {
     pub mode: Mode,
@@ -564,7 +564,7 @@ impl World {
 
     // ---- Commit ----
 
-    /// One transaction of a client with an id of its own, as the hooks of `extension/src/fence.rs` see it.
+    /// One transaction of a client with an id of its own, as the hooks of `extension/src/fence/` see it.
     pub async fn commit(self: &Rc<Self>, server: &Rc<Server>, commit: u64, cancels: bool) {
         let at = server.at;
         let began = self.clock(at);

@@ -28,16 +28,20 @@ struct Mutant {
     stories: &'static [(&'static str, &'static str)],
 }
 
-const FENCE: &str = "extension/src/fence.rs";
+const FENCE: &str = "extension/src/fence/mod.rs";
+const COMMIT: &str = "extension/src/fence/commit.rs";
+const STANDBYS: &str = "extension/src/fence/standbys.rs";
+const STATEMENT: &str = "extension/src/fence/statement.rs";
+const SESSION: &str = "extension/src/fence/session.rs";
 const RULE: &str = "cluster/src/fence.rs";
-const SHMEM: &str = "extension/src/shmem.rs";
+const REGISTRATION: &str = "extension/src/shmem/registration.rs";
 const WORKER: &str = "extension/src/worker.rs";
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "pre-commit",
         guard: "before commit: past the deadline it is refused",
-        file: FENCE,
+        file: COMMIT,
         from: "    admit(page, what, Began::WithItsTransaction);",
         to: "    if what != \"commit\" { admit(page, what, Began::WithItsTransaction); }",
         stories: &[
@@ -49,7 +53,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "pre-prepare",
         guard: "before PREPARE TRANSACTION: the same",
-        file: FENCE,
+        file: COMMIT,
         from: "    admit(page, what, Began::WithItsTransaction);",
         to: "    if what == \"commit\" { admit(page, what, Began::WithItsTransaction); }",
         stories: &[("fence_commit", "nothing_is_prepared_past_the_deadline")],
@@ -57,7 +61,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "wait",
         guard: "a renewal within tenure.fence_wait is only latency",
-        file: FENCE,
+        file: COMMIT,
         from: "page.wait_renewed(now + guc::fence_wait(), |now| match verdict(now) {",
         to: "page.wait_renewed(now, |now| match verdict(now) {",
         stories: &[
@@ -68,7 +72,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "commit-prepared",
         guard: "COMMIT PREPARED, which has no xid",
-        file: FENCE,
+        file: STATEMENT,
         from: "TRANS_STMT_COMMIT_PREPARED => \"commit the prepared transaction\",",
         to: "TRANS_STMT_COMMIT_PREPARED => return false,",
         stories: &[
@@ -79,7 +83,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "rollback-prepared",
         guard: "ROLLBACK PREPARED, which has no xid",
-        file: FENCE,
+        file: STATEMENT,
         from: "TRANS_STMT_ROLLBACK_PREPARED => \"roll back the prepared transaction\",",
         to: "TRANS_STMT_ROLLBACK_PREPARED => return false,",
         stories: &[
@@ -90,7 +94,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "late-xid",
         guard: "an xid drawn behind the look before the commit (NOTIFY)",
-        file: FENCE,
+        file: COMMIT,
         from: "pending.two_phase_end.is_some() || has_xid());",
         to: "pending.two_phase_end.is_some());",
         stories: &[("fence_commit", "an_xid_that_is_drawn_while_committing_is_seen_afterwards")],
@@ -98,7 +102,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "acknowledge-deadline",
         guard: "durable, and the deadline has passed meanwhile: cut",
-        file: FENCE,
+        file: COMMIT,
         from: "    if !may_acknowledge(fence, now) {\n        return Some",
         to: "    if false {\n        return Some",
         stories: &[
@@ -109,7 +113,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "acknowledge-standby",
         guard: "durable, and the standbys have not confirmed: cut",
-        file: FENCE,
+        file: COMMIT,
         from: "    (!confirmed).then(",
         to: "    (!confirmed && false).then(",
         stories: &[
@@ -122,7 +126,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "after-prepare",
         guard: "the same after PREPARE TRANSACTION",
-        file: FENCE,
+        file: COMMIT,
         from: "XACT_EVENT_PREPARE => after_commit(prepared_end),",
         to: "XACT_EVENT_PREPARE => restore_synchronous_commit(PENDING.take()),",
         stories: &[
@@ -133,7 +137,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "after-two-phase",
         guard: "the same after COMMIT PREPARED and ROLLBACK PREPARED",
-        file: FENCE,
+        file: COMMIT,
         from: "    pending.two_phase_end = Some(unsafe { pg_sys::XactLastRecEnd });",
         to: "    pending.writes |= unsafe { pg_sys::XactLastRecEnd } == 1;",
         stories: &[
@@ -144,7 +148,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "struck-standby",
         guard: "who is let go because no standby is named any more is acknowledged, not cut",
-        file: FENCE,
+        file: STANDBYS,
         from: "if status & 1 == 0 { by_setting } else { status & 2 != 0 }",
         to: "by_setting",
         stories: &[("fence_standby", "who_waits_when_the_last_standby_is_struck_from_the_list_is_acknowledged")],
@@ -152,7 +156,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "unlogged",
         guard: "what wrote no WAL is neither awaited nor cut",
-        file: FENCE,
+        file: COMMIT,
         from: "pending.wrote_wal = unsafe { pg_sys::XactLastRecEnd } != 0;",
         to: "pending.wrote_wal = unsafe { pg_sys::XactLastRecEnd } != 1;",
         stories: &[("fence_standby", "what_no_standby_ever_gets_is_not_awaited")],
@@ -160,7 +164,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "raise",
         guard: "synchronous_commit is raised to tenure.minimum_synchronous_commit",
-        file: FENCE,
+        file: COMMIT,
         from: "    raise_synchronous_commit();\n    let mut pending",
         to: "    let mut pending",
         stories: &[("fence_standby", "no_session_lowers_synchronous_commit_below_the_clusters_least")],
@@ -168,7 +172,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "restore",
         guard: "and only for the transaction",
-        file: FENCE,
+        file: COMMIT,
         from: "if let Some(session) = pending.changed_from {",
         to: "if let Some(session) = pending.changed_from.filter(|_| false) {",
         stories: &[("fence_standby", "no_session_lowers_synchronous_commit_below_the_clusters_least")],
@@ -176,7 +180,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "exiting",
         guard: "a session's end waits for neither lease nor standby",
-        file: FENCE,
+        file: COMMIT,
         from: "    unsafe { pg_sys::proc_exit_inprogress }",
         to: "    unsafe { pg_sys::proc_exit_inprogress && false }",
         stories: &[("fence_commit", "a_session_ends_without_a_lease"), ("fence_standby", "what_no_standby_ever_gets_is_not_awaited")],
@@ -195,7 +199,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "parallel",
         guard: "parallel workers are not judged, their leader is",
-        file: FENCE,
+        file: COMMIT,
         from: "        _ => {}\n    }\n}\n\nfn has_xid",
         to: "        XACT_EVENT_PARALLEL_PRE_COMMIT => before_commit(\"commit\"),\n        _ => {}\n    }\n}\n\nfn has_xid",
         stories: &[("fence_commit", "a_parallel_query_in_a_writing_transaction_is_judged_once")],
@@ -203,7 +207,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "start-closed",
         guard: "after a crash the page is closed until the lease is taken up again",
-        file: SHMEM,
+        file: REGISTRATION,
         from: "{ Mode::Closed } else { Mode::Unmanaged }",
         to: "{ Mode::Unmanaged } else { Mode::Unmanaged }",
         stories: &[("fence_commit", "after_a_crash_the_fence_is_closed_until_the_lease_is_taken_up_again")],
@@ -227,7 +231,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "drain-prepared",
         guard: "and lets prepared transactions be ended",
-        file: FENCE,
+        file: COMMIT,
         from: "(Began::Earlier, _) => Moment::default(),",
         to: "(Began::Earlier, _) => now,",
         stories: &[("fence_commit", "a_drain_lets_end_what_began_before_and_holds_what_begins_after")],
@@ -243,7 +247,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "read-only",
         guard: "new sessions of a closed server start read-only",
-        file: FENCE,
+        file: SESSION,
         from: "    set_read_only(c\"on\");\n    MADE_READ_ONLY.set(true);",
         to: "",
         stories: &[
@@ -254,7 +258,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "reopen",
         guard: "a pooled session becomes writable again",
-        file: FENCE,
+        file: SESSION,
         from: "    if MADE_READ_ONLY.get() && may_acknowledge(page.fence(), boottime()) {",
         to: "    if MADE_READ_ONLY.get() && page.fence().mode == Mode::Unmanaged {",
         stories: &[("fence_session", "a_pooled_session_writes_again_once_the_fence_is_open")],
@@ -262,7 +266,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "fence-reads",
         guard: "tenure.fence_reads: queries",
-        file: FENCE,
+        file: STATEMENT,
         from: "        recovered::hold(page);\n        if fenced {",
         to: "        recovered::hold(page);\n        if fenced && page.mode() == Mode::Unmanaged {",
         stories: &[("fence_session", "with_fence_reads_no_table_is_read_past_the_deadline")],
@@ -270,7 +274,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "fence-reads-copy",
         guard: "tenure.fence_reads: COPY TO",
-        file: FENCE,
+        file: STATEMENT,
         from: "                recovered::hold(page);\n                if guc::fence_reads() {",
         to: "                recovered::hold(page);\n                if guc::fence_reads() && page.mode() == Mode::Unmanaged {",
         stories: &[("fence_session", "with_fence_reads_no_table_is_copied_out_past_the_deadline")],
@@ -278,7 +282,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "recovered-start",
         guard: "a restart begins with something to confirm",
-        file: SHMEM,
+        file: REGISTRATION,
         from: "            (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);\n",
         to: "",
         stories: &[
@@ -289,7 +293,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "recovered-query",
         guard: "queries wait until it is confirmed",
-        file: FENCE,
+        file: STATEMENT,
         from: "        recovered::hold(page);\n        if fenced {",
         to: "        if fenced {",
         stories: &[("fence_standby", "after_a_crash_giving_the_standby_up_lets_readers_go")],
@@ -297,7 +301,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "recovered-copy",
         guard: "and COPY TO",
-        file: FENCE,
+        file: STATEMENT,
         from: "                recovered::hold(page);\n                if guc::fence_reads() {",
         to: "                if guc::fence_reads() {",
         stories: &[("fence_standby", "after_a_crash_nobody_sees_what_the_standby_does_not_have")],

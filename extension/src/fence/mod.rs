@@ -1,0 +1,85 @@
+//! The hooks that ask the page: may this commit pass, may it be acknowledged, may this be read?
+//!
+//! | hook | asks | when the answer is no |
+//! |---|---|---|
+//! | before commit, before prepare | may it pass? | waits `tenure.fence_wait`, then an ERROR; nothing is written |
+//! | utility: COMMIT PREPARED, ROLLBACK PREPARED | the same, they have no xid of their own | the same |
+//! | after commit, after prepare | may it be acknowledged? | the connection is cut |
+//! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
+//! | the same | after a restart: do the standbys have it again? ([`crate::recovered`]) | waits, then an ERROR |
+//! | authentication | is the fence closed? | the session starts read-only |
+//!
+//! Order: of the statement hooks, ours comes first and then whatever was there before, so that a refused
+//! statement has not run anywhere; at authentication we come last. Transaction callbacks run in reverse order of registration, before
+//! the commit record is written, and after it is durable and replicated; there we stand alone.
+//!
+//! The three hooks that call onward are two functions each: a plain one, which holds nothing that needs
+//! dropping, so that an ERROR from below jumps over it untouched; and a guarded one, which does our part
+//! and turns a panic into an ERROR.
+//!
+//! Who is judged: every process under a postmaster whose transaction has an xid, autovacuum and other
+//! extensions' background workers included. Who is not: parallel workers (their leader commits, and
+//! their events have other names), the startup process and walsenders (no xid), single-user mode and
+//! initdb (`IsUnderPostmaster` is false), servers without a scope.
+
+mod commit;
+mod session;
+mod standbys;
+mod statement;
+
+pub use session::reopen_session;
+pub use standbys::{flushed_by_standbys, flushed_here};
+
+use crate::shmem::{self, Page};
+use cluster::fence::Mode;
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::c_int;
+
+unsafe extern "C-unwind" {
+    // pgrx binds neither the variable nor its type. `Port` stays opaque.
+    static mut ClientAuthentication_hook: AuthenticationHook;
+}
+
+type AuthenticationHook = Option<unsafe extern "C-unwind" fn(port: *mut pg_sys::Port, status: c_int)>;
+
+thread_local! {
+    static PREVIOUS: Cell<Previous> = const { Cell::new(Previous { utility: None, executor_start: None, authentication: None }) };
+}
+
+/// The hooks that were there before ours.
+#[derive(Clone, Copy)]
+struct Previous {
+    utility: pg_sys::ProcessUtility_hook_type,
+    executor_start: pg_sys::ExecutorStart_hook_type,
+    authentication: AuthenticationHook,
+}
+
+/// Puts the hooks in place. Called once, while the postmaster loads the library; backends inherit them.
+pub fn register() {
+    // SAFETY: single-threaded, and every hook replaced here is called from its replacement.
+    unsafe {
+        PREVIOUS.set(Previous {
+            utility: pg_sys::ProcessUtility_hook,
+            executor_start: pg_sys::ExecutorStart_hook,
+            authentication: ClientAuthentication_hook,
+        });
+        pg_sys::ProcessUtility_hook = Some(statement::utility);
+        pg_sys::ExecutorStart_hook = Some(statement::executor_start);
+        ClientAuthentication_hook = Some(session::authentication);
+        pg_sys::RegisterXactCallback(Some(commit::transaction_event), std::ptr::null_mut());
+    }
+}
+
+/// The page where this process is subject to it.
+fn managed_page() -> Option<&'static Page> {
+    // SAFETY: a plain flag of this process.
+    let under_postmaster = unsafe { pg_sys::IsUnderPostmaster };
+    shmem::page_if_any().filter(|page| under_postmaster && page.mode() != Mode::Unmanaged)
+}
+
+/// This server is a standby, or still recovering.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared memory; every process under a postmaster may call it.
+    unsafe { pg_sys::RecoveryInProgress() }
+}

@@ -1,0 +1,87 @@
+//! Where a session begins: read-only while the fence is closed, read-write again once it is open.
+
+use super::{PREVIOUS, in_recovery, managed_page};
+use crate::shmem::{self, Page, boottime};
+use cluster::fence::may_acknowledge;
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::c_int;
+
+thread_local! {
+    /// This session was made read-only because the fence was closed when it began.
+    static MADE_READ_ONLY: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) unsafe extern "C-unwind" fn authentication(port: *mut pg_sys::Port, status: c_int) {
+    if let Some(previous) = PREVIOUS.get().authentication {
+        // SAFETY: the hook that was there before, with the arguments as they came.
+        unsafe { previous(port, status) };
+    }
+    after_authentication(status);
+}
+
+/// Here the older hooks come first: whom they turn away we have nothing to say to.
+#[pgrx::pg_guard]
+extern "C-unwind" fn after_authentication(status: c_int) {
+    let Some(page) = managed_page() else { return };
+    if status != pg_sys::STATUS_OK.cast_signed() {
+        return;
+    }
+    // SAFETY: set while the startup packet was read, before authentication.
+    if unsafe { pg_sys::am_walsender } {
+        // SAFETY: the callback is guarded. on_proc_exit runs after the walsender has given its slot in
+        // shared memory back, so that the arbiter, once woken, sees it gone.
+        unsafe { pg_sys::on_proc_exit(Some(standby_left), pg_sys::Datum::from(0)) };
+        return;
+    }
+    if may_acknowledge(page.fence(), boottime()) || in_recovery() {
+        return;
+    }
+    set_read_only(c"on");
+    MADE_READ_ONLY.set(true);
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn standby_left(_code: c_int, _arg: pg_sys::Datum) {
+    shmem::wake_arbiter();
+}
+
+/// As if the client had asked for it in its startup packet: the first report of settings tells libpq,
+/// options that the client really sent still win (the arbiter sends
+/// `options=-c default_transaction_read_only=off`), and so does SET.
+fn set_read_only(value: &std::ffi::CStr) {
+    // SAFETY: constant C strings and a setting that exists.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"default_transaction_read_only".as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_CLIENT,
+        );
+    }
+}
+
+/// A session that began read-only because the fence was closed becomes read-write at its first
+/// statement after the fence opened; pooled connections would stay read-only for ever otherwise.
+/// (Where that statement is one of several sent as one, its transaction stays read-only, and the next is
+/// read-write.)
+pub(super) fn maybe_reopen_session(page: &Page) {
+    if MADE_READ_ONLY.get() && may_acknowledge(page.fence(), boottime()) {
+        reopen_session();
+    }
+}
+
+/// Takes back what `authentication` did; for the arbiter's own session at once.
+pub fn reopen_session() {
+    if !MADE_READ_ONLY.replace(false) {
+        return;
+    }
+    set_read_only(c"off");
+    // SAFETY: flags of this backend. Outside of a block nobody can have said READ ONLY for this
+    // transaction, so it follows the default that was just changed (unless the user set that).
+    unsafe {
+        if !pg_sys::DefaultXactReadOnly && !pg_sys::IsTransactionBlock() {
+            pg_sys::XactReadOnly = false;
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the synchronous standbys have confirmed, read from Postgres' own shared memory.
+
+use crate::guc;
+use pgrx::pg_sys;
+use std::cell::Cell;
+
+pub(super) const WAIT_FLUSH: usize = pg_sys::SYNC_REP_WAIT_FLUSH as usize;
+pub(super) const WAIT_APPLY: usize = pg_sys::SYNC_REP_WAIT_APPLY as usize;
+
+/// What the synchronous standbys have confirmed at the level this session awaits (at most `level_max`);
+/// None where it awaits nothing.
+pub(super) fn confirmed_by_standbys(level_max: usize) -> Option<u64> {
+    use pg_sys::SyncCommitLevel::*;
+    // SAFETY: settings of this process, and shared memory that exists for as long as the server; the
+    // positions are aligned words that only grow, so a copy without the lock is an older truth at worst.
+    unsafe {
+        let level = match pg_sys::synchronous_commit.cast_unsigned() {
+            SYNCHRONOUS_COMMIT_REMOTE_WRITE => pg_sys::SYNC_REP_WAIT_WRITE as usize,
+            SYNCHRONOUS_COMMIT_REMOTE_FLUSH => WAIT_FLUSH,
+            SYNCHRONOUS_COMMIT_REMOTE_APPLY => WAIT_APPLY,
+            _ => return None,
+        };
+        if !standbys_to_await() || !standbys_defined() {
+            return None;
+        }
+        Some(confirmed_at(level.min(level_max)))
+    }
+}
+
+/// Can there be synchronous standbys at all?
+fn standbys_to_await() -> bool {
+    // SAFETY: a setting, and a pointer that is set before any backend runs.
+    unsafe { pg_sys::max_wal_senders != 0 && !pg_sys::WalSndCtl.is_null() }
+}
+
+/// What the synchronous standbys have confirmed at this level.
+///
+/// # Safety
+/// [`standbys_to_await`].
+unsafe fn confirmed_at(level: usize) -> u64 {
+    // SAFETY: as demanded; an aligned word that only grows.
+    unsafe { (&raw const (*pg_sys::WalSndCtl).lsn).cast::<u64>().add(level).read_volatile() }
+}
+
+/// What the synchronous standbys have flushed, whatever this session awaits; None where there are none.
+/// Unlike a commit this may be asked before the checkpointer has first looked at the setting, so until then
+/// the setting itself counts in all releases.
+pub fn flushed_by_standbys() -> Option<u64> {
+    if !standbys_to_await() {
+        return None;
+    }
+    // SAFETY: a setting of this process.
+    let by_setting = unsafe { !pg_sys::SyncRepStandbyNames.is_null() && *pg_sys::SyncRepStandbyNames != 0 };
+    // SAFETY: just asked.
+    (standbys_defined() || !flags_are_two() && by_setting).then(|| unsafe { confirmed_at(WAIT_FLUSH) })
+}
+
+/// Is there anybody to await? Asked of shared memory rather than of this session's setting, which is
+/// reread between statements only: when the last synchronous standby is struck from the list, those who
+/// wait are let go, and that is no cancelled wait.
+///
+/// The byte behind `lsn[3]` was a bool and became two flags in the minor releases of May 2025 (known,
+/// defined); which one is running is asked of the server, not of the headers this was built with.
+fn standbys_defined() -> bool {
+    // SAFETY: `WalSndCtl` was checked by the caller; the byte lies behind `lsn` in all releases from 13 on.
+    let (status, by_setting) = unsafe {
+        let byte = (&raw const (*pg_sys::WalSndCtl).lsn).add(1).cast::<u8>().read_volatile();
+        let names = pg_sys::SyncRepStandbyNames;
+        (u32::from(byte), !names.is_null() && *names != 0)
+    };
+    if !flags_are_two() {
+        return status != 0;
+    }
+    // Before the checkpointer has looked at the setting, the setting itself counts, as in syncrep.c.
+    if status & 1 == 0 { by_setting } else { status & 2 != 0 }
+}
+
+fn flags_are_two() -> bool {
+    thread_local! {
+        static KNOWN: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+    if let Some(known) = KNOWN.get() {
+        return known;
+    }
+    let version: u32 = guc::of_postgres(c"server_version_num").and_then(|text| text.parse().ok()).unwrap_or(pg_sys::PG_VERSION_NUM);
+    let first_minor = match version / 10_000 {
+        13 => 21,
+        14 => 18,
+        15 => 13,
+        16 => 9,
+        17 => 5,
+        _ => 0,
+    };
+    let two = version % 10_000 >= first_minor;
+    KNOWN.set(Some(two));
+    two
+}
+
+/// How far this server has flushed.
+///
+/// # Safety
+/// In a process attached to shared memory.
+pub unsafe fn flushed_here() -> u64 {
+    // SAFETY: as demanded.
+    unsafe {
+        #[cfg(any(feature = "pg13", feature = "pg14"))]
+        return pg_sys::GetFlushRecPtr();
+        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
+        return pg_sys::GetFlushRecPtr(std::ptr::null_mut());
+    }
+}
+
+/// `SyncRepLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 10.
+const SYNC_REP_LOCK: usize = 32;
+
+/// Lets whoever changes the synchronous standbys come to an end. When the last one is struck from the
+/// list, the checkpointer first lets the waiting go and only then takes the flag back, both under this
+/// lock: who was just let go may still see the flag and would take that for a cancelled wait.
+pub(super) fn wait_for_sync_rep_lock() {
+    // SAFETY: the array exists for as long as the server; the lock is held for nothing but its turn, and
+    // no other lock is held at the end of a commit.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(SYNC_REP_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+        pg_sys::LWLockRelease(lock);
+    }
+}

@@ -1,0 +1,192 @@
+//! What is asked before a statement: the end of a prepared transaction, and, where reads are held, queries and COPY TO.
+
+use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
+use super::session::maybe_reopen_session;
+use super::{PREVIOUS, in_recovery, managed_page};
+use crate::error;
+use crate::guc;
+use crate::recovered;
+use crate::shmem::{Page, Recovered, boottime};
+use cluster::fence::may_acknowledge;
+use pgrx::pg_sys;
+use std::ffi::{c_char, c_int};
+
+unsafe extern "C-unwind" {
+    // pgrx's own bindings of these catch every ERROR from below and raise it anew without its position,
+    // context, constraint and table names. A hook that every statement passes must not do that.
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+    #[cfg(not(feature = "pg13"))]
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+    #[cfg(feature = "pg13")]
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+#[cfg(not(feature = "pg13"))]
+pub(super) unsafe extern "C-unwind" fn utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: Postgres hands in a utility statement.
+    let ends_prepared = unsafe { before_utility(statement) };
+    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
+    unsafe {
+        match PREVIOUS.get().utility {
+            Some(previous) => previous(statement, text, read_only_tree, context, params, environment, destination, completion),
+            None => standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, destination, completion),
+        }
+    }
+    after_utility(ends_prepared);
+}
+
+#[cfg(feature = "pg13")]
+pub(super) unsafe extern "C-unwind" fn utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: Postgres hands in a utility statement.
+    let ends_prepared = unsafe { before_utility(statement) };
+    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
+    unsafe {
+        match PREVIOUS.get().utility {
+            Some(previous) => previous(statement, text, context, params, environment, destination, completion),
+            None => standard_ProcessUtility(statement, text, context, params, environment, destination, completion),
+        }
+    }
+    after_utility(ends_prepared);
+}
+
+/// Judges what has no xid of its own. True where the statement ends a prepared transaction.
+///
+/// # Safety
+/// `statement` is a utility statement.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) -> bool {
+    use pg_sys::TransactionStmtKind::*;
+    let Some(page) = managed_page() else { return false };
+    maybe_reopen_session(page);
+    // SAFETY: as demanded; the tag says what the node is.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        match (*node).type_ {
+            pg_sys::NodeTag::T_TransactionStmt => {
+                let what = match (*node.cast::<pg_sys::TransactionStmt>()).kind {
+                    TRANS_STMT_COMMIT_PREPARED => "commit the prepared transaction",
+                    TRANS_STMT_ROLLBACK_PREPARED => "roll back the prepared transaction",
+                    _ => return false,
+                };
+                if in_recovery() {
+                    // Postgres' own refusal is the better one.
+                    return false;
+                }
+                admit(page, what, Began::Earlier);
+                prepare_to_await_standbys();
+                true
+            }
+            pg_sys::NodeTag::T_CopyStmt if !(*node.cast::<pg_sys::CopyStmt>()).is_from => {
+                recovered::hold(page);
+                if guc::fence_reads() {
+                    admit_read(page);
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn after_utility(ends_prepared: bool) {
+    if ends_prepared {
+        remember_end_of_prepared();
+    }
+}
+
+// ---- Reads -------------------------------------------------------------------------------------
+
+pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    // SAFETY: Postgres hands in a query that is about to start.
+    unsafe { before_executor_start(query) };
+    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
+    unsafe {
+        match PREVIOUS.get().executor_start {
+            Some(previous) => previous(query, flags),
+            None => standard_ExecutorStart(query, flags),
+        }
+    }
+}
+
+/// # Safety
+/// `query` is about to start.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc) {
+    let Some(page) = managed_page() else { return };
+    maybe_reopen_session(page);
+    let fenced = guc::fence_reads();
+    if !fenced && page.recovered() == Recovered::Settled {
+        return;
+    }
+    // SAFETY: as demanded; parallel workers start what their leader was let start.
+    if unsafe { pg_sys::ParallelWorkerNumber < 0 && reads_tables((*query).plannedstmt) } {
+        recovered::hold(page);
+        if fenced {
+            admit_read(page);
+        }
+    }
+}
+
+/// Does the plan read anything but catalogs? Catalogs stay readable, so that `tenure.*`, drivers and
+/// psql go on working; what functions read comes back here as a query of its own.
+///
+/// # Safety
+/// `plan` is a planned statement.
+unsafe fn reads_tables(plan: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: as demanded; relationOids is a list of oids, or null.
+    unsafe {
+        let list = (*plan).relationOids;
+        if list.is_null() {
+            return false;
+        }
+        let length = usize::try_from((*list).length).unwrap_or(0);
+        (0..length).any(|index| (*(*list).elements.add(index)).oid_value.to_u32() >= pg_sys::FirstNormalObjectId)
+    }
+}
+
+/// Lets a reader pass while the lease runs, also while draining; standbys are not the fence's business.
+fn admit_read(page: &Page) {
+    let may_read = |now| may_acknowledge(page.fence(), now);
+    let now = boottime();
+    if may_read(now) || in_recovery() {
+        return;
+    }
+    if page.wait_renewed(now + guc::fence_wait(), |now| may_read(now).then_some(())).is_none() {
+        error::refused("read tables", page.fence(), boottime());
+    }
+}

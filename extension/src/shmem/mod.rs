@@ -1,0 +1,125 @@
+//! The page in shared memory: what backends read before they commit, and what they ask the worker.
+//!
+//! Nothing here takes a lock that a frozen process could keep from the lease worker: flags and
+//! deadlines are atomics, the snapshot has two buffers of which the worker writes the one nobody is
+//! sent to, events sit in slots of their own, and the mailbox changes hands by compare-and-swap. The
+//! texts are arrays of atomic words, so a torn copy is wrong text that is thrown away, never a race in
+//! Rust's sense. Only the two condition variables are Postgres' own; they hold a spinlock for a few
+//! instructions, and they are touched after the page itself has been written.
+
+mod events;
+mod mailbox;
+mod presence;
+mod recovered;
+mod registration;
+mod snapshot;
+mod tenure;
+mod words;
+
+pub use events::Event;
+pub use mailbox::AskError;
+pub use presence::{attach_arbiter, attach_worker, wake_arbiter, wake_worker};
+pub use recovered::Recovered;
+pub use registration::register;
+
+use cluster::time::Moment;
+use pgrx::pg_sys;
+use std::cell::UnsafeCell;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64};
+use std::time::Duration;
+
+/// The page. All zero is "unmanaged"; [`register`] closes it where a scope is set, before any backend runs.
+#[repr(C)]
+pub struct Page {
+    mode: AtomicU32,
+    deadline_ns: AtomicU64,
+    draining_since_ns: AtomicU64,
+    term: AtomicI64,
+    lease: AtomicI64,
+    worker_pid: AtomicI32,
+    worker_seen_ns: AtomicU64,
+    arbiter_pid: AtomicI32,
+    etcd_seen_ns: AtomicU64,
+    /// Until when this node has promised the leader not to take its key (`failsafe_mode`).
+    promised_until_ns: AtomicU64,
+    /// The worker is taking the leader key at this moment.
+    taking: AtomicU32,
+    /// See [`Recovered`].
+    recovered_to: AtomicU64,
+    /// Commits that had to wait for a renewal.
+    pub commits_waited: AtomicU64,
+    /// Commits that were refused; nothing of them was written.
+    pub commits_refused: AtomicU64,
+    /// Commits that became durable and were not acknowledged.
+    pub commits_cut: AtomicU64,
+    snapshot_generation: AtomicU64,
+    snapshots: [snapshot::Buffer; 2],
+    events_written: AtomicU64,
+    events: [events::EventSlot; events::EVENTS_MAX],
+    mailbox: mailbox::Mailbox,
+    renewed: UnsafeCell<pg_sys::ConditionVariable>,
+    answered: UnsafeCell<pg_sys::ConditionVariable>,
+}
+
+static PAGE: AtomicPtr<Page> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The page, or None before shared memory exists.
+pub fn page_if_any() -> Option<&'static Page> {
+    // SAFETY: set once by the startup hook to memory that outlives every process of the server; all fields are
+    // atomics or condition variables, so shared references from many processes are sound.
+    unsafe { PAGE.load(Relaxed).as_ref() }
+}
+
+/// The page. Every process that Postgres starts after the library was preloaded has it.
+pub fn page() -> &'static Page {
+    match page_if_any() {
+        Some(page) => page,
+        None => crate::error::not_preloaded(),
+    }
+}
+
+/// CLOCK_BOOTTIME now: it goes on while the host sleeps, and nobody can set it.
+pub fn boottime() -> Moment {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Moment(Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
+/// Should a broadcast be missed because its sender died.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// One level-triggered wait: asks, sleeps until broadcast or limit (at most `longest`), asks again. An error
+/// raised by an interrupt leaves the queue in the abort that follows.
+fn wait<T>(
+    variable: &UnsafeCell<pg_sys::ConditionVariable>,
+    limit: Moment,
+    longest: Duration,
+    mut done: impl FnMut(Moment) -> Option<T>,
+) -> Option<T> {
+    // SAFETY: the variable was initialised by `startup`; this process has a PGPROC, as everything that
+    // runs transactions or functions has; each prepare is followed by a cancel.
+    unsafe { pg_sys::ConditionVariablePrepareToSleep(variable.get()) };
+    let outcome = loop {
+        let now = boottime();
+        if let Some(outcome) = done(now) {
+            break Some(outcome);
+        }
+        if now >= limit {
+            break None;
+        }
+        let sleep_ms = limit.since(now).as_millis().saturating_add(1).min(longest.as_millis());
+        // SAFETY: as above.
+        unsafe {
+            pg_sys::ConditionVariableTimedSleep(
+                variable.get(),
+                std::ffi::c_long::try_from(sleep_ms).unwrap_or(1000),
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+        }
+    };
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::ConditionVariableCancelSleep();
+    }
+    outcome
+}

@@ -1,0 +1,100 @@
+//! Who is there: the lease worker and the arbiter, when they were last seen, and how they are woken.
+
+use super::{Page, page, page_if_any};
+use crate::guc;
+use cluster::time::Moment;
+use pgrx::pg_sys;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// This process' id.
+pub(super) fn own_pid() -> i32 {
+    // SAFETY: set once at process start.
+    unsafe { pg_sys::MyProcPid }
+}
+
+pub(super) fn alive(pid: i32) -> bool {
+    rustix::process::Pid::from_raw(pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+}
+
+/// Worker: says that this process is the lease worker, until it ends.
+pub fn attach_worker() {
+    page().worker_pid.store(own_pid(), SeqCst);
+    // SAFETY: the callback is guarded and touches atomics only.
+    unsafe { pg_sys::before_shmem_exit(Some(detach_worker), pg_sys::Datum::from(0)) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn detach_worker(_code: std::ffi::c_int, _arg: pg_sys::Datum) {
+    if let Some(page) = page_if_any() {
+        let _ = page.worker_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst);
+    }
+}
+
+/// Backend: this session is the arbiter's, until it ends. Then a drain it asked for ends too, so that
+/// an arbiter that dies in a switchover does not leave the primary's clients waiting.
+pub fn attach_arbiter() {
+    let page = page();
+    if page.arbiter_pid.swap(own_pid(), SeqCst) != own_pid() {
+        // SAFETY: the callback is guarded and touches atomics and a condition variable that outlives us.
+        unsafe { pg_sys::before_shmem_exit(Some(detach_arbiter), pg_sys::Datum::from(0)) };
+    }
+    wake_worker();
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn detach_arbiter(_code: std::ffi::c_int, _arg: pg_sys::Datum) {
+    if let Some(page) = page_if_any()
+        && page.arbiter_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst).is_ok()
+    {
+        page.undrain();
+        wake_worker();
+    }
+}
+
+/// Makes the lease worker look again. False where there is none.
+pub fn wake_worker() -> bool {
+    let pid = page().worker_pid.load(SeqCst);
+    rustix::process::Pid::from_raw(pid).is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::USR2).is_ok())
+}
+
+/// Makes the arbiter look again: one byte to its socket, never waiting. Whether it arrives is the
+/// arbiter's business; it looks by itself too.
+pub fn wake_arbiter() {
+    let Some(path) = guc::wake_socket() else { return };
+    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
+    if socket.set_nonblocking(true).is_ok() {
+        let _ = socket.send_to(b"w", path);
+    }
+}
+
+impl Page {
+    /// The lease worker's process; None where there is none.
+    pub fn worker_pid(&self) -> Option<i32> {
+        Some(self.worker_pid.load(SeqCst)).filter(|pid| *pid != 0 && alive(*pid))
+    }
+
+    /// The backend of the attached arbiter; None where none is attached.
+    pub fn arbiter_pid(&self) -> Option<i32> {
+        Some(self.arbiter_pid.load(SeqCst)).filter(|pid| *pid != 0)
+    }
+
+    /// Worker: it went round its loop.
+    pub fn worker_seen(&self, now: Moment) {
+        self.worker_seen_ns.store(now.as_nanos(), SeqCst);
+    }
+
+    /// When the worker last went round its loop.
+    pub fn worker_seen_at(&self) -> Option<Moment> {
+        Some(self.worker_seen_ns.load(SeqCst)).filter(|at| *at != 0).map(Moment::from_nanos)
+    }
+
+    /// Worker: etcd answered.
+    pub fn etcd_seen(&self, now: Moment) {
+        self.etcd_seen_ns.store(now.as_nanos(), SeqCst);
+    }
+
+    /// When etcd last answered.
+    pub fn etcd_seen_at(&self) -> Option<Moment> {
+        Some(self.etcd_seen_ns.load(SeqCst)).filter(|at| *at != 0).map(Moment::from_nanos)
+    }
+}

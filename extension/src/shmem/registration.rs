@@ -1,0 +1,81 @@
+//! How the page comes to be: asked for while the library is loaded, laid out once before any backend runs.
+
+use super::{PAGE, Page, Recovered};
+use crate::guc;
+use cluster::fence::Mode;
+use pgrx::pg_sys;
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+
+static PREVIOUS_STARTUP: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(std::ptr::null_mut());
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+static PREVIOUS_REQUEST: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+type Hook = Option<unsafe extern "C-unwind" fn()>;
+
+fn keep(slot: &AtomicPtr<std::ffi::c_void>, hook: Hook) {
+    slot.store(hook.map_or(std::ptr::null_mut(), |hook| hook as *mut std::ffi::c_void), Relaxed);
+}
+
+/// Calls the hook that was there before ours.
+fn call_previous(slot: &AtomicPtr<std::ffi::c_void>) {
+    let previous = slot.load(Relaxed);
+    if !previous.is_null() {
+        // SAFETY: `keep` stored exactly this type of function; Postgres calls hooks of this kind without arguments.
+        unsafe {
+            let hook: unsafe extern "C-unwind" fn() = std::mem::transmute(previous);
+            pg_sys::ffi::pg_guard_ffi_boundary(|| hook());
+        }
+    }
+}
+
+/// Asks for the shared memory and hooks its creation. Called while the postmaster loads the library.
+pub fn register() {
+    // SAFETY: the hook variables belong to this single-threaded process; the previous ones are called from ours.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+        {
+            keep(&PREVIOUS_REQUEST, pg_sys::shmem_request_hook);
+            pg_sys::shmem_request_hook = Some(request);
+        }
+        #[cfg(any(feature = "pg13", feature = "pg14"))]
+        pg_sys::RequestAddinShmemSpace(size_of::<Page>());
+        keep(&PREVIOUS_STARTUP, pg_sys::shmem_startup_hook);
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn request() {
+    call_previous(&PREVIOUS_REQUEST);
+    // SAFETY: called from shmem_request_hook, the one place where this is allowed.
+    unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Page>()) };
+}
+
+/// `AddinShmemInitLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 9.6.
+const ADDIN_SHMEM_INIT_LOCK: usize = 21;
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    call_previous(&PREVIOUS_STARTUP);
+    let mut found = false;
+    // SAFETY: shmem_startup_hook is where shared memory is handed out, under this lock. The block is at
+    // least as large as asked for and aligned to a cache line; zero bytes are a valid `Page`.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let page: *mut Page = pg_sys::ShmemInitStruct(c"pg_tenure".as_ptr(), size_of::<Page>(), &raw mut found).cast();
+        if !found {
+            std::ptr::write_bytes(page, 0, 1);
+            pg_sys::ConditionVariableInit((*page).renewed.get());
+            pg_sys::ConditionVariableInit((*page).answered.get());
+            // A server that belongs to a cluster starts closed, also after a crash of a backend.
+            let mode = if guc::scope().is_some() { Mode::Closed } else { Mode::Unmanaged };
+            (*page).mode.store(mode as u32, SeqCst);
+            (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);
+        }
+        PAGE.store(page, Release);
+        pg_sys::LWLockRelease(lock);
+    }
+}

@@ -1,0 +1,146 @@
+//! The tenure on the page: mode, deadline, term, drain, and promises not to take it over.
+
+use super::{LONGEST_SLEEP, Page, wait};
+use cluster::fence::{Mode, Page as FencePage};
+use cluster::time::Moment;
+use pgrx::pg_sys;
+use std::sync::atomic::Ordering::SeqCst;
+
+impl Page {
+    /// What the fence judges by.
+    ///
+    /// The mode is read first, the deadline after it, and every writer works the other way round: a
+    /// deadline is in place before the mode that refers to it, and the mode is closed before the deadline
+    /// is taken away. So a reader that sees "open" sees the deadline of that tenure, or zero because it
+    /// was closed meanwhile, or that of a tenure which began meanwhile and is just as true. A deadline
+    /// can't be left over from an older tenure, because closing sets it to zero.
+    pub fn fence(&self) -> FencePage {
+        let mode = Mode::from_number(self.mode.load(SeqCst));
+        let deadline = Moment::from_nanos(self.deadline_ns.load(SeqCst));
+        let draining_since = Moment::from_nanos(self.draining_since_ns.load(SeqCst));
+        FencePage { mode, deadline, draining_since }
+    }
+
+    /// The mode alone.
+    pub fn mode(&self) -> Mode {
+        Mode::from_number(self.mode.load(SeqCst))
+    }
+
+    /// Worker: this node leads with `term` on `lease` until `deadline`. Saying so again in the same term only
+    /// renews, so a drain that began meanwhile (or before the worker was restarted) goes on.
+    pub fn open(&self, term: i64, lease: i64, deadline: Moment) {
+        match self.mode() {
+            Mode::Unmanaged => return,
+            Mode::Open | Mode::Draining if self.term.load(SeqCst) == term => {
+                self.lease.store(lease, SeqCst);
+                return self.renew(deadline);
+            }
+            Mode::Closed | Mode::Open | Mode::Draining => {}
+        }
+        self.term.store(term, SeqCst);
+        self.lease.store(lease, SeqCst);
+        self.deadline_ns.store(deadline.as_nanos(), SeqCst);
+        self.mode.store(Mode::Open as u32, SeqCst);
+        self.broadcast_renewed();
+    }
+
+    /// Worker: the lease was renewed. Only moves the deadline, and only forward: draining stays draining,
+    /// closed stays closed.
+    pub fn renew(&self, deadline: Moment) {
+        if matches!(self.mode(), Mode::Open | Mode::Draining) {
+            self.deadline_ns.fetch_max(deadline.as_nanos(), SeqCst);
+            self.broadcast_renewed();
+        }
+    }
+
+    /// Worker: this node leads no more.
+    pub fn close(&self) {
+        if self.mode() == Mode::Unmanaged {
+            return;
+        }
+        self.mode.store(Mode::Closed as u32, SeqCst);
+        self.deadline_ns.store(0, SeqCst);
+        self.draining_since_ns.store(0, SeqCst);
+        self.broadcast_renewed();
+    }
+
+    /// A switchover begins: transactions that began before `now` may end, others wait. False where the
+    /// page is not open.
+    pub fn drain(&self, now: Moment) -> bool {
+        if self.mode() != Mode::Open {
+            return false;
+        }
+        self.draining_since_ns.store(now.as_nanos(), SeqCst);
+        self.mode.compare_exchange(Mode::Open as u32, Mode::Draining as u32, SeqCst, SeqCst).is_ok()
+    }
+
+    /// The switchover was called off; who waits goes on. False where nothing was draining.
+    pub fn undrain(&self) -> bool {
+        let undrained = self.mode.compare_exchange(Mode::Draining as u32, Mode::Open as u32, SeqCst, SeqCst).is_ok();
+        if undrained {
+            self.broadcast_renewed();
+        }
+        undrained
+    }
+
+    /// Arbiter, in `failsafe_mode`: the leader can't reach etcd, and this node promises not to take its
+    /// key until `until`. False, and nothing is promised, where this node leads or is taking the key.
+    ///
+    /// Each side writes its own word first and reads the other's after that, all sequentially
+    /// consistent: of a promise and a take at the same instant, at least one sees the other.
+    pub fn promise(&self, until: Moment, now: Moment) -> bool {
+        let before = self.promised_until_ns.fetch_max(until.as_nanos(), SeqCst);
+        let leads = matches!(self.mode(), Mode::Open | Mode::Draining) && now < self.fence().deadline;
+        if leads || self.taking.load(SeqCst) != 0 {
+            self.promised_until_ns.store(before, SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// This node has promised not to take the leader key.
+    pub fn is_promised(&self, now: Moment) -> bool {
+        now.as_nanos() < self.promised_until_ns.load(SeqCst)
+    }
+
+    /// Worker: the key is about to be taken. False where a promise forbids it.
+    pub fn begin_taking(&self, now: Moment) -> bool {
+        self.taking.store(1, SeqCst);
+        let free = !self.is_promised(now);
+        if !free {
+            self.taking.store(0, SeqCst);
+        }
+        free
+    }
+
+    /// Worker: the take has ended, one way or the other.
+    pub fn end_taking(&self) {
+        self.taking.store(0, SeqCst);
+    }
+
+    /// The term of the present or last tenure; 0 before the first.
+    pub fn term(&self) -> i64 {
+        self.term.load(SeqCst)
+    }
+
+    /// The etcd lease; 0 where there is none.
+    pub fn lease(&self) -> i64 {
+        self.lease.load(SeqCst)
+    }
+
+    /// Worker: the node's etcd lease, also while it does not lead.
+    pub fn set_lease(&self, lease: i64) {
+        self.lease.store(lease, SeqCst);
+    }
+
+    fn broadcast_renewed(&self) {
+        // SAFETY: initialised by `startup`, lives as long as the server.
+        unsafe { pg_sys::ConditionVariableBroadcast(self.renewed.get()) };
+    }
+
+    /// Sleeps until `done` says Some, `limit` has come, or an interrupt raises its error. Called in
+    /// backends; `done` is asked again at each renewal.
+    pub fn wait_renewed<T>(&self, limit: Moment, done: impl FnMut(Moment) -> Option<T>) -> Option<T> {
+        wait(&self.renewed, limit, LONGEST_SLEEP, done)
+    }
+}
