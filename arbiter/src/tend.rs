@@ -8,7 +8,6 @@ use crate::{bootstrap, failsafe, settings, slots};
 use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;
-use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::collections::BTreeSet;
