@@ -378,11 +378,25 @@ impl Alone {
     }
 
     async fn worker(&self) -> Pid {
-        wait::until("a lease worker", PATIENCE, async || {
-            let title = "pg_tenure lease worker";
+        self.process_called("pg_tenure lease worker").await
+    }
+
+    async fn process_called(&self, title: &str) -> Pid {
+        wait::until(&format!("the process {title}"), PATIENCE, async || {
             process::below(&self.server.dir).into_iter().find(|pid| process::title(*pid).contains(title)).ok_or("none")
         })
         .await
+    }
+
+    /// All of the server on one processor, and the checkpointer of the lowest priority: whoever it wakes runs before it goes on.
+    pub async fn checkpointer_comes_last(&self) {
+        let mut first = rustix::thread::CpuSet::new();
+        first.set(0);
+        for pid in process::below(&self.server.dir) {
+            rustix::thread::sched_setaffinity(Some(pid), &first).expect("keep a process on one processor");
+        }
+        let checkpointer = self.process_called("checkpointer").await;
+        rustix::process::setpriority_process(Some(checkpointer), 19).expect("lower the checkpointer's priority");
     }
 
     /// Waits until this backend waits for that event.

@@ -141,6 +141,19 @@ impl Etcd {
         self.ask("/v3/kv/put", &put).await.map(drop)
     }
 
+    /// The lease that a key is on.
+    pub async fn lease_of(&self, key: &str) -> Result<i64> {
+        let answer = self.ask("/v3/kv/range", &json!({"key": BASE64.encode(key)})).await?;
+        let lease = answer["kvs"][0]["lease"].as_str().and_then(|lease| lease.parse().ok());
+        lease.filter(|lease| *lease != 0).with_context(|| format!("{key} is on no lease"))
+    }
+
+    /// Writes a key on a lease.
+    pub async fn put_on(&self, key: &str, value: &str, lease: i64) -> Result<()> {
+        let put = json!({"key": BASE64.encode(key), "value": BASE64.encode(value), "lease": lease.to_string()});
+        self.ask("/v3/kv/put", &put).await.map(drop)
+    }
+
     async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
         let mut last = None;
         for member in &self.members {

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 use std::time::Duration;
+use stories::alone::Alone;
 use stories::cluster::{Cluster, PATIENCE};
+use stories::node::SCOPE;
 use stories::wait::{self, seconds};
 
 #[tokio::test]
@@ -44,4 +46,61 @@ async fn with_failsafe_mode_one_member_that_does_not_promise_closes_the_fence() 
     cluster.etcd.thaw();
     wait::until("writes to go on", seconds(20), async || leader.query("INSERT INTO kept VALUES (1)").await).await;
     cluster.healthy().await;
+}
+
+/// CLOCK_BOOTTIME, in nanoseconds: the clock that promises are made by.
+fn boottime_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+/// A server that has lost the leader key, nobody holds it, and it has promised not to take it for this long; its worker
+/// is still frozen. Gives the end of the promise.
+async fn promised(alone: &Alone, span: Duration) -> i64 {
+    let session = alone.session().await;
+    let far = boottime_ns() + 60_000_000_000;
+    assert_eq!(session.ok(&format!("SELECT tenure.promise({far})")).await, "f", "a leader promises nothing");
+    alone.let_the_deadline_pass().await;
+    wait::until("the leader key to run out", PATIENCE, async || {
+        let keys = alone.etcd.keys(&format!("/service/{SCOPE}/")).await.map_err(|error| format!("{error:#}"))?;
+        if keys.contains_key("leader") { Err(format!("{:?}", keys.keys())) } else { Ok(()) }
+    })
+    .await;
+    let until = boottime_ns() + i64::try_from(span.as_nanos()).expect("a few seconds");
+    assert_eq!(session.ok(&format!("SELECT tenure.promise({until})")).await, "t");
+    until
+}
+
+/// The fence opens in the end, and not while the promise binds.
+async fn opens_after(alone: &Alone, until: i64) {
+    let session = alone.session().await;
+    let seen_at = wait::until("the fence to be open", PATIENCE, async || match session.ok("SELECT fence FROM tenure.lease()").await {
+        seen if seen == "open" => Ok(boottime_ns()),
+        seen => Err(seen),
+    })
+    .await;
+    assert!(seen_at >= until, "the fence was open {} ms before the promise ran out", (until - seen_at) / 1_000_000);
+    session.ok("CREATE TABLE after_the_promise()").await;
+}
+
+#[tokio::test]
+async fn who_has_promised_does_not_take_the_key() {
+    let alone = Alone::start(&[]).await;
+    let until = promised(&alone, seconds(8)).await;
+    alone.thaw_worker().await;
+    opens_after(&alone, until).await;
+}
+
+/// A request to take the key whose answer was lost is carried out in the end: the key is the node's, and it promised meanwhile.
+#[tokio::test]
+async fn who_has_promised_opens_no_fence_with_a_key_that_came_late() {
+    let alone = Alone::start(&[]).await;
+    let until = promised(&alone, seconds(10)).await;
+    alone.thaw_worker().await;
+    let lease = wait::until("a new lease", PATIENCE, async || {
+        alone.etcd.lease_of(&format!("/service/{SCOPE}/members/fenced")).await.map_err(|error| format!("{error:#}"))
+    })
+    .await;
+    alone.etcd.put_on(&format!("/service/{SCOPE}/leader"), "fenced", lease).await.expect("write the leader key");
+    opens_after(&alone, until).await;
 }

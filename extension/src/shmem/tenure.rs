@@ -128,11 +128,6 @@ impl Page {
         self.lease.load(SeqCst)
     }
 
-    /// Worker: the node's etcd lease, also while it does not lead.
-    pub fn set_lease(&self, lease: i64) {
-        self.lease.store(lease, SeqCst);
-    }
-
     fn broadcast_renewed(&self) {
         // SAFETY: initialised by `startup`, lives as long as the server.
         unsafe { pg_sys::ConditionVariableBroadcast(self.renewed.get()) };

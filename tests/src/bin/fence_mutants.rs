@@ -34,6 +34,8 @@ const STANDBYS: &str = "extension/src/fence/standbys.rs";
 const STATEMENT: &str = "extension/src/fence/statement.rs";
 const SESSION: &str = "extension/src/fence/session.rs";
 const RULE: &str = "cluster/src/fence.rs";
+const TENURE: &str = "extension/src/shmem/tenure.rs";
+const APPLY: &str = "extension/src/apply.rs";
 const REGISTRATION: &str = "extension/src/shmem/registration.rs";
 const WORKER: &str = "extension/src/worker.rs";
 
@@ -321,6 +323,38 @@ const MUTANTS: &[Mutant] = &[
         from: "            recovered::look(page());\n",
         to: "",
         stories: &[("fence_standby", "standbys_named_after_the_start_hold_no_reader")],
+    },
+    Mutant {
+        name: "let-go",
+        guard: "who is let go before the flag is taken back is no cancelled wait (SyncRepLock)",
+        file: COMMIT,
+        from: "        wait_for_sync_rep_lock();\n",
+        to: "",
+        stories: &[("fence_standby", "who_is_let_go_before_the_flag_is_taken_back_is_acknowledged")],
+    },
+    Mutant {
+        name: "promise-leader",
+        guard: "failsafe_mode: who leads promises nothing",
+        file: TENURE,
+        from: "        if leads || self.taking.load(SeqCst) != 0 {",
+        to: "        if self.taking.load(SeqCst) != 0 {",
+        stories: &[("failsafe", "who_has_promised_does_not_take_the_key")],
+    },
+    Mutant {
+        name: "promise-take",
+        guard: "failsafe_mode: who has promised does not take the key",
+        file: APPLY,
+        from: "    if !page().begin_taking(shmem::boottime()) {",
+        to: "    if !page().begin_taking(shmem::boottime()) && shmem::boottime().as_nanos() == 0 {",
+        stories: &[("failsafe", "who_has_promised_does_not_take_the_key")],
+    },
+    Mutant {
+        name: "promise-late",
+        guard: "failsafe_mode: a key that comes late opens no page while a promise binds",
+        file: WORKER,
+        from: "        if page().is_promised(now) && page().term() != leader.term.0 {",
+        to: "        if page().is_promised(now) && leader.term.0 == 0 {",
+        stories: &[("failsafe", "who_has_promised_opens_no_fence_with_a_key_that_came_late")],
     },
 ];
 
