@@ -106,10 +106,22 @@ pub(crate) async fn write_atomically(path: &Path, content: &str, mode: u32) -> R
         .open(&temporary)
         .await
         .with_context(|| format!("create {}", temporary.display()))?;
-    file.write_all(content.as_bytes()).await.with_context(|| format!("write {}", temporary.display()))?;
-    file.sync_all().await.with_context(|| format!("fsync {}", temporary.display()))?;
+    let written = write_durably(&mut file, content).await.with_context(|| format!("write {}", temporary.display()));
+    if written.is_err() {
+        // A disk that is full has no room for halves.
+        let _ = tokio::fs::remove_file(&temporary).await;
+    }
+    written?;
     tokio::fs::rename(&temporary, path).await.with_context(|| format!("rename {} to {}", temporary.display(), path.display()))?;
     sync_directory(directory).await
+}
+
+/// Writes and syncs. `write_all` only hands the bytes to another thread, and `sync_all` waits for that thread and forgets its error: without the
+/// flush between them a disk that is full left an empty file, which was then renamed over a good one.
+async fn write_durably(file: &mut tokio::fs::File, content: &str) -> std::io::Result<()> {
+    file.write_all(content.as_bytes()).await?;
+    file.flush().await?;
+    file.sync_all().await
 }
 
 /// Makes renames and removals in a directory durable.
@@ -220,6 +232,13 @@ mod tests {
         assert_eq!(tail("a\n\n  b \r c\n"), "a; b; c");
         assert_eq!(tail("1\n2\n3\n4\n5\n6\n7\n8"), "3; 4; 5; 6; 7; 8");
         assert_eq!(tail(""), "");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_and_not_an_empty_file() {
+        let mut full = tokio::fs::OpenOptions::new().write(true).open("/dev/full").await.unwrap();
+        let error = write_durably(&mut full, "max_wal_size = 1GB\n").await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     }
 
     #[tokio::test]
