@@ -26,7 +26,10 @@ pub const SCOPE: &str = "story";
 pub struct Node {
     name: String,
     dir: PathBuf,
+    data: PathBuf,
     place: Place,
+    /// Of the arbiter, which Postgres inherits.
+    environment: Vec<(String, String)>,
     postgres: Port,
     rest: Port,
     /// The daemon's command line, rebuilt at each start.
@@ -59,15 +62,30 @@ impl Node {
 
     /// Like [`Node::bare_in`] in a place.
     pub fn bare_at(room: &Room, name: &str, directory: &str, place: Place) -> Node {
+        let dir = room.directory(directory);
         Node {
             name: name.to_owned(),
-            dir: room.directory(directory),
+            data: dir.join("data"),
+            dir,
             place,
+            environment: Vec::new(),
             postgres: Port::free(),
             rest: Port::free(),
             program: room.install(&programs::tenure()),
             arbiter: Mutex::new(None),
         }
+    }
+
+    /// With its data below another directory, as where a disk is mounted.
+    pub fn with_data_in(mut self, directory: &Path) -> Node {
+        self.data = directory.join("data");
+        self
+    }
+
+    /// With variables in the environment of its programs.
+    pub fn with_environment(mut self, environment: Vec<(String, String)>) -> Node {
+        self.environment = environment;
+        self
     }
 
     /// What every node of a story has: small, fast to start, durable (fsync stays on).
@@ -141,7 +159,7 @@ impl Node {
 
     /// PGDATA.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        self.data.clone()
     }
 
     /// The configuration file.
@@ -178,7 +196,9 @@ impl Node {
 
     /// `tenure`, run as the node's user in the node's directory.
     pub fn command(&self, room: &Room) -> Command {
-        room.command_at(&self.place, &self.program, &self.dir)
+        let mut command = room.command_at(&self.place, &self.program, &self.dir);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// The arbiter, also one that has ended and was not started again.
@@ -316,6 +336,11 @@ impl Node {
     /// POST to its REST interface.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
         http::request_to(&self.place.host, self.rest_port(), "POST", path, Some(&body.to_string())).await
+    }
+
+    /// PATCH to its REST interface.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Answer> {
+        http::request_to(&self.place.host, self.rest_port(), "PATCH", path, Some(&body.to_string())).await
     }
 
     /// A session of the superuser on this very server.

@@ -1,6 +1,6 @@
 //! `storm`: faults drawn from a seed over a real cluster, clients that keep account, and a verdict; see docs/storm.md.
 //!
-//!     storm [seed=N] [minutes=M] [sync=true|false] [net=true|false] [heal=SECONDS] [ttl=SECONDS]
+//!     storm [seed=N] [minutes=M] [sync=true|false] [net=true|false] [modes=true|false] [only=FAULT] [heal=SECONDS] [ttl=SECONDS]
 //!     storm seed=N plan=ROUNDS        prints what would happen
 
 use anyhow::{Context, Result, bail};
@@ -12,8 +12,16 @@ fn weather() -> Result<(Weather, Option<usize>)> {
     let mut plan = None;
     let root = rustix::process::geteuid().is_root();
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() % 100_000;
-    let mut weather =
-        Weather { seed, lasts: Duration::from_secs(300), synchronous: true, networked: root, heal: Duration::from_secs(60), ttl: 5 };
+    let mut weather = Weather {
+        seed,
+        lasts: Duration::from_secs(300),
+        synchronous: true,
+        networked: root,
+        modes: false,
+        only: String::new(),
+        heal: Duration::from_secs(60),
+        ttl: 5,
+    };
     for word in std::env::args().skip(1) {
         let (name, value) = word.split_once('=').with_context(|| format!("{word} is no name=value"))?;
         let wrong = || format!("{name} can't be {value}");
@@ -22,10 +30,12 @@ fn weather() -> Result<(Weather, Option<usize>)> {
             "minutes" => weather.lasts = Duration::from_secs_f64(value.parse::<f64>().with_context(wrong)? * 60.0),
             "sync" => weather.synchronous = value.parse().with_context(wrong)?,
             "net" => weather.networked = value.parse().with_context(wrong)?,
+            "modes" => weather.modes = value.parse().with_context(wrong)?,
+            "only" => value.clone_into(&mut weather.only),
             "heal" => weather.heal = Duration::from_secs(value.parse().with_context(wrong)?),
             "ttl" => weather.ttl = value.parse().with_context(wrong)?,
             "plan" => plan = Some(value.parse().with_context(wrong)?),
-            _ => bail!("{name} is unknown; there are seed, minutes, sync, net, heal, ttl and plan"),
+            _ => bail!("{name} is unknown; there are seed, minutes, sync, net, modes, only, heal, ttl and plan"),
         }
     }
     Ok((weather, plan))

@@ -3,12 +3,16 @@
 use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::process;
+use crate::storm::clock::Clock;
+use crate::storm::disk::Disk;
+use crate::storm::mode::{Mode, Modes};
 use crate::storm::network::Network;
 use crate::storm::random::Random;
 use crate::view::View;
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long systemd waits between SIGTERM and SIGKILL.
@@ -94,6 +98,41 @@ pub enum Word {
     Cut(Cut),
     /// What it sends is slow and lossy.
     Slow,
+    /// Packets from and to it are lost at random.
+    Lose,
+    /// The disk with its data is full; freed in the end.
+    FillDisk,
+    /// Its wall clock steps ahead; set right in the end.
+    ClockAhead,
+    /// Its wall clock steps back; set right in the end.
+    ClockBack,
+    /// The synchronous mode is another by REST; set right in the end.
+    Mode(Mode),
+}
+
+/// What can be done here: the rest is left out of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Means {
+    /// Cuts, and what is slow.
+    pub network: bool,
+    /// Random loss.
+    pub loss: bool,
+    /// Disks of their own.
+    pub disk: bool,
+    /// Clocks of their own.
+    pub clock: bool,
+    /// Changes of the synchronous mode are wanted.
+    pub modes: bool,
+}
+
+impl Means {
+    /// By the user and the programs at hand.
+    pub fn here(networked: bool, modes: bool) -> Means {
+        let root = rustix::process::geteuid().is_root();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let has = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).exists());
+        Means { network: networked, loss: networked && has("nft"), disk: root && has("mkfs.ext4"), clock: has("cc"), modes }
+    }
 }
 
 /// One fault of the plan.
@@ -112,11 +151,11 @@ pub struct Fault {
 }
 
 /// One fault or two at a time.
-pub fn round(random: &mut Random, networked: bool) -> Vec<Fault> {
-    let first = Fault { after: Duration::ZERO, ..draw(random, networked) };
+pub fn round(random: &mut Random, means: Means) -> Vec<Fault> {
+    let first = Fault { after: Duration::ZERO, ..draw(random, means) };
     let mut faults = vec![first];
     if random.percent(40) {
-        let mut second = draw(random, networked);
+        let mut second = draw(random, means);
         if random.percent(30) {
             second.word = Word::Switchover;
         }
@@ -126,7 +165,7 @@ pub fn round(random: &mut Random, networked: bool) -> Vec<Fault> {
     faults
 }
 
-fn draw(random: &mut Random, networked: bool) -> Fault {
+fn draw(random: &mut Random, means: Means) -> Fault {
     use Part::{Arbiter, Backend, Checkpointer, LeaseWorker, Postmaster, Walreceiver, Walsender};
     use Word::{Freeze, Kill};
     const KILLS: [Word; 6] = [Kill(Postmaster), Kill(Arbiter), Kill(Walsender), Kill(Checkpointer), Kill(Backend), Kill(LeaseWorker)];
@@ -144,16 +183,20 @@ fn draw(random: &mut Random, networked: bool) -> Fault {
     const CUTS: [Cut; 7] = [Cut::All, Cut::Cluster, Cut::Etcd, Cut::Nodes, Cut::Outgoing, Cut::Incoming, Cut::Minority];
     // Every draw is made, also those that are not used: a plan without a network keeps its other faults.
     let cut = random.one(&CUTS);
-    let slow = random.percent(15);
+    let (slow, clock) = (random.one(&[Word::Slow, Word::Lose]), random.one(&[Word::ClockAhead, Word::ClockBack]));
     let (kill, freeze, node, etcd) = (random.one(&KILLS), random.one(&FREEZES), random.one(&NODES), random.one(&ETCD));
+    let (mode, is_mode) = (Word::Mode(random.one(&Mode::ALL)), random.percent(15));
     let word = match random.below(100) {
-        0..20 => kill,
-        20..42 => freeze,
-        42..65 => node,
-        65..78 => etcd,
-        _ if !networked => kill,
-        _ if slow => Word::Slow,
-        _ => Word::Cut(cut),
+        _ if is_mode && means.modes => mode,
+        0..16 => kill,
+        16..33 => freeze,
+        33..52 => node,
+        52..62 => etcd,
+        62..70 if means.disk => Word::FillDisk,
+        70..76 if means.clock => clock,
+        76..82 if means.network && (slow == Word::Slow || means.loss) => slow,
+        82..100 if means.network => Word::Cut(cut),
+        _ => kill,
     };
     let role = match random.below(100) {
         0..55 => Role::Leader,
@@ -171,6 +214,12 @@ pub struct Ground {
     pub cluster: Cluster,
     /// Where there is one.
     pub network: Option<Network>,
+    /// Of each node, in their order; none where there can't be any.
+    pub disks: Vec<Disk>,
+    /// Of each node, in their order; none where there can't be any.
+    pub clocks: Vec<Clock>,
+    /// The synchronous mode, and when it was none.
+    pub modes: Modes,
 }
 
 impl Ground {
@@ -270,8 +319,76 @@ impl Ground {
                 tokio::time::sleep(fault.lasts).await;
                 network.hasten(node.name());
             }
+            Word::Lose => {
+                let Some(network) = &self.network else {
+                    return ": no network".to_owned();
+                };
+                let percent = 2 + fault.choice as u64 % 29;
+                network.lose(node.name(), percent);
+                tokio::time::sleep(fault.lasts).await;
+                network.keep(node.name());
+                return format!(", {percent} % of the packets");
+            }
+            Word::FillDisk => return self.fill_disk(fault, node).await,
+            Word::ClockAhead => return self.step_clock(fault, node, 1).await,
+            Word::ClockBack => return self.step_clock(fault, node, -1).await,
+            Word::Mode(mode) => return self.modes.change(&self.cluster, mode, fault.lasts).await,
         }
         String::new()
+    }
+
+    /// Full, with WAL on its way, until it is freed; says what the server could not write.
+    async fn fill_disk(&self, fault: &Fault, node: &Node) -> String {
+        let Some(disk) = self.disk_of(node) else {
+            return ": no disk".to_owned();
+        };
+        let log = server_log(node);
+        let before = std::fs::read_to_string(&log).unwrap_or_default().len();
+        // Sometimes there is a little left: for a row or a file of settings, not for a segment of WAL.
+        let spare = [0, 64 << 10, 4 << 20][fault.choice % 3];
+        if let Err(error) = disk.fill(spare) {
+            return format!(": {error:#}");
+        }
+        let began = Instant::now();
+        self.switch_wal(fault.lasts).await;
+        tokio::time::sleep(fault.lasts.saturating_sub(began.elapsed())).await;
+        disk.free();
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let full: Vec<&str> = said.get(before..).unwrap_or_default().lines().filter(|line| line.contains("No space left")).collect();
+        let of_wal = full.iter().filter(|line| line.contains("pg_wal/")).count();
+        format!(", {} KiB left, {of_wal} times no space for WAL, {} times for other files", spare >> 10, full.len() - of_wal)
+    }
+
+    /// Begins new segments of WAL at the leader until they can't all be recycled ones.
+    async fn switch_wal(&self, lasts: Duration) {
+        for _ in 0..12 {
+            let leader = self.cluster.node(&self.leader_now().await);
+            let sql = "SELECT pg_logical_emit_message(false, 'storm', 'more'), pg_switch_wal()";
+            let _ = tokio::time::timeout(Duration::from_secs(1), leader.query(sql)).await;
+            tokio::time::sleep(lasts / 40).await;
+        }
+    }
+
+    /// From a second to four hours, each factor of ten alike.
+    async fn step_clock(&self, fault: &Fault, node: &Node, sign: i64) -> String {
+        let Some(clock) = self.cluster.nodes.iter().position(|one| one.name() == node.name()).and_then(|at| self.clocks.get(at)) else {
+            return ": no clock".to_owned();
+        };
+        let seconds = sign * 14_400_f64.powf(fault.choice as f64 / 999.0).round() as i64;
+        if let Err(error) = clock.set(seconds) {
+            return format!(": {error:#}");
+        }
+        let machine = "SELECT extract(epoch FROM clock_timestamp())::bigint - ";
+        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let seen = tokio::time::timeout(Duration::from_secs(1), node.one(&format!("{machine}{}", now()))).await;
+        tokio::time::sleep(fault.lasts).await;
+        let _ = clock.set(0);
+        let seen = seen.ok().and_then(Result::ok).unwrap_or_else(|| "nothing".to_owned());
+        format!(", by {seconds} s; Postgres says {seen}")
+    }
+
+    fn disk_of(&self, node: &Node) -> Option<&Disk> {
+        self.disks.get(self.cluster.nodes.iter().position(|one| one.name() == node.name())?)
     }
 
     /// As systemd stops a unit: SIGTERM, a minute and a half, SIGKILL to all of it.
@@ -305,6 +422,7 @@ impl Ground {
         for node in &self.cluster.nodes {
             node.thaw();
         }
+        self.disks.iter().for_each(Disk::free);
     }
 
     async fn leader_now(&self) -> String {
@@ -381,6 +499,11 @@ fn answered(answer: anyhow::Result<crate::http::Answer>) -> String {
     }
 }
 
+/// Of Postgres, on a disk that is never full.
+pub fn server_log(node: &Node) -> PathBuf {
+    node.dir().join("log/postgresql.log")
+}
+
 fn find(node: &Node, part: Part, choice: usize) -> Option<Pid> {
     let by_title = |wanted: &dyn Fn(&str) -> bool| {
         let mut found: Vec<Pid> = process::below(&node.data_dir())
@@ -415,13 +538,35 @@ impl fmt::Display for Word {
 mod tests {
     use super::*;
 
+    const ALL: Means = Means { network: true, loss: true, disk: true, clock: true, modes: true };
+
     #[test]
     fn the_same_seed_gives_the_same_plan() {
         let plan = |seed| {
             let mut random = Random::new(seed);
-            (0..50).map(|_| round(&mut random, true)).collect::<Vec<_>>()
+            (0..50).map(|_| round(&mut random, ALL)).collect::<Vec<_>>()
         };
         assert_eq!(plan(3), plan(3));
         assert_ne!(plan(3), plan(4));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_left_out_and_the_rest_stays() {
+        let plan = |means| {
+            let mut random = Random::new(5);
+            (0..500).flat_map(|_| round(&mut random, means)).collect::<Vec<_>>()
+        };
+        let (all, none) = (plan(ALL), plan(Means { network: false, loss: false, disk: false, clock: false, modes: false }));
+        assert_eq!(all.len(), none.len());
+        let is_special = |word| {
+            matches!(word, Word::Cut(_) | Word::Slow | Word::Lose | Word::FillDisk | Word::ClockAhead | Word::ClockBack | Word::Mode(_))
+        };
+        for (one, other) in all.iter().zip(&none) {
+            assert!(!is_special(other.word));
+            assert!(is_special(one.word) || one == other, "{one:?} became {other:?}");
+        }
+        for word in [Word::Lose, Word::FillDisk, Word::ClockAhead, Word::ClockBack, Word::Mode(Mode::Off)] {
+            assert!(all.iter().any(|fault| fault.word == word), "{word} is never drawn");
+        }
     }
 }

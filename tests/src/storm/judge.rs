@@ -1,6 +1,8 @@
 //! The verdict on a storm: what the cluster has in the end, against what its clients were told and when.
 
-use crate::storm::clients::{Act, Seen, step};
+use crate::storm::clients::{Act, LINES, Ledger, Seen, step};
+use crate::storm::mode::Window;
+use crate::storm::prepared::{End, Transaction};
 use crate::workload::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,6 +14,8 @@ pub struct Contents {
     pub written: BTreeMap<u64, u64>,
     /// Each list, in order.
     pub lists: BTreeMap<u64, Vec<u64>>,
+    /// Lines of each COPY that is there.
+    pub heaps: BTreeMap<u64, u64>,
 }
 
 /// What was found. Only `overlaps` and `dirty_reads` are no violation by themselves.
@@ -29,6 +33,18 @@ pub struct Judgement {
     pub terms: usize,
     /// Acknowledged and not there.
     pub lost: Vec<u64>,
+    /// The same while the synchronous mode was off: allowed.
+    pub lost_unprotected: Vec<u64>,
+    /// Two-phase commits.
+    pub transactions: usize,
+    /// Prepared with an acknowledgement, and neither there nor ended as was asked.
+    pub lost_prepared: Vec<u64>,
+    /// Ended with an acknowledgement, and there again, or ended otherwise.
+    pub ended_otherwise: Vec<u64>,
+    /// A PREPARE that was refused, and there all the same.
+    pub wrongly_prepared: Vec<u64>,
+    /// COPYs that are there in part, or without their row.
+    pub torn: Vec<u64>,
     /// Lost, although the same term acknowledged something later that is there: WAL is one sequence, so that is never allowed.
     pub holes: Vec<u64>,
     /// Terms that lost something, and how much.
@@ -56,14 +72,16 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Compares.
-    pub fn on(contents: &Contents, acts: &[Act], reads: &[Seen]) -> Judgement {
-        let mut judged = Judgement { reads: reads.len(), ..Judgement::default() };
+    /// Compares. In the windows an acknowledged commit need not stay.
+    pub fn on(contents: &Contents, ledger: &Ledger, windows: &[Window]) -> Judgement {
+        let Ledger { acts, reads, transactions } = ledger;
+        let mut judged = Judgement { reads: reads.len(), transactions: transactions.len(), ..Judgement::default() };
         let mut there = contents.written.clone();
         for element in contents.lists.values().flatten() {
             *there.entry(*element).or_default() += 1;
         }
-        let mut known = BTreeSet::new();
+        let mut known: BTreeSet<u64> = transactions.iter().map(|one| one.prepare.id).collect();
+        let mut lost = Vec::new();
         for act in acts {
             known.insert(act.id);
             let is_there = there.contains_key(&act.id);
@@ -72,7 +90,7 @@ impl Judgement {
                     judged.acknowledged += 1;
                     judged.without_term += usize::from(act.term.is_none());
                     if !is_there {
-                        judged.lost.push(act.id);
+                        lost.push(act);
                     }
                 }
                 Outcome::Refused(_) => {
@@ -86,15 +104,37 @@ impl Judgement {
         }
         judged.doubled = there.iter().filter(|(_, count)| **count > 1).map(|(id, _)| *id).collect();
         judged.unheard_of = there.keys().filter(|id| !known.contains(id)).copied().collect();
-        judged.look_for_holes(acts);
-        judged.look_at_lists(contents, acts, reads);
-        judged.look_at_terms(acts);
+        judged.torn = contents.heaps.iter().filter(|(id, lines)| **lines != LINES || !there.contains_key(id)).map(|(id, _)| *id).collect();
+        judged.look_for_holes(acts, &lost);
+        for act in lost {
+            let to = if is_within(windows, act.sent, act.known) { &mut judged.lost_unprotected } else { &mut judged.lost };
+            to.push(act.id);
+        }
+        judged.look_at_lists(contents, ledger, windows);
+        judged.look_at_terms(acts.iter().chain(transactions.iter().map(|one| &one.prepare)));
+        for one in transactions {
+            judged.look_at_transaction(one, there.contains_key(&one.prepare.id), is_within(windows, one.prepare.sent, one.last));
+        }
         judged
     }
 
+    /// What was found when the storm was over has been ended since: committed where its PREPARE was acknowledged and no end, or Commit, was asked for.
+    fn look_at_transaction(&mut self, one: &Transaction, is_there: bool, unprotected: bool) {
+        let id = one.prepare.id;
+        match (&one.prepare.outcome, one.asked) {
+            (Outcome::Refused(_), _) if is_there || one.found => self.wrongly_prepared.push(id),
+            // Nobody asked for a commit of these.
+            (Outcome::Refused(_) | Outcome::Unknown(_), _) => self.ended_otherwise.extend(is_there.then_some(id)),
+            (Outcome::Acknowledged, _) if unprotected => {}
+            (Outcome::Acknowledged, Some(End::Rollback)) => self.ended_otherwise.extend((is_there || one.ended && one.found).then_some(id)),
+            (Outcome::Acknowledged, None | Some(End::Commit)) if !is_there => self.lost_prepared.push(id),
+            (Outcome::Acknowledged, _) => self.ended_otherwise.extend((one.ended && one.found).then_some(id)),
+        }
+    }
+
     /// What a failover loses is the end of a term, not a part of its middle.
-    fn look_for_holes(&mut self, acts: &[Act]) {
-        let lost: BTreeSet<u64> = self.lost.iter().copied().collect();
+    fn look_for_holes(&mut self, acts: &[Act], lost: &[&Act]) {
+        let lost: BTreeSet<u64> = lost.iter().map(|act| act.id).collect();
         let acknowledged = || acts.iter().filter(|act| act.outcome == Outcome::Acknowledged).filter_map(|act| Some((act, act.term?)));
         let mut survived: BTreeMap<u64, Instant> = BTreeMap::new();
         for (act, term) in acknowledged().filter(|(act, _)| !lost.contains(&act.id)) {
@@ -110,7 +150,7 @@ impl Judgement {
     }
 
     /// Every list that was seen has to be a beginning of the list as it is now, and to end with the element that was appended.
-    fn look_at_lists(&mut self, contents: &Contents, acts: &[Act], reads: &[Seen]) {
+    fn look_at_lists(&mut self, contents: &Contents, ledger: &Ledger, windows: &[Window]) {
         let beginnings: BTreeMap<u64, Vec<u64>> = contents
             .lists
             .iter()
@@ -125,7 +165,7 @@ impl Judgement {
             .collect();
         let is_beginning = |seen: &Seen| beginnings.get(&seen.list).and_then(|hashes| hashes.get(seen.length)) == Some(&seen.hash);
         let mut told = BTreeMap::new();
-        for act in acts.iter().filter(|act| act.outcome == Outcome::Acknowledged) {
+        for act in ledger.acts.iter().filter(|act| act.outcome == Outcome::Acknowledged && !is_within(windows, act.sent, act.known)) {
             let (Some(list), Some(seen)) = (act.list, &act.seen) else {
                 continue;
             };
@@ -136,15 +176,15 @@ impl Judgement {
                 self.broken_lists.push(act.id);
             }
         }
-        self.dirty_reads = reads.iter().filter(|seen| !is_beginning(seen)).count();
+        self.dirty_reads = ledger.reads.iter().filter(|seen| !is_beginning(seen)).count();
     }
 
     /// Acknowledgements have to follow one another term by term.
-    fn look_at_terms(&mut self, acts: &[Act]) {
+    fn look_at_terms<'a>(&mut self, acts: impl Iterator<Item = &'a Act>) {
         let mut first: BTreeMap<u64, Instant> = BTreeMap::new();
         let mut servers: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
         let acknowledged: Vec<(&Act, u64)> =
-            acts.iter().filter(|act| act.outcome == Outcome::Acknowledged).filter_map(|act| Some((act, act.term?))).collect();
+            acts.filter(|act| act.outcome == Outcome::Acknowledged).filter_map(|act| Some((act, act.term?))).collect();
         for (act, term) in &acknowledged {
             let known = first.entry(*term).or_insert(act.known);
             *known = act.known.min(*known);
@@ -167,8 +207,12 @@ impl Judgement {
 
     /// One sentence for each rule that was broken. Without synchronous mode a failover may lose the last commits, as everywhere.
     pub fn violations(&self, synchronous: bool) -> Vec<String> {
-        let lists: [(&str, &[u64], bool); 8] = [
+        let lists: [(&str, &[u64], bool); 12] = [
             ("acknowledged and lost", &self.lost, synchronous),
+            ("prepared with an acknowledgement and lost", &self.lost_prepared, synchronous),
+            ("ended with an acknowledgement and otherwise in the end", &self.ended_otherwise, synchronous),
+            ("refused to be prepared and there", &self.wrongly_prepared, true),
+            ("copied in part", &self.torn, true),
             ("lost before something that is there", &self.holes, true),
             ("there twice", &self.doubled, true),
             ("refused and there", &self.wrongly_refused, true),
@@ -182,10 +226,18 @@ impl Judgement {
     }
 }
 
+fn is_within(windows: &[Window], sent: Instant, known: Instant) -> bool {
+    windows.iter().any(|window| sent < window.to && known > window.from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::storm::clients::hash;
+
+    fn judge(contents: &Contents, acts: &[Act]) -> Judgement {
+        Judgement::on(contents, &Ledger { acts: acts.to_vec(), ..Ledger::default() }, &[])
+    }
 
     fn act(id: u64, at_ms: (u64, u64), term: u64, server: usize) -> Act {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
@@ -203,7 +255,7 @@ mod tests {
     fn an_answer_of_an_earlier_leader_to_what_was_sent_after_a_later_ones_is_seen() {
         let contents = Contents { written: (1..=4).map(|id| (id, 1)).collect(), ..Contents::default() };
         let acts = [act(1, (0, 10), 5, 0), act(2, (8, 22), 5, 0), act(3, (15, 20), 9, 1), act(4, (21, 30), 5, 0)];
-        let judged = Judgement::on(&contents, &acts, &[]);
+        let judged = judge(&contents, &acts);
         assert_eq!(judged.two_leaders, [4]);
         assert_eq!((judged.overlaps, judged.longest_overlap), (1, Duration::from_millis(2)));
         assert_eq!(judged.terms, 2);
@@ -213,18 +265,18 @@ mod tests {
     #[test]
     fn one_term_belongs_to_one_server() {
         let contents = Contents { written: (1..=2).map(|id| (id, 1)).collect(), ..Contents::default() };
-        let judged = Judgement::on(&contents, &[act(1, (0, 1), 5, 0), act(2, (2, 3), 5, 1)], &[]);
+        let judged = judge(&contents, &[act(1, (0, 1), 5, 0), act(2, (2, 3), 5, 1)]);
         assert_eq!(judged.shared_terms, [5]);
     }
 
     #[test]
     fn lost_and_reordered_appends_are_seen() {
         let contents = Contents { lists: BTreeMap::from([(1, vec![10, 30, 20])]), ..Contents::default() };
-        let good = Judgement::on(&contents, &[append(10, &[10]), append(30, &[10, 30]), append(20, &[10, 30, 20])], &[]);
+        let good = judge(&contents, &[append(10, &[10]), append(30, &[10, 30]), append(20, &[10, 30, 20])]);
         assert_eq!(good.violations(true), Vec::<String>::new());
-        let reordered = Judgement::on(&contents, &[append(10, &[10]), append(20, &[10, 20]), append(30, &[10, 20, 30])], &[]);
+        let reordered = judge(&contents, &[append(10, &[10]), append(20, &[10, 20]), append(30, &[10, 20, 30])]);
         assert_eq!(reordered.broken_lists, [20, 30]);
-        let lost = Judgement::on(&contents, &[append(10, &[10]), append(40, &[10, 30, 20, 40])], &[]);
+        let lost = judge(&contents, &[append(10, &[10]), append(40, &[10, 30, 20, 40])]);
         assert_eq!((lost.lost, lost.broken_lists), (vec![40], vec![40]));
         assert_eq!(lost.unheard_of, [20, 30]);
     }
@@ -233,7 +285,7 @@ mod tests {
     fn a_term_loses_its_end_and_not_its_middle() {
         let contents = Contents { written: BTreeMap::from([(1, 1), (3, 1)]), ..Contents::default() };
         let acts = [act(1, (0, 1), 5, 0), act(2, (2, 3), 5, 0), act(3, (4, 5), 5, 0), act(4, (6, 7), 5, 0)];
-        let judged = Judgement::on(&contents, &acts, &[]);
+        let judged = judge(&contents, &acts);
         assert_eq!((judged.lost.clone(), judged.holes.clone()), (vec![2, 4], vec![2]));
         assert_eq!(judged.violations(false).len(), 1);
     }
@@ -242,7 +294,64 @@ mod tests {
     fn lost_doubled_and_wrongly_refused_are_told_apart() {
         let contents = Contents { written: BTreeMap::from([(2, 2), (3, 1)]), ..Contents::default() };
         let refused = Act { outcome: Outcome::Refused("no".to_owned()), ..act(3, (0, 1), 1, 0) };
-        let judged = Judgement::on(&contents, &[act(1, (0, 1), 1, 0), act(2, (0, 1), 1, 0), refused], &[]);
+        let judged = judge(&contents, &[act(1, (0, 1), 1, 0), act(2, (0, 1), 1, 0), refused]);
         assert_eq!((judged.lost, judged.doubled, judged.wrongly_refused), (vec![1], vec![2], vec![3]));
+    }
+
+    #[test]
+    fn what_was_acknowledged_while_the_mode_was_off_may_be_lost_and_nothing_else() {
+        let acts = [act(1, (0, 10), 5, 0), act(2, (20, 30), 5, 0), act(3, (40, 50), 5, 0)];
+        let window = Window { from: acts[0].known + Duration::from_millis(5), to: acts[2].sent - Duration::from_millis(5) };
+        let ledger = Ledger { acts: acts.to_vec(), ..Ledger::default() };
+        let judged = Judgement::on(&Contents::default(), &ledger, &[window]);
+        assert_eq!((judged.lost, judged.lost_unprotected), (vec![1, 3], vec![2]));
+    }
+
+    #[test]
+    fn prepared_transactions_are_judged_by_what_was_asked_and_acknowledged() {
+        let refused = || Outcome::Refused("no".to_owned());
+        let unknown = || Outcome::Unknown("cut".to_owned());
+        let acknowledged = || Outcome::Acknowledged;
+        // The PREPARE, what was asked, that was acknowledged, found in the end, the row is there; lost, otherwise, wrongly prepared.
+        #[rustfmt::skip]
+        let table = [
+            (acknowledged(), None,                false, true,  true,  (0, 0, 0)),
+            (acknowledged(), None,                false, false, false, (1, 0, 0)),
+            (acknowledged(), Some(End::Commit),   true,  false, true,  (0, 0, 0)),
+            (acknowledged(), Some(End::Commit),   true,  true,  true,  (0, 1, 0)),
+            (acknowledged(), Some(End::Commit),   true,  false, false, (1, 0, 0)),
+            (acknowledged(), Some(End::Commit),   false, true,  true,  (0, 0, 0)),
+            (acknowledged(), Some(End::Commit),   false, false, true,  (0, 0, 0)),
+            (acknowledged(), Some(End::Commit),   false, false, false, (1, 0, 0)),
+            (acknowledged(), Some(End::Rollback), true,  false, false, (0, 0, 0)),
+            (acknowledged(), Some(End::Rollback), true,  true,  false, (0, 1, 0)),
+            (acknowledged(), Some(End::Rollback), true,  false, true,  (0, 1, 0)),
+            (acknowledged(), Some(End::Rollback), false, true,  false, (0, 0, 0)),
+            (unknown(),      None,                false, false, false, (0, 0, 0)),
+            (unknown(),      Some(End::Rollback), false, true,  false, (0, 0, 0)),
+            (unknown(),      None,                false, false, true,  (0, 1, 0)),
+            (refused(),      None,                false, false, false, (0, 0, 0)),
+            (refused(),      None,                false, true,  false, (0, 0, 1)),
+            (refused(),      None,                false, false, true,  (0, 0, 1)),
+        ];
+        for (row, (outcome, asked, ended, found, is_there, expected)) in table.into_iter().enumerate() {
+            let prepare = Act { outcome, ..act(1, (0, 1), 1, 0) };
+            let one = Transaction { last: prepare.known, prepare, asked, ended, found };
+            let contents = Contents { written: is_there.then_some((1, 1)).into_iter().collect(), ..Contents::default() };
+            let judged = Judgement::on(&contents, &Ledger { transactions: vec![one], ..Ledger::default() }, &[]);
+            let seen = (judged.lost_prepared.len(), judged.ended_otherwise.len(), judged.wrongly_prepared.len());
+            assert_eq!(seen, expected, "row {row}");
+            assert_eq!(judged.unheard_of, [] as [u64; 0]);
+        }
+    }
+
+    #[test]
+    fn a_copy_is_there_as_a_whole_with_its_row_or_not_at_all() {
+        let contents = Contents {
+            written: BTreeMap::from([(1, 1), (2, 1)]),
+            heaps: BTreeMap::from([(1, LINES), (2, LINES - 1), (3, LINES)]),
+            ..Contents::default()
+        };
+        assert_eq!(judge(&contents, &[act(1, (0, 1), 1, 0), act(2, (0, 1), 1, 0)]).torn, [2, 3]);
     }
 }

@@ -1,9 +1,13 @@
 //! The storm: a real cluster under faults drawn from a seed, which has to heal by itself after each, and a verdict.
 
 pub mod clients;
+pub mod clock;
+pub mod disk;
 pub mod fault;
 pub mod judge;
+pub mod mode;
 pub mod network;
+pub mod prepared;
 pub mod random;
 
 use crate::cluster::Cluster;
@@ -12,9 +16,12 @@ use crate::node::{Config, Node};
 use crate::place::Place;
 use crate::room::{self, Room};
 use crate::view::View;
-use clients::{Clients, Kind, elements};
-use fault::{ETCDS, Fault, Ground};
+use clients::{Clients, Kind, Ledger, elements};
+use clock::Clock;
+use disk::Disk;
+use fault::{ETCDS, Fault, Ground, Means};
 use judge::{Contents, Judgement};
+use mode::Modes;
 use network::Network;
 use random::Random;
 use std::collections::BTreeMap;
@@ -23,6 +30,20 @@ use std::time::{Duration, Instant};
 
 /// Acknowledged statements that make a cluster healthy, after it looks so.
 const PROOF: u64 = 20;
+
+/// The clients.
+const KINDS: [Kind; 10] = [
+    Kind::Insert,
+    Kind::Insert,
+    Kind::Insert,
+    Kind::Append,
+    Kind::Append,
+    Kind::Append,
+    Kind::Read,
+    Kind::Prepare,
+    Kind::Copy,
+    Kind::Cancelled,
+];
 
 /// What a storm is.
 #[derive(Debug, Clone)]
@@ -35,6 +56,10 @@ pub struct Weather {
     pub synchronous: bool,
     /// In network namespaces, with cuts.
     pub networked: bool,
+    /// With changes of the synchronous mode.
+    pub modes: bool,
+    /// Only rounds with a fault whose name has this in it.
+    pub only: String,
     /// How long healing may take.
     pub heal: Duration,
     /// `ttl`.
@@ -51,21 +76,26 @@ struct Round {
 /// The first rounds of a seed, without running them.
 pub fn print_plan(weather: &Weather, rounds: usize) {
     let mut random = Random::new(weather.seed);
+    let means = Means::here(weather.networked, weather.modes);
     for number in 1..=rounds {
-        let (faults, _rest) = next_round(&mut random, weather);
+        let (faults, _rest) = next_round(&mut random, means, weather);
         let said = faults.iter().map(|fault| format!("{} of {:?} for {:.1} s", fault.word, fault.role, fault.lasts.as_secs_f64()));
         println!("#{number} {}", said.collect::<Vec<_>>().join(" and "));
     }
 }
 
-fn next_round(random: &mut Random, weather: &Weather) -> (Vec<Fault>, Duration) {
-    let faults = fault::round(random, weather.networked);
-    (faults, random.lasting(Duration::from_millis(500), Duration::from_secs(5)))
+fn next_round(random: &mut Random, means: Means, weather: &Weather) -> (Vec<Fault>, Duration) {
+    let wanted = |faults: &Vec<Fault>| faults.iter().any(|fault| fault.word.to_string().contains(&weather.only));
+    // Every fault is drawn once in a hundred rounds or so.
+    let rounds = (0..100_000).map(|_| (fault::round(random, means), random.lasting(Duration::from_millis(500), Duration::from_secs(5))));
+    let mut rounds = rounds.filter(|(faults, _)| wanted(faults));
+    rounds.next().unwrap_or_else(|| panic!("no fault here has {:?} in its name; hint: seed=1 plan=100 shows names", weather.only))
 }
 
 /// Runs it and prints as it goes; true where nothing was found.
 pub async fn run(weather: &Weather) -> bool {
-    let ground = settle(weather).await;
+    let means = Means::here(weather.networked, weather.modes);
+    let ground = settle(weather, means).await;
     let servers: Vec<(String, u16)> = ground.cluster.nodes.iter().map(|node| (node.host().to_owned(), node.port())).collect();
     let room = ground.cluster.room.path().display().to_string();
     println!(
@@ -76,13 +106,13 @@ pub async fn run(weather: &Weather) -> bool {
         weather.ttl,
         if ground.network.is_some() { "a network namespace each" } else { "on loopback, no network faults" },
     );
+    println!("storm: {means:?}");
     if let Err(error) = make_tables(&ground).await {
         println!("storm: no tables: {error}");
         ground.cluster.room.keep();
         return false;
     }
-    let kinds = [Kind::Insert, Kind::Insert, Kind::Insert, Kind::Append, Kind::Append, Kind::Append, Kind::Read];
-    let clients = Clients::start(&servers, &kinds);
+    let clients = Clients::start(&servers, &KINDS, &ground.cluster.room);
     let began = Instant::now();
     // Each writer has a first acknowledgement of the first leader.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -90,7 +120,7 @@ pub async fn run(weather: &Weather) -> bool {
     let mut rounds: Vec<Round> = Vec::new();
     let mut broken: Vec<String> = Vec::new();
     while began.elapsed() < weather.lasts {
-        let (faults, rest) = next_round(&mut random, weather);
+        let (faults, rest) = next_round(&mut random, means, weather);
         match one_round(&ground, &clients, &faults, rounds.len() + 1, began, weather).await {
             Ok(round) => rounds.push(round),
             Err(why) => {
@@ -102,18 +132,18 @@ pub async fn run(weather: &Weather) -> bool {
         tokio::time::sleep(rest).await;
     }
     let lasted = began.elapsed();
-    let (acts, reads) = clients.finish();
-    match contents(&ground).await {
-        Ok(contents) => {
-            let judged = Judgement::on(&contents, &acts, &reads);
+    let ledger = clients.finish();
+    match verdict(&ground, ledger, weather).await {
+        Ok((judged, ledger)) => {
             broken.extend(judged.violations(weather.synchronous));
             print_table(&rounds, &judged, lasted);
-            print_words(&acts);
+            print_words(&ledger);
         }
         Err(error) => broken.push(format!("no verdict: {error}")),
     }
     if broken.is_empty() {
         println!("storm: seed {}: no violation", weather.seed);
+        end(ground);
         return true;
     }
     for what in &broken {
@@ -121,35 +151,75 @@ pub async fn run(weather: &Weather) -> bool {
     }
     print_state(&ground).await;
     ground.cluster.room.keep();
-    println!("storm: seed {}: left for you to look at: {room}", weather.seed);
+    println!("storm: seed {}: left for you to look at: {room}; the data is in n?.disk: mount -o loop", weather.seed);
+    end(ground);
     false
 }
 
-async fn settle(weather: &Weather) -> Ground {
+/// Nothing is removed below a mounted disk, and no disk is unmounted below a server.
+fn end(ground: Ground) {
+    ground.cluster.nodes.iter().for_each(Node::kill);
+    drop(ground.disks);
+}
+
+/// Ends what is prepared still, and compares.
+async fn verdict(ground: &Ground, mut ledger: Ledger, weather: &Weather) -> Result<(Judgement, Ledger), String> {
+    let view = ground.cluster.view().await.map_err(|error| format!("{error:#}"))?;
+    let leader = ground.cluster.node(view.leader().ok_or("nobody leads")?);
+    prepared::finish(leader, &mut ledger.transactions).await?;
+    let contents = contents(ground).await?;
+    let windows = if weather.synchronous { ground.modes.windows() } else { Vec::new() };
+    Ok((Judgement::on(&contents, &ledger, &windows), ledger))
+}
+
+async fn settle(weather: &Weather, means: Means) -> Ground {
     let names = ["n1", "n2", "n3"];
     let network = weather.networked.then(|| Network::new(&[&names[..], &ETCDS[..]].concat()).expect("make a network; hint: NET=false"));
     let place = |name: &str| network.as_ref().map_or_else(Place::loopback, |network| network.place(name));
     let room = Room::new();
     let etcd = Etcd::planned_at(&room, ETCDS.iter().map(|name| place(name)).collect());
     etcd.run(&room).await;
+    let with = |wanted: bool| if wanted { &names[..] } else { &[] };
+    let disks: Vec<Disk> = with(means.disk).iter().map(|name| Disk::new(&room, name).expect("make a disk; hint: DISK=false")).collect();
+    let clocks: Vec<Clock> = with(means.clock).iter().map(|name| Clock::new(&room, name).expect("make a clock")).collect();
     let change = |config: &mut Config| {
         let dynamic = &mut config["bootstrap"]["dcs"];
         dynamic["ttl"] = weather.ttl.into();
         dynamic["loop_wait"] = 1.into();
         dynamic["retry_timeout"] = 1.into();
         dynamic["synchronous_mode"] = weather.synchronous.into();
+        dynamic["postgresql"]["parameters"]["max_prepared_transactions"] = 200.into();
         if let Some(lines) = config["postgresql"]["pg_hba"].as_array_mut() {
             lines.push("host all all 10.0.0.0/8 scram-sha-256".into());
             lines.push("host replication all 10.0.0.0/8 scram-sha-256".into());
         }
-        config["postgresql"]["parameters"]["log_line_prefix"] = "%m [%p] %b ".into();
+        let parameters = &mut config["postgresql"]["parameters"];
+        parameters["log_line_prefix"] = "%m [%p] %b ".into();
+        // Little WAL is kept to be used again, so that a full disk is felt within seconds.
+        parameters["min_wal_size"] = "32MB".into();
+        parameters["max_wal_size"] = "128MB".into();
     };
     let nodes = names
         .iter()
-        .map(|name| {
-            let node = Node::bare_at(&room, name, name, place(name));
+        .enumerate()
+        .map(|(number, name)| {
+            let mut node = Node::bare_at(&room, name, name, place(name));
+            if let Some(disk) = disks.get(number) {
+                node = node.with_data_in(disk.path());
+            }
+            if let Some(clock) = clocks.get(number) {
+                node = node.with_environment(clock.environment());
+            }
             let mut config = node.default_config(&etcd.hosts());
             change(&mut config);
+            let log = fault::server_log(&node);
+            let parameters = &mut config["postgresql"]["parameters"];
+            parameters["logging_collector"] = "on".into();
+            parameters["log_directory"] = log.parent().map(|dir| dir.display().to_string()).into();
+            parameters["log_filename"] = log.file_name().map(|name| name.to_string_lossy()).into();
+            // Else it is another file after ten megabytes.
+            parameters["log_rotation_size"] = 0.into();
+            parameters["log_rotation_age"] = 0.into();
             node.configure(&room, &config);
             node
         })
@@ -159,7 +229,7 @@ async fn settle(weather: &Weather) -> Ground {
         cluster.start(node);
     }
     cluster.healthy().await;
-    Ground { cluster, network }
+    Ground { cluster, network, disks, clocks, modes: Modes::new(weather.synchronous) }
 }
 
 async fn make_tables(ground: &Ground) -> anyhow::Result<()> {
@@ -218,7 +288,10 @@ async fn healed(ground: &Ground, clients: &Clients, weather: &Weather) -> Result
         let fault = match ground.cluster.view().await {
             Ok(view) => match fault_of(ground, &view, weather).await {
                 None => match proven {
-                    Some(before) if clients.acknowledged() >= before + PROOF => return Ok(()),
+                    Some(before) if clients.acknowledged() >= before + PROOF => {
+                        ground.modes.whole();
+                        return Ok(());
+                    }
                     Some(_) => "clients do not get on".to_owned(),
                     None => {
                         proven = Some(clients.acknowledged());
@@ -241,6 +314,9 @@ async fn healed(ground: &Ground, clients: &Clients, weather: &Weather) -> Result
 
 /// What is wrong by etcd, and by the primary's own view of its standbys.
 async fn fault_of(ground: &Ground, view: &View, weather: &Weather) -> Option<String> {
+    if let Some(fault) = ground.modes.restore(&ground.cluster, view).await {
+        return Some(fault);
+    }
     if let Some(fault) = view.fault(ground.cluster.nodes.len(), weather.synchronous) {
         return Some(fault);
     }
@@ -277,7 +353,7 @@ async fn alike(ground: &Ground) -> Result<Contents, String> {
     let view = ground.cluster.view().await.map_err(say)?;
     let leader = ground.cluster.node(view.leader().ok_or("nobody leads")?);
     let sums = "SELECT (SELECT md5(concat(count(*), sum(hashint8extended(id, 0)))) FROM written) || \
-                (SELECT coalesce(md5(string_agg(md5(k::text || v::text), '' ORDER BY k)), '') FROM lists)";
+                (SELECT md5(concat(count(*), sum(id))) FROM heaps) || (SELECT coalesce(md5(string_agg(md5(k::text || v::text), '' ORDER BY k)), '') FROM lists)";
     let of_leader = leader.one(sums).await.map_err(say)?;
     for node in ground.cluster.others(leader) {
         let own = node.one(sums).await.map_err(|error| format!("{}: {error:#}", node.name()))?;
@@ -288,6 +364,9 @@ async fn alike(ground: &Ground) -> Result<Contents, String> {
     let mut contents = Contents::default();
     for row in leader.query("SELECT id, count(*) FROM written GROUP BY id").await.map_err(say)? {
         contents.written.insert(row[0].parse().unwrap_or(0), row[1].parse().unwrap_or(0));
+    }
+    for row in leader.query("SELECT id, count(*) FROM heaps GROUP BY id").await.map_err(say)? {
+        contents.heaps.insert(row[0].parse().unwrap_or(0), row[1].parse().unwrap_or(0));
     }
     for row in leader.query("SELECT k, v FROM lists").await.map_err(say)? {
         contents.lists.insert(row[0].parse().unwrap_or(0), elements(&row[1]));
@@ -331,6 +410,15 @@ fn print_table(rounds: &[Round], judged: &Judgement, lasted: Duration) {
         judged.lost_by_term,
         judged.holes.len()
     );
+    println!("| lost while the mode was off | {} |", judged.lost_unprotected.len());
+    println!("| two-phase commits | {} |", judged.transactions);
+    println!(
+        "| of these lost, otherwise ended, wrongly prepared | {}, {}, {} |",
+        judged.lost_prepared.len(),
+        judged.ended_otherwise.len(),
+        judged.wrongly_prepared.len()
+    );
+    println!("| copied in part | {} |", judged.torn.len());
     println!("| doubled | {} |", judged.doubled.len());
     println!("| refused and there | {} |", judged.wrongly_refused.len());
     println!("| lists lost or reordered | {} |", judged.broken_lists.len());
@@ -342,10 +430,10 @@ fn print_table(rounds: &[Round], judged: &Judgement, lasted: Duration) {
 }
 
 /// What clients were told, most frequent first.
-fn print_words(acts: &[clients::Act]) {
+fn print_words(ledger: &Ledger) {
     use crate::workload::Outcome::{Refused, Unknown};
     let mut told: BTreeMap<String, usize> = BTreeMap::new();
-    for act in acts {
+    for act in ledger.acts.iter().chain(ledger.transactions.iter().map(|one| &one.prepare)) {
         match &act.outcome {
             Refused(words) => *told.entry(format!("refused: {words}")).or_default() += 1,
             Unknown(words) => *told.entry(format!("unknown: {words}")).or_default() += 1,
@@ -354,7 +442,7 @@ fn print_words(acts: &[clients::Act]) {
     }
     let mut told: Vec<(usize, String)> = told.into_iter().map(|(words, count)| (count, words)).collect();
     told.sort_unstable_by(|one, other| other.cmp(one));
-    for (count, words) in told.iter().take(8) {
+    for (count, words) in told.iter().take(12) {
         println!("clients were told {count} times: {words}");
     }
 }
@@ -368,6 +456,7 @@ async fn print_state(ground: &Ground) {
         let lease = node.query("SELECT * FROM tenure.lease()").await;
         println!("{}: lease {lease:?}", node.name());
         println!("--- the end of {}'s arbiter.log\n{}", node.name(), room::tail(&node.log_file(), 3000));
-        println!("--- the end of {}'s postmaster.log\n{}", node.name(), room::tail(&node.data_dir().join("log/postmaster.log"), 3000));
+        println!("--- the end of {}'s postmaster.log\n{}", node.name(), room::tail(&node.data_dir().join("log/postmaster.log"), 1000));
+        println!("--- the end of {}'s postgresql.log\n{}", node.name(), room::tail(&fault::server_log(node), 3000));
     }
 }

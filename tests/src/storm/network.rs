@@ -5,6 +5,7 @@
 
 use crate::place::Place;
 use anyhow::{Result, bail};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -80,6 +81,34 @@ impl Network {
         let _ = run("tc", &format!("-n {} qdisc del dev eth0 root", self.namespace(name)));
     }
 
+    /// Of what this one sends and of what reaches it, so many packets in a hundred are lost, each by its own draw.
+    pub fn lose(&self, name: &str, percent: u64) {
+        let space = self.namespace(name);
+        let hook = |hook: &str| {
+            format!(
+                "add chain ip storm {hook} {{ type filter hook {hook} priority 0; }}\nadd rule ip storm {hook} oifname != lo numgen random mod 100 < {percent} drop\n"
+            )
+        };
+        let rules = format!("add table ip storm\n{}{}", hook("output"), hook("input").replace("oifname", "iifname"));
+        let _ = nft(&space, &rules);
+    }
+
+    /// Ends [`Network::lose`].
+    pub fn keep(&self, name: &str) {
+        let _ = nft(&self.namespace(name), "delete table ip storm\n");
+    }
+
+    /// Whether packets can be lost at random here.
+    pub fn can_lose(&self) -> bool {
+        self.names.iter().all(|name| {
+            nft(
+                &self.namespace(name),
+                "add table ip storm\nadd chain ip storm try\nadd rule ip storm try numgen random mod 100 < 1 drop\ndelete table ip storm\n",
+            )
+            .is_ok()
+        })
+    }
+
     fn host(&self, name: &str) -> &str {
         let at = self.names.iter().position(|one| one == name).expect("a name of this network");
         &self.hosts[at]
@@ -127,6 +156,21 @@ fn remove_those_left_behind() {
 
 fn ip(words: &str) -> Result<()> {
     run("ip", words)
+}
+
+/// Rules for one namespace, all or none of them.
+fn nft(space: &str, rules: &str) -> Result<()> {
+    let mut nft = Command::new("ip");
+    nft.args(["netns", "exec", space, "nft", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = nft.spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(rules.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("nft: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
 }
 
 fn run(program: &str, words: &str) -> Result<()> {
