@@ -3,6 +3,7 @@
 mod address;
 mod known;
 mod overlay;
+mod rest;
 mod tree;
 mod validate;
 
@@ -12,8 +13,11 @@ use crate::postgres::Programs;
 use crate::postgres::conf::ConfigFiles;
 use crate::postgres::initdb::LongOption;
 use crate::secret::Secret;
+use crate::tls;
 use cluster::name::{MemberName, Scope};
+use ipnet::IpNet;
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,6 +33,8 @@ pub struct NodeConfig {
     pub name: MemberName,
     /// The REST interface.
     pub rest: RestConfig,
+    /// How others' REST is asked.
+    pub ctl: CtlConfig,
     /// Where etcd is.
     pub etcd: EtcdConfig,
     /// What a new cluster is made of.
@@ -52,6 +58,40 @@ pub struct RestConfig {
     pub connect_address: HostPort,
     /// Basic authentication for what changes something; `None`: not asked.
     pub authentication: Option<(String, Secret)>,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<tls::Server>,
+    /// Who may change something, by address; `None`: not asked.
+    pub allowlist: Option<Allowlist>,
+    /// Sent with each answer.
+    pub extra_headers: Vec<(String, String)>,
+}
+
+impl RestConfig {
+    /// What others reach this interface by.
+    pub fn url(&self) -> String {
+        let protocol = if self.tls.is_some() { "https" } else { "http" };
+        format!("{protocol}://{}", self.connect_address)
+    }
+}
+
+/// `restapi.allowlist` and `restapi.allowlist_include_members`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Allowlist {
+    /// Addresses and networks.
+    pub networks: Vec<IpNet>,
+    /// Names, looked up at each request.
+    pub hosts: Vec<String>,
+    /// The addresses of the cluster's members as well.
+    pub members: bool,
+}
+
+/// `ctl`: how members and people ask a member's REST.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CtlConfig {
+    /// Shown to members that ask for it; the one of `restapi` where `ctl` has none.
+    pub authentication: Option<(String, Secret)>,
+    /// For members that speak HTTPS.
+    pub tls: tls::Client,
 }
 
 /// `etcd3` or `etcd`.
@@ -239,6 +279,13 @@ impl NodeConfig {
             Err(wrong) => Err((survey.unknown, wrong)),
         }
     }
+}
+
+/// The part of a file that says how members are asked. What is wrong in it counts as absent: the operator's
+/// tool must work with half a file.
+pub fn ctl_of(root: &Map<String, Value>) -> CtlConfig {
+    let errors = RefCell::default();
+    rest::ctl(&tree::At::root(root, "ctl", &errors), &tree::At::root(root, "restapi", &errors))
 }
 
 impl PostgresConfig {

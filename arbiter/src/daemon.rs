@@ -1,9 +1,11 @@
 //! The arbiter: one loop over one closed set of wake-ups: look, decide, apply, look again.
 
 use crate::apply::{self, Done, Judged};
+use crate::cli::http::Caller;
 use crate::config::NodeConfig;
 use crate::hands::Hands;
 use crate::observe::{self, Memory, Seen};
+use crate::rest::Gate;
 use crate::snapshot::{Command, Node, Snapshot};
 use crate::{bootstrap, logging, postgres, rest, settings};
 use anyhow::{Context, Result, bail};
@@ -59,6 +61,10 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     for line in &config.not_served {
         tracing::warn!("not served yet: {line}");
     }
+    let files = RestFiles::load(&config)?;
+    if config.rest.tls.is_some() && config.ctl.tls.authority.is_none() {
+        tracing::warn!("other members' certificates are not checked: there is neither ctl.cacert nor restapi.cafile");
+    }
     if let Some(parent) = config.postgres.data_dir.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     }
@@ -68,9 +74,9 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     let etcd = Arc::new(Etcd::new(Keys::new(&config.namespace, &config.scope), etcd_settings(&config)?));
     let config = Arc::new(config);
     let wake = Arc::new(Notify::new());
-    let hands = Hands::new(config.clone(), etcd, wake);
+    let hands = Hands::new(config.clone(), files.caller, etcd, wake);
     tracing::info!("arbiter of {} in {} begins, version {}", config.name, config.scope, env!("CARGO_PKG_VERSION"));
-    Daemon::new(hands, path.to_owned()).run(listener).await
+    Daemon::new(hands, path.to_owned(), files.gate).run(listener).await
 }
 
 /// How to reach etcd, from the node's file. Reads certificates, so before the loop begins.
@@ -95,6 +101,21 @@ pub fn etcd_settings(config: &NodeConfig) -> Result<Settings> {
     })
 }
 
+/// What REST needs from files, on both sides.
+struct RestFiles {
+    caller: Caller,
+    gate: Gate,
+}
+
+impl RestFiles {
+    /// Reads certificates. Blocks.
+    fn load(config: &NodeConfig) -> Result<RestFiles> {
+        let tls = config.ctl.tls.load().context("set up TLS for other members' REST (section ctl)")?;
+        let gate = Gate::load(&config.rest).context("set up the REST interface (section restapi)")?;
+        Ok(RestFiles { caller: Caller::new(config.ctl.authentication.clone(), Some(tls)), gate })
+    }
+}
+
 struct Daemon {
     hands: Hands,
     path: PathBuf,
@@ -111,10 +132,12 @@ struct Daemon {
     look_owed: bool,
     /// What was last said about `failsafe_mode`, while etcd is away.
     told_failsafe: Option<String>,
+    /// Who may ask REST for what.
+    gate: watch::Sender<Arc<Gate>>,
 }
 
 impl Daemon {
-    fn new(hands: Hands, path: PathBuf) -> Daemon {
+    fn new(hands: Hands, path: PathBuf, gate: Gate) -> Daemon {
         Daemon {
             hands,
             path,
@@ -127,6 +150,7 @@ impl Daemon {
             told_etcd: false,
             look_owed: false,
             told_failsafe: None,
+            gate: watch::channel(Arc::new(gate)).0,
         }
     }
 
@@ -154,7 +178,7 @@ impl Daemon {
             config: self.hands.config.clone(),
             sql: self.hands.sql.clone(),
         };
-        let rest = tokio::spawn(rest::serve(listener, node));
+        let rest = tokio::spawn(rest::serve(listener, node, self.gate.subscribe()));
         let watching = tokio::spawn(dcs::watch::keep_watching(self.hands.etcd.clone(), self.hands.wake.clone()));
         let keeper = self.hands.lease.clone();
         let keeping = tokio::spawn(async move { keeper.keep().await });
@@ -383,26 +407,33 @@ impl Daemon {
     async fn reload(&mut self) {
         tracing::info!("reading {} again", self.path.display());
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || NodeConfig::load(&path, std::env::vars())).await;
-        match read {
-            Ok(Ok(config)) => {
+        let load = move || {
+            let config = NodeConfig::load(&path, std::env::vars())?;
+            let files = RestFiles::load(&config)?;
+            Ok::<_, anyhow::Error>((config, files))
+        };
+        match tokio::task::spawn_blocking(load).await {
+            Ok(Ok((config, files))) => {
                 let config = Arc::new(config);
                 let fixed = |config: &NodeConfig| {
                     (
                         (config.scope.clone(), config.namespace.clone(), config.name.clone()),
-                        (config.postgres.data_dir.clone(), config.postgres.listen.clone(), config.rest.clone(), config.etcd.clone()),
+                        (config.postgres.data_dir.clone(), config.postgres.listen.clone(), config.etcd.clone()),
+                        (config.rest.listen.clone(), config.rest.connect_address.clone(), config.rest.tls.is_some()),
                     )
                 };
                 if fixed(&config) != fixed(&self.hands.config) {
                     tracing::error!(
-                        "scope, namespace, name, restapi, etcd3, postgresql.listen or postgresql.data_dir changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded",
+                        "scope, namespace, name, etcd3, postgresql.listen, postgresql.data_dir, restapi.listen, restapi.connect_address or whether REST speaks HTTPS changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded",
                         self.path.display()
                     );
                     return;
                 }
                 self.hands.config = config;
+                self.hands.caller = files.caller;
+                self.gate.send_replace(Arc::new(files.gate));
             }
-            Ok(Err(why)) => tracing::error!("{why}; going on with the old configuration"),
+            Ok(Err(why)) => tracing::error!("{why:#}; going on with the old configuration"),
             Err(why) => tracing::error!("read the configuration: {why}"),
         }
     }

@@ -6,7 +6,6 @@
 //! an arbiter does not stand). The leader counts from before it asked, the members from when they
 //! answered, so the leader's time is over first.
 
-use crate::cli::http;
 use crate::hands::Hands;
 use crate::postgres::query::LocalSql;
 use crate::snapshot::Node;
@@ -74,15 +73,14 @@ pub async fn ask_all(hands: &Hands, view: &ClusterView) -> Result<()> {
     let body = json!({
         "name": hands.config.name,
         "conn_url": format!("postgres://{address}/{}", hands.config.postgres.database),
-        "api_url": format!("http://{}/patroni", hands.config.rest.connect_address),
+        "api_url": format!("{}/patroni", hands.config.rest.url()),
         "ttl": ttl.as_secs(),
     });
     let others = known.iter().filter(|(name, _)| name.as_str() != hands.config.name.as_str());
     let asks = others.map(|(name, api_url)| {
         let body = &body;
         async move {
-            let answer =
-                http::ask(api_url, "POST", "failsafe", Some(body), hands.config.rest.authentication.as_ref(), ANSWER_PATIENCE).await;
+            let answer = hands.caller.ask(api_url, "POST", "failsafe", Some(body), ANSWER_PATIENCE).await;
             match answer {
                 Ok((200, _)) => Ok(()),
                 Ok((status, text)) => bail!("{name} does not promise: {status} {text}"),

@@ -1,5 +1,6 @@
 //! Everything that the arbiter's procedures work with: one node's server, files, lease and store.
 
+use crate::cli::http::Caller;
 use crate::config::NodeConfig;
 use crate::node_lease::{NodeLease, Word};
 use crate::postgres::conf::Recovery;
@@ -26,6 +27,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Hands {
     /// The node's file.
     pub config: Arc<NodeConfig>,
+    /// How other members' REST is asked.
+    pub caller: Caller,
     /// The cluster's store.
     pub etcd: Arc<Etcd>,
     /// The lease while no server runs.
@@ -56,7 +59,7 @@ struct State {
 
 impl Hands {
     /// Hands without a server yet.
-    pub fn new(config: Arc<NodeConfig>, etcd: Arc<Etcd>, wake: Arc<Notify>) -> Hands {
+    pub fn new(config: Arc<NodeConfig>, caller: Caller, etcd: Arc<Etcd>, wake: Arc<Notify>) -> Hands {
         let postgres = &config.postgres;
         let address = if postgres.use_unix_socket {
             let directory = postgres.parameters.get("unix_socket_directories").and_then(|list| list.split(',').next());
@@ -69,6 +72,7 @@ impl Hands {
         let programs = postgres.programs();
         Hands {
             config,
+            caller,
             etcd,
             lease,
             sql,

@@ -19,6 +19,7 @@ mod slots;
 mod snapshot;
 mod switchover;
 mod tend;
+mod tls;
 
 use clap::Parser;
 use std::io::Write;
@@ -35,7 +36,7 @@ struct Arguments {
     /// Where etcd is: etcd3://HOST:PORT[,HOST:PORT]/NAMESPACE.
     #[arg(short, long, global = true, env = "DCS_URL", visible_alias = "dcs", value_name = "URL")]
     dcs_url: Option<String>,
-    /// Taken for compatibility: members are asked over plain HTTP.
+    /// Do not check the certificates of members that speak HTTPS.
     #[arg(short = 'k', long, global = true)]
     insecure: bool,
     #[command(subcommand)]
@@ -84,7 +85,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tool(command) => {
             logging::start(Some("warn"), false);
             let file = arguments.config_file.or_else(|| std::env::var_os("PATRONICTL_CONFIG_FILE").map(PathBuf::from));
-            let source = cli::context::Source { file, dcs_url: arguments.dcs_url };
+            let source = cli::context::Source { file, dcs_url: arguments.dcs_url, insecure: arguments.insecure };
             runtime.block_on(cli::run(*command, &source)).map(|()| ExitCode::SUCCESS)
         }
     }

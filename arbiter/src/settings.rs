@@ -125,7 +125,7 @@ fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Paramet
 pub fn member(config: &NodeConfig) -> Value {
     let mut member = json!({
         "conn_url": format!("postgres://{}/{}", config.postgres.connect_address, config.postgres.database),
-        "api_url": format!("http://{}/patroni", config.rest.connect_address),
+        "api_url": format!("{}/patroni", config.rest.url()),
         "version": dcs::SURFACE_VERSION,
         "state": "stopped",
         "role": "uninitialized",

@@ -1,7 +1,7 @@
 //! Planned change of leader: checkpoint, drain, clean stop, proof that the candidate has everything,
 //! and the key handed over in one guarded write.
 
-use crate::cli::http;
+use crate::cli::http::Caller;
 use crate::hands::Hands;
 use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::postmaster::StopMode;
@@ -63,7 +63,7 @@ pub async fn switch_over(
     if !clean || control.state != ClusterState::ShutDown {
         bail!("Postgres did not shut down cleanly ({:?}), so it stays the leader", control.state);
     }
-    let to = confirmed(view, &ready, Lsn(control.checkpoint.0 + CHECKPOINT_RECORD_BYTES)).await?;
+    let to = confirmed(&hands.caller, view, &ready, Lsn(control.checkpoint.0 + CHECKPOINT_RECORD_BYTES)).await?;
     hand_over(hands, leader, &to, Some(control.checkpoint)).await?;
     let total = began.elapsed();
     tracing::info!(
@@ -156,12 +156,12 @@ async fn wait_for_writers(hands: &Hands) {
 }
 
 /// The first candidate that says it has received up to `end`.
-async fn confirmed(view: &ClusterView, candidates: &[MemberName], end: Lsn) -> Result<MemberName> {
+async fn confirmed(caller: &Caller, view: &ClusterView, candidates: &[MemberName], end: Lsn) -> Result<MemberName> {
     let deadline = Instant::now() + CONFIRM_PATIENCE;
     let mut last = String::new();
     loop {
         for name in candidates {
-            match received(view, name).await {
+            match received(caller, view, name).await {
                 Ok(lsn) if lsn >= end => return Ok(name.clone()),
                 Ok(lsn) => last = format!("{name} has received up to {lsn}, {end} is needed"),
                 Err(why) => last = format!("{name}: {why:#}"),
@@ -175,9 +175,9 @@ async fn confirmed(view: &ClusterView, candidates: &[MemberName], end: Lsn) -> R
 }
 
 /// What a member says it has received, by its REST status.
-async fn received(view: &ClusterView, name: &MemberName) -> Result<Lsn> {
+async fn received(caller: &Caller, view: &ClusterView, name: &MemberName) -> Result<Lsn> {
     let entry = view.members.get(name).context("it has no member key")?;
-    let (status, text) = http::ask(&entry.member.api_url, "GET", "patroni", None, None, Duration::from_secs(1)).await?;
+    let (status, text) = caller.ask(&entry.member.api_url, "GET", "patroni", None, Duration::from_secs(1)).await?;
     let answer: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("status {status} is no JSON"))?;
     let position = |field: &str| answer["xlog"][field].as_u64();
     position("received_location").map(Lsn).context("it tells no received position")

@@ -1,5 +1,6 @@
 //! What every command needs: which cluster, where its etcd is, how to ask a member, how to ask the operator.
 
+use crate::cli::http::Caller;
 use crate::secret::Secret;
 use anyhow::{Context as _, Result};
 use cluster::name::{MemberName, Scope};
@@ -63,6 +64,8 @@ pub struct Source {
     pub file: Option<PathBuf>,
     /// `--dcs-url`.
     pub dcs_url: Option<String>,
+    /// `--insecure`: certificates of members are not checked.
+    pub insecure: bool,
 }
 
 /// The operator's tool, set up.
@@ -73,8 +76,8 @@ pub struct Tool {
     /// The Citus group of the configuration.
     group: Option<u32>,
     settings: dcs::Settings,
-    /// For the members' REST.
-    pub authentication: Option<(String, Secret)>,
+    /// How the members' REST is asked.
+    pub caller: Caller,
 }
 
 /// One cluster, reached through its etcd.
@@ -89,10 +92,17 @@ impl Tool {
     /// Reads the configuration: a node's file or the tool's own; what the tool does not need is not looked at.
     pub fn load(source: &Source) -> Result<Tool> {
         let root = read(source.file.as_deref())?;
-        Tool::from_tree(&root, source.dcs_url.as_deref(), |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Tool::from_tree(&root, source.dcs_url.as_deref(), source.insecure, |name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        })
     }
 
-    fn from_tree(root: &Map<String, Value>, dcs_url: Option<&str>, environment: impl Fn(&str) -> Option<String>) -> Result<Tool> {
+    fn from_tree(
+        root: &Map<String, Value>,
+        dcs_url: Option<&str>,
+        insecure: bool,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Tool> {
         let variable = |name: &str| environment(&format!("TENURE_{name}")).or_else(|| environment(&format!("PATRONI_{name}")));
         let text = |section: &Value, key: &str| section.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         let url = dcs_url.map(str::to_owned).or_else(|| root.get("dcs_api").and_then(Value::as_str).map(str::to_owned));
@@ -136,12 +146,15 @@ impl Tool {
             variable("RESTAPI_USERNAME").zip(variable("RESTAPI_PASSWORD")).map(|(user, password)| (user, Secret::new(password)));
         let group =
             root.get("citus").and_then(|citus| citus.get("group")).and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
+        let authentication = credentials("ctl").or(from_environment).or_else(|| credentials("restapi"));
+        let mut tls = crate::config::ctl_of(root).tls;
+        tls.insecure |= insecure;
         Ok(Tool {
             scope,
             namespace: namespace.unwrap_or_else(|| "service".to_owned()),
             group,
             settings,
-            authentication: credentials("ctl").or(from_environment).or_else(|| credentials("restapi")),
+            caller: Caller::new(authentication, Some(tls.load().context("set up TLS for the members' REST (section ctl)")?)),
         })
     }
 
@@ -395,7 +408,8 @@ mod tests {
 
     fn tool(yaml: &str, url: Option<&str>, environment: &[(&str, &str)]) -> Tool {
         let Value::Object(root) = serde_saphyr::from_str(yaml).unwrap() else { panic!("no map") };
-        Tool::from_tree(&root, url, |name| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())).unwrap()
+        Tool::from_tree(&root, url, false, |name| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+            .unwrap()
     }
 
     #[test]
@@ -423,10 +437,7 @@ mod tests {
             &[],
         );
         assert_eq!(tool.scope.as_ref().map(Scope::as_str), Some("demo"));
-        assert_eq!(
-            (tool.group, tool.authentication.as_ref().map(|(user, password)| (user.as_str(), password.reveal()))),
-            (Some(2), Some(("u", "p")))
-        );
+        assert_eq!((tool.group, tool.caller.credentials()), (Some(2), Some(("u", "p"))));
         let words = ["demo", "n1"].map(str::to_owned);
         assert_eq!(tool.cluster_and_members(&words), (Some("demo"), &words[1..]));
         assert_eq!(tool.cluster_and_members(&words[1..]), (None, &words[1..]));

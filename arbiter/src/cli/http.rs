@@ -1,72 +1,134 @@
-//! A request to a member's REST: one connection, one answer, bounded. Plain HTTP.
+//! A request to a member's REST: one connection, one answer, bounded. HTTP or HTTPS, as the member's `api_url` says.
 
 use crate::secret::Secret;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header;
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Largest answer that is read: a status is a few KiB.
-const MOST: u64 = 4 * 1024 * 1024;
+const MOST: usize = 4 * 1024 * 1024;
 
-/// Asks the member behind `api_url` (`http://host:port/patroni`) at `path`; gives status and text.
-pub async fn ask(
-    api_url: &str,
-    method: &str,
-    path: &str,
-    body: Option<&serde_json::Value>,
-    authentication: Option<&(String, Secret)>,
-    bound: Duration,
+/// Who asks members: with which credentials, and by which TLS where a member wants it. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    authentication: Option<Arc<(String, Secret)>>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Caller {
+    /// Without `tls`, a member that speaks HTTPS can't be asked.
+    pub fn new(authentication: Option<(String, Secret)>, tls: Option<Arc<ClientConfig>>) -> Caller {
+        Caller { authentication: authentication.map(Arc::new), tls }
+    }
+
+    #[cfg(test)]
+    pub fn credentials(&self) -> Option<(&str, &str)> {
+        self.authentication.as_ref().map(|pair| (pair.0.as_str(), pair.1.reveal()))
+    }
+
+    /// Asks the member behind `api_url` (`http://host:port/patroni`) at `path`; gives status and text.
+    pub async fn ask(
+        &self,
+        api_url: &str,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        bound: Duration,
+    ) -> Result<(u16, String)> {
+        match tokio::time::timeout(bound, self.exchange(api_url, method, path, body)).await {
+            Ok(answered) => answered,
+            Err(_) => bail!("{api_url} gave no answer within {} s", bound.as_secs_f32()),
+        }
+    }
+
+    async fn exchange(&self, api_url: &str, method: &str, path: &str, body: Option<&serde_json::Value>) -> Result<(u16, String)> {
+        let address = Address::of(api_url)?;
+        let body = body.map(serde_json::Value::to_string).unwrap_or_default();
+        let mut request = hyper::Request::builder()
+            .method(method)
+            .uri(format!("/{path}"))
+            .header(header::HOST, &address.authority)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONNECTION, "close");
+        if let Some(pair) = &self.authentication {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", pair.0, pair.1.reveal()));
+            let mut value = header::HeaderValue::try_from(format!("Basic {encoded}")).context("make the credentials a header")?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).with_context(|| format!("ask for /{path}"))?;
+        let stream = TcpStream::connect(&address.authority).await.with_context(|| format!("connect to {}", address.authority))?;
+        if !address.tls {
+            return speak(stream, request).await.with_context(|| format!("ask {}", address.authority));
+        }
+        let Some(config) = &self.tls else { bail!("{api_url} wants HTTPS, and no TLS is set up here") };
+        let name = ServerName::try_from(address.host.clone()).with_context(|| format!("{} is no host name", address.host))?;
+        let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
+        let stream = stream.with_context(|| format!("agree on TLS with {}", address.authority))?;
+        speak(stream, request).await.with_context(|| format!("ask {}", address.authority))
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    request: hyper::Request<Full<Bytes>>,
 ) -> Result<(u16, String)> {
-    let exchange = exchange(api_url, method, path, body, authentication);
-    match tokio::time::timeout(bound, exchange).await {
-        Ok(answered) => answered,
-        Err(_) => bail!("{api_url} gave no answer within {} s", bound.as_secs()),
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let exchange = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MOST).collect().await.map_err(|error| anyhow::anyhow!("read the answer: {error}"))?;
+        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    };
+    tokio::pin!(exchange);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        answered = &mut exchange => return answered,
+        ended = &mut connection => ended,
+    };
+    // The connection may be over before its last bytes are taken.
+    match (exchange.await, ended) {
+        (Ok(answer), _) => Ok(answer),
+        (Err(_), Err(why)) => Err(why.into()),
+        (Err(why), Ok(())) => Err(why),
     }
 }
 
-async fn exchange(
-    api_url: &str,
-    method: &str,
-    path: &str,
-    body: Option<&serde_json::Value>,
-    authentication: Option<&(String, Secret)>,
-) -> Result<(u16, String)> {
-    let host = authority(api_url)?;
-    let mut stream = TcpStream::connect(&host).await.with_context(|| format!("connect to {host}"))?;
-    let body = body.map(serde_json::Value::to_string).unwrap_or_default();
-    // HTTP/1.0: the answer comes unchunked and ends with the connection.
-    let mut request =
-        format!("{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-    if let Some((user, password)) = authentication {
-        let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{}", password.reveal()));
-        request.push_str(&format!("Authorization: Basic {pair}\r\n"));
-    }
-    request.push_str("\r\n");
-    request.push_str(&body);
-    stream.write_all(request.as_bytes()).await.with_context(|| format!("ask {host}"))?;
-    let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer).await.with_context(|| format!("read the answer of {host}"))?;
-    parse(&String::from_utf8_lossy(&answer)).with_context(|| format!("{host} does not speak HTTP"))
+/// Where an `api_url` points.
+#[derive(Debug, PartialEq, Eq)]
+struct Address {
+    tls: bool,
+    /// `host:port`.
+    authority: String,
+    /// Without port and brackets.
+    host: String,
 }
 
-fn authority(api_url: &str) -> Result<String> {
-    if api_url.starts_with("https://") {
-        bail!("{api_url} wants HTTPS, which this tool does not speak: run the command on a node whose REST is plain, or use SQL there");
+impl Address {
+    fn of(api_url: &str) -> Result<Address> {
+        let (tls, rest) = match api_url.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => bail!("\"{api_url}\" is no address of a member"),
+        };
+        let authority = rest.split(['/', '?']).next().unwrap_or("");
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().ok()),
+            _ => (authority, Some(if tls { 443 } else { 80 })),
+        };
+        let Some(port) = port.filter(|_| !host.is_empty()) else { bail!("\"{api_url}\" names no host and port") };
+        Ok(Address { tls, authority: format!("{host}:{port}"), host: host.trim_matches(['[', ']']).to_owned() })
     }
-    let rest = api_url.strip_prefix("http://").with_context(|| format!("\"{api_url}\" is no address of a member"))?;
-    let host = rest.split(['/', '?']).next().unwrap_or("");
-    if host.is_empty() {
-        bail!("\"{api_url}\" names no host");
-    }
-    Ok(if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) { host.to_owned() } else { format!("{host}:80") })
-}
-
-fn parse(answer: &str) -> Option<(u16, String)> {
-    let status = answer.strip_prefix("HTTP/1.")?.split_whitespace().nth(1)?.parse().ok()?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Some((status, body.to_owned()))
 }
 
 #[cfg(test)]
@@ -74,14 +136,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_and_addresses_are_understood() {
-        assert_eq!(parse("HTTP/1.0 202 Accepted\r\nA: b\r\n\r\nreload scheduled"), Some((202, "reload scheduled".to_owned())));
-        assert_eq!(parse("HTTP/1.1 503 x\r\n\r\n"), Some((503, String::new())));
-        assert_eq!(parse("SSH-2.0"), None);
-        assert_eq!(authority("http://10.0.0.1:8008/patroni").unwrap(), "10.0.0.1:8008");
-        assert_eq!(authority("http://[::1]:8008").unwrap(), "[::1]:8008");
-        for wrong in ["https://h:1/patroni", "", "http:///x"] {
-            assert!(authority(wrong).is_err(), "{wrong}");
+    fn addresses_are_understood() {
+        for (url, tls, authority, host) in [
+            ("http://10.0.0.1:8008/patroni", false, "10.0.0.1:8008", "10.0.0.1"),
+            ("http://[::1]:8008", false, "[::1]:8008", "::1"),
+            ("http://[::1]/patroni", false, "[::1]:80", "::1"),
+            ("https://db1.example.net:8008/patroni", true, "db1.example.net:8008", "db1.example.net"),
+            ("https://db1", true, "db1:443", "db1"),
+        ] {
+            let expected = Address { tls, authority: authority.to_owned(), host: host.to_owned() };
+            assert_eq!(Address::of(url).unwrap(), expected, "{url}");
+        }
+        for wrong in ["ftp://h:1/patroni", "", "http:///x", "http://h:port/x", "http://:1/"] {
+            assert!(Address::of(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What restart, reload and reinit share: choose members, ask the operator, ask each member's REST.
 
 use super::context::{self, RoleFilter, Target, Tool, confirm, print, refuse};
-use super::http;
 use super::list::{self, Format};
 use anyhow::Result;
 use cluster::name::MemberName;
@@ -64,7 +63,7 @@ impl Chosen {
         bound: Duration,
     ) -> Result<(u16, String)> {
         let api_url = self.view.members.get(name).map_or("", |entry| entry.member.api_url.as_str());
-        http::ask(api_url, method, path, body, tool.authentication.as_ref(), bound).await
+        tool.caller.ask(api_url, method, path, body, bound).await
     }
 }
 

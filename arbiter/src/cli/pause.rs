@@ -1,7 +1,6 @@
 //! `tenure pause` and `tenure resume`: maintenance mode on and off.
 
 use super::context::{Target, Tool, print, refuse, refuse_with};
-use super::http;
 use anyhow::Result;
 use cluster::config::DynamicConfig;
 use cluster::member::Member;
@@ -106,7 +105,7 @@ async fn recognizes(tool: &Tool, member: &Member, paused: bool) -> bool {
     if member.tenure.is_none() {
         return !paused;
     }
-    let asked = http::ask(&member.api_url, "GET", "patroni", None, tool.authentication.as_ref(), Duration::from_secs(2)).await;
+    let asked = tool.caller.ask(&member.api_url, "GET", "patroni", None, Duration::from_secs(2)).await;
     let status = asked.ok().and_then(|(_, text)| serde_json::from_str(&text).ok());
     status.is_some_and(|status: Value| said(&status) == paused)
 }

@@ -1,7 +1,6 @@
 //! `tenure version`: of this tool, of each member, and of its PostgreSQL.
 
 use super::context::{Tool, print};
-use super::http;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::time::Duration;
@@ -36,7 +35,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     for (name, entry) in &view.members {
         if names.is_empty() || names.iter().any(|wished| wished == name.as_str()) {
             let ours = entry.member.tenure.as_ref().map(|facts| facts.version.clone()).filter(|version| !version.is_empty());
-            let asked = http::ask(&entry.member.api_url, "GET", "patroni", None, tool.authentication.as_ref(), BOUND).await;
+            let asked = tool.caller.ask(&entry.member.api_url, "GET", "patroni", None, BOUND).await;
             match asked.and_then(|(_, text)| line(&text, ours.as_deref())) {
                 Ok(line) => print(format!("{name}: {line}"))?,
                 Err(error) => print(format!("{name}: failed to get version: {error:#}"))?,

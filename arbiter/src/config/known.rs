@@ -25,7 +25,6 @@ use Kind::{Free, NotServed, Served};
 
 const OTHER_STORE: Kind = NotServed("etcd is the one store that is served");
 const LOG: Kind = NotServed("our log goes to standard error, one line per event; journald or the container keeps it");
-const REST_TLS: Kind = NotServed("the REST interface speaks plain HTTP; put a TLS proxy before it");
 const RESTAPI: Kind = NotServed("the REST interface has its own server, with no such setting");
 const ROLE_LISTS: Kind = NotServed("settings per role are not applied; use one list for both roles");
 const DYNAMIC: Kind = NotServed("this setting belongs in the dynamic configuration (bootstrap.dcs or `tenure edit-config`)");
@@ -58,16 +57,16 @@ const KEYS: &[(&str, Kind)] = &[
     ("restapi.authentication.username", Served),
     ("restapi.authentication.password", Served),
     ("restapi.auth", NotServed("the old form `user:password`; write restapi.authentication.username and .password")),
-    ("restapi.certfile", REST_TLS),
-    ("restapi.keyfile", REST_TLS),
-    ("restapi.keyfile_password", REST_TLS),
-    ("restapi.cafile", REST_TLS),
-    ("restapi.ciphers", REST_TLS),
-    ("restapi.verify_client", REST_TLS),
-    ("restapi.allowlist", NotServed("requests are not filtered by address; set restapi.authentication")),
-    ("restapi.allowlist_include_members", NotServed("requests are not filtered by address; set restapi.authentication")),
-    ("restapi.http_extra_headers", RESTAPI),
-    ("restapi.https_extra_headers", RESTAPI),
+    ("restapi.certfile", Served),
+    ("restapi.keyfile", Served),
+    ("restapi.keyfile_password", Served),
+    ("restapi.cafile", Served),
+    ("restapi.ciphers", NotServed("rustls offers TLS 1.2 and 1.3 with sound ciphers only, and nothing else")),
+    ("restapi.verify_client", Served),
+    ("restapi.allowlist", Served),
+    ("restapi.allowlist_include_members", Served),
+    ("restapi.http_extra_headers", Free),
+    ("restapi.https_extra_headers", Free),
     ("restapi.request_queue_size", RESTAPI),
     ("restapi.server_tokens", RESTAPI),
     ("restapi.thread_pool_size", RESTAPI),

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Variable (without its prefix) and the key it sets. `*` stands for the part in the variable's place.
-const VARIABLES: [(&str, &str); 22] = [
+const VARIABLES: [(&str, &str); 24] = [
     ("SCOPE", "scope"),
     ("NAME", "name"),
     ("NAMESPACE", "namespace"),
@@ -12,6 +12,8 @@ const VARIABLES: [(&str, &str); 22] = [
     ("RESTAPI_CONNECT_ADDRESS", "restapi.connect_address"),
     ("RESTAPI_USERNAME", "restapi.authentication.username"),
     ("RESTAPI_PASSWORD", "restapi.authentication.password"),
+    ("RESTAPI_*", "restapi.*"),
+    ("CTL_*", "ctl.*"),
     ("POSTGRESQL_LISTEN", "postgresql.listen"),
     ("POSTGRESQL_CONNECT_ADDRESS", "postgresql.connect_address"),
     ("POSTGRESQL_PROXY_ADDRESS", "postgresql.proxy_address"),
@@ -30,6 +32,8 @@ const VARIABLES: [(&str, &str); 22] = [
 ];
 
 const ETCD: [&str; 9] = ["host", "hosts", "url", "protocol", "username", "password", "cacert", "cert", "key"];
+const RESTAPI: [&str; 7] = ["certfile", "keyfile", "keyfile_password", "cafile", "verify_client", "allowlist", "allowlist_include_members"];
+const CTL: [&str; 5] = ["insecure", "cacert", "certfile", "keyfile", "keyfile_password"];
 const CREDENTIALS: [&str; 12] = [
     "username",
     "password",
@@ -62,6 +66,8 @@ fn expanded(variable: &str, key: &str) -> Vec<(String, String)> {
     let words: &[&str] = match variable {
         _ if !variable.ends_with('*') => return vec![(variable.to_owned(), key.to_owned())],
         _ if variable.starts_with("ETCD") => &ETCD,
+        _ if variable.starts_with("RESTAPI") => &RESTAPI,
+        _ if variable.starts_with("CTL") => &CTL,
         _ => &CREDENTIALS,
     };
     words.iter().map(|word| (variable.replace('*', &word.to_uppercase()), key.replace('*', word))).collect()

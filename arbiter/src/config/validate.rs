@@ -1,11 +1,11 @@
 //! From the tree to the types: every default, every check, all errors collected.
 
-use super::known;
 use super::tree::{At, described, truth};
 use super::{
     Authentication, BootstrapConfig, BootstrapUser, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
-    PostgresConfig, RestConfig,
+    PostgresConfig,
 };
+use super::{known, rest};
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
 use crate::postgres::{basebackup, initdb};
@@ -24,14 +24,15 @@ pub fn node(
     let at = |name: &str| At::root(root, name, &errors);
     let scope = named(&at("scope"));
     let name = named(&at("name"));
-    let rest = rest(&at("restapi"));
+    let rest = rest::restapi(&at("restapi"));
+    let ctl = rest::ctl(&at("ctl"), &At::root(root, "restapi", &RefCell::default()));
     let etcd = etcd(&at("etcd3"), &at("etcd"));
     let bootstrap = bootstrap(&at("bootstrap"), &mut not_served);
     let postgres = postgres(&at("postgresql"), environment, &mut not_served);
     let free = |name: &str| at(name).map().cloned();
     let tags = free("tags").unwrap_or_default();
     // Not served yet, or the operator's tool's own: only that they are sections is checked here.
-    let _ = (free("watchdog"), free("citus"), free("ctl"));
+    let _ = (free("watchdog"), free("citus"));
     let log = log(&at("log"));
     let namespace = at("namespace").text().unwrap_or_else(|| "service".to_owned());
     let namespace = format!("/{}", namespace.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
@@ -41,7 +42,7 @@ pub fn node(
     else {
         return Err(errors.into_inner());
     };
-    Ok(NodeConfig { scope, namespace, name, rest, etcd, bootstrap, postgres, tags, log, not_served })
+    Ok(NodeConfig { scope, namespace, name, rest, ctl, etcd, bootstrap, postgres, tags, log, not_served })
 }
 
 /// A checked name. The error's own sentence names what it is.
@@ -50,12 +51,12 @@ fn named<T: std::str::FromStr<Err = cluster::name::NameError>>(at: &At<'_>) -> O
     text.parse().map_err(|error| at.note(error)).ok()
 }
 
-fn host_port(at: &At<'_>, default_port: u16) -> Option<HostPort> {
+pub(super) fn host_port(at: &At<'_>, default_port: u16) -> Option<HostPort> {
     HostPort::parse(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
 }
 
 /// Where others reach something: as given, or where it listens if that is one real address.
-fn reachable(at: &At<'_>, listen: &HostPort) -> Option<HostPort> {
+pub(super) fn reachable(at: &At<'_>, listen: &HostPort) -> Option<HostPort> {
     if at.value.is_some() {
         let address = host_port(at, listen.port)?;
         if address.is_wildcard() {
@@ -69,25 +70,6 @@ fn reachable(at: &At<'_>, listen: &HostPort) -> Option<HostPort> {
         return None;
     }
     Some(listen.clone())
-}
-
-fn rest(at: &At<'_>) -> Option<RestConfig> {
-    at.map();
-    let listen = match at.at("listen").value {
-        Some(_) => host_port(&at.at("listen"), 8008)?,
-        None => HostPort { host: "0.0.0.0".to_owned(), port: 8008 },
-    };
-    let connect_address = reachable(&at.at("connect_address"), &listen)?;
-    let section = at.at("authentication");
-    let authentication = match (section.at("username").text(), section.at("password").secret()) {
-        (Some(username), Some(password)) => Some((username, password)),
-        (None, None) => None,
-        _ => {
-            section.note("needs both a username and a password");
-            return None;
-        }
-    };
-    Some(RestConfig { listen, connect_address, authentication })
 }
 
 /// `etcd3`, or the section `etcd` of those who used the older protocol; where both are given, `etcd3` counts.

@@ -24,13 +24,15 @@ mod listen;
 pub mod metrics;
 pub mod outcome;
 
+use crate::config::RestConfig;
 use crate::postgres::query::ServerFacts;
 use crate::present;
 use crate::snapshot::{Node, Snapshot};
+use crate::tls;
 use access::Access;
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use health::Query;
 use listen::{Bounded, Peer};
@@ -39,6 +41,8 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
 
 /// Largest body: a dynamic configuration is a few KiB.
 const BODY_MOST: usize = 64 * 1024;
@@ -79,10 +83,10 @@ impl Reply {
         let mut response = Response::new(if bare { Body::empty() } else { Body::from(self.body) });
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if !bare {
-            response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(self.content));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content));
         }
         if self.status == 401 {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Basic realm=\"Patroni\""));
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Patroni\""));
         }
         response
     }
@@ -156,17 +160,35 @@ fn find(method: &Method, path: &str) -> Option<&'static Route> {
     known.or((*method == Method::GET).then_some(&HEALTH))
 }
 
+/// Who comes in, and how: from `restapi`, made anew when the node's file is read again.
+pub struct Gate {
+    access: Access,
+    tls: Option<Arc<ServerConfig>>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Gate {
+    /// Reads the certificates. Blocks.
+    pub fn load(config: &RestConfig) -> anyhow::Result<Gate> {
+        let header = |(name, value): &(String, String)| Ok((HeaderName::try_from(name)?, HeaderValue::try_from(value)?));
+        Ok(Gate {
+            access: Access::new(config),
+            tls: config.tls.as_ref().map(tls::Server::load).transpose()?,
+            headers: config.extra_headers.iter().map(header).collect::<anyhow::Result<_>>()?,
+        })
+    }
+}
+
 struct Shared {
     node: Node,
-    access: Access,
+    gate: watch::Receiver<Arc<Gate>>,
 }
 
 /// Serves REST on this socket until it is dropped or the socket fails.
-pub async fn serve(listener: TcpListener, node: Node) -> std::io::Result<()> {
-    let access = Access::new(node.config.rest.authentication.as_ref());
-    let shared = Arc::new(Shared { node, access });
-    let router = axum::Router::new().fallback(answer).with_state(shared);
-    axum::serve(Bounded::new(listener), router.into_make_service_with_connect_info::<Peer>()).await
+pub async fn serve(listener: TcpListener, node: Node, gate: watch::Receiver<Arc<Gate>>) -> std::io::Result<()> {
+    let listener = Bounded::new(listener, gate.clone());
+    let router = axum::Router::new().fallback(answer).with_state(Arc::new(Shared { node, gate }));
+    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInfo<Peer>, request: Request) -> Response {
@@ -175,13 +197,19 @@ async fn answer(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInf
     let path = request.uri().path();
     let bare = matches!(method, Method::HEAD | Method::OPTIONS)
         || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
-    reply(&shared, request).await.response(bare)
+    let gate = shared.gate.borrow().clone();
+    let mut response = reply(&shared, &gate.access, &peer, request).await.response(bare);
+    response.headers_mut().extend(gate.headers.iter().cloned());
+    response
 }
 
-async fn reply(shared: &Shared, request: Request) -> Reply {
+async fn reply(shared: &Shared, access: &Access, peer: &Peer, request: Request) -> Reply {
     // Before anything is looked at, also for paths that nobody serves.
-    if changes(request.method()) && !shared.access.admits(request.headers()) {
-        return Reply::text(401, "no auth header received or wrong credentials");
+    if changes(request.method()) {
+        let view = shared.node.snapshot.borrow().view.clone();
+        if let Err(refused) = access.admits(request.headers(), peer, request.uri().path(), &view).await {
+            return refused;
+        }
     }
     let Some(route) = find(request.method(), request.uri().path()) else {
         return Reply::text(501, format!("Unsupported: {} {}", request.method(), request.uri().path()));
@@ -253,3 +281,5 @@ fn check(node: &Node, uri: &Uri) -> Reply {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -7,14 +7,14 @@ use crate::snapshot::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
-struct World {
-    shared: Arc<Shared>,
+pub(super) struct World {
+    pub(super) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     _snapshot: watch::Sender<Snapshot>,
 }
 
 /// A node without a server and without an etcd that answers.
-fn world(authentication: &str) -> World {
+pub(super) fn world(authentication: &str) -> World {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("postgres"), "").unwrap();
     let file = directory.path().join("node.yml");
@@ -28,7 +28,7 @@ fn world(authentication: &str) -> World {
     let keys = dcs::key::Keys::new("service", &config.scope);
     let settings = dcs::Settings { try_timeout: Duration::from_millis(100), ..Default::default() };
     let nobody = Credentials { username: "nobody".to_owned(), password: None, connection: Vec::new() };
-    let access = Access::new(config.rest.authentication.as_ref());
+    let gate = watch::channel(Arc::new(Gate::load(&config.rest).unwrap())).1;
     let node = Node {
         snapshot,
         commands,
@@ -37,7 +37,7 @@ fn world(authentication: &str) -> World {
         config: Arc::new(config),
         sql: Arc::new(LocalSql::new(&LocalAddress::Socket("/nowhere".into()), 1, &nobody, "postgres")),
     };
-    World { shared: Arc::new(Shared { node, access }), commands: received, _snapshot: sender }
+    World { shared: Arc::new(Shared { node, gate }), commands: received, _snapshot: sender }
 }
 
 const PASSWORD: &str = ", authentication: {username: admin, password: s3cret}";
@@ -48,7 +48,7 @@ async fn ask(world: &World, method: &Method, path: &str, headers: &[(&str, &str)
         request = request.header(*name, *value);
     }
     let request = request.body(body.into()).unwrap();
-    let response = answer(State(world.shared.clone()), ConnectInfo(Peer::none()), request).await;
+    let response = answer(State(world.shared.clone()), ConnectInfo(Peer::from_address("127.0.0.1", false)), request).await;
     let status = response.status().as_u16();
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     (status, String::from_utf8(body.to_vec()).unwrap())
@@ -134,7 +134,7 @@ async fn a_socket_serves_and_cuts_off_who_does_not_finish_a_request() {
     let world = world("");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, world.shared.node.clone()));
+    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.gate.clone()));
     let mut good = tokio::net::TcpStream::connect(address).await.unwrap();
     good.write_all(b"GET /primary HTTP/1.0\r\n\r\n").await.unwrap();
     let mut text = String::new();
