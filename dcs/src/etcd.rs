@@ -3,6 +3,7 @@
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
 use crate::key::Keys;
+use crate::trouble::{self, Login};
 use crate::{Dcs, Grant, HandOver, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
@@ -43,35 +44,19 @@ struct Endpoint {
     client: Mutex<Option<Client>>,
 }
 
+impl Endpoint {
+    /// The next use connects and logs in anew.
+    async fn forget(&self) {
+        *self.client.lock().await = None;
+    }
+}
+
 /// etcd, seen as one cluster's keys.
 pub struct Etcd {
     keys: Keys,
     settings: Settings,
     endpoints: Vec<Endpoint>,
     preferred: AtomicUsize,
-}
-
-/// Of an error of the client library: was it an answer, or do we know nothing?
-fn classify(error: etcd_client::Error) -> Error {
-    use etcd_client::Error as E;
-    match error {
-        // The library's words for an answer with TTL 0.
-        E::LeaseKeepAliveError(text) if text == "lease not found" => Error::LeaseGone,
-        E::GRpcStatus(status) => {
-            let text = status.message().to_owned();
-            if text.contains("requested lease not found") {
-                return Error::LeaseGone;
-            }
-            // Codes by number as gRPC defines them: 3 invalid argument, 7 permission denied, 12 unimplemented, 16 unauthenticated.
-            match status.code() as i32 {
-                3 | 7 | 12 | 16 => Error::Refused(text),
-                _ => Error::Unreachable(if text.is_empty() { format!("{:?}", status.code()) } else { text }),
-            }
-        }
-        E::InvalidArgs(text) => Error::Refused(text),
-        E::InvalidUri(error) => Error::Refused(error.to_string()),
-        other => Error::Unreachable(other.to_string()),
-    }
 }
 
 impl Etcd {
@@ -91,35 +76,72 @@ impl Etcd {
         self.endpoints.get(self.preferred.load(Ordering::Relaxed)).map_or("", |endpoint| &endpoint.url)
     }
 
-    async fn client(&self, endpoint: &Endpoint) -> Result<Client> {
+    /// What errors are explained by.
+    fn login(&self) -> Login<'_> {
+        Login {
+            user: self.settings.user.as_ref().map(|(user, _)| user.as_str()),
+            prefix: self.keys.prefix(),
+            authority: self.settings.ca_certificate.is_some(),
+            certificate: self.settings.identity.is_some(),
+            tls: self.settings.endpoints.iter().any(|url| url.starts_with("https://")),
+        }
+    }
+
+    fn options(&self, url: &str) -> ConnectOptions {
+        // A connection that says nothing for this long is given up, so that a cut cable is noticed.
+        let quiet = self.settings.try_timeout.max(Duration::from_millis(500));
+        let options = ConnectOptions::new()
+            .with_connect_timeout(self.settings.try_timeout)
+            .with_keep_alive(quiet, quiet)
+            .with_tcp_keepalive(Duration::from_secs(5))
+            .with_require_leader(true);
+        if !url.starts_with("https://") {
+            return options;
+        }
+        let mut tls = TlsOptions::new();
+        if let Some(pem) = &self.settings.ca_certificate {
+            tls = tls.ca_certificate(Certificate::from_pem(pem));
+        }
+        if let Some((certificate, key)) = &self.settings.identity {
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        options.with_tls(tls)
+    }
+
+    /// The connection to this endpoint, made where there is none; logged in, unless this etcd knows no users.
+    async fn client(&self, endpoint: &Endpoint) -> std::result::Result<Client, etcd_client::Error> {
         let mut slot = endpoint.client.lock().await;
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        // A connection that says nothing for this long is given up, so that a cut cable is noticed.
-        let quiet = self.settings.try_timeout.max(Duration::from_millis(500));
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(self.settings.try_timeout)
-            .with_keep_alive(quiet, quiet)
-            .with_tcp_keepalive(Duration::from_secs(5))
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        if let Some((user, password)) = &self.settings.user {
-            options = options.with_user(user, password);
-        }
-        if endpoint.url.starts_with("https://") {
-            let mut tls = TlsOptions::new();
-            if let Some(pem) = &self.settings.ca_certificate {
-                tls = tls.ca_certificate(Certificate::from_pem(pem));
+        let options = self.options(&endpoint.url);
+        let client = match &self.settings.user {
+            None => Client::connect([&endpoint.url], Some(options)).await?,
+            Some((user, password)) => {
+                let with_login = options.clone().with_user(user, password);
+                match Client::connect([&endpoint.url], Some(with_login)).await {
+                    Err(failure) if trouble::asks_for_no_login(&failure) => Client::connect([&endpoint.url], Some(options)).await?,
+                    connected => connected?,
+                }
             }
-            if let Some((certificate, key)) = &self.settings.identity {
-                tls = tls.identity(Identity::from_pem(certificate, key));
-            }
-            options = options.with_tls(tls);
-        }
-        let client = Client::connect([&endpoint.url], Some(options)).await.map_err(classify)?;
+        };
         *slot = Some(client.clone());
         Ok(client)
+    }
+
+    /// Asks this endpoint; once more with a new login where the old one is no longer known. A refused
+    /// login did nothing, so asking again does nothing twice.
+    async fn ask<T, F>(&self, endpoint: &Endpoint, ask: &(impl Fn(Client) -> F + Send + Sync)) -> std::result::Result<T, etcd_client::Error>
+    where
+        F: Future<Output = std::result::Result<T, etcd_client::Error>> + Send,
+    {
+        match ask(self.client(endpoint).await?).await {
+            Err(failure) if self.settings.user.is_some() && trouble::is_stale(&failure) => {
+                endpoint.forget().await;
+                ask(self.client(endpoint).await?).await
+            }
+            answer => answer,
+        }
     }
 
     /// Runs `ask` at one endpoint after another, the last that answered first, each within the bound.
@@ -134,8 +156,8 @@ impl Etcd {
         for turn in 0..count {
             let at = (first + turn) % count;
             let endpoint = &self.endpoints[at];
-            let attempt = async { ask(self.client(endpoint).await?).await.map_err(classify) };
-            let why = match tokio::time::timeout(self.settings.try_timeout, attempt).await {
+            let answer = tokio::time::timeout(self.settings.try_timeout, self.ask(endpoint, &ask)).await;
+            let why = match answer.map(|answer| answer.map_err(|failure| trouble::classify(failure, self.login()))) {
                 Ok(Err(Error::Unreachable(why))) => why,
                 Ok(answer) => {
                     self.preferred.store(at, Ordering::Relaxed);
@@ -144,7 +166,7 @@ impl Etcd {
                 Err(_) => format!("no answer within {} ms", self.settings.try_timeout.as_millis()),
             };
             // The connection may be half dead: the next try makes a new one.
-            *endpoint.client.lock().await = None;
+            endpoint.forget().await;
             failures.push(format!("{}: {why}", endpoint.url));
         }
         if failures.is_empty() {
@@ -158,11 +180,23 @@ impl Etcd {
         let none = || Error::Unreachable("no endpoint is configured".to_owned());
         let first = self.preferred.load(Ordering::Relaxed);
         let endpoint = self.endpoints.get((first + number) % self.endpoints.len().max(1)).ok_or_else(none)?;
-        let attempt = async {
-            let mut client = self.client(endpoint).await?;
-            client.watch(self.keys.prefix(), Some(WatchOptions::new().with_prefix())).await.map_err(classify)
+        let watch = |mut client: Client| async move {
+            let options = WatchOptions::new().with_prefix();
+            client.watch(self.keys.prefix(), Some(options)).await
         };
-        tokio::time::timeout(self.settings.try_timeout, attempt).await.unwrap_or_else(|_| Err(none()))
+        let open = self.ask(endpoint, &watch);
+        match tokio::time::timeout(self.settings.try_timeout, open).await {
+            Ok(opened) => opened.map_err(|failure| trouble::classify(failure, self.login())),
+            Err(_) => Err(Error::Unreachable(format!("{}: no watch within {} ms", endpoint.url, self.settings.try_timeout.as_millis()))),
+        }
+    }
+
+    /// A watch at the endpoint of this number was refused: its login may be one of before. The next use logs in anew.
+    pub(crate) async fn log_in_anew(&self, number: usize) {
+        let first = self.preferred.load(Ordering::Relaxed);
+        if let Some(endpoint) = self.endpoints.get((first + number) % self.endpoints.len().max(1)).filter(|_| self.settings.user.is_some()) {
+            endpoint.forget().await;
+        }
     }
 
     /// Runs a guarded transaction; `what` names what was judged, for [`Error::Lost`]. Gives the revision.

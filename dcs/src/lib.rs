@@ -10,6 +10,7 @@ pub mod error;
 pub mod etcd;
 pub mod key;
 pub mod memory;
+mod trouble;
 pub mod watch;
 
 pub use error::Error;
