@@ -8,7 +8,7 @@ use crate::observe::{self, Memory, Seen};
 use crate::rest::Gate;
 use crate::snapshot::{Command, Node, Snapshot};
 use crate::{bootstrap, logging, postgres, rest, settings};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use cluster::duty::{self, Duty};
 use cluster::lease;
 use cluster::local::Postgres;
@@ -160,14 +160,6 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let extension = wake_socket(&self.hands.config)?;
         let (ask, mut asked) = mpsc::channel(16);
-        self.reach_etcd(&mut terminate).await?;
-        if let Err(clash) = self.hands.lease.clash(&self.view) {
-            bail!("{clash}");
-        }
-        if self.view.config().failsafe_mode() {
-            // An arbiter before us may have promised something that we know nothing of.
-            self.hands.promise.extend(crate::failsafe::boottime() + self.view.config().timing().ttl);
-        }
         let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
         let node = Node {
@@ -207,6 +199,7 @@ impl Daemon {
             match self.turn(wake_up, &show).await {
                 Ok(Turn::Again(next)) => pause = next,
                 Ok(Turn::End(code)) => break Ok(code),
+                Ok(Turn::Fail(why)) => break Err(why),
                 Err(why) => {
                     tracing::error!("{why:#}");
                     pause = AFTER_FAILURE;
@@ -220,32 +213,33 @@ impl Daemon {
         ended
     }
 
-    /// Nothing can be decided before etcd was read once; says so, and goes on asking.
-    async fn reach_etcd(&mut self, terminate: &mut tokio::signal::unix::Signal) -> Result<()> {
-        loop {
-            match self.hands.etcd.load_view().await {
-                Ok(view) => {
-                    self.view = Arc::new(view);
-                    self.view_at = Some(Instant::now());
-                    return Ok(());
-                }
-                Err(dcs::Error::Refused(why)) => {
-                    bail!("etcd refuses this node: {why}; look at the etcd3 section of {}", self.path.display())
-                }
-                Err(why) if !self.told_etcd => {
-                    tracing::error!(
-                        "{why}; hint: check the etcd3 section of {} and that etcd runs; asking again until it answers",
-                        self.path.display()
-                    );
-                    self.told_etcd = true;
-                }
-                Err(_) => {}
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
-                _ = terminate.recv() => bail!("told to end before etcd was reached"),
-            }
+    /// etcd was never read yet. REST tells what this node knows of itself, and nothing is decided: Postgres, if
+    /// it runs, goes on as it is, since whose server it may be and whether the cluster is paused is not known.
+    async fn before_etcd(&mut self, why: dcs::Error, show: &watch::Sender<Snapshot>) -> Result<Turn> {
+        let file = self.path.display().to_string();
+        if let dcs::Error::Refused(why) = why {
+            return Ok(Turn::Fail(anyhow!("etcd refuses this node: {why}; hint: look at the etcd3 section of {file}")));
         }
+        if self.memory.stopping {
+            return Ok(Turn::Fail(anyhow!("told to end before etcd was reached; Postgres is left as it is")));
+        }
+        if !self.told_etcd {
+            tracing::error!("{why}; hint: check the etcd3 section of {file} and that etcd runs; asking again until it answers");
+            self.told_etcd = true;
+        }
+        let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
+        show.send_replace(self.snapshot(&seen, None));
+        Ok(Turn::Again(RETRY))
+    }
+
+    /// etcd was read for the first time: may this node be what its file says?
+    fn met_etcd(&self) -> Result<()> {
+        self.hands.lease.clash(&self.view)?;
+        if self.view.config().failsafe_mode() {
+            // An arbiter before us may have promised something that we know nothing of.
+            self.hands.promise.extend(crate::failsafe::boottime() + self.view.config().timing().ttl);
+        }
+        Ok(())
     }
 
     async fn turn(&mut self, wake_up: WakeUp, show: &watch::Sender<Snapshot>) -> Result<Turn> {
@@ -279,7 +273,16 @@ impl Daemon {
                 }
             }
         }
-        let fresh = self.read_etcd().await;
+        let first = self.view_at.is_none();
+        let read = self.read_etcd().await;
+        let fresh = match read {
+            Err(why) if first => return self.before_etcd(why, show).await,
+            Ok(()) if first => match self.met_etcd() {
+                Ok(()) => true,
+                Err(clash) => return Ok(Turn::Fail(clash)),
+            },
+            read => read.is_ok(),
+        };
         self.memory.in_surgery = matches!(&self.procedure, Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Rewind { .. })));
         let mut seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         self.speak_for(&seen).await;
@@ -338,7 +341,7 @@ impl Daemon {
         }
     }
 
-    async fn read_etcd(&mut self) -> bool {
+    async fn read_etcd(&mut self) -> Result<(), dcs::Error> {
         match self.hands.etcd.load_view().await {
             Ok(view) => {
                 if self.told_etcd {
@@ -347,14 +350,16 @@ impl Daemon {
                 self.told_etcd = false;
                 self.view = Arc::new(view);
                 self.view_at = Some(Instant::now());
-                true
+                Ok(())
             }
+            // Before the first answer there is more to say, and another says it.
+            Err(why) if self.view_at.is_none() => Err(why),
             Err(why) => {
                 if !self.told_etcd {
                     tracing::warn!("{why}; Postgres goes on as it is, commits wait at the fence once the lease runs out");
                 }
                 self.told_etcd = true;
-                false
+                Err(why)
             }
         }
     }
@@ -439,6 +444,9 @@ impl Daemon {
     }
 
     async fn asked(&mut self, command: Command) {
+        if self.view_at.is_none() {
+            return command.refuse("etcd was not reached yet since this arbiter began");
+        }
         match command {
             Command::LookNow => {}
             Command::Reload(answer) => {
@@ -496,6 +504,7 @@ impl Daemon {
 enum Turn {
     Again(Duration),
     End(ExitCode),
+    Fail(anyhow::Error),
 }
 
 /// The end of the procedure under way; never, while there is none.

@@ -98,7 +98,13 @@ pub async fn ask_all(hands: &Hands, view: &ClusterView) -> Result<()> {
 }
 
 /// A leader without etcd asks this node for its promise. The sentence of a refusal goes back to it.
+///
+/// An arbiter that has not read etcd since it began does not promise: it knows neither who leads nor whether the
+/// mode is on, and a leader that counted on it would count on a node that may have been told otherwise.
 pub async fn promise(node: &Node, view: &ClusterView, leader: &str, ttl: Duration) -> Result<(), (u16, String)> {
+    if node.snapshot.borrow().view_at.is_none() {
+        return Err((503, "this arbiter has not read etcd since it began".to_owned()));
+    }
     if !view.config().failsafe_mode() {
         return Err((502, "failsafe_mode is off".to_owned()));
     }

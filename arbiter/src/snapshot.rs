@@ -41,6 +41,16 @@ pub enum Command {
     Reinitialize(oneshot::Sender<Result<(), String>>),
 }
 
+impl Command {
+    /// Answers that it is not done.
+    pub fn refuse(self, why: &str) {
+        match self {
+            Command::LookNow => {}
+            Command::Restart(answer) | Command::Reload(answer) | Command::Reinitialize(answer) => drop(answer.send(Err(why.to_owned()))),
+        }
+    }
+}
+
 /// The daemon as its REST server sees it.
 #[derive(Clone)]
 pub struct Node {

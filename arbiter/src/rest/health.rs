@@ -70,9 +70,11 @@ pub fn is_fresh(snapshot: &Snapshot, now: Instant) -> bool {
     snapshot.view_at.is_some_and(|at| now.saturating_duration_since(at) < snapshot.view.config().timing().ttl)
 }
 
-/// This node's name stands in the leader key, and its lease runs: the fence is open.
+/// This node's name stands in the leader key, and its lease runs: the fence is open. An arbiter that has not
+/// read etcd yet has its server's own page: open for a leader only.
 fn leads(snapshot: &Snapshot, now: Instant) -> bool {
-    snapshot.view.leader_if(&snapshot.local.name).is_some() && snapshot.lease_until.is_some_and(|until| until > now)
+    let named = snapshot.view_at.is_none() || snapshot.view.leader_if(&snapshot.local.name).is_some();
+    named && snapshot.lease_until.is_some_and(|until| until > now)
 }
 
 /// Writes are served here.
