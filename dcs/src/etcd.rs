@@ -194,7 +194,8 @@ impl Etcd {
     /// A watch at the endpoint of this number was refused: its login may be one of before. The next use logs in anew.
     pub(crate) async fn log_in_anew(&self, number: usize) {
         let first = self.preferred.load(Ordering::Relaxed);
-        if let Some(endpoint) = self.endpoints.get((first + number) % self.endpoints.len().max(1)).filter(|_| self.settings.user.is_some()) {
+        if let Some(endpoint) = self.endpoints.get((first + number) % self.endpoints.len().max(1)).filter(|_| self.settings.user.is_some())
+        {
             endpoint.forget().await;
         }
     }

@@ -100,7 +100,9 @@ fn refusal(code: i32, text: &str, login: Login<'_>) -> String {
         ),
         Some(_) if code == 7 => {
             let grant = format!("etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}");
-            format!("the user \"{user}\" may not read and write {prefix}: give it a role with that right (`{grant}`, `etcdctl user grant-role {user} ROLE`)")
+            format!(
+                "the user \"{user}\" may not read and write {prefix}: give it a role with that right (`{grant}`, `etcdctl user grant-role {user} ROLE`)"
+            )
         }
         _ => text.trim_start_matches("etcdserver: ").to_owned(),
     }

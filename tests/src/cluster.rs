@@ -54,10 +54,16 @@ impl Plan {
     pub async fn planned(self) -> Cluster {
         let room = Room::new();
         let etcd = Etcd::start(&room).await;
+        self.planned_on(room, etcd, |_| ())
+    }
+
+    /// Plans the nodes on an etcd of the story's own making; `change` has the last word on their files.
+    pub fn planned_on(self, room: Room, etcd: Etcd, change: impl Fn(&mut Config)) -> Cluster {
         let change = |config: &mut Config| {
             for (key, value) in self.dynamic.as_object().into_iter().flatten() {
                 config["bootstrap"]["dcs"][key] = value.clone();
             }
+            change(config);
         };
         let hosts = etcd.hosts();
         let nodes = (1..=self.count).map(|number| Node::planned(&room, &format!("n{number}"), &hosts, change)).collect();
@@ -68,10 +74,7 @@ impl Plan {
     /// Starts everything and waits until it is healthy.
     pub async fn start(self) -> Cluster {
         let cluster = self.planned().await;
-        for node in &cluster.nodes {
-            node.start(&cluster.room);
-        }
-        cluster.healthy().await;
+        cluster.start_all().await;
         cluster
     }
 }
@@ -85,6 +88,14 @@ impl Cluster {
     /// Of parts that were planned one by one.
     pub fn assembled(nodes: Vec<Node>, etcd: Etcd, room: Room, synchronous: bool) -> Cluster {
         Cluster { nodes, etcd, room, synchronous }
+    }
+
+    /// Starts every arbiter and waits until the cluster is healthy.
+    pub async fn start_all(&self) {
+        for node in &self.nodes {
+            node.start(&self.room);
+        }
+        self.healthy().await;
     }
 
     /// What etcd has now.

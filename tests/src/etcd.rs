@@ -1,10 +1,11 @@
-//! An etcd of the test's own, one member or more; stop, kill, freeze, thaw, and reading keys.
+//! An etcd of the test's own, one member or more, open or guarded; stop, kill, freeze, thaw, and reading keys.
 
 use crate::http;
 use crate::place::Place;
 use crate::ports::Port;
 use crate::process;
 use crate::room::Room;
+use crate::tls::{Authority, Signed};
 use crate::wait::{self, seconds};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -18,6 +19,53 @@ use std::sync::Mutex;
 /// The members of one etcd cluster.
 pub struct Etcd {
     members: Vec<Member>,
+    /// The password of root once users are asked for.
+    root: Mutex<Option<String>>,
+}
+
+/// What guards etcd besides its users; nothing by default.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    /// Of the server; clients then come by TLS.
+    certificate: Option<(PathBuf, Signed)>,
+    /// Clients have to show a certificate of the same authority.
+    client_certificates: bool,
+    /// `--auth-token-ttl`, in seconds.
+    token_ttl: Option<u64>,
+}
+
+impl Guard {
+    /// The server shows a certificate of this authority.
+    pub fn tls(mut self, room: &Room, authority: &Authority) -> Guard {
+        self.certificate = Some((authority.file.clone(), authority.sign(room, "etcd")));
+        self
+    }
+
+    /// Clients have to show one, too.
+    pub fn client_certificates(mut self) -> Guard {
+        self.client_certificates = true;
+        self
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if let Some((authority, signed)) = &self.certificate {
+            arguments.push(format!("--cert-file={}", signed.certificate.display()));
+            arguments.push(format!("--key-file={}", signed.key.display()));
+            arguments.push(format!("--trusted-ca-file={}", authority.display()));
+        }
+        if self.client_certificates {
+            arguments.push("--client-cert-auth".to_owned());
+        }
+        arguments.extend(self.token_ttl.map(|seconds| format!("--auth-token-ttl={seconds}")));
+        arguments
+    }
+
+    /// A login that is not used for so long is forgotten.
+    pub fn token_ttl(mut self, seconds: u64) -> Guard {
+        self.token_ttl = Some(seconds);
+        self
+    }
 }
 
 /// One etcd process.
@@ -27,6 +75,9 @@ pub struct Member {
     place: Place,
     client: Port,
     peer: Port,
+    /// Where clients come by TLS: the story's own eyes, without.
+    eyes: Option<Port>,
+    guard: Guard,
     process: Mutex<Option<Child>>,
 }
 
@@ -38,14 +89,28 @@ impl Etcd {
 
     /// The same, one member in each place.
     pub fn planned_at(room: &Room, places: Vec<Place>) -> Etcd {
+        Etcd::guarded(room, places, &Guard::default())
+    }
+
+    /// The same, guarded.
+    pub fn guarded(room: &Room, places: Vec<Place>, guard: &Guard) -> Etcd {
         let members = (1..)
             .zip(places)
             .map(|(number, place)| {
                 let name = format!("etcd{number}");
-                Member { dir: room.directory(&name), name, place, client: Port::free(), peer: Port::free(), process: Mutex::new(None) }
+                Member {
+                    dir: room.directory(&name),
+                    name,
+                    place,
+                    client: Port::free(),
+                    peer: Port::free(),
+                    eyes: guard.certificate.is_some().then(Port::free),
+                    guard: guard.clone(),
+                    process: Mutex::new(None),
+                }
             })
             .collect();
-        Etcd { members }
+        Etcd { members, root: Mutex::new(None) }
     }
 
     /// Starts one member and waits until it answers.
@@ -60,7 +125,7 @@ impl Etcd {
         self.spawn(room);
         for member in &self.members {
             wait::until("etcd to answer", seconds(30), async || {
-                let answer = http::request_to(&member.place.host, member.client.number(), "GET", "/health", None).await?;
+                let answer = http::request_to(&member.place.host, member.port(), "GET", "/health", None).await?;
                 if !answer.body.contains("\"true\"") {
                     bail!("{answer:?}");
                 }
@@ -84,7 +149,7 @@ impl Etcd {
         let status = self.ask("/v3/maintenance/status", &json!({})).await.ok()?;
         let leader = status["leader"].as_str()?.to_owned();
         for member in &self.members {
-            let own = member.ask("/v3/maintenance/status", &json!({})).await;
+            let own = member.ask("/v3/maintenance/status", &json!({}), "").await;
             if own.is_ok_and(|own| own["header"]["member_id"] == leader.as_str()) {
                 return Some(member);
             }
@@ -154,10 +219,61 @@ impl Etcd {
         self.ask("/v3/kv/put", &put).await.map(drop)
     }
 
+    /// Adds a user whose role may read and write below this prefix only.
+    pub async fn add_user(&self, name: &str, password: &str, prefix: &str) -> Result<()> {
+        let mut end = prefix.as_bytes().to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let may = json!({"permType": "READWRITE", "key": BASE64.encode(prefix), "range_end": BASE64.encode(end)});
+        self.ask("/v3/auth/role/add", &json!({"name": name})).await?;
+        self.ask("/v3/auth/role/grant", &json!({"name": name, "perm": may})).await?;
+        self.ask("/v3/auth/user/add", &json!({"name": name, "password": password})).await?;
+        self.ask("/v3/auth/user/grant", &json!({"user": name, "role": name})).await.map(drop)
+    }
+
+    /// From now on every client has to log in; `root` may do everything.
+    pub async fn ask_for_users(&self, root: &str) -> Result<()> {
+        self.ask("/v3/auth/user/add", &json!({"name": "root", "password": root})).await?;
+        self.ask("/v3/auth/role/add", &json!({"name": "root"})).await?;
+        self.ask("/v3/auth/user/grant", &json!({"user": "root", "role": "root"})).await?;
+        self.ask("/v3/auth/enable", &json!({})).await?;
+        *self.root.lock().expect("nobody panicked with the lock") = Some(root.to_owned());
+        Ok(())
+    }
+
+    /// Gives a user another password: what it logged in with before is forgotten.
+    pub async fn change_password(&self, name: &str, password: &str) -> Result<()> {
+        self.ask("/v3/auth/user/changepw", &json!({"name": name, "password": password})).await.map(drop)
+    }
+
+    /// Makes the members agree on another leader than this one.
+    pub async fn move_leader(&self, from: &Member) -> Result<()> {
+        let other = self.members.iter().find(|member| member.name != from.name).context("one member only")?;
+        let status = other.ask("/v3/maintenance/status", &json!({}), "").await?;
+        let target = status["header"]["member_id"].clone();
+        from.ask("/v3/maintenance/transfer-leadership", &json!({"targetID": target}), "").await.map(drop)
+    }
+
+    /// Forgets every revision but the last.
+    pub async fn compact(&self) -> Result<()> {
+        let now = self.ask("/v3/kv/range", &json!({"key": BASE64.encode("/")})).await?;
+        let compaction = json!({"revision": now["header"]["revision"], "physical": true});
+        self.ask("/v3/kv/compaction", &compaction).await.map(drop)
+    }
+
     async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
+        let root = self.root.lock().expect("nobody panicked with the lock").clone();
         let mut last = None;
         for member in &self.members {
-            match member.ask(path, body).await {
+            let asked = async {
+                let token = match &root {
+                    Some(root) => member.log_in(root).await?,
+                    None => String::new(),
+                };
+                member.ask(path, body, &token).await
+            };
+            match asked.await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => last = Some(error),
             }
@@ -181,9 +297,20 @@ impl Member {
         format!("{}:{}", self.place.host, port.number())
     }
 
-    async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
+    /// Where the story looks: without TLS.
+    fn port(&self) -> u16 {
+        self.eyes.as_ref().unwrap_or(&self.client).number()
+    }
+
+    /// The header line that a login as root gives.
+    async fn log_in(&self, password: &str) -> Result<String> {
+        let answer = self.ask("/v3/auth/authenticate", &json!({"name": "root", "password": password}), "").await?;
+        Ok(format!("Authorization: {}\r\n", answer["token"].as_str().context("no token")?))
+    }
+
+    async fn ask(&self, path: &str, body: &Value, headers: &str) -> Result<Value> {
         let body = body.to_string();
-        let asked = http::request_to(&self.place.host, self.client.number(), "POST", path, Some(&body));
+        let asked = http::request_with(&self.place.host, self.port(), "POST", path, Some(&body), headers);
         let asked = tokio::time::timeout(seconds(3), asked);
         let answer = asked.await.context("etcd does not answer")??;
         if answer.status != 200 {
@@ -198,14 +325,19 @@ impl Member {
             return;
         }
         let log = room.log(&self.dir.join("etcd.log"));
-        let client = format!("http://{}", self.at(&self.client));
+        let scheme = if self.guard.certificate.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://{}", self.at(&self.client));
+        let listen = self.eyes.iter().fold(client.clone(), |list, eyes| format!("{list},http://{}", self.at(eyes)));
         let peer = format!("http://{}", self.at(&self.peer));
         let mut command: Command = room.command_at(&self.place, "etcd", &self.dir);
         command
             .args(["--name", &self.name, "--data-dir", "data"])
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-client-urls", &listen, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", initial, "--logger", "zap", "--log-level", "warn"])
+            // A login costs a tenth of a second by default; the story's own, for each look, need not.
+            .args(["--bcrypt-cost", "4"])
+            .args(self.guard.arguments())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log);
         let child = command.spawn().expect("start etcd; hint: `make setup` installs it");

@@ -31,16 +31,21 @@ pub async fn request(port: u16, method: &str, path: &str, json: Option<&str>) ->
 
 /// Any method, anywhere.
 pub async fn request_to(host: &str, port: u16, method: &str, path: &str, json: Option<&str>) -> Result<Answer> {
+    request_with(host, port, method, path, json, "").await
+}
+
+/// The same with further header lines, each ended by CR LF.
+pub async fn request_with(host: &str, port: u16, method: &str, path: &str, json: Option<&str>, headers: &str) -> Result<Answer> {
     let bound = Duration::from_secs(if method == "GET" { 3 } else { 60 });
-    tokio::time::timeout(bound, exchange(host, port, method, path, json.unwrap_or("")))
+    tokio::time::timeout(bound, exchange(host, port, method, path, json.unwrap_or(""), headers))
         .await
         .with_context(|| format!("{method} {path} on port {port}: no answer within {bound:?}"))?
 }
 
-async fn exchange(host: &str, port: u16, method: &str, path: &str, body: &str) -> Result<Answer> {
+async fn exchange(host: &str, port: u16, method: &str, path: &str, body: &str, headers: &str) -> Result<Answer> {
     let mut stream = TcpStream::connect((host, port)).await.with_context(|| format!("connect to port {port}"))?;
     let head = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await?;

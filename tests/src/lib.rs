@@ -11,6 +11,7 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod room;
+pub mod tls;
 pub mod wait;
 
 pub mod alone;

@@ -3,7 +3,8 @@
 //! Postgres' children leave their parent's process group, so a group can't hold them; but each has the
 //! data directory as its working directory, and that lies in the test's room.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::kill_process;
+pub use rustix::process::{Pid, Signal};
 use std::fs;
 use std::path::Path;
 
