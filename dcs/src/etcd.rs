@@ -116,11 +116,11 @@ impl Etcd {
         }
         let options = self.options(&endpoint.url);
         let client = match &self.settings.user {
-            None => Client::connect([&endpoint.url], Some(options)).await?,
+            None => connect(&endpoint.url, options).await?,
             Some((user, password)) => {
                 let with_login = options.clone().with_user(user, password);
-                match Client::connect([&endpoint.url], Some(with_login)).await {
-                    Err(failure) if trouble::asks_for_no_login(&failure) => Client::connect([&endpoint.url], Some(options)).await?,
+                match connect(&endpoint.url, with_login).await {
+                    Err(failure) if trouble::asks_for_no_login(&failure) => connect(&endpoint.url, options).await?,
                     connected => connected?,
                 }
             }
@@ -156,7 +156,7 @@ impl Etcd {
         for turn in 0..count {
             let at = (first + turn) % count;
             let endpoint = &self.endpoints[at];
-            let answer = tokio::time::timeout(self.settings.try_timeout, self.ask(endpoint, &ask)).await;
+            let answer = tokio::time::timeout(self.settings.try_timeout, Box::pin(self.ask(endpoint, &ask))).await;
             let why = match answer.map(|answer| answer.map_err(|failure| trouble::classify(failure, self.login()))) {
                 Ok(Err(Error::Unreachable(why))) => why,
                 Ok(answer) => {
@@ -184,7 +184,7 @@ impl Etcd {
             let options = WatchOptions::new().with_prefix();
             client.watch(self.keys.prefix(), Some(options)).await
         };
-        let open = self.ask(endpoint, &watch);
+        let open = Box::pin(self.ask(endpoint, &watch));
         match tokio::time::timeout(self.settings.try_timeout, open).await {
             Ok(opened) => opened.map_err(|failure| trouble::classify(failure, self.login())),
             Err(_) => Err(Error::Unreachable(format!("{}: no watch within {} ms", endpoint.url, self.settings.try_timeout.as_millis()))),
@@ -229,6 +229,11 @@ impl Etcd {
     fn is_leader(&self, leader: &Leader) -> Compare {
         unchanged(self.keys.leader(), leader.term.0)
     }
+}
+
+/// Boxed: a connection in the making is large, and every call holds one.
+async fn connect(url: &str, options: ConnectOptions) -> std::result::Result<Client, etcd_client::Error> {
+    Box::pin(Client::connect([url], Some(options))).await
 }
 
 fn on(lease: LeaseId) -> Option<PutOptions> {
