@@ -74,6 +74,9 @@ COMMENT ON FUNCTION tenure.resume() IS 'resume automatic failover';
 CREATE FUNCTION tenure.attach_arbiter() RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_arbiter_wrapper';
 COMMENT ON FUNCTION tenure.attach_arbiter() IS 'called by the arbiter: this session is its own, until it ends';
+CREATE FUNCTION tenure.standbys_awaited() RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'standbys_awaited_wrapper';
+COMMENT ON FUNCTION tenure.standbys_awaited() IS 'called by the arbiter: do commits of this server wait for standbys by now, as its checkpointer has told the backends?';
 
 CREATE FUNCTION tenure.drain("on" boolean) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drain_wrapper';

@@ -126,6 +126,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     }
     let postmaster = hands.postmaster().context("Postgres does not run")?;
     claim_timeline(hands, &view).await.context("claim a timeline")?;
+    let begins_with = tend::synchronous::before_promotion(hands, &view).await.context("name the synchronous standbys to begin with")?;
     tracing::info!("promoting, term {term}");
     promote(&postmaster, &hands.config.postgres.data_dir).await?;
     let promoted = async {
@@ -140,7 +141,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     };
     let facts = tokio::time::timeout(PROMOTION_PATIENCE, promoted).await.context("Postgres does not leave recovery")??;
     tracing::info!("promoted: timeline {}, term {term}", facts.timeline);
-    hands.note_synchronous(std::collections::BTreeSet::new(), false);
+    hands.begin_synchronous(begins_with);
     // Wakes the lease worker: the new role is to be in the member key.
     if let Err(why) = hands.sql.execute("SELECT tenure.attach_arbiter()").await {
         tracing::warn!("attach to the lease worker: {why:#}");
@@ -182,6 +183,7 @@ async fn clone(hands: &Hands, view: &ClusterView, from: &MemberName) -> Result<D
     let config = &hands.config;
     let source = &view.members.get(from).with_context(|| format!("{from} has no member key"))?.member;
     let (host, port) = source.host_port().with_context(|| format!("{from} has no usable address: {}", source.conn_url))?;
+    tend::leaving::leave(hands).await;
     hands.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
     hands.stop(StopMode::Immediate).await?;
     hands.clear_orphans().await?;
@@ -267,6 +269,7 @@ async fn hand_over(hands: &Hands, view: &ClusterView, to: &MemberName) -> Result
 }
 
 async fn release(hands: &Hands, view: &ClusterView) -> Result<Done> {
+    hands.speak(MemberState::Crashed, MemberRole::Demoted);
     hands.stop(StopMode::Immediate).await?;
     hands.clear_orphans().await?;
     let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
@@ -280,6 +283,7 @@ async fn stop(hands: &Hands, view: &ClusterView) -> Result<Done> {
         tracing::info!("the cluster is in maintenance mode: leaving Postgres as it is");
         return Ok(Done::Stopped);
     }
+    tend::leaving::leave(hands).await;
     hands.speak(MemberState::Stopping, MemberRole::Replica);
     hands.stop(StopMode::Fast).await?;
     hands.speak(MemberState::Stopped, MemberRole::Replica);

@@ -7,7 +7,7 @@ use crate::hands::Hands;
 use crate::observe::{self, Memory, Seen};
 use crate::rest::Gate;
 use crate::snapshot::{Command, Node, Snapshot};
-use crate::{bootstrap, logging, postgres, rest, settings};
+use crate::{bootstrap, logging, postgres, rest, settings, tend};
 use anyhow::{Context, Result, anyhow};
 use cluster::duty::{self, Duty};
 use cluster::lease;
@@ -531,6 +531,7 @@ async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
         Recovery::None
     };
     let role = if facts.in_recovery { MemberRole::Replica } else { MemberRole::Primary };
+    tend::leaving::leave(hands).await;
     hands.speak(MemberState::Restarting, role);
     hands.stop(postgres::postmaster::StopMode::Fast).await?;
     hands.start_and_wait(view, &recovery).await?;

@@ -10,8 +10,10 @@ use crate::postgres::query::{LocalAddress, LocalSql};
 use crate::postgres::{Programs, controldata};
 use crate::settings;
 use anyhow::{Context, Result, bail};
+use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
+use cluster::quorum::{Rules, Setting, Trust};
 use cluster::view::ClusterView;
 use dcs::Etcd;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,10 +53,29 @@ struct State {
     postmaster: Option<Postmaster>,
     started: Option<Instant>,
     rewind_failed: Option<String>,
-    synchronous: BTreeSet<MemberName>,
-    confirmed: bool,
+    synchronous: Synchronous,
+    expected: Expected,
+    /// This node is about to stop: its member key says that it is not to be synchronous.
+    leaving: bool,
     /// Slots of members, with when the member was last seen.
     member_slots: BTreeMap<String, Instant>,
+}
+
+/// What is known of the synchronous standbys of this server.
+#[derive(Debug, Clone, Default)]
+pub struct Synchronous {
+    /// What `synchronous_standby_names` was last set to.
+    pub setting: Setting,
+    /// Every process of the server keeps the setting, and whatever was acknowledged before lies before this
+    /// position. None as long as that is not known.
+    pub in_force_from: Option<Lsn>,
+}
+
+/// Standbys that a server began with and that have yet to come, and since when it serves.
+#[derive(Debug, Default)]
+struct Expected {
+    names: BTreeSet<MemberName>,
+    since: Option<Instant>,
 }
 
 impl Hands {
@@ -125,17 +146,36 @@ impl Hands {
         self.state().rewind_failed = failed;
     }
 
-    /// The synchronous standbys this server is set to, and whether a commit was confirmed under them.
-    pub fn synchronous(&self) -> (BTreeSet<MemberName>, bool) {
-        let state = self.state();
-        (state.synchronous.clone(), state.confirmed)
+    /// The synchronous standbys this server is set to.
+    pub fn synchronous(&self) -> Synchronous {
+        self.state().synchronous.clone()
     }
 
-    /// Notes the synchronous standbys the server is set to.
-    pub fn note_synchronous(&self, names: BTreeSet<MemberName>, confirmed: bool) {
+    /// Notes the synchronous standbys the server is set to, and from which position on every process keeps that.
+    pub fn note_synchronous(&self, setting: Setting, in_force_from: Option<Lsn>) {
+        self.state().synchronous = Synchronous { setting, in_force_from };
+    }
+
+    /// From the next writing of the configuration on, the member key says that this node is not to be synchronous; or no more.
+    pub fn note_leaving(&self, leaving: bool) {
+        self.state().leaving = leaving;
+    }
+
+    /// Notes what a server begins with: its standbys are given time to come.
+    pub fn begin_synchronous(&self, setting: Setting) {
         let mut state = self.state();
-        state.synchronous = names;
-        state.confirmed = confirmed;
+        state.expected = Expected { names: setting.names.clone(), since: None };
+        state.synchronous = Synchronous { setting, in_force_from: None };
+    }
+
+    /// Those of the standbys that the server began with and that may still be on their way, `patience` long
+    /// from the first time this is asked.
+    pub fn expected_standbys(&self, patience: Duration) -> BTreeSet<MemberName> {
+        let expected = &mut self.state().expected;
+        if !expected.names.is_empty() && expected.since.get_or_insert_with(Instant::now).elapsed() > patience {
+            *expected = Expected::default();
+        }
+        expected.names.clone()
     }
 
     /// Notes the slots of the members that are there now; gives those to keep and those whose member has
@@ -173,15 +213,23 @@ impl Hands {
 
     /// Writes every configuration file for the next start or reload; true if something changed.
     pub async fn write_configuration(&self, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
-        let files = self.config.postgres.files();
         let synchronous = match recovery {
-            Recovery::None => self.synchronous().0,
-            Recovery::Standby { .. } => BTreeSet::new(),
+            Recovery::None => self.synchronous().setting,
+            Recovery::Standby { .. } => Setting::nobody(),
         };
+        self.write_configuration_with(view, recovery, &synchronous).await
+    }
+
+    /// As [`Hands::write_configuration`], with these synchronous standbys.
+    pub async fn write_configuration_with(&self, view: &ClusterView, recovery: &Recovery, synchronous: &Setting) -> Result<bool> {
+        let files = self.config.postgres.files();
         let dynamic = self.dynamic(view);
         // Where the cluster does not manage synchronous standbys, the user's own setting stands.
-        let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || !synchronous.is_empty();
-        let parameters = settings::parameters(&self.config, &dynamic, managed.then_some(&synchronous));
+        let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || synchronous.count > 0;
+        let mut parameters = settings::parameters(&self.config, &dynamic, managed.then_some(synchronous));
+        if self.state().leaving {
+            parameters.file.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
+        }
         let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
         files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
         let hba = self.config.postgres.pg_hba.as_ref().or(self.config.bootstrap.pg_hba.as_ref());
@@ -212,13 +260,14 @@ impl Hands {
     /// Starts the server and returns as soon as its process runs.
     pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
         let files = self.config.postgres.files();
+        self.note_leaving(false);
         crate::postgres::promote::forget(&self.config.postgres.data_dir).await?;
         if *recovery == Recovery::None
             && let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.config.name.as_str()))
         {
             // Those may be promoted: not one commit without them, from the first on.
-            let trusted = sync.value.standbys().filter_map(|name| MemberName::new(name).ok()).collect();
-            self.note_synchronous(trusted, false);
+            let rules = Rules::of(&self.dynamic(view));
+            self.begin_synchronous(rules.at_start(&Trust::of(&sync.value)));
         }
         self.write_configuration(view, recovery).await?;
         files.signal(recovery).await.context("write standby.signal")?;

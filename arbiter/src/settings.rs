@@ -7,8 +7,9 @@ use crate::postgres::query::member_conninfo;
 use cluster::config::DynamicConfig;
 use cluster::member::Member;
 use cluster::name::MemberName;
+use cluster::quorum::Setting;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Where a path that belongs to this data directory but must not lie in it (it would be cloned or
@@ -72,26 +73,17 @@ pub fn refused(config: &NodeConfig, dynamic: &DynamicConfig) -> Vec<&'static str
 }
 
 /// The settings of this node's server under this dynamic configuration, with these synchronous standbys.
-pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, synchronous: Option<&BTreeSet<MemberName>>) -> Parameters {
+pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, synchronous: Option<&Setting>) -> Parameters {
     let addresses = config.postgres.listen.addresses();
     let identity = Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
     let mut parameters = Parameters::settle(&identity, &config.postgres.parameters, &admitted(config, dynamic).0);
-    if let Some(names) = synchronous {
-        parameters.file.insert("synchronous_standby_names".to_owned(), standby_names(names));
+    if let Some(setting) = synchronous {
+        parameters.file.insert("synchronous_standby_names".to_owned(), setting.to_string());
     }
     // Without the primary a standby asks again every 5 s by default; a new primary should not wait that long for its standbys.
     parameters.file.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "1s".to_owned());
     tenure(config, dynamic, &mut parameters);
     parameters
-}
-
-/// `FIRST 1 ("n2")`, or nothing.
-pub fn standby_names(names: &BTreeSet<MemberName>) -> String {
-    if names.is_empty() {
-        return String::new();
-    }
-    let list = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(",");
-    format!("FIRST {} ({list})", names.len())
 }
 
 fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Parameters) {
@@ -141,6 +133,14 @@ pub fn member(config: &NodeConfig) -> Value {
     member
 }
 
+/// As [`member`], on its way out: not to be a synchronous standby any more.
+pub fn member_leaving(config: &NodeConfig) -> Value {
+    let mut member = member(config);
+    member["tags"]["nosync"] = json!(true);
+    member["tags"]["sync_priority"] = json!(0);
+    member
+}
+
 /// How this node streams from a member: conninfo, slot, and the recovery settings of its file.
 pub fn recovery(config: &NodeConfig, dynamic: &DynamicConfig, upstream: Option<(&MemberName, &Member)>) -> Recovery {
     let address = upstream.and_then(|(name, member)| Some((name, member.host_port()?)));
@@ -174,14 +174,6 @@ pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn standbys_are_quoted_and_all_of_them_must_confirm() {
-        let set = |names: &[&str]| names.iter().map(|name| MemberName::new(name).unwrap()).collect::<BTreeSet<_>>();
-        assert_eq!(standby_names(&set(&[])), "");
-        assert_eq!(standby_names(&set(&["n2"])), "FIRST 1 (\"n2\")");
-        assert_eq!(standby_names(&set(&["n2", "n3"])), "FIRST 2 (\"n2\",\"n3\")");
-    }
 
     #[test]
     fn what_runs_code_counts_only_where_the_nodes_own_file_says_the_same() {

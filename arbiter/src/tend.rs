@@ -8,16 +8,17 @@ use crate::{bootstrap, failsafe, settings, slots};
 use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;
+use cluster::quorum::Setting;
 use cluster::view::ClusterView;
 use dcs::Dcs;
-use std::collections::BTreeSet;
 
-mod synchronous;
+pub mod leaving;
+pub mod synchronous;
 
 /// One round on the primary. True if something was changed and another look is due.
 pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
-    synchronous::applied(hands, facts);
+    synchronous::applied(hands, view, facts);
     history(hands, view, leader, facts).await?;
     if view.members.get(&hands.config.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
         // An arbiter that died after the promotion left its checkpoint undone, and rewinds wait for it.
@@ -31,7 +32,7 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
 
 /// One round on a standby.
 pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<()> {
-    hands.note_synchronous(BTreeSet::new(), false);
+    hands.note_synchronous(Setting::nobody(), None);
     slots::keep(hands, view, false).await?;
     let upstream = settings::address_in(&facts.primary_conninfo);
     let member = view.members.iter().find(|(_, entry)| upstream.is_some() && entry.member.host_port() == upstream);

@@ -91,6 +91,7 @@ impl DynamicConfig {
             Some(Value::String(text)) => {
                 matches!(text.to_lowercase().as_str(), "on" | "true" | "yes" | "1")
             }
+            Some(Value::Number(number)) => number.as_i64() == Some(1),
             _ => false,
         }
     }
@@ -124,6 +125,27 @@ impl DynamicConfig {
     /// `synchronous_mode_strict`: rather no writes than writes on one node.
     pub fn synchronous_mode_strict(&self) -> bool {
         self.truthy("synchronous_mode_strict")
+    }
+
+    fn integer(&self, key: &str) -> Option<i64> {
+        match self.0.get(key)? {
+            Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|value| value as i64)),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// `synchronous_node_count`: how many standbys confirm a commit, where there are so many; 1 unless set. In
+    /// strict mode never less than 1.
+    pub fn synchronous_node_count(&self) -> usize {
+        let least = i64::from(self.synchronous_mode_strict());
+        usize::try_from(self.integer("synchronous_node_count").unwrap_or(1).max(least)).unwrap_or(0)
+    }
+
+    /// `maximum_lag_on_syncnode`, in bytes: a synchronous standby that lags more is replaced. None where it is
+    /// off, which 0 and -1 say too.
+    pub fn maximum_lag_on_syncnode(&self) -> Option<u64> {
+        self.integer("maximum_lag_on_syncnode").and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0)
     }
 
     /// `maximum_lag_on_failover`, in bytes.
@@ -258,9 +280,26 @@ mod tests {
             (r#"{"synchronous_mode":false}"#, SynchronousMode::Off),
             (r#"{"synchronous_mode":true}"#, SynchronousMode::On),
             (r#"{"synchronous_mode":"on"}"#, SynchronousMode::On),
+            (r#"{"synchronous_mode":1}"#, SynchronousMode::On),
+            (r#"{"synchronous_mode":"off"}"#, SynchronousMode::Off),
+            (r#"{"synchronous_mode":"Quorum"}"#, SynchronousMode::Quorum),
             (r#"{"synchronous_mode":"quorum"}"#, SynchronousMode::Quorum),
         ] {
             assert_eq!(config(json).synchronous_mode(), mode, "{json}");
+        }
+    }
+
+    #[test]
+    fn how_many_standbys_confirm_and_how_far_they_may_lag() {
+        for (json, count, lag) in [
+            ("{}", 1, None),
+            (r#"{"synchronous_node_count":2,"maximum_lag_on_syncnode":4096}"#, 2, Some(4096)),
+            (r#"{"synchronous_node_count":"3","maximum_lag_on_syncnode":"-1"}"#, 3, None),
+            (r#"{"synchronous_node_count":0,"maximum_lag_on_syncnode":0}"#, 0, None),
+            (r#"{"synchronous_node_count":0,"synchronous_mode_strict":true}"#, 1, None),
+        ] {
+            let config = config(json);
+            assert_eq!((config.synchronous_node_count(), config.maximum_lag_on_syncnode()), (count, lag), "{json}");
         }
     }
 

@@ -1,6 +1,5 @@
 //! Duty: what this node's processes owe the cluster now. The arbiter asks; its `apply` does it.
 
-use crate::config::SynchronousMode;
 use crate::failover;
 use crate::leader::{Leader, Term};
 use crate::local::{DataDir, Ended, LocalState, Postgres};
@@ -155,8 +154,12 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
             if control.ended == Ended::Standby || control.timeline < view.history().current() {
                 return on(StartStandby { upstream: None }, mine());
             }
-            if let Some(standby) = lossless_successor(view, local) {
-                return on(HandOver { to: standby.clone() }, Reason::CrashedSyncStandbyReady(standby));
+            match lossless_successor(view, local) {
+                Some(Successor::Known(standby)) => {
+                    return on(HandOver { to: standby.clone() }, Reason::CrashedSyncStandbyReady(standby));
+                }
+                Some(Successor::AmongVoters(voters)) => return on(Release, Reason::CrashedQuorumReady(voters)),
+                None => {}
             }
             if local.down_for > view.config().primary_start_timeout() {
                 return start_timeout(view);
@@ -171,13 +174,29 @@ fn start_timeout(view: &ClusterView) -> Decision<Duty> {
     Decision::new(Duty::Release, Reason::StartTimeout(view.config().primary_start_timeout().as_secs()))
 }
 
-/// A synchronous standby that has every acknowledged commit, runs, and can be promoted.
-fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<MemberName> {
-    if view.config().synchronous_mode() == SynchronousMode::Off {
-        return None;
+/// Who can go on without losing an acknowledged commit.
+enum Successor {
+    /// This synchronous standby: it has them all, runs, and can be promoted.
+    Known(MemberName),
+    /// One of these: which of them is only known once they have compared their positions, which the race does.
+    AmongVoters(String),
+}
+
+fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<Successor> {
+    let sync = &view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(local.name.as_str()))?.value;
+    let mut fit = view.members.keys().filter(|name| sync.has_standby(name) && failover::unfit(view, name, false).is_none());
+    if sync.quorum == 0 {
+        return fit.next().cloned().map(Successor::Known);
     }
-    let sync = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(local.name.as_str()))?;
-    view.members.keys().find(|name| sync.value.has_standby(name) && failover::unfit(view, name, false).is_none()).cloned()
+    fit.next()?;
+    // Also those that may not lead can say what they have.
+    let voters: Vec<&str> = view
+        .members
+        .iter()
+        .filter(|(name, entry)| sync.has_standby(name) && entry.member.is_running())
+        .map(|(name, _)| name.as_str())
+        .collect();
+    (voters.len() > sync.quorum as usize).then(|| Successor::AmongVoters(voters.join(", ")))
 }
 
 /// The leader serves; has anybody asked for a change?

@@ -1,6 +1,5 @@
 //! A requested switchover or failover: from whom, to whom, when; and whether it can be done.
 
-use crate::config::SynchronousMode;
 use crate::name::MemberName;
 use crate::view::ClusterView;
 use serde::{Deserialize, Serialize};
@@ -100,7 +99,6 @@ pub fn unfit(view: &ClusterView, name: &MemberName, switchover: bool) -> Option<
         return Some("it does not stream from the leader".to_owned());
     }
     if switchover
-        && view.config().synchronous_mode() != SynchronousMode::Off
         && let Some(sync) = &view.sync
         && !sync.value.is_empty()
         && !sync.value.has_standby(name)

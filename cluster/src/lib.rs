@@ -22,6 +22,7 @@ pub mod reason;
 
 pub mod fence;
 pub mod lease;
+pub mod quorum;
 
 pub mod duty;
 pub mod race;

@@ -4,7 +4,6 @@
 //! what it has received for this vacancy ([`Announcement`]), after it stopped receiving; the fittest
 //! ([`fitness`]) takes the key, the others wait for it as long as it is alive.
 
-use crate::config::SynchronousMode;
 use crate::history::Ancestry;
 use crate::leader::Term;
 use crate::lsn::Lsn;
@@ -121,8 +120,9 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::NoFailover);
     }
     let config = view.config();
-    if config.synchronous_mode() != SynchronousMode::Off
-        && let Some(sync) = &view.sync
+    // Whatever the mode says by now: the key is what the leader kept to. Where the mode is switched off, the leader
+    // empties the key before its commits stop waiting.
+    if let Some(sync) = &view.sync
         && !sync.value.is_empty()
         && !sync.value.may_lead(&me.name)
     {
@@ -157,11 +157,10 @@ fn asked(view: &ClusterView) -> Option<Asked> {
     Some(Asked { name, could: running && !refused })
 }
 
-/// In synchronous mode membership in the key says that no acknowledged commit is missing; the lag
+/// Membership in the key (and the votes it asks for) says that no acknowledged commit is missing; the lag
 /// then only speaks of commits that nobody was told of.
 fn sync_covers(view: &ClusterView, me: &Candidate) -> bool {
-    view.config().synchronous_mode() != SynchronousMode::Off
-        && view.sync.as_ref().is_some_and(|sync| !sync.value.is_empty() && sync.value.may_lead(&me.name))
+    view.sync.as_ref().is_some_and(|sync| !sync.value.is_empty() && sync.value.may_lead(&me.name))
 }
 
 /// The order of candidates: newest timeline, then a primary (it lost its lease, not its data), then
@@ -281,9 +280,8 @@ fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) 
 /// many other voters say that they have no more. None where they were heard; else whose word is missing.
 fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) -> Option<String> {
     let sync = &view.sync.as_ref()?.value;
-    let on = view.config().synchronous_mode() != SynchronousMode::Off;
     let is_me = |name: &str| name.eq_ignore_ascii_case(me.name.as_str());
-    if !on || sync.leader.as_deref().is_some_and(is_me) {
+    if sync.leader.as_deref().is_some_and(is_me) {
         return None; // the leader of the key has everything it ever acknowledged
     }
     let has_no_more = |voter: &str| {
@@ -301,8 +299,7 @@ fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announ
 
 /// Is a member that has not spoken worth waiting for? A primary always is: its tags don't bar it.
 fn could_be_fitter(view: &ClusterView, name: &MemberName, entry: &MemberEntry, primaries_only: bool) -> bool {
-    let sync = view.config().synchronous_mode() != SynchronousMode::Off;
-    let barred = sync && view.sync.as_ref().is_some_and(|sync| !sync.value.is_empty() && !sync.value.may_lead(name));
+    let barred = view.sync.as_ref().is_some_and(|sync| !sync.value.is_empty() && !sync.value.may_lead(name));
     let primary = entry.member.role == MemberRole::Primary;
     let stands = primary || !(primaries_only || entry.member.tags.nofailover());
     entry.member.is_running() && stands && !barred

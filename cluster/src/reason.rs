@@ -58,6 +58,8 @@ pub enum Reason {
     Silent,
     #[error("Postgres crashed while {0} has every acknowledged commit")]
     CrashedSyncStandbyReady(MemberName),
+    #[error("Postgres crashed while enough voters of the sync key run to find the one that has every acknowledged commit: {0}")]
+    CrashedQuorumReady(String),
     #[error("Postgres crashed; it is restarted in place")]
     CrashedRestart,
     #[error("Postgres has been down for longer than primary_start_timeout ({0} s)")]
@@ -85,7 +87,7 @@ pub enum Reason {
     NoFailover,
     #[error("no arbiter is attached, so nothing could promote this node")]
     NoArbiter,
-    #[error("synchronous_mode is on and this node is not in the sync key: it may lack acknowledged commits")]
+    #[error("this node is not in the sync key: it may lack acknowledged commits")]
     NotInSync,
     #[error("this node is {lag} bytes behind the last known position of the leader, more than maximum_lag_on_failover ({most})")]
     TooFarBehind { lag: u64, most: u64 },

@@ -132,7 +132,12 @@ fn who_may_stand() {
         ),
         ("sync mode, the leader of the key", |view, _| (view.config, view.sync) = (sync_mode(), sync_key("n1", "")), "announce", ""),
         ("sync mode, no key yet", |view, _| view.config = sync_mode(), "announce", ""),
-        ("no sync mode, an old key", |view, _| view.sync = sync_key("n9", "n2"), "announce", ""),
+        (
+            "no sync mode by now, but the leader had not emptied the key",
+            |view, _| view.sync = sync_key("n9", "n2"),
+            "refuse",
+            "not in the sync key",
+        ),
     ];
     for (case, twist, step, why) in cases {
         check(case, *twist, step, why);

@@ -315,6 +315,12 @@ fn attach_arbiter() {
     shmem::attach_arbiter();
 }
 
+/// Do commits of this server wait for standbys now, as its checkpointer has told the backends?
+#[pg_extern]
+fn standbys_awaited() -> bool {
+    fence::standbys_awaited()
+}
+
 /// Promises the leader, which can't reach etcd, not to take its key until then (nanoseconds of
 /// CLOCK_BOOTTIME on this host). False where this node leads or is taking the key.
 #[pg_extern]

@@ -14,7 +14,8 @@ use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::member::{Member, MemberRole, MemberState, Tags};
 use cluster::name::{MemberName, Timeline};
-use cluster::sync::{self, StandbySeen, SyncState, SyncStep};
+use cluster::quorum::{self, Rules, Setting, StandbySeen, SyncStep, Trust};
+use cluster::sync::SyncState;
 use cluster::time::Moment;
 use cluster::view::{ClusterView, Status};
 use dcs::memory::Memory;
@@ -27,7 +28,7 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_millis(250);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
-const MARKER_PATIENCE: Duration = Duration::from_secs(5);
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(5);
 
 type Done = Result<bool, String>;
 
@@ -60,7 +61,10 @@ struct Arbiter {
     look_owed: Cell<bool>,
     down_since: Cell<Option<Duration>>,
     rewind_failed: RefCell<Option<String>>,
-    synchronous: RefCell<(BTreeSet<MemberName>, bool)>,
+    /// The setting, and from which position on it is in force.
+    synchronous: RefCell<(Setting, Option<u64>)>,
+    /// Standbys that the server began with, and until when they are expected.
+    expected: RefCell<(BTreeSet<MemberName>, Duration)>,
     told: RefCell<String>,
 }
 
@@ -82,6 +86,7 @@ pub(crate) fn spawn(world: &Rc<World>, at: usize) {
         down_since: Cell::new(None),
         rewind_failed: RefCell::default(),
         synchronous: RefCell::default(),
+        expected: RefCell::default(),
         told: RefCell::default(),
     });
     let keeper = arbiter.clone();
@@ -420,10 +425,10 @@ impl Arbiter {
         if self.world.server(self.at).is_some() {
             return Ok(true);
         }
-        let mut names = BTreeSet::new();
+        let mut names = Setting::nobody();
         if recovery == Recovery::None {
             if let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.name.as_str())) {
-                *self.synchronous.borrow_mut() = (sync.value.standbys().filter_map(|name| MemberName::new(name).ok()).collect(), false);
+                self.begin(Rules::of(view.config()).at_start(&Trust::of(&sync.value)), view);
             }
             names = self.synchronous.borrow().0.clone();
         }
@@ -456,12 +461,17 @@ impl Arbiter {
         self.ask(move |etcd| now(etcd.write_history(&merged, revision, &leader))).await.map_err(text)
     }
 
-    fn applied(&self, server: &Server) -> (BTreeSet<MemberName>, bool) {
+    fn begin(&self, setting: Setting, view: &ClusterView) {
+        *self.expected.borrow_mut() = (setting.names.clone(), self.world.now() + view.config().timing().ttl);
+        *self.synchronous.borrow_mut() = (setting, None);
+    }
+
+    fn applied(&self, server: &Server) -> (Setting, Option<u64>) {
         let known = self.synchronous.borrow().clone();
         if known.0 == *server.standby_names.borrow() {
             return known;
         }
-        let found = (server.standby_names.borrow().clone(), false);
+        let found = (server.standby_names.borrow().clone(), None);
         *self.synchronous.borrow_mut() = found.clone();
         found
     }
@@ -472,11 +482,18 @@ impl Arbiter {
         if view.config().synchronous_mode() == SynchronousMode::Off {
             return Ok(false);
         }
-        let (names, confirmed) = self.applied(server);
-        let trusted: BTreeSet<MemberName> = key.standbys().filter_map(|name| MemberName::new(name).ok()).collect();
-        let present = if trusted.is_empty() { &names } else { &trusted };
-        let wanted = sync::choose(&self.standbys(view, server), present);
-        match sync::step(&self.name, &key, &sync::Applied { names: names.clone(), confirmed }, &wanted) {
+        let (setting, from) = self.applied(server);
+        let rules = Rules::of(view.config());
+        let alive = |name: &&MemberName| view.members.get(name).is_some_and(|entry| entry.member.is_running());
+        let expected = match &*self.expected.borrow() {
+            (names, until) if self.world.now() < *until => names.iter().filter(alive).cloned().collect(),
+            _ => BTreeSet::new(),
+        };
+        let trust = Trust::of(&key);
+        let goal = rules.goal(&self.standbys(view, server), &trust, &setting, &expected);
+        let caught_up = |from: Option<u64>| from.map(|from| self.world.caught_up(server, from)).unwrap_or_default();
+        let now_applied = quorum::Applied { setting: setting.clone(), caught_up: caught_up(from) };
+        match quorum::step(&self.name, &key, &now_applied, &goal) {
             SyncStep::Settled => Ok(false),
             SyncStep::WriteKey(state) => {
                 self.tell(&format!("sync key: {:?}", state.sync_standby));
@@ -486,7 +503,7 @@ impl Arbiter {
             }
             SyncStep::Apply(names) => {
                 self.tell(&format!("standby names: {names:?}"));
-                *self.synchronous.borrow_mut() = (names.clone(), false);
+                *self.synchronous.borrow_mut() = (names.clone(), None);
                 if let Some(disk) = self.world.nodes[self.at].data.borrow_mut().disk_mut() {
                     disk.standby_names = names.clone();
                 }
@@ -505,14 +522,16 @@ impl Arbiter {
                 Ok(true)
             }
             SyncStep::Confirm => {
-                if !self.world.checkpoint(self.at).await {
-                    return Err("checkpoint".to_owned());
-                }
-                if self.world.time.timeout(MARKER_PATIENCE, self.world.marker(server)).await.is_none() {
-                    return Ok(false);
-                }
-                *self.synchronous.borrow_mut() = (names, true);
-                Ok(true)
+                let confirmed = async {
+                    let from = match from {
+                        Some(from) => from,
+                        None => self.world.in_force(server).await,
+                    };
+                    *self.synchronous.borrow_mut() = (setting.clone(), Some(from));
+                    let enough = || quorum::follows(&trust, &goal.trust, &caught_up(Some(from)));
+                    server.confirmations.wait(&self.world.time, || enough().then_some(())).await;
+                };
+                Ok(self.world.time.timeout(CONFIRM_PATIENCE, confirmed).await.is_some())
             }
         }
     }
@@ -524,7 +543,7 @@ impl Arbiter {
             let name = self.world.nodes[*at].name.clone();
             view.members.get(&name)?;
             let lag_bytes = confirmed.get(at).map_or(u64::MAX, |lsn| server.flushed.get().saturating_sub(*lsn));
-            Some(StandbySeen { name, streaming: true, eligible: true, priority: 1, lag_bytes })
+            Some(StandbySeen { name, streaming: true, eligible: true, nofailover: false, priority: 1, lag_bytes })
         });
         seen.collect()
     }
@@ -544,6 +563,11 @@ impl Arbiter {
         if let Some(disk) = self.world.nodes[self.at].data.borrow_mut().disk_mut() {
             disk.known.extend((1..=view.history().current().0).skip(1));
         }
+        let others = view.members.iter().filter(|(name, entry)| **name != self.name && entry.member.is_running());
+        let setting = Rules::of(view.config()).at_promotion(others.map(|(name, _)| name.clone()).collect());
+        if let Some(server) = self.world.server(self.at) {
+            *server.standby_names.borrow_mut() = setting.clone();
+        }
         self.world.promote(self.at, term);
         let node = &self.world.nodes[self.at];
         let promoted = node.changed.wait(&self.world.time, || match self.world.server(self.at) {
@@ -552,7 +576,7 @@ impl Arbiter {
             Some(_) => None,
         });
         self.world.time.timeout(PROMOTION_PATIENCE, promoted).await.ok_or("Postgres does not leave recovery")??;
-        *self.synchronous.borrow_mut() = Default::default();
+        self.begin(setting, &view);
         node.wake_worker.notify(&self.world.time);
         let (world, at) = (self.world.clone(), self.at);
         self.world.time.spawn((self.at, Part::Arbiter), async move {

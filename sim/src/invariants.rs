@@ -6,7 +6,6 @@ use crate::worker::now;
 use crate::world::World;
 use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
-use cluster::name::MemberName;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView};
 use dcs::Dcs;
@@ -64,7 +63,7 @@ impl World {
             let key = self.judge.borrow().sync.clone().unwrap_or_default();
             for (other, node) in self.nodes.iter().enumerate().filter(|(other, node)| *other != at && key.may_lead(&node.name)) {
                 if !self.has(other, commit, end) {
-                    let names = server.awaited.borrow().iter().map(MemberName::to_string).collect::<Vec<_>>().join(",");
+                    let names = server.awaited.borrow().to_string();
                     let how = format!(
                         "{name} acknowledges commit {commit} (awaiting '{names}'), the sync key {key:?} lets {} lead, which lacks it",
                         node.name

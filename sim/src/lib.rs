@@ -19,6 +19,7 @@ use crate::time::Part;
 use crate::wal::{Data, Disk, Wal};
 use crate::world::{MS, World, system};
 use cluster::local::Ended;
+use cluster::quorum::Setting;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -162,7 +163,7 @@ fn found(world: &World) {
     let mut wal = Wal::new();
     let checkpoint = (wal.end(), 1);
     wal.write(114, 0);
-    let disk = Disk { wal, ended: Ended::CleanPrimary, checkpoint, known: BTreeSet::from([1]), standby_names: BTreeSet::new() };
+    let disk = Disk { wal, ended: Ended::CleanPrimary, checkpoint, known: BTreeSet::from([1]), standby_names: Setting::nobody() };
     *world.nodes[0].data.borrow_mut() = Data::Present(disk);
     let keys = world.etcd.keys();
     world.etcd.put_by_hand(keys.initialize(), system().0.as_bytes());

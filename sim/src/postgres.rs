@@ -8,6 +8,7 @@ use cluster::fence::{self, Mode, Verdict};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
 use cluster::name::{MemberName, Timeline};
+use cluster::quorum::Setting;
 use cluster::time::Moment;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,8 +83,8 @@ pub(crate) struct Server {
     receiver: Cell<Option<TaskId>>,
     pub told_to_follow: Changes,
     /// What the configuration says, what commits wait for.
-    pub standby_names: RefCell<BTreeSet<MemberName>>,
-    pub awaited: RefCell<BTreeSet<MemberName>>,
+    pub standby_names: RefCell<Setting>,
+    pub awaited: RefCell<Setting>,
     pub confirmed: RefCell<BTreeMap<usize, u64>>,
     pub senders: RefCell<BTreeSet<usize>>,
     /// The arbiter's session.
@@ -109,7 +110,7 @@ impl Server {
             page.term,
             self.upstream.get().map(|at| at + 1),
             if self.streaming.get() { " streaming" } else { "" },
-            self.awaited.borrow().iter().map(MemberName::as_str).collect::<Vec<_>>(),
+            self.awaited.borrow().to_string(),
         )
     }
 
@@ -167,7 +168,7 @@ impl World {
     }
 
     /// Starts the postmaster; it is not waited for.
-    pub fn start_server(self: &Rc<Self>, at: usize, recovery: Recovery, names: BTreeSet<MemberName>) {
+    pub fn start_server(self: &Rc<Self>, at: usize, recovery: Recovery, names: Setting) {
         let node = &self.nodes[at];
         let (end, timeline, from) = {
             let mut data = node.data.borrow_mut();
@@ -578,7 +579,7 @@ impl World {
             self.judge.borrow_mut().refused += 1;
             return;
         }
-        let awaits = !server.awaited.borrow().is_empty();
+        let awaits = server.awaited.borrow().count > 0;
         let bytes = 100 + self.random.below(400);
         let end = match self.nodes[at].data.borrow_mut().disk_mut() {
             Some(disk) => disk.wal.write(bytes, commit),
@@ -604,15 +605,24 @@ impl World {
     fn released(&self, server: &Server, end: u64) -> bool {
         let confirmed = server.confirmed.borrow();
         let has = |name: &MemberName| self.number_of(name).and_then(|at| confirmed.get(&at)).is_some_and(|lsn| *lsn >= end);
-        server.awaited.borrow().iter().all(has)
+        let awaited = server.awaited.borrow();
+        awaited.names.iter().filter(|name| has(name)).count() >= awaited.count
     }
 
-    /// Writes a marker and waits for the standbys that are set.
-    pub async fn marker(self: &Rc<Self>, server: &Rc<Server>) {
-        let Some(end) = self.nodes[server.at].data.borrow_mut().disk_mut().map(|disk| disk.wal.write(80, 0)) else { return };
+    /// Waits until commits go by the setting, then writes a marker; gives its end.
+    pub async fn in_force(self: &Rc<Self>, server: &Rc<Server>) -> u64 {
+        let kept = || *server.awaited.borrow() == *server.standby_names.borrow();
+        server.confirmations.wait(&self.time, || kept().then_some(())).await;
+        let end = self.nodes[server.at].data.borrow_mut().disk_mut().map_or(u64::MAX, |disk| disk.wal.write(80, 0));
         server.flushed.set(server.flushed.get().max(end));
         server.wal.tell(&self.time);
-        server.confirmations.wait(&self.time, || self.released(server, end).then_some(())).await;
+        end
+    }
+
+    /// The standbys that have confirmed up to here.
+    pub fn caught_up(&self, server: &Server, from: u64) -> BTreeSet<MemberName> {
+        let confirmed = server.confirmed.borrow();
+        confirmed.iter().filter(|(_, lsn)| **lsn >= from).map(|(at, _)| self.nodes[*at].name.clone()).collect()
     }
 
     // ---- Files ----
@@ -624,6 +634,6 @@ impl World {
         let server = self.serving(from)?;
         let mut wal: Wal = disk.wal.clone();
         wal.truncate(self.sendable(&server));
-        Some(Data::Present(Disk { wal, ended: Ended::Standby, standby_names: BTreeSet::new(), ..disk.clone() }))
+        Some(Data::Present(Disk { wal, ended: Ended::Standby, standby_names: Setting::nobody(), ..disk.clone() }))
     }
 }

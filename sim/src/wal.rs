@@ -3,7 +3,8 @@
 use cluster::history::{History, Line};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
-use cluster::name::{MemberName, Timeline};
+use cluster::name::Timeline;
+use cluster::quorum::Setting;
 use std::collections::{BTreeSet, HashSet};
 
 /// One record: where it ends, on which timeline, which commit it is (0: none).
@@ -90,7 +91,7 @@ pub(crate) struct Disk {
     /// Timelines whose history files lie here: their numbers are not used again.
     pub known: BTreeSet<u32>,
     /// `synchronous_standby_names` in postgresql.conf.
-    pub standby_names: BTreeSet<MemberName>,
+    pub standby_names: Setting,
 }
 
 /// What is in a data directory.

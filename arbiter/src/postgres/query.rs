@@ -66,6 +66,9 @@ pub struct ServerFacts {
     pub pending_restart: Vec<PendingSetting>,
     /// `synchronous_standby_names` in force.
     pub synchronous_standby_names: String,
+    /// What a commit waits for where a session says nothing else.
+    #[serde(default)]
+    pub synchronous_commit: String,
     /// `primary_conninfo` and `primary_slot_name` in force.
     pub primary_conninfo: String,
     /// See `primary_conninfo`.
@@ -113,6 +116,9 @@ pub struct Sender {
     pub state: Option<String>,
     /// `async`, `potential`, `sync`, `quorum`.
     pub sync_state: Option<String>,
+    /// Its place in the list that its walsender goes by; 0 where that does not name it.
+    #[serde(default)]
+    pub sync_priority: Option<i32>,
     /// What it has been sent.
     pub sent_lsn: Option<Lsn>,
     /// What it has written.
@@ -148,13 +154,14 @@ SELECT json_build_object(
   'receiver', (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port, 'timeline', received_tli,
                  'latest_end_lsn', latest_end_lsn - '0/0') FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
   'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'client_addr', client_addr::text,
-                 'state', state, 'sync_state', sync_state, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
+                 'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
                  'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
   'postmaster_start_time', pg_postmaster_start_time()::text,
   'server_version', current_setting('server_version_num')::int,
   'system_id', (pg_control_system()).system_identifier::text,
   'pending_restart', coalesce((SELECT json_agg(json_build_object('name', name, 'value', coalesce(setting, '')) ORDER BY name) FROM pg_settings WHERE pending_restart), '[]'),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
+  'synchronous_commit', current_setting('synchronous_commit'),
   'primary_conninfo', current_setting('primary_conninfo'),
   'primary_slot_name', current_setting('primary_slot_name')
 )::text
@@ -214,6 +221,27 @@ impl LocalSql {
     /// Makes the server read its configuration again (as [`super::postmaster::Postmaster::reload`], for where no process is at hand).
     pub async fn reload(&self) -> Result<()> {
         self.execute("SELECT pg_catalog.pg_reload_conf()").await.context("reload the configuration")
+    }
+
+    /// Makes the server read its configuration again, and returns once the postmaster is known to have done so: it has then also
+    /// told every process of an earlier reload.
+    pub async fn reload_and_see(&self) -> Result<()> {
+        const LOADED: &str = "SELECT pg_conf_load_time()::text";
+        let session = self.session().await?;
+        let loaded = async || -> Result<String> {
+            let asked = answer(session.client.query_one(LOADED, &[])).await;
+            Ok(self.noting_loss(asked).await.context("ask when the configuration was loaded")?.try_get(0)?)
+        };
+        let before = loaded().await?;
+        self.reload().await?;
+        let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        while loaded().await? == before {
+            if tokio::time::Instant::now() > deadline {
+                bail!("the server has not read its configuration again within {} s", ANSWER_TIMEOUT.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// Runs statements without results.

@@ -1,127 +1,244 @@
 //! Which standbys the primary's commits wait for: one step at a time towards what the configuration wants.
 
-use crate::hands::Hands;
+use crate::hands::{Hands, Synchronous};
 use crate::postgres::conf::Recovery;
-use crate::postgres::query::ServerFacts;
+use crate::postgres::query::{Sender, ServerFacts};
 use crate::settings;
 use anyhow::{Context, Result};
 use cluster::config::SynchronousMode;
 use cluster::leader::Leader;
+use cluster::lsn::Lsn;
 use cluster::name::MemberName;
-use cluster::sync::{self, Applied, StandbySeen, SyncState, SyncStep};
+use cluster::quorum::{self, Applied, Goal, Rules, SenderSeen, Setting, StandbySeen, SyncStep, Trust};
+use cluster::sync::SyncState;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// A marker commit waits this long for the standby before the step is tried again.
-const MARKER_PATIENCE: Duration = Duration::from_secs(5);
+/// A setting may take this long until every process keeps it and the standbys have caught up; then the loop looks again.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The field's own name for the standby that is waited for while there is none.
-const STRICT_PLACEHOLDER: &str = "__patroni_strict_sync_replica_placeholder__";
+/// Outside of strict mode a promotion waits this long for the checkpointer's word that commits will wait.
+const PROMOTION_PATIENCE: Duration = Duration::from_millis(500);
 
-/// One step towards the wanted synchronous standby; the order is `cluster::sync`'s.
+/// How often the server is asked while a change of its own takes effect; a few milliseconds' work.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// One step; the order is `cluster::quorum`'s. True if something was changed and another look is due.
 pub async fn tend(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
-    let mode = view.config().synchronous_mode();
+    let rules = Rules::of(view.config());
     let key = view.sync.as_ref().map(|sync| sync.value.clone()).unwrap_or_default();
     let revision = ClusterView::revision_of(&view.sync);
-    let (names, confirmed) = applied(hands, facts);
-    if mode == SynchronousMode::Off {
+    let Synchronous { setting, in_force_from } = applied(hands, view, facts);
+    if rules.mode == SynchronousMode::Off {
         if !key.is_empty() {
             hands.etcd.write_sync(&SyncState { other: key.other, ..SyncState::default() }, revision, leader).await?;
+            tracing::info!("synchronous_mode is off: nobody stands in the sync key any more");
             return Ok(true);
         }
-        if !names.is_empty() {
-            apply_names(hands, view, BTreeSet::new()).await?;
+        if setting.count > 0 {
+            give_up_setting(hands, view).await?;
         }
         return Ok(false);
     }
-    let seen = standbys(view, facts);
-    let trusted: BTreeSet<MemberName> = key.standbys().filter_map(|name| MemberName::new(name).ok()).collect();
-    let present = if trusted.is_empty() { &names } else { &trusted };
-    let mut wanted = sync::choose(&seen, present);
-    if wanted.is_empty() && view.config().synchronous_mode_strict() {
-        // Rather no writes than writes on one node. What was confirmed stays true while nothing is
-        // acknowledged; where nobody was named yet, a name that no member may have holds the commits.
-        wanted = if names.is_empty() { MemberName::new(STRICT_PLACEHOLDER).into_iter().collect() } else { names.clone() };
-        if trusted.is_subset(&names) && key.leader.as_deref() == Some(hands.config.name.as_str()) {
-            if names.is_empty() {
-                tracing::warn!("synchronous_mode_strict: no synchronous standby, commits wait for one");
-                apply_names(hands, view, wanted).await?;
-            }
-            return Ok(false);
-        }
+    let trust = Trust::of(&key);
+    let goal = rules.goal(&standbys(view, facts), &trust, &setting, &expected(hands, view));
+    if goal.setting == Setting::placeholder() && setting != goal.setting {
+        tracing::warn!("synchronous_mode_strict: no synchronous standby, commits wait for one");
     }
-    match sync::step(&hands.config.name, &key, &Applied { names: names.clone(), confirmed }, &wanted) {
+    let now = Applied { caught_up: in_force_from.map(|from| caught_up(facts, from)).unwrap_or_default(), setting };
+    match quorum::step(&hands.config.name, &key, &now, &goal) {
         SyncStep::Settled => Ok(false),
         SyncStep::WriteKey(state) => {
-            tracing::info!("synchronous standby in etcd: {}", state.sync_standby.as_deref().unwrap_or("none"));
+            let quorum = if state.quorum > 0 { format!(", quorum {}", state.quorum) } else { String::new() };
+            tracing::info!("synchronous standby in etcd: {}{quorum}", state.sync_standby.as_deref().unwrap_or("none"));
             hands.etcd.write_sync(&state, revision, leader).await?;
             Ok(true)
         }
-        SyncStep::Apply(names) => {
-            tracing::info!("synchronous_standby_names becomes '{}'", settings::standby_names(&names));
-            apply_names(hands, view, names).await?;
+        SyncStep::Apply(setting) => {
+            tracing::info!("synchronous_standby_names becomes '{setting}'");
+            apply_setting(hands, view, setting).await?;
             Ok(true)
         }
-        SyncStep::Confirm => confirm(hands, names).await,
+        SyncStep::Confirm => confirm(hands, &trust, &goal).await,
     }
 }
 
 /// What the server is set to; after a restart of the arbiter the server itself is asked.
-pub fn applied(hands: &Hands, facts: &ServerFacts) -> (BTreeSet<MemberName>, bool) {
-    let (names, confirmed) = hands.synchronous();
-    if settings::standby_names(&names) == facts.synchronous_standby_names {
-        return (names, confirmed);
+pub fn applied(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Synchronous {
+    let known = hands.synchronous();
+    let users_own = view.config().synchronous_mode() == SynchronousMode::Off
+        && known.setting.count == 0
+        && view.sync.as_ref().is_none_or(|sync| sync.value.is_empty());
+    if users_own || known.setting.to_string() == facts.synchronous_standby_names {
+        return known;
     }
-    let found: BTreeSet<MemberName> =
-        facts.synchronous_standby_names.split('"').skip(1).step_by(2).filter_map(|name| MemberName::new(name).ok()).collect();
-    hands.note_synchronous(found.clone(), false);
-    (found, false)
+    hands.note_synchronous(Setting::read(&facts.synchronous_standby_names).unwrap_or_default(), None);
+    hands.synchronous()
 }
 
-async fn apply_names(hands: &Hands, view: &ClusterView, names: BTreeSet<MemberName>) -> Result<()> {
-    let wanted = settings::standby_names(&names);
-    hands.note_synchronous(names, false);
+/// Standbys that the server began with and that are alive: they are on their way.
+fn expected(hands: &Hands, view: &ClusterView) -> BTreeSet<MemberName> {
+    let alive = |name: &MemberName| view.members.get(name).is_some_and(|entry| entry.member.is_running() && !entry.member.tags.nosync());
+    hands.expected_standbys(view.config().timing().ttl).into_iter().filter(alive).collect()
+}
+
+async fn apply_setting(hands: &Hands, view: &ClusterView, setting: Setting) -> Result<()> {
+    let wanted = setting.to_string();
+    hands.note_synchronous(setting, None);
     hands.write_configuration(view, &Recovery::None).await?;
     hands.sql.reload().await?;
     // The reload reaches our own session with its next statement, not before the postmaster has read the file.
     let effective = async {
         while hands.sql.facts().await?.synchronous_standby_names != wanted {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok::<(), anyhow::Error>(())
     };
-    tokio::time::timeout(Duration::from_secs(5), effective).await.context("the server does not take the new synchronous_standby_names")?
+    tokio::time::timeout(CONFIRM_PATIENCE, effective).await.context("the server does not take the new synchronous_standby_names")?
 }
 
-/// Proves that commits wait for the new set. Whether they wait is told by a flag that only the
-/// checkpointer sets when it reads the configuration, and it does so before it serves a checkpoint that
-/// was asked for after the reload; so: checkpoint, then a commit that must be confirmed.
-async fn confirm(hands: &Hands, names: BTreeSet<MemberName>) -> Result<bool> {
-    hands.sql.checkpoint().await?;
-    let marker = "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'tenure', 'synchronous standby confirmed'); RESET synchronous_commit";
-    match tokio::time::timeout(MARKER_PATIENCE, hands.sql.execute(marker)).await {
-        Ok(done) => done.context("commit under the new synchronous standby")?,
-        Err(_) => {
-            tracing::warn!("the new synchronous standby has not confirmed a commit within {} s", MARKER_PATIENCE.as_secs());
-            return Ok(false);
+/// The mode is off: what the user wrote into `synchronous_standby_names` stands, if anything.
+async fn give_up_setting(hands: &Hands, view: &ClusterView) -> Result<()> {
+    hands.note_synchronous(Setting::nobody(), None);
+    if hands.write_configuration(view, &Recovery::None).await? {
+        tracing::info!("synchronous_mode is off: synchronous_standby_names is left to the configuration");
+        hands.sql.reload().await?;
+    }
+    Ok(())
+}
+
+/// Waits until the setting is kept by all, and until those that the goal trusts have everything from before that.
+async fn confirm(hands: &Hands, trust: &Trust, goal: &Goal) -> Result<bool> {
+    let Synchronous { setting, in_force_from } = hands.synchronous();
+    let deadline = Instant::now() + CONFIRM_PATIENCE;
+    let from = match in_force_from {
+        Some(from) => from,
+        None => {
+            let Some(from) = in_force(hands, &setting, deadline).await? else {
+                tracing::warn!("not every process keeps synchronous_standby_names '{setting}' after {} s", CONFIRM_PATIENCE.as_secs());
+                return Ok(false);
+            };
+            hands.note_synchronous(setting, Some(from));
+            from
+        }
+    };
+    let enough = until(hands, deadline, |facts| quorum::follows(trust, &goal.trust, &caught_up(facts, from))).await?;
+    if !enough {
+        tracing::warn!("the new synchronous standbys have not caught up to {from} within {} s", CONFIRM_PATIENCE.as_secs());
+    }
+    Ok(enough)
+}
+
+/// The position from which on no commit is acknowledged by an older setting; None where that can't be said yet.
+///
+/// Three kinds of process go by the setting, each with a copy of its own. Backends wait at all as the
+/// checkpointer has told them in shared memory: that is asked. Walsenders let the waiting go, each by what
+/// itself has read: where the list places the standby differently than before, `sync_priority` shows which
+/// list that was. Where it does not, it is shown by what it sends: a walsender looks whether to read the
+/// configuration again before each round of sending. The first record may still have gone out in the
+/// round that was under way; the second is written after that was seen, so it goes out in a later one. That
+/// the postmaster has told all of its children is known once a second reload is seen to have begun.
+async fn in_force(hands: &Hands, setting: &Setting, deadline: Instant) -> Result<Option<Lsn>> {
+    hands.sql.reload_and_see().await?;
+    while hands.sql.ask("SELECT tenure.standbys_awaited()").await? != (setting.count > 0) {
+        if Instant::now() > deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let mut from = Lsn::default();
+    for _ in 0..2 {
+        from = marker(hands).await?;
+        if !until(hands, deadline, |facts| quorum::kept_by(setting, &senders(&facts.replication), from)).await? {
+            return Ok(None);
         }
     }
-    hands.note_synchronous(names, true);
-    Ok(true)
+    Ok(Some(from))
+}
+
+/// A commit of our own that waits for nobody; gives a position behind it that is on disk.
+async fn marker(hands: &Hands) -> Result<Lsn> {
+    let statements = "BEGIN; SET LOCAL tenure.minimum_synchronous_commit = local; SET LOCAL synchronous_commit = local; \
+        SELECT pg_logical_emit_message(true, 'tenure', 'synchronous_standby_names'); COMMIT";
+    hands.sql.execute(statements).await.context("commit a marker under the new synchronous_standby_names")?;
+    hands.sql.facts().await?.flush_lsn.context("this server is no primary any more")
+}
+
+/// Looks until it is so (true) or the deadline has passed (false).
+async fn until(hands: &Hands, deadline: Instant, so: impl Fn(&ServerFacts) -> bool) -> Result<bool> {
+    loop {
+        if so(&hands.sql.facts().await?) {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Before a promotion in quorum mode or strict mode: the first commit is to wait for a standby already. Gives what was set.
+pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setting> {
+    let rules = Rules::of(view.config());
+    let may_confirm = |name: &MemberName| {
+        let entry = view.members.get(name);
+        *name != hands.config.name && entry.is_some_and(|entry| entry.member.is_running() && !entry.member.tags.nosync())
+    };
+    let setting = rules.at_promotion(view.members.keys().filter(|name| may_confirm(name)).cloned().collect());
+    if setting.count == 0 {
+        return Ok(setting);
+    }
+    // It follows nobody from here on: it was elected, or it was handed the key.
+    let recovery = settings::recovery(&hands.config, &hands.dynamic(view), None);
+    hands.write_configuration_with(view, &recovery, &setting).await?;
+    hands.sql.reload().await?;
+    let patience = if rules.strict { CONFIRM_PATIENCE } else { PROMOTION_PATIENCE };
+    let deadline = Instant::now() + patience;
+    while !hands.sql.ask("SELECT tenure.standbys_awaited()").await? {
+        if Instant::now() > deadline {
+            anyhow::ensure!(!rules.strict, "the server does not take synchronous_standby_names '{setting}'");
+            tracing::warn!("the checkpointer is busy: the first commits may not wait for a standby");
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(setting)
+}
+
+/// Those that have flushed what lies before this position, and stream.
+fn caught_up(facts: &ServerFacts, from: Lsn) -> BTreeSet<MemberName> {
+    let streams = |sender: &&Sender| sender.state.as_deref() == Some("streaming") && sender.flush_lsn.is_some_and(|lsn| lsn >= from);
+    facts.replication.iter().filter(streams).filter_map(|sender| MemberName::new(&sender.application_name).ok()).collect()
+}
+
+fn senders(replication: &[Sender]) -> Vec<SenderSeen<'_>> {
+    let seen = replication.iter().map(|sender| SenderSeen {
+        application_name: &sender.application_name,
+        priority: sender.sync_priority.unwrap_or(0),
+        sent: sender.sent_lsn.unwrap_or_default(),
+    });
+    seen.collect()
 }
 
 fn standbys(view: &ClusterView, facts: &ServerFacts) -> Vec<StandbySeen> {
     let flushed = facts.flush_lsn.unwrap_or_default();
     let seen = facts.replication.iter().filter_map(|sender| {
         let name = MemberName::new(&sender.application_name).ok()?;
-        let entry = view.members.get(&name)?;
+        let tags = &view.members.get(&name)?.member.tags;
+        // As far as commits wait for it.
+        let reached = match facts.synchronous_commit.as_str() {
+            "remote_apply" => sender.replay_lsn,
+            "remote_write" => sender.write_lsn,
+            _ => sender.flush_lsn,
+        };
         Some(StandbySeen {
             streaming: sender.state.as_deref() == Some("streaming"),
-            eligible: !entry.member.tags.nosync(),
-            priority: entry.member.tags.sync_priority(),
-            lag_bytes: sender.flush_lsn.map_or(u64::MAX, |lsn| lsn.lag_bytes_behind(flushed)),
+            eligible: !tags.nosync(),
+            nofailover: tags.nofailover(),
+            priority: tags.sync_priority(),
+            lag_bytes: reached.map_or(u64::MAX, |lsn| lsn.lag_bytes_behind(flushed)),
             name,
         })
     });

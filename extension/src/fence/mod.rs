@@ -28,7 +28,7 @@ mod standbys;
 mod statement;
 
 pub use session::reopen_session;
-pub use standbys::{flushed_by_standbys, flushed_here};
+pub use standbys::{flushed_by_standbys, flushed_here, standbys_awaited};
 
 use crate::shmem::{self, Page};
 use cluster::fence::Mode;

@@ -27,6 +27,11 @@ pub(super) fn confirmed_by_standbys(level_max: usize) -> Option<u64> {
     }
 }
 
+/// Do commits wait for standbys now?
+pub fn standbys_awaited() -> bool {
+    standbys_to_await() && standbys_defined()
+}
+
 /// Can there be synchronous standbys at all?
 fn standbys_to_await() -> bool {
     // SAFETY: a setting, and a pointer that is set before any backend runs.

@@ -1,0 +1,218 @@
+//! Tables of the parts. That no sequence of steps trusts too much is shown whole in `tests/quorum.rs`.
+
+use super::*;
+
+fn name(text: &str) -> MemberName {
+    MemberName::new(text).unwrap()
+}
+
+fn set(text: &str) -> BTreeSet<MemberName> {
+    text.split_whitespace().map(name).collect()
+}
+
+fn any(count: usize, names: &str) -> Setting {
+    Setting::of(Method::Any, count, set(names))
+}
+
+fn first(count: usize, names: &str) -> Setting {
+    Setting::of(Method::First, count, set(names))
+}
+
+fn trust(quorum: usize, voters: &str) -> Trust {
+    Trust { quorum, voters: set(voters) }
+}
+
+#[test]
+fn a_setting_reads_as_it_is_written() {
+    for (setting, text) in [
+        (Setting::nobody(), ""),
+        (first(1, "n2"), r#"FIRST 1 ("n2")"#),
+        (first(2, "n3 n2"), r#"FIRST 2 ("n2","n3")"#),
+        (any(1, "n2 n3 n4"), r#"ANY 1 ("n2","n3","n4")"#),
+        (Setting::placeholder(), r#"FIRST 1 ("__patroni_strict_sync_replica_placeholder__")"#),
+    ] {
+        assert_eq!(setting.to_string(), text);
+        assert_eq!(Setting::read(text), Some(setting), "{text}");
+    }
+    for (text, setting) in [
+        ("n2", Some(first(1, "n2"))),
+        (r#""n2", n3"#, Some(first(1, "n2 n3"))),
+        ("2 (n2,n3)", Some(first(2, "n2 n3"))),
+        ("any 1 (n2 , n3 )", Some(any(1, "n2 n3"))),
+        ("*", None),
+        ("ANY 1 (*)", None),
+        ("2 (n2)", None),
+        ("FIRST (", None),
+    ] {
+        assert_eq!(Setting::read(text), setting, "{text}");
+    }
+}
+
+#[test]
+fn a_walsender_shows_by_its_priority_and_by_what_it_sent_which_setting_it_keeps() {
+    let sender = |application_name, priority, sent| SenderSeen { application_name, priority, sent: Lsn(sent) };
+    for (setting, senders, kept) in [
+        (any(1, "n2 n3"), vec![sender("n2", 1, 10), sender("N3", 1, 11), sender("n4", 0, 0)], true),
+        (any(1, "n2 n3"), vec![sender("n2", 1, 9), sender("n3", 1, 11)], false),
+        (any(1, "n2 n3"), vec![sender("n2", 1, 10), sender("n4", 1, 11)], false),
+        (first(2, "n2 n3"), vec![sender("n2", 1, 10), sender("n3", 1, 10)], false),
+        (first(2, "n2 n3"), vec![sender("n2", 1, 10), sender("n3", 2, 10)], true),
+        (Setting::nobody(), vec![sender("n2", 0, 0)], true),
+        (Setting::nobody(), vec![sender("n2", 1, 99)], false),
+    ] {
+        assert_eq!(kept_by(&setting, &senders, Lsn(10)), kept, "{setting} {senders:?}");
+    }
+}
+
+fn seen(text: &str, priority: i64, lag_bytes: u64) -> StandbySeen {
+    StandbySeen { name: name(text), streaming: true, eligible: true, nofailover: false, priority, lag_bytes }
+}
+
+const ON: Rules = Rules { mode: SynchronousMode::On, strict: false, count: 1, maximum_lag_bytes: None };
+const QUORUM: Rules = Rules { mode: SynchronousMode::Quorum, ..ON };
+
+#[test]
+fn who_is_named() {
+    let away = |standby: StandbySeen| StandbySeen { streaming: false, ..standby };
+    let barred = |standby: StandbySeen| StandbySeen { eligible: false, ..standby };
+    let never = |standby: StandbySeen| StandbySeen { nofailover: true, ..standby };
+    let lag = |bytes| Some(bytes);
+    let two = || vec![seen("n2", 1, 50), seen("n3", 1, 0)];
+    for (what, rules, standbys, named, chosen) in [
+        ("the one named is kept", ON, two(), "n2", "n2"),
+        ("else the least behind", ON, two(), "", "n3"),
+        ("one that left is replaced", ON, vec![away(seen("n2", 1, 0)), seen("n3", 1, 9)], "n2", "n3"),
+        ("a higher priority counts more than being named", ON, vec![seen("n2", 1, 0), seen("n3", 2, 9)], "n2", "n3"),
+        ("two of three", Rules { count: 2, ..ON }, vec![seen("n2", 1, 5), seen("n3", 1, 1), seen("n4", 1, 2)], "", "n3 n4"),
+        ("as many as there are", Rules { count: 5, ..ON }, two(), "", "n2 n3"),
+        ("nosync, or on its way out", ON, vec![barred(seen("n2", 1, 0)), seen("n3", 1, 9)], "n2", "n3"),
+        ("who may not lead comes last", ON, vec![never(seen("n2", 9, 0)), seen("n3", 1, 9)], "n2", "n3"),
+        ("and is better than nobody", ON, vec![never(seen("n2", 9, 0))], "", "n2"),
+        ("too far behind the other", Rules { maximum_lag_bytes: lag(49), ..ON }, two(), "n2", "n3"),
+        ("not too far behind the other", Rules { maximum_lag_bytes: lag(50), ..ON }, two(), "n2", "n2"),
+        ("alone it is measured against the primary", Rules { maximum_lag_bytes: lag(49), ..ON }, vec![seen("n2", 1, 50)], "n2", ""),
+        ("nobody is there", ON, vec![], "n2", ""),
+        ("in quorum mode all", QUORUM, two(), "", "n2 n3"),
+        ("but those too far behind", Rules { maximum_lag_bytes: lag(49), ..QUORUM }, two(), "n2 n3", "n3"),
+        ("and those that may not lead", QUORUM, vec![seen("n2", 1, 0), seen("n3", 1, 0), never(seen("n4", 1, 0))], "", "n2 n3"),
+        ("unless too few are left", Rules { count: 2, ..QUORUM }, vec![seen("n2", 1, 0), never(seen("n4", 1, 0))], "", "n2 n4"),
+        ("off", Rules { mode: SynchronousMode::Off, ..ON }, two(), "n2", ""),
+        ("a count of none", Rules { count: 0, ..ON }, two(), "n2", ""),
+    ] {
+        let setting = first(1, named);
+        assert_eq!(rules.choose(&standbys, &setting), set(chosen), "{what}");
+    }
+}
+
+#[test]
+fn where_it_shall_come_to() {
+    let strict = |rules| Rules { strict: true, ..rules };
+    let two = || vec![seen("n2", 1, 0), seen("n3", 1, 0)];
+    for (what, rules, standbys, now, expected, goal) in [
+        ("one of two", ON, two(), (trust(0, ""), Setting::nobody()), "", (first(1, "n2"), trust(0, "n2"))),
+        ("both", Rules { count: 2, ..ON }, two(), (trust(0, ""), Setting::nobody()), "", (first(2, "n2 n3"), trust(0, "n2 n3"))),
+        ("any", QUORUM, two(), (trust(0, ""), Setting::nobody()), "", (any(1, "n2 n3"), trust(1, "n2 n3"))),
+        ("all of them", Rules { count: 2, ..QUORUM }, two(), (trust(0, ""), any(1, "n2")), "", (any(2, "n2 n3"), trust(0, "n2 n3"))),
+        ("nobody left", QUORUM, vec![], (trust(1, "n2 n3"), any(1, "n2 n3")), "", (Setting::nobody(), trust(0, ""))),
+        ("nobody left, strict", strict(QUORUM), vec![], (trust(1, "n2 n3"), any(1, "n2 n3")), "", (any(1, "n2 n3"), trust(1, "n2 n3"))),
+        ("nobody yet, strict", strict(ON), vec![], (trust(0, ""), Setting::nobody()), "", (Setting::placeholder(), trust(0, ""))),
+        ("nobody yet, one on its way", QUORUM, vec![], (trust(0, ""), any(1, "n2 n3")), "n3", (any(1, "n2 n3"), trust(0, ""))),
+        ("the one on its way is not named", QUORUM, vec![], (trust(0, ""), any(1, "n2")), "n3", (Setting::nobody(), trust(0, ""))),
+        ("one has come", QUORUM, vec![seen("n2", 1, 0)], (trust(0, ""), any(1, "n2 n3")), "n3", (any(1, "n2"), trust(0, "n2"))),
+    ] {
+        let reached = rules.goal(&standbys, &now.0, &now.1, &set(expected));
+        assert_eq!((reached.setting, reached.trust), goal, "{what}");
+    }
+}
+
+#[test]
+fn what_a_new_primary_and_a_restarted_one_begin_with() {
+    let strict = |rules| Rules { strict: true, ..rules };
+    for (rules, members, setting) in [
+        (ON, "n2 n3", Setting::nobody()),
+        (strict(ON), "n2 n3", first(1, "n2 n3")),
+        (strict(ON), "", Setting::placeholder()),
+        (QUORUM, "n2 n3", any(1, "n2 n3")),
+        (QUORUM, "", Setting::nobody()),
+        (strict(QUORUM), "", Setting::placeholder()),
+        (Rules { mode: SynchronousMode::Off, ..strict(ON) }, "n2", Setting::nobody()),
+    ] {
+        assert_eq!(rules.at_promotion(set(members)), setting, "{rules:?} {members}");
+    }
+    for (rules, key, setting) in [
+        (ON, trust(0, "n2"), first(1, "n2")),
+        (ON, trust(1, "n2 n3"), first(1, "n2 n3")),
+        (QUORUM, trust(1, "n2 n3 n4"), any(2, "n2 n3 n4")),
+        (QUORUM, trust(0, ""), Setting::nobody()),
+        (strict(QUORUM), trust(0, ""), Setting::placeholder()),
+    ] {
+        let begun = rules.at_start(&key);
+        assert!(overlap(&key, &begun));
+        assert_eq!(begun, setting, "{rules:?} {key:?}");
+    }
+}
+
+/// The order of the writes where people change something, spelt out.
+#[test]
+fn the_way_from_one_to_the_other() {
+    let goal = |setting: Setting| Goal { trust: Trust::under(&setting), setting };
+    for (what, key, setting, goal, way) in [
+        ("the first standby", trust(0, ""), Setting::nobody(), goal(first(1, "n2")), "set FIRST 1 (\"n2\"), confirm, key 0 of n2"),
+        (
+            "another standby takes its place",
+            trust(0, "n2"),
+            first(1, "n2"),
+            goal(first(1, "n3")),
+            "key 0 of -, set FIRST 1 (\"n3\"), confirm, key 0 of n3",
+        ),
+        (
+            "a second one joins",
+            trust(0, "n2"),
+            first(1, "n2"),
+            goal(first(2, "n2 n3")),
+            "set FIRST 2 (\"n2\",\"n3\"), confirm, key 0 of n2,n3",
+        ),
+        ("one of two leaves", trust(0, "n2 n3"), first(2, "n2 n3"), goal(first(1, "n2")), "key 0 of n2, set FIRST 1 (\"n2\")"),
+        ("the last one leaves", trust(0, "n2"), first(1, "n2"), goal(Setting::nobody()), "key 0 of -, set "),
+        ("from on to quorum", trust(0, "n2"), first(1, "n2"), goal(any(1, "n2 n3")), "key 1 of n2,n3, set ANY 1 (\"n2\",\"n3\")"),
+        ("from quorum to on", trust(1, "n2 n3"), any(1, "n2 n3"), goal(first(1, "n2")), "set FIRST 1 (\"n2\"), confirm, key 0 of n2"),
+        (
+            "a voter joins",
+            trust(1, "n2 n3"),
+            any(1, "n2 n3"),
+            goal(any(1, "n2 n3 n4")),
+            "key 2 of n2,n3,n4, set ANY 1 (\"n2\",\"n3\",\"n4\")",
+        ),
+        ("a voter leaves", trust(1, "n2 n3"), any(1, "n2 n3"), goal(any(1, "n2")), "set ANY 1 (\"n2\"), confirm, key 0 of n2"),
+        (
+            "one more confirms",
+            trust(1, "n2 n3"),
+            any(1, "n2 n3"),
+            goal(any(2, "n2 n3")),
+            "set ANY 2 (\"n2\",\"n3\"), confirm, key 0 of n2,n3",
+        ),
+        ("one less confirms", trust(0, "n2 n3"), any(2, "n2 n3"), goal(any(1, "n2 n3")), "key 1 of n2,n3, set ANY 1 (\"n2\",\"n3\")"),
+    ] {
+        let me = name("n1");
+        let (mut key, mut applied) = (key.key(&me, &SyncState::default()), Applied { setting, caught_up: BTreeSet::new() });
+        let mut steps = Vec::new();
+        while steps.len() < 9 {
+            steps.push(match step(&me, &key, &applied, &goal) {
+                SyncStep::Settled => break,
+                SyncStep::WriteKey(next) => {
+                    key = next;
+                    format!("key {} of {}", key.quorum, key.sync_standby.as_deref().unwrap_or("-"))
+                }
+                SyncStep::Apply(setting) => {
+                    applied = Applied { setting, caught_up: BTreeSet::new() };
+                    format!("set {}", applied.setting)
+                }
+                SyncStep::Confirm => {
+                    applied.caught_up = applied.setting.names.clone();
+                    "confirm".to_owned()
+                }
+            });
+        }
+        assert_eq!(steps.join(", "), way, "{what}");
+    }
+}
