@@ -432,16 +432,26 @@ impl Alone {
 
     /// Makes a standby and names it in `synchronous_standby_names`.
     pub async fn synchronous_standby(&self) -> Server {
-        let standby = Server::standby_of(&self.room, self.port(), "s1").await;
-        self.set("synchronous_standby_names", "s1").await;
+        let mut standbys = self.synchronous_standbys(1, "s1", "sync").await;
+        standbys.remove(0)
+    }
+
+    /// Makes so many standbys, `s1` first, and waits until `setting` makes each of them what `sync_state` says.
+    pub async fn synchronous_standbys(&self, count: usize, setting: &str, sync_state: &str) -> Vec<Server> {
+        let mut standbys = Vec::new();
+        for number in 1..=count {
+            standbys.push(Server::standby_of(&self.room, self.port(), &format!("s{number}")).await);
+        }
+        self.set("synchronous_standby_names", setting).await;
         let session = self.session().await;
-        wait::until("a synchronous standby", PATIENCE, async || match session.ok("SELECT sync_state FROM pg_stat_replication").await {
-            seen if seen == "sync" => Ok(()),
-            seen => Err(seen),
+        let ask = format!("SELECT count(*) FROM pg_stat_replication WHERE sync_state = '{sync_state}'");
+        wait::until("synchronous standbys", PATIENCE, async || match session.ok(&ask).await {
+            seen if seen == count.to_string() => Ok(()),
+            seen => Err(format!("{seen} of {count} are {sync_state}")),
         })
         .await;
-        session.ok("SELECT pg_logical_emit_message(true, 'test', 'the standby confirms')").await;
-        standby
+        session.ok("SELECT pg_logical_emit_message(true, 'test', 'the standbys confirm')").await;
+        standbys
     }
 
     /// ALTER SYSTEM and a reload, waited for; works past the deadline too, since it writes no table.

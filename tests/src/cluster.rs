@@ -67,7 +67,8 @@ impl Plan {
         };
         let hosts = etcd.hosts();
         let nodes = (1..=self.count).map(|number| Node::planned(&room, &format!("n{number}"), &hosts, change)).collect();
-        let synchronous = self.dynamic["synchronous_mode"] == true && self.count > 1;
+        let mode = &self.dynamic["synchronous_mode"];
+        let synchronous = (*mode == true || *mode == "on" || *mode == "quorum") && self.count > 1;
         Cluster { nodes, etcd, room, synchronous }
     }
 

@@ -275,6 +275,18 @@ impl Node {
         process::signal(self.lease_worker().expect("a lease worker"), Signal::CONT);
     }
 
+    /// The WAL receiver is alive and silent: the standby falls behind and still seems to stream.
+    pub fn freeze_receiver(&self) {
+        let receiver = process::below(&self.data_dir()).into_iter().find(|pid| process::title(*pid).contains("walreceiver"));
+        process::signal(receiver.expect("a WAL receiver"), Signal::STOP);
+    }
+
+    /// SIGTERM to the WAL receiver: a frozen one ends when it is thawed, before it reads on.
+    pub fn end_receiver(&self) {
+        let receiver = process::below(&self.data_dir()).into_iter().find(|pid| process::title(*pid).contains("walreceiver"));
+        process::signal(receiver.expect("a WAL receiver"), Signal::TERM);
+    }
+
     /// Everything here is alive and silent: the host was suspended.
     pub fn freeze(&self) {
         process::freeze_below(&self.dir);

@@ -1,0 +1,210 @@
+//! Synchronous modes as people run them: whom commits wait for, who may take over, and how that changes while clients write.
+
+use serde_json::{Value, json};
+use stories::cluster::{Cluster, PATIENCE, Plan};
+use stories::node::Node;
+use stories::view::View;
+use stories::wait::{self, seconds};
+
+fn of(count: usize, mode: &str) -> Plan {
+    Cluster::of(count).ttl(3).dynamic("synchronous_mode", json!(mode))
+}
+
+/// The voters in the key and its quorum.
+fn key(view: &View) -> (Vec<String>, Option<u64>) {
+    (view.synchronous().map(|(_, names)| names).unwrap_or_default(), view.json("sync")["quorum"].as_u64())
+}
+
+/// Waits until the key names so many, under this quorum, with this leader.
+async fn key_has(cluster: &Cluster, count: usize, quorum: u64) -> View {
+    cluster
+        .wait_until(&format!("a sync key with {count} names and quorum {quorum}"), |view| {
+            let holder = view.synchronous().map(|(holder, _)| holder);
+            key(view).0.len() == count && key(view).1 == Some(quorum) && holder.as_deref() == view.leader()
+        })
+        .await
+}
+
+async fn standby_names(node: &Node) -> String {
+    node.one("SHOW synchronous_standby_names").await.expect("ask for the setting")
+}
+
+/// Changes the dynamic configuration.
+async fn configure(cluster: &Cluster, change: Value) {
+    let answer = cluster.nodes[0].patch("/config", &change).await.expect("change the configuration");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn in_quorum_mode_whichever_standby_has_everything_takes_over() {
+    let cluster = of(3, "quorum").start().await;
+    key_has(&cluster, 2, 1).await;
+    let old = cluster.leader().await;
+    let (behind, ahead) = (cluster.others(old)[0], cluster.others(old)[1]);
+    assert_eq!(standby_names(old).await, format!("ANY 1 (\"{}\",\"{}\")", behind.name(), ahead.name()));
+    for (path, on_standby, on_leader) in [("/quorum", 200, 503), ("/sync", 503, 503), ("/read-only-quorum", 200, 200)] {
+        wait::until(&format!("{path} to answer {on_standby}"), PATIENCE, async || {
+            let answer = ahead.get(path).await.map_err(|why| format!("{why:#}"))?;
+            if answer.status == on_standby { Ok(()) } else { Err(answer.status.to_string()) }
+        })
+        .await;
+        assert_eq!(old.get(path).await.expect("ask").status, on_leader, "{path} on the leader");
+    }
+    assert!(ahead.get("/patroni").await.expect("ask").body.contains(r#""quorum_standby":true"#));
+    assert!(
+        ahead
+            .get("/metrics")
+            .await
+            .expect("ask")
+            .body
+            .lines()
+            .any(|line| line.starts_with("patroni_quorum_standby") && line.ends_with(" 1"))
+    );
+    assert!(ahead.get("/cluster").await.expect("ask").body.contains(r#""role":"quorum_standby""#));
+    assert!(cluster.list().await.iter().any(|member| member["Role"] == "Quorum Standby"), "{:?}", cluster.list().await);
+    // One of the two sleeps: commits go on with the other alone, which is the only one to have them.
+    behind.freeze();
+    let writer = cluster.writer().await;
+    writer.goes_on(50, PATIENCE).await;
+    // What the kernel holds for its receiver is not to be read any more.
+    behind.end_receiver();
+    old.kill();
+    behind.thaw();
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("quorum, leader's node killed: {}", ledger.summary());
+    let view = cluster.healthy_members(2).await;
+    assert!(view.leads_other_than(old.name()), "{view}");
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn in_quorum_mode_a_killed_postmaster_is_followed_by_the_one_that_has_everything() {
+    let cluster = of(3, "quorum").start().await;
+    key_has(&cluster, 2, 1).await;
+    let old = cluster.leader().await;
+    let writer = cluster.writer().await;
+    old.kill_postmaster();
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("quorum, postmaster killed: {}", ledger.summary());
+    let view = key_has(&cluster, 2, 1).await;
+    assert!(view.leads_other_than(old.name()), "{view}");
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn with_two_nodes_that_confirm_each_of_them_has_everything() {
+    let cluster = of(3, "on").dynamic("synchronous_node_count", json!(2)).start().await;
+    key_has(&cluster, 2, 0).await;
+    let old = cluster.leader().await;
+    let others: Vec<&str> = cluster.others(old).iter().map(|node| node.name()).collect();
+    assert_eq!(standby_names(old).await, format!("FIRST 2 (\"{}\",\"{}\")", others[0], others[1]));
+    let writer = cluster.writer().await;
+    writer.goes_on(20, PATIENCE).await;
+    old.kill();
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("two synchronous standbys, leader's node killed: {}", ledger.summary());
+    // As many as there are: one is left.
+    let view = key_has(&cluster, 1, 0).await;
+    assert!(standby_names(cluster.node(view.leader().expect("a leader"))).await.starts_with("FIRST 1 "));
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn in_strict_mode_commits_wait_for_a_standby_to_come_back() {
+    let cluster = of(2, "on").dynamic("synchronous_mode_strict", json!(true)).start().await;
+    key_has(&cluster, 1, 0).await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let writer = cluster.writer().await;
+    writer.goes_on(10, PATIENCE).await;
+    standby.kill();
+    cluster.wait_until("the standby's key to run out", |view| view.members().len() == 1).await;
+    let before = writer.acknowledged();
+    wait::throughout("commits to wait without a standby", seconds(3), async || match writer.acknowledged() {
+        // One may have been confirmed just before.
+        now if now <= before + 1 => Ok(()),
+        now => Err(format!("{} were acknowledged", now - before)),
+    })
+    .await;
+    cluster.start(standby);
+    writer.goes_on(20, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("strict, standby away: {}", ledger.summary());
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn a_synchronous_standby_that_lags_too_much_is_replaced() {
+    let cluster = of(3, "on").dynamic("maximum_lag_on_syncnode", json!(1_000_000)).start().await;
+    let view = key_has(&cluster, 1, 0).await;
+    let leader = cluster.leader().await;
+    let slow = cluster.node(&key(&view).0[0]);
+    slow.freeze_receiver();
+    let client = leader.connect().await.expect("connect");
+    // Written past the standby, as nobody else could do it.
+    let write = "SET synchronous_commit = local; SET tenure.minimum_synchronous_commit = local; CREATE TABLE much AS SELECT repeat('x', 2000) AS text FROM generate_series(1, 3000)";
+    stories::node::rows(&client, write).await.expect("write");
+    let view = cluster.wait_until("another synchronous standby", |view| key(view).0.iter().any(|name| name != slow.name())).await;
+    assert_eq!(key(&view).0.len(), 1, "{view}");
+    assert_eq!(standby_names(leader).await, format!("FIRST 1 (\"{}\")", key(&view).0[0]));
+    leader.query("CREATE TABLE little(n int)").await.expect("a commit that waits for the new one");
+    slow.thaw();
+    cluster.healthy().await;
+}
+
+#[tokio::test]
+async fn a_synchronous_standby_that_is_stopped_is_dropped_first() {
+    let cluster = of(3, "on").start().await;
+    let view = key_has(&cluster, 1, 0).await;
+    let leader = cluster.leader().await;
+    let standby = cluster.node(&key(&view).0[0]);
+    let writer = cluster.writer().await;
+    writer.goes_on(20, PATIENCE).await;
+    standby.stop();
+    standby.ended(PATIENCE).await;
+    let log = standby.log();
+    assert!(log.contains("no commit waits for this node any more"), "{log}");
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("synchronous standby stopped in a planned way: {}", ledger.summary());
+    assert_eq!(ledger.unknown().count() + ledger.refused().count(), 0, "{}", ledger.summary());
+    assert_eq!(cluster.leader().await.name(), leader.name());
+    cluster.start(standby);
+    cluster.healthy().await;
+    let member = cluster.view().await.expect("look").member(standby.name());
+    assert!(member["tags"]["nosync"].is_null(), "back again, it may be synchronous: {member}");
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn the_mode_changes_while_clients_write() {
+    let cluster = of(3, "off").start().await;
+    let writer = cluster.writer().await;
+    let leader = cluster.leader().await;
+    for (mode, names, quorum, setting) in [("on", 1, 0, "FIRST 1 ("), ("quorum", 2, 1, "ANY 1 ("), ("on", 1, 0, "FIRST 1 (")] {
+        configure(&cluster, json!({"synchronous_mode": mode})).await;
+        key_has(&cluster, names, quorum).await;
+        let now = standby_names(leader).await;
+        assert!(now.starts_with(setting), "{mode}: {now}");
+        writer.goes_on(20, PATIENCE).await;
+    }
+    // Left to the user, the setting is the user's own.
+    let own = json!({"synchronous_mode": false, "postgresql": {"parameters": {"synchronous_standby_names": "ANY 1 (*)"}}});
+    configure(&cluster, own).await;
+    wait::until("the user's own setting", PATIENCE, async || match standby_names(leader).await {
+        seen if seen == "ANY 1 (*)" => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+    let view = cluster.view().await.expect("look");
+    assert_eq!(view.json("sync")["leader"], Value::Null, "{view}");
+    writer.goes_on(20, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("mode changed four times: {}", ledger.summary());
+    assert_eq!(ledger.unknown().count() + ledger.refused().count(), 0, "{}", ledger.summary());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
