@@ -211,6 +211,74 @@ async fn who_is_let_go_before_the_flag_is_taken_back_is_acknowledged() {
     }
 }
 
+/// Commits wait; once the wait is cancelled, nobody is told that it is done.
+async fn waits_and_is_never_acknowledged(alone: &Alone, n: u32) {
+    for (sql, end) in [
+        (format!("INSERT INTO kept VALUES ({n})"), End::CancelBackend),
+        (format!("BEGIN; INSERT INTO kept VALUES ({n}); PREPARE TRANSACTION 'p{n}'"), End::CancelRequest),
+    ] {
+        println!("{sql}, ended by {end:?}");
+        told_when_the_wait_is_ended(alone, &alone.session().await, &sql, end).await.cut();
+    }
+}
+
+#[tokio::test]
+async fn where_two_standbys_must_confirm_one_is_not_enough() {
+    let alone = Alone::start(&[]).await;
+    alone.session().await.ok("CREATE TABLE kept(n int)").await;
+    let standbys = alone.synchronous_standbys(2, "FIRST 2 (s1, s2)", "sync").await;
+    for (n, frozen) in (1..).zip(&standbys) {
+        frozen.freeze();
+        waits_and_is_never_acknowledged(&alone, n).await;
+        frozen.thaw();
+        alone.session().await.ok("INSERT INTO kept VALUES (9)").await;
+    }
+}
+
+#[tokio::test]
+async fn where_any_standby_may_confirm_one_is_enough_and_none_is_not() {
+    let alone = Alone::start(&[]).await;
+    alone.session().await.ok("CREATE TABLE kept(n int)").await;
+    let standbys = alone.synchronous_standbys(2, "ANY 1 (s1, s2)", "quorum").await;
+    for frozen in &standbys {
+        frozen.freeze();
+        alone.session().await.begin("INSERT INTO kept VALUES (9)").told_within(seconds(30)).await.done();
+        frozen.thaw();
+    }
+    standbys.iter().for_each(Server::freeze);
+    waits_and_is_never_acknowledged(&alone, 1).await;
+    standbys[1].thaw();
+    alone.session().await.ok("INSERT INTO kept VALUES (9)").await;
+    // From now on both have to.
+    standbys[0].thaw();
+    alone.set("synchronous_standby_names", "ANY 2 (s1, s2)").await;
+    alone.session().await.ok("INSERT INTO kept VALUES (9)").await;
+    standbys[0].freeze();
+    waits_and_is_never_acknowledged(&alone, 2).await;
+    standbys[0].thaw();
+}
+
+#[tokio::test]
+async fn after_a_crash_under_a_quorum_nobody_sees_what_no_standby_has() {
+    let alone = Alone::start(&[]).await;
+    alone.session().await.ok("CREATE TABLE kept(n int)").await;
+    let standbys = alone.synchronous_standbys(2, "ANY 1 (s1, s2)", "quorum").await;
+    let (session, victim) = (alone.session().await, alone.session().await);
+    standbys.iter().for_each(Server::freeze);
+    let mut commit = session.begin("INSERT INTO kept VALUES (1)");
+    commit.waits(A_WHILE).await;
+    alone.crash_by(victim).await;
+    commit.told().await.cut();
+    alone.fence_is("open").await;
+    let session = alone.session().await;
+    session.ok("SET tenure.fence_wait = '50s'").await;
+    let mut reader = session.begin("SELECT count(*) FROM kept");
+    reader.waits(A_WHILE).await;
+    standbys[1].thaw();
+    assert_eq!(reader.told_within(seconds(30)).await.done(), "1", "one of them has it");
+    standbys[0].thaw();
+}
+
 /// A synchronous primary after a crash that brought back one row nobody was told of; its standby is still frozen.
 async fn crashed() -> (Alone, Server) {
     let (alone, standby) = synchronous(&[]).await;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stories::cluster::{Cluster, PATIENCE, Plan};
 use stories::node::Node;
 use stories::view::View;
-use stories::wait::{self, seconds};
+use stories::wait::{self, lasting, seconds};
 
 fn of(count: usize, mode: &str) -> Plan {
     Cluster::of(count).ttl(3).dynamic("synchronous_mode", json!(mode))
@@ -180,6 +180,46 @@ async fn a_synchronous_standby_that_is_stopped_is_dropped_first() {
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
 
+/// The leader's node dies right after the mode was changed: whatever was acknowledged under synchronous rules is there.
+async fn dies_in_a_change(from: &str, to: &str) {
+    let cluster = of(3, from).start().await;
+    let old = cluster.leader().await;
+    let writer = cluster.writer().await;
+    writer.goes_on(30, PATIENCE).await;
+    configure(&cluster, json!({"synchronous_mode": to})).await;
+    // Under `off` nothing more is promised.
+    let (writer, ended) = if to == "off" { (None, Some(writer.finish())) } else { (Some(writer), None) };
+    lasting(std::time::Duration::from_millis(30)).await;
+    old.kill();
+    let ledger = match (writer, ended) {
+        (Some(writer), _) => {
+            writer.goes_on(50, PATIENCE).await;
+            writer.finish()
+        }
+        (_, Some(ledger)) => ledger,
+        _ => unreachable!("one of the two"),
+    };
+    println!("{from} to {to}, leader's node killed meanwhile: {}", ledger.summary());
+    let view = cluster.healthy_members(2).await;
+    assert!(view.leads_other_than(old.name()), "{view}");
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_in_the_change_from_on_to_quorum_takes_nothing_along() {
+    dies_in_a_change("on", "quorum").await;
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_in_the_change_from_quorum_to_on_takes_nothing_along() {
+    dies_in_a_change("quorum", "on").await;
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_in_the_change_from_on_to_off_takes_nothing_along() {
+    dies_in_a_change("on", "off").await;
+}
+
 #[tokio::test]
 async fn the_mode_changes_while_clients_write() {
     let cluster = of(3, "off").start().await;
@@ -207,4 +247,49 @@ async fn the_mode_changes_while_clients_write() {
     println!("mode changed four times: {}", ledger.summary());
     assert_eq!(ledger.unknown().count() + ledger.refused().count(), 0, "{}", ledger.summary());
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+/// What a member says in the race.
+fn why_not(view: &View, name: &str) -> String {
+    view.json(&format!("tenure/race/{name}"))["why"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_standby_that_is_too_far_behind_does_not_stand_and_says_why() {
+    let cluster = Cluster::of(2).ttl(3).dynamic("maximum_lag_on_failover", json!(100_000)).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let optime = |view: &View| view.json("status")["optime"].as_u64().unwrap_or(0);
+    let before = optime(&cluster.view().await.expect("look"));
+    standby.freeze();
+    leader.query("CREATE TABLE much AS SELECT repeat('x', 2000) AS text FROM generate_series(1, 3000)").await.expect("write");
+    cluster.wait_until("the leader to tell how far it is", |view| optime(view) > before + 4_000_000).await;
+    leader.kill();
+    standby.thaw();
+    let view = cluster.wait_until("the standby's reason", |view| why_not(view, standby.name()).contains("maximum_lag_on_failover")).await;
+    assert_eq!(view.leader(), None, "{view}");
+    cluster.start(leader);
+    let view = cluster.healthy().await;
+    assert_eq!(view.leader(), Some(leader.name()), "{view}");
+}
+
+#[tokio::test]
+async fn with_check_timeline_a_standby_of_an_older_timeline_does_not_stand() {
+    let cluster = Cluster::of(3).ttl(3).dynamic("check_timeline", json!(true)).start().await;
+    let old = cluster.leader().await;
+    let (candidate, missed) = (cluster.others(old)[0], cluster.others(old)[1]);
+    missed.kill();
+    cluster.wait_until("its member key to run out", |view| view.members().len() == 2).await;
+    cluster.cli_ok(&["switchover", "--leader", old.name(), "--candidate", candidate.name(), "--force"]).await;
+    cluster
+        .wait_until("the new timeline in the history", |view| view.json("history").as_array().is_some_and(|lines| !lines.is_empty()))
+        .await;
+    candidate.kill();
+    old.kill();
+    cluster.wait_until("nobody", |view| view.members().is_empty()).await;
+    cluster.start(missed);
+    let view = cluster
+        .wait_until("its reason", |view| why_not(view, missed.name()).contains("is on timeline 1, the cluster is on timeline 2"))
+        .await;
+    assert_eq!(view.leader(), None, "{view}");
 }
