@@ -191,7 +191,7 @@ impl Cluster {
 
     /// Where a client writes: all nodes, in order.
     pub fn targets(&self) -> Targets {
-        Targets::on_loopback(self.nodes.iter().map(Node::port).collect())
+        Targets::at(self.nodes.iter().map(|node| (node.host().to_owned(), node.port())).collect())
     }
 
     /// Makes the table and starts the writer; returns once it has some commits acknowledged.

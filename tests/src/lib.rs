@@ -25,3 +25,5 @@ pub mod verdict;
 pub mod workload;
 
 pub mod storm;
+
+pub mod isolation;

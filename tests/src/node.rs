@@ -34,6 +34,8 @@ pub struct Node {
     rest: Port,
     /// The daemon's command line, rebuilt at each start.
     program: PathBuf,
+    /// The program is Patroni, which takes a file and no verb.
+    patroni: bool,
     arbiter: Mutex<Option<Child>>,
 }
 
@@ -72,6 +74,7 @@ impl Node {
             postgres: Port::free(),
             rest: Port::free(),
             program: room.install(&programs::tenure()),
+            patroni: false,
             arbiter: Mutex::new(None),
         }
     }
@@ -85,6 +88,13 @@ impl Node {
     /// With variables in the environment of its programs.
     pub fn with_environment(mut self, environment: Vec<(String, String)>) -> Node {
         self.environment = environment;
+        self
+    }
+
+    /// Run by Patroni instead of our arbiter, from the same file: for comparisons.
+    pub fn by_patroni(mut self, patroni: &Path) -> Node {
+        patroni.clone_into(&mut self.program);
+        self.patroni = true;
         self
     }
 
@@ -182,7 +192,7 @@ impl Node {
         let log = room.log(&self.log_file());
         let child = self
             .command(room)
-            .arg("arbiter")
+            .args((!self.patroni).then_some("arbiter"))
             .arg(self.config_file())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log)

@@ -23,6 +23,13 @@ pub fn tenure() -> PathBuf {
     path
 }
 
+/// `patroni`, for comparisons: `PATRONI`, else the one beside `patronictl`. It has to be one that the user of
+/// Postgres can run, so not in root's home.
+pub fn patroni() -> Option<PathBuf> {
+    let path = std::env::var_os("PATRONI").map_or_else(|| target().join("patroni/bin/patroni"), PathBuf::from);
+    path.exists().then_some(path)
+}
+
 /// `patronictl`: `PATRONICTL`, else the one that `make setup` put into the target directory.
 pub fn patronictl() -> Option<PathBuf> {
     let path = std::env::var_os("PATRONICTL").map_or_else(|| target().join("patroni/bin/patronictl"), PathBuf::from);

@@ -25,17 +25,40 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Where the writer writes, and as whom.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    ports: Vec<u16>,
+    servers: Vec<(String, u16)>,
     user: String,
     password: String,
     patience: Duration,
+    again_after: Duration,
+    first_id: u64,
     read_write: bool,
 }
 
 impl Targets {
     /// Servers on loopback, asked in this order.
     pub fn on_loopback(ports: Vec<u16>) -> Targets {
-        Targets { ports, user: "postgres".to_owned(), password: PASSWORD.to_owned(), patience: Duration::from_secs(20), read_write: true }
+        Targets::at(ports.into_iter().map(|port| ("127.0.0.1".to_owned(), port)).collect())
+    }
+
+    /// Servers by address and port, asked in this order.
+    pub fn at(servers: Vec<(String, u16)>) -> Targets {
+        Targets {
+            servers,
+            user: "postgres".to_owned(),
+            password: PASSWORD.to_owned(),
+            patience: Duration::from_secs(20),
+            again_after: AGAIN_AFTER,
+            first_id: 1,
+            read_write: true,
+        }
+    }
+
+    /// A witness: takes any session, also one that starts read-only, and does not hurry after a refusal. Its ids begin here.
+    pub fn witness(mut self, first_id: u64) -> Targets {
+        self.read_write = false;
+        self.again_after = Duration::from_millis(100);
+        self.first_id = first_id;
+        self
     }
 
     /// As this user.
@@ -147,11 +170,11 @@ async fn write(targets: Targets, stop: &AtomicBool, acknowledged: &AtomicU64) ->
         let Some(client) = session.as_ref().filter(|client| !client.is_closed()) else {
             session = connect_to_any(&targets).await;
             if session.is_none() {
-                tokio::time::sleep(AGAIN_AFTER).await;
+                tokio::time::sleep(targets.again_after).await;
             }
             continue;
         };
-        let id = attempts.len() as u64 + 1;
+        let id = attempts.len() as u64 + targets.first_id;
         let sql = format!("INSERT INTO written(id) VALUES ({id})");
         let sent = Instant::now();
         let outcome = match tokio::time::timeout(targets.patience, client.simple_query(&sql)).await {
@@ -166,7 +189,7 @@ async fn write(targets: Targets, stop: &AtomicBool, acknowledged: &AtomicU64) ->
             tick.tick().await;
         } else {
             session = None;
-            tokio::time::sleep(AGAIN_AFTER).await;
+            tokio::time::sleep(targets.again_after).await;
         }
     }
     Ledger { attempts, ended: Instant::now() }
@@ -185,9 +208,9 @@ pub fn judge(error: &tokio_postgres::Error) -> Outcome {
 
 /// The first address that gives a session fit for writing, as libpq looks for it.
 async fn connect_to_any(targets: &Targets) -> Option<Client> {
-    for port in &targets.ports {
+    for (host, port) in &targets.servers {
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(*port).user(&targets.user).password(&targets.password).dbname("postgres").application_name("writer");
+        config.host(host).port(*port).user(&targets.user).password(&targets.password).dbname("postgres").application_name("writer");
         if targets.read_write {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }

@@ -1,12 +1,16 @@
 //! `bench`: the numbers of DESIGN section 9 that travel, beside what a person achieves by hand in the same run.
 //!
-//!     bench [RUNS] [NAME ...]     RUNS is 5; names are those of the table's first column, all where none is given
+//!     bench [RUNS] [NAME ...]     RUNS is 5; names are those of the table's first column, all pauses where none is given
+//!     bench [RUNS] agent-frozen node-frozen cut-from-etcd cut-from-all
+//!                                 the second table: what is lost when the leader is set apart, beside Patroni without a watchdog
 
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::time::{Duration, Instant};
 use stories::by_hand::ByHand;
 use stories::cluster::{Cluster, PATIENCE};
+use stories::isolation::{self, Fault, suffer};
+use stories::programs;
 
 const BY_HAND: &str = "by-hand";
 
@@ -20,6 +24,14 @@ const MEASURES: [(&str, &str, Option<u64>); 6] = [
     ("start", "empty directories to three members", Some(5000)),
 ];
 
+/// The leader set apart: for how many seconds.
+const ISOLATIONS: [(&str, Fault, u64); 4] = [
+    ("agent-frozen", Fault::AgentFrozen, 40),
+    ("node-frozen", Fault::NodeFrozen, 60),
+    ("cut-from-etcd", Fault::CutFromEtcd, 40),
+    ("cut-from-all", Fault::CutFromAll, 40),
+];
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let mut words = std::env::args().skip(1).peekable();
@@ -31,6 +43,14 @@ async fn main() -> Result<()> {
         _ => 5,
     };
     let wanted: Vec<String> = words.collect();
+    for (name, fault, lasts) in ISOLATIONS {
+        if wanted.iter().any(|word| word == name) {
+            isolated(name, fault, Duration::from_secs(lasts), runs).await;
+        }
+    }
+    if !wanted.is_empty() && wanted.iter().all(|word| ISOLATIONS.iter().any(|(name, ..)| word == name)) {
+        return Ok(());
+    }
     let mut rows = Vec::new();
     for (name, what, aim) in MEASURES {
         if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
@@ -59,6 +79,33 @@ async fn measure(name: &str) -> Result<Duration> {
         "start" => cold_start().await,
         _ => return Err(anyhow::anyhow!("{name} is no measure")).context("see bench's first lines"),
     })
+}
+
+/// One line for each run: ours with ttl 10, then the same done to Patroni in its fastest setting, without synchronous standbys.
+async fn isolated(name: &str, fault: Fault, lasts: Duration, runs: usize) {
+    let patroni = programs::patroni();
+    if patroni.is_none() {
+        println!("no Patroni to compare with; hint: `make patroni`, or PATRONI=/path/of/patroni");
+    }
+    let cells = ["isolation", "whose", "acknowledged", "lost", "late", "two at once", "pause, ms"];
+    println!("| {} |\n|{}", cells.join(" | "), "---|".repeat(cells.len()));
+    for _ in 0..runs {
+        for (whose, patroni, ttl) in [("pg_tenure, ttl 10", None, 10), ("Patroni, ttl 20", patroni.clone(), 20)] {
+            if patroni.is_none() && ttl == 20 {
+                continue;
+            }
+            let seen = suffer(&isolation::Plan { fault, lasts, ttl, synchronous: false, patroni }).await;
+            let lost = seen.verdict.lost.len();
+            println!(
+                "| {name} {} s | {whose} | {} | {lost} | {} | {} | {} |",
+                lasts.as_secs(),
+                seen.acknowledged,
+                seen.after_deadline,
+                seen.two_at_once,
+                seen.pause.as_millis()
+            );
+        }
+    }
 }
 
 async fn switchover() -> Duration {

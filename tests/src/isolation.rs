@@ -1,0 +1,219 @@
+//! A leader that is set apart: its agent frozen, its node frozen, cut from etcd, cut from everything; and who acknowledged what meanwhile.
+//!
+//! Each server has a witness, a writer that asks this one server only and stays with it through the fault, as a
+//! client with an old connection does. What a witness is told is the server's word: two servers that acknowledge
+//! in the same instant can't hide behind a client that talks to one of them.
+
+use crate::cluster::{Cluster, PATIENCE};
+use crate::etcd::Etcd;
+use crate::node::{Config, Node};
+use crate::place::Place;
+use crate::room::Room;
+use crate::storm::network::Network;
+use crate::verdict::Verdict;
+use crate::wait;
+use crate::workload::{Ledger, Targets, Writer};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What befalls the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The agent beside Postgres is alive and silent.
+    AgentFrozen,
+    /// Everything on the host is.
+    NodeFrozen,
+    /// etcd is out of reach, clients and standbys are not.
+    CutFromEtcd,
+    /// Nothing is in reach.
+    CutFromAll,
+}
+
+/// One isolation.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What happens.
+    pub fault: Fault,
+    /// For how long.
+    pub lasts: Duration,
+    /// `ttl`, in seconds.
+    pub ttl: u64,
+    /// `synchronous_mode`.
+    pub synchronous: bool,
+    /// The same done to this Patroni instead of us.
+    pub patroni: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Who led before.
+    pub old: String,
+    /// Who led in the end.
+    pub last: String,
+    /// Sent to the old leader more than one TTL after the fault began, and acknowledged by it before it was over.
+    pub after_deadline: usize,
+    /// Sent to the old leader after another server had acknowledged something, and acknowledged all the same.
+    pub two_at_once: usize,
+    /// Of all that any server acknowledged.
+    pub verdict: Verdict,
+    /// Everything acknowledged, refused and unknown, of all witnesses.
+    pub acknowledged: usize,
+    /// The longest time in which no server acknowledged anything.
+    pub pause: Duration,
+}
+
+const NAMES: [&str; 3] = ["n1", "n2", "n3"];
+/// Between the first ids of two witnesses.
+const APART: u64 = 1_000_000_000;
+
+/// Makes a cluster of three, isolates its leader, heals, and counts.
+pub async fn suffer(plan: &Plan) -> Outcome {
+    let network = matches!(plan.fault, Fault::CutFromEtcd | Fault::CutFromAll)
+        .then(|| Network::new(&[&NAMES[..], &["e1"]].concat()).expect("make a network; hint: as root, with ip(8)"));
+    let cluster = settle(plan, network.as_ref()).await;
+    let leader = cluster.leader().await;
+    let old = leader.name().to_owned();
+    wait::until("the writers' table", PATIENCE, async || {
+        leader.query("CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now())").await
+    })
+    .await;
+    let witnesses: Vec<(String, Writer)> = (0..)
+        .zip(&cluster.nodes)
+        .map(|(number, node)| {
+            let targets = Targets::at(vec![(node.host().to_owned(), node.port())]).witness(number * APART + 1);
+            (node.name().to_owned(), Writer::start(targets))
+        })
+        .collect();
+    witness_of(&witnesses, &old).goes_on(100, PATIENCE).await;
+
+    let struck = Instant::now();
+    strike(plan.fault, leader, network.as_ref(), true);
+    wait::lasting(plan.lasts).await;
+    let healed = Instant::now();
+    strike(plan.fault, leader, network.as_ref(), false);
+
+    whole(&cluster, plan).await;
+    let last = cluster.leader().await;
+    witness_of(&witnesses, last.name()).goes_on(50, PATIENCE).await;
+    let ledgers: Vec<(String, Ledger)> = witnesses.into_iter().map(|(name, writer)| (name, writer.finish())).collect();
+    let last = cluster.leader().await;
+    let deadline = struck + Duration::from_secs(plan.ttl);
+    let first_elsewhere =
+        ledgers.iter().filter(|(name, _)| *name != old).filter_map(|(_, ledger)| ledger.acknowledged().next()).map(|one| one.known).min();
+    let by_old = || ledgers.iter().filter(|(name, _)| *name == old).flat_map(|(_, ledger)| ledger.acknowledged());
+    // A frozen agent need not keep a server from renewing its lease; whoever leads on has no deadline that passed.
+    let keeps_its_lease = plan.fault == Fault::AgentFrozen && first_elsewhere.is_none();
+    let all = merged(&ledgers);
+    let verdict = wait::until("the verdict", PATIENCE, async || Verdict::of(last, &all).await.map_err(|error| format!("{error:#}"))).await;
+    let outcome = Outcome {
+        after_deadline: if keeps_its_lease {
+            0
+        } else {
+            by_old().filter(|one| one.sent > deadline && one.known < healed + Duration::from_secs(plan.ttl)).count()
+        },
+        two_at_once: first_elsewhere.map_or(0, |first| by_old().filter(|one| one.sent > first).count()),
+        old,
+        last: last.name().to_owned(),
+        acknowledged: all.acknowledged().count(),
+        pause: all.longest_pause(),
+        verdict,
+    };
+    println!("{:?} for {:?}: {}; {} lost", plan.fault, plan.lasts, outcome.verdict.summary, outcome.verdict.lost.len());
+    outcome
+}
+
+fn witness_of<'a>(witnesses: &'a [(String, Writer)], name: &str) -> &'a Writer {
+    let found = witnesses.iter().find(|(one, _)| one == name);
+    found.map(|(_, writer)| writer).unwrap_or_else(|| panic!("no witness at {name}"))
+}
+
+/// All ledgers as one, by when each outcome was known.
+fn merged(ledgers: &[(String, Ledger)]) -> Ledger {
+    let mut attempts: Vec<_> = ledgers.iter().flat_map(|(_, ledger)| ledger.attempts.clone()).collect();
+    attempts.sort_by_key(|attempt| attempt.known);
+    let ended = ledgers.iter().map(|(_, ledger)| ledger.ended).min().unwrap_or_else(Instant::now);
+    Ledger { attempts, ended }
+}
+
+async fn settle(plan: &Plan, network: Option<&Network>) -> Cluster {
+    let place = |name: &str| network.map_or_else(Place::loopback, |network| network.place(name));
+    let room = Room::new();
+    let etcd = Etcd::planned_at(&room, vec![place("e1")]);
+    etcd.run(&room).await;
+    let change = |config: &mut Config| {
+        let dynamic = &mut config["bootstrap"]["dcs"];
+        dynamic["ttl"] = json!(plan.ttl);
+        dynamic["loop_wait"] = json!(1);
+        dynamic["retry_timeout"] = json!(if plan.patroni.is_some() { 3 } else { 1 });
+        dynamic["synchronous_mode"] = json!(plan.synchronous);
+        if let Some(lines) = config["postgresql"]["pg_hba"].as_array_mut() {
+            lines.push(json!("host all all 10.0.0.0/8 scram-sha-256"));
+            lines.push(json!("host replication all 10.0.0.0/8 scram-sha-256"));
+        }
+        if plan.patroni.is_some() {
+            // Its section takes lists, and it is compared without a watchdog.
+            config["etcd3"]["hosts"] = json!([etcd.hosts()]);
+            config["watchdog"] = json!({"mode": "off"});
+        }
+    };
+    let nodes = NAMES
+        .into_iter()
+        .map(|name| {
+            let node = Node::bare_at(&room, name, name, place(name));
+            let mut config = node.default_config(&etcd.hosts());
+            change(&mut config);
+            node.configure(&room, &config);
+            match &plan.patroni {
+                Some(patroni) => node.by_patroni(patroni),
+                None => node,
+            }
+        })
+        .collect();
+    let cluster = Cluster::assembled(nodes, etcd, room, plan.synchronous);
+    for node in &cluster.nodes {
+        cluster.start(node);
+    }
+    whole(&cluster, plan).await;
+    cluster
+}
+
+/// One leads as primary, and the other two stream from it.
+async fn whole(cluster: &Cluster, plan: &Plan) {
+    if plan.patroni.is_none() {
+        cluster.healthy().await;
+        return;
+    }
+    wait::until("Patroni's cluster", PATIENCE * 2, async || {
+        let view = cluster.view().await.map_err(|error| format!("{error:#}"))?;
+        let leader = cluster.node(view.leader().ok_or("nobody leads")?);
+        let streaming = leader.one("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND NOT pg_is_in_recovery()").await;
+        match streaming {
+            Ok(count) if count == "2" => Ok(()),
+            other => Err(format!("{}: {other:?} stream ({view})", leader.name())),
+        }
+    })
+    .await;
+}
+
+fn strike(fault: Fault, leader: &Node, network: Option<&Network>, begins: bool) {
+    let name = leader.name();
+    match (fault, network) {
+        (Fault::AgentFrozen, _) if begins => leader.freeze_arbiter(),
+        (Fault::AgentFrozen, _) => leader.thaw_arbiter(),
+        (Fault::NodeFrozen, _) if begins => leader.freeze(),
+        (Fault::NodeFrozen, _) => leader.thaw(),
+        (Fault::CutFromEtcd, Some(network)) if begins => {
+            network.cut(name, "e1");
+            network.cut("e1", name);
+        }
+        (Fault::CutFromEtcd, Some(network)) => {
+            network.heal(name, "e1");
+            network.heal("e1", name);
+        }
+        (Fault::CutFromAll, Some(network)) if begins => network.unplug(name),
+        (Fault::CutFromAll, Some(network)) => network.plug(name),
+        (Fault::CutFromEtcd | Fault::CutFromAll, None) => panic!("a cut needs a network"),
+    }
+}
