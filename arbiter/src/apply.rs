@@ -28,6 +28,9 @@ const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
 /// have left, and nobody waits for what it would still write.
 const DEMOTION_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an immediate stop may take before SIGKILL follows: the postmaster itself kills its children after 5 s.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(6);
+
 /// What a procedure works from: everything that was judged.
 #[derive(Clone)]
 pub struct Judged {
@@ -270,7 +273,8 @@ async fn hand_over(hands: &Hands, view: &ClusterView, to: &MemberName) -> Result
 
 async fn release(hands: &Hands, view: &ClusterView) -> Result<Done> {
     hands.speak(MemberState::Crashed, MemberRole::Demoted);
-    hands.stop(StopMode::Immediate).await?;
+    // The server was given up for being useless, perhaps since it hangs: an immediate stop that works takes no longer.
+    hands.stop_within(StopMode::Immediate, RELEASE_PATIENCE).await?;
     hands.clear_orphans().await?;
     let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
     hands.etcd.release_leader(leader).await?;

@@ -106,3 +106,45 @@ async fn a_cluster_of_one_stops_and_starts() {
     cluster.healthy().await;
     only.query("INSERT INTO t VALUES (1)").await.expect("write again");
 }
+
+#[tokio::test]
+async fn an_arbiter_that_begins_while_etcd_is_away_answers_from_what_the_node_knows() {
+    let cluster = Cluster::of(2).ttl(30).dynamic("failsafe_mode", true.into()).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let writer = cluster.writer().await;
+    cluster.etcd.freeze();
+    for node in &cluster.nodes {
+        node.kill_arbiter();
+        cluster.start(node);
+    }
+    // The lease of thirty seconds runs yet, so the leader's own page is open.
+    for (node, path, expected) in [
+        (leader, "/liveness", 200),
+        (leader, "/primary", 200),
+        (leader, "/replica", 503),
+        (standby, "/liveness", 200),
+        (standby, "/primary", 503),
+        (standby, "/replica", 200),
+        (standby, "/sync", 503),
+    ] {
+        wait::until(&format!("{path} of {}", node.name()), PATIENCE, async || {
+            let answer = node.get(path).await?;
+            anyhow::ensure!(answer.status == expected, "{answer:?}");
+            Ok(())
+        })
+        .await;
+    }
+    let ask = serde_json::json!({"name": leader.name(), "ttl": 30});
+    let promise = standby.post("/failsafe", &ask).await.expect("POST /failsafe");
+    assert_eq!(promise.status, 503, "nobody promises what it can't judge: {promise:?}");
+    let restart = standby.post("/restart", &serde_json::json!({})).await.expect("POST /restart");
+    assert_eq!(restart.status, 503, "{restart:?}");
+    cluster.etcd.thaw();
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("arbiters began without etcd: {}", ledger.summary());
+    let view = cluster.healthy().await;
+    assert_eq!((view.leader(), view.leader_timeline()), (Some(leader.name()), Some(1)), "{view}");
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}

@@ -78,6 +78,10 @@ async fn no_secret_is_shown(cluster: &Cluster) {
             assert!(!shown.contains(SECRET), "{what} of {} has the password", node.name());
         }
     }
+    for pid in cluster.nodes.iter().flat_map(|node| process::below(&node.data_dir())) {
+        let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&environment).contains(SECRET), "the server has the password in its environment");
+    }
     for pid in process::below(cluster.room.path()) {
         let title = process::title(pid);
         assert!(!title.contains(SECRET), "a command line has the password: {title}");

@@ -1,6 +1,5 @@
 //! The lease worker ends, dies, or its server does: the lease is found again under the node's own name.
 
-use std::time::Duration;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::node::{self, Node};
 use stories::process::{self, Signal};
@@ -73,19 +72,4 @@ async fn a_killed_lease_worker_and_a_killed_backend_cost_a_restart_of_postgres_a
     let view = cluster.healthy().await;
     assert_eq!((view.leader(), view.leader_timeline()), (Some(leader.name()), Some(1)), "{view}");
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
-}
-
-#[tokio::test]
-async fn a_server_that_runs_and_answers_nobody_gives_the_key_up() {
-    let cluster = Cluster::of(2).dynamic("primary_start_timeout", serde_json::json!(5)).start().await;
-    let old = cluster.leader().await;
-    let worker = old.lease_worker().expect("a lease worker");
-    // Everything of the server but the one process that keeps the lease: etcd sees a healthy leader.
-    for pid in process::below(&old.data_dir()).into_iter().filter(|pid| *pid != worker) {
-        process::signal(pid, Signal::STOP);
-    }
-    let view = cluster.wait_until("another leader", |view| view.leads_other_than(old.name())).await;
-    println!("{view}");
-    old.logged(&["runs but does not answer", "give the leader key up"], Duration::from_secs(1)).await;
-    cluster.healthy().await;
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Variable (without its prefix) and the key it sets. `*` stands for the part in the variable's place.
-const VARIABLES: [(&str, &str); 24] = [
+const VARIABLES: [(&str, &str); 30] = [
     ("SCOPE", "scope"),
     ("NAME", "name"),
     ("NAMESPACE", "namespace"),
@@ -24,15 +24,50 @@ const VARIABLES: [(&str, &str); 24] = [
     ("SUPERUSER_*", "postgresql.authentication.superuser.*"),
     ("REPLICATION_*", "postgresql.authentication.replication.*"),
     ("REWIND_*", "postgresql.authentication.rewind.*"),
-    ("LOG_LEVEL", "log.level"),
-    ("LOG_TYPE", "log.type"),
-    ("LOG_DIR", "log.dir"),
+    // Names of before; the newer ones, below, count where both are given.
+    ("LOGLEVEL", "log.level"),
+    ("LOGFORMAT", "log.format"),
+    ("LOG_DATEFMT", "log.dateformat"),
+    ("LOG_*", "log.*"),
+    ("CTL_USERNAME", "ctl.authentication.username"),
+    ("CTL_PASSWORD", "ctl.authentication.password"),
+    ("POSTGRESQL_BIN_*", "postgresql.bin_name.*"),
+    ("THREAD_POOL_SIZE", "thread_pool_size"),
+    ("THREAD_STACK_SIZE", "thread_stack_size"),
     ("ETCD3_*", "etcd3.*"),
     ("ETCD_*", "etcd.*"),
 ];
 
-const ETCD: [&str; 9] = ["host", "hosts", "url", "protocol", "username", "password", "cacert", "cert", "key"];
-const RESTAPI: [&str; 7] = ["certfile", "keyfile", "keyfile_password", "cafile", "verify_client", "allowlist", "allowlist_include_members"];
+const ETCD: [&str; 13] =
+    ["host", "hosts", "url", "protocol", "username", "password", "cacert", "cert", "key", "srv", "srv_suffix", "proxy", "use_proxies"];
+const LOG: [&str; 13] = [
+    "type",
+    "level",
+    "traceback_level",
+    "format",
+    "dateformat",
+    "static_fields",
+    "max_queue_size",
+    "dir",
+    "mode",
+    "file_size",
+    "file_num",
+    "loggers",
+    "deduplicate_heartbeat_logs",
+];
+const PROGRAMS: [&str; 7] = ["pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "postgres", "pg_isready", "pg_rewind"];
+const RESTAPI: [&str; 10] = [
+    "certfile",
+    "keyfile",
+    "keyfile_password",
+    "cafile",
+    "verify_client",
+    "allowlist",
+    "allowlist_include_members",
+    "ciphers",
+    "request_queue_size",
+    "server_tokens",
+];
 const CTL: [&str; 5] = ["insecure", "cacert", "certfile", "keyfile", "keyfile_password"];
 const CREDENTIALS: [&str; 12] = [
     "username",
@@ -68,6 +103,8 @@ fn expanded(variable: &str, key: &str) -> Vec<(String, String)> {
         _ if variable.starts_with("ETCD") => &ETCD,
         _ if variable.starts_with("RESTAPI") => &RESTAPI,
         _ if variable.starts_with("CTL") => &CTL,
+        _ if variable.starts_with("LOG") => &LOG,
+        _ if variable.starts_with("POSTGRESQL_BIN") => &PROGRAMS,
         _ => &CREDENTIALS,
     };
     words.iter().map(|word| (variable.replace('*', &word.to_uppercase()), key.replace('*', word))).collect()

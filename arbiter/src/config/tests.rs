@@ -114,6 +114,28 @@ fn a_container_takes_what_differs_from_its_environment() {
 }
 
 #[test]
+fn variables_of_patroni_that_have_no_effect_here_are_said_and_not_passed_over() {
+    let environment = [
+        ("PATRONI_LOGLEVEL", "ERROR"),
+        ("PATRONI_LOG_LEVEL", "DEBUG"),
+        ("PATRONI_LOG_FORMAT", "%(message)s"),
+        ("PATRONI_ETCD3_SRV", "example.org"),
+        ("PATRONI_POSTGRESQL_BIN_PG_CTL", "/opt/pg_ctl"),
+        ("PATRONI_THREAD_POOL_SIZE", "7"),
+        ("PATRONI_RESTAPI_CIPHERS", "HIGH"),
+        ("TENURE_ETCD3_USERNAME", "tenure"),
+        ("TENURE_ETCD3_PASSWORD", "fromenv"),
+    ];
+    let config = load(MINIMAL, &environment).unwrap();
+    assert_eq!(config.log.level, Some("debug"), "the newer name counts");
+    assert_eq!(config.etcd.username.as_deref(), Some("tenure"));
+    assert_eq!(config.etcd.password.as_ref().map(Secret::reveal), Some("fromenv"));
+    let mut said: Vec<&str> = config.not_served.iter().filter_map(|line| line.split(':').next()).collect();
+    said.sort_unstable();
+    assert_eq!(said, ["etcd3.srv", "log.format", "postgresql.bin_name", "restapi.ciphers", "thread_pool_size"]);
+}
+
+#[test]
 fn the_smallest_file_is_enough() {
     let config = load(MINIMAL, &[]).unwrap();
     assert_eq!((config.not_served.len(), config.postgres.database.as_str()), (0, "postgres"));

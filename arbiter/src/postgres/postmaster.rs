@@ -105,6 +105,12 @@ impl Postmaster {
         setting.push(config_file);
         let mut command = Command::new(programs.path("postgres"));
         command.arg("-D").arg(data_dir).arg(setting).args(arguments).stdin(Stdio::null()).process_group(0).kill_on_drop(false);
+        // What the node is told by its environment, passwords too, is no business of a server that runs users' code.
+        for (variable, _) in std::env::vars_os() {
+            if ["PATRONI_", "TENURE_"].iter().any(|prefix| variable.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+                command.env_remove(variable);
+            }
+        }
         if let Some((out, err)) = log_file(data_dir).await {
             command.stdout(out).stderr(err);
         }

@@ -268,6 +268,12 @@ pub(crate) mod tests {
         let mut stale = snapshot("n1", standby(84197032));
         stale.view_at = None;
         let deposed = snapshot("n1", primary());
+        // What an arbiter knows that began while etcd was away: its own server.
+        let unread = |mut snapshot: Snapshot, open: bool| {
+            (snapshot.view, snapshot.view_at) = (Arc::default(), None);
+            snapshot.lease_until = snapshot.lease_until.filter(|_| open);
+            snapshot
+        };
         let promoting = snapshot("n0", standby(84197032));
         let table = [
             (
@@ -278,6 +284,13 @@ pub(crate) mod tests {
             ("leader, lease run out", fenced, "/health /liveness"),
             ("leader, not promoted yet", promoting, "/replica /read-only /health /liveness /readiness"),
             ("leader, stopped", snapshot("n0", Postgres::Stopped), "/liveness"),
+            (
+                "etcd never read, its page open",
+                unread(snapshot("n0", primary()), true),
+                "/ /primary /master /read-write /leader /read-only /health /read-only-sync /liveness /readiness",
+            ),
+            ("etcd never read, its page closed", unread(snapshot("n0", primary()), false), "/health /liveness"),
+            ("etcd never read, standby", unread(snapshot("n1", standby(84197032)), false), "/replica /read-only /health /liveness"),
             ("primary, another leads", deposed, "/health /liveness"),
             (
                 "synchronous standby",
