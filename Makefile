@@ -96,7 +96,7 @@ RUNS ?= 5
 bench: install
 	$(TARGET)/release/bench $(RUNS) $(MEASURES)
 
-# The fence's cost on pgbench, against a server without it: a quiet machine and six minutes.
+# The fence's cost on pgbench, against a server without it: instructions under valgrind, then time in short rounds; ten minutes.
 bench-fence: install
 	$(TARGET)/release/fence_cost
 

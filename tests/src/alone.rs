@@ -5,6 +5,7 @@
 //! through `dynamic_library_path`: nobody's `make install` changes it meanwhile, and `TENURE_TEST_LIBRARY`
 //! says which one it is, so that a library with one guard taken out can be put through the same tests.
 
+use crate::callgrind;
 use crate::etcd::Etcd;
 use crate::node::{self, SCOPE};
 use crate::ports::Port;
@@ -32,6 +33,8 @@ pub struct Server {
     dir: PathBuf,
     log: PathBuf,
     port: Port,
+    /// Where the instructions that its backends execute are counted to, if they are.
+    profiles: Option<PathBuf>,
     process: Mutex<Option<Child>>,
 }
 
@@ -182,17 +185,32 @@ impl Pending {
 
 impl Server {
     fn planned(room: &Room, name: &str) -> Server {
-        Server { dir: room.directory(name), log: room.path().join(format!("{name}.log")), port: Port::free(), process: Mutex::new(None) }
+        let log = room.path().join(format!("{name}.log"));
+        Server { dir: room.directory(name), log, port: Port::free(), profiles: None, process: Mutex::new(None) }
+    }
+
+    /// The same, to be run under callgrind.
+    fn counted(self, room: &Room) -> Server {
+        let name = self.dir.file_name().expect("a data directory has a name").to_string_lossy();
+        Server { profiles: Some(room.directory(&format!("{name}.profiles"))), ..self }
     }
 
     /// A plain primary without the extension.
     pub async fn plain(room: &Room, name: &str, settings: &[(&str, &str)]) -> Server {
-        let server = Server::planned(room, name);
-        server.initdb(room);
-        server.configure(room, "", settings);
-        server.start(room);
-        Session::on(server.port()).await;
-        server
+        Server::planned(room, name).found(room, settings).await
+    }
+
+    /// The same under callgrind, which makes it some fifty times slower: see [`callgrind`].
+    pub async fn plain_counted(room: &Room, name: &str, settings: &[(&str, &str)]) -> Server {
+        Server::planned(room, name).counted(room).found(room, settings).await
+    }
+
+    async fn found(self, room: &Room, settings: &[(&str, &str)]) -> Server {
+        self.initdb(room);
+        self.configure(room, "", settings);
+        self.start(room);
+        Session::on(self.port()).await;
+        self
     }
 
     /// A physical standby without the extension, streaming from `port` as `name`.
@@ -240,20 +258,33 @@ impl Server {
 
     fn start(&self, room: &Room) {
         let log = room.log(&self.log);
-        let child = room
-            .command(programs::postgres_bin().join("postgres"), &self.dir)
-            .arg("-D")
-            .arg(&self.dir)
-            .stdout(log.try_clone().expect("share the log"))
-            .stderr(log)
-            .spawn()
-            .expect("start postgres");
+        let postgres = programs::postgres_bin().join("postgres");
+        let mut command = match &self.profiles {
+            None => room.command(postgres, &self.dir),
+            Some(profiles) => {
+                let mut command = room.command("valgrind", &self.dir);
+                command.args(callgrind::arguments(profiles)).arg(postgres);
+                command
+            }
+        };
+        let child =
+            command.arg("-D").arg(&self.dir).stdout(log.try_clone().expect("share the log")).stderr(log).spawn().expect("start postgres");
         *self.process.lock().expect("nobody panicked with the lock") = Some(child);
     }
 
     /// Its port.
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// Where its backends' profiles are written, if it runs under callgrind.
+    pub fn profiles(&self) -> Option<&Path> {
+        self.profiles.as_deref()
+    }
+
+    /// How many processes it has.
+    pub fn processes(&self) -> usize {
+        process::below(&self.dir).len()
     }
 
     /// Its log so far.
@@ -309,20 +340,30 @@ impl std::ops::Deref for Alone {
 impl Alone {
     /// Starts etcd and the server with these settings on top; returns once the fence is open and the SQL surface is there.
     pub async fn start(settings: &[(&str, &str)]) -> Alone {
+        Alone::start_as(settings, 3, |_, server| server).await
+    }
+
+    /// The same under callgrind, which makes it some fifty times slower, with a lease that bears that.
+    pub async fn start_counted(settings: &[(&str, &str)]) -> Alone {
+        Alone::start_as(settings, 60, |room, server| server.counted(room)).await
+    }
+
+    async fn start_as(settings: &[(&str, &str)], ttl: u32, plan: impl FnOnce(&Room, Server) -> Server) -> Alone {
         let room = Room::new();
         let etcd = Etcd::start(&room).await;
-        let server = Server::planned(&room, "fenced");
+        let server = plan(&room, Server::planned(&room, "fenced"));
         server.initdb(&room);
         let library = install_library(&room);
         let more = format!(
             "dynamic_library_path = '{}:$libdir'\nshared_preload_libraries = 'pg_tenure'\ntenure.scope = '{SCOPE}'\ntenure.name = 'fenced'\n\
-             tenure.etcd_endpoints = 'http://{}'\ntenure.ttl = 3s\ntenure.fence_wait = 300ms\n",
+             tenure.etcd_endpoints = 'http://{}'\ntenure.ttl = {ttl}s\ntenure.fence_wait = 300ms\n",
             library.display(),
             etcd.hosts(),
         );
         server.configure(&room, &more, settings);
         let key = |name: &str| format!("/service/{SCOPE}/{name}");
-        etcd.put(&key("config"), r#"{"ttl": 3, "loop_wait": 1, "retry_timeout": 1}"#).await.expect("write the dynamic configuration");
+        let config = format!(r#"{{"ttl": {ttl}, "loop_wait": 1, "retry_timeout": 1}}"#);
+        etcd.put(&key("config"), &config).await.expect("write the dynamic configuration");
         etcd.put(&key("initialize"), &system_id(&room, &server.dir)).await.expect("write the system identifier");
         server.start(&room);
         let alone = Alone { server, etcd, room };

@@ -15,6 +15,7 @@ pub mod tls;
 pub mod wait;
 
 pub mod alone;
+pub mod callgrind;
 pub mod cluster;
 pub mod etcd;
 pub mod node;
