@@ -15,7 +15,7 @@ use cluster::history::History;
 use cluster::leader::Term;
 use cluster::local::LocalState;
 use cluster::member::{MemberRole, MemberState};
-use cluster::name::{MemberName, Timeline};
+use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::sync::Arc;
@@ -160,11 +160,10 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
 async fn claim_timeline(hands: &Hands, view: &ClusterView) -> Result<()> {
     let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
     let mine = hands.sql.facts().await?.timeline;
-    let claimed = view.claimed_timeline.as_ref().map_or(Timeline::default(), |claimed| claimed.value);
-    let last = mine.max(claimed).max(view.history().current());
-    hands.etcd.claim_timeline(last.next(), ClusterView::revision_of(&view.claimed_timeline), leader).await?;
+    let claimed = view.timeline_to_claim(mine);
+    hands.etcd.claim_timeline(claimed, ClusterView::revision_of(&view.claimed_timeline), leader).await?;
     let wal = hands.config.postgres.data_dir.join("pg_wal");
-    for number in mine.next().0..=last.0 {
+    for number in mine.next().0..claimed.0 {
         let path = wal.join(format!("{number:08X}.history"));
         if crate::postgres::read_if_there(&path).await?.is_none() {
             tracing::warn!("timeline {number} was used or claimed elsewhere: this promotion passes over it");

@@ -10,11 +10,12 @@ use crate::hands::Hands;
 use crate::postgres::query::LocalSql;
 use crate::snapshot::Node;
 use anyhow::{Context, Result, bail};
+use cluster::failsafe::Refusal;
 use cluster::lease;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
+use dcs::Dcs;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -51,22 +52,17 @@ impl Promise {
 
 /// Keeps the `failsafe` key equal to the members while the mode is on, and empty while it is off.
 pub async fn publish(hands: &Hands, view: &ClusterView, leader: &cluster::leader::Leader) -> Result<()> {
-    let on = view.config().failsafe_mode();
-    let members = view.members.iter().filter(|_| on).map(|(name, entry)| (name.to_string(), entry.member.api_url.clone()));
-    let members: BTreeMap<String, String> = members.collect();
-    let known = view.failsafe.as_ref().map(|known| &known.value);
-    if known == Some(&members) || known.is_none() && members.is_empty() {
-        return Ok(());
-    }
-    hands.etcd.write_failsafe(&members, ClusterView::revision_of(&view.failsafe), leader).await.context("write the failsafe key")
+    let Some(members) = cluster::failsafe::key_to_write(view) else { return Ok(()) };
+    // Before it is sent: whatever becomes of the answer, those it adds may stand from then on.
+    hands.note_failsafe_sent(&members);
+    hands.etcd.write_failsafe(&members, ClusterView::revision_of(&view.failsafe), leader).await.context("write the failsafe key")?;
+    hands.note_failsafe_written(members);
+    Ok(())
 }
 
 /// Asks every member in the `failsafe` key; if all promise, the fence stays open for another TTL.
 pub async fn ask_all(hands: &Hands, view: &ClusterView) -> Result<()> {
-    let known = view.failsafe.as_ref().map(|known| &known.value).context("the failsafe key was never read")?;
-    if !known.contains_key(hands.config.name.as_str()) {
-        bail!("this node is not in the failsafe key");
-    }
+    let known = cluster::failsafe::whom_to_ask(view, hands.failsafe_sent().as_ref(), &hands.config.name)?;
     let ttl = view.config().timing().ttl;
     let asked_at = boottime();
     let address = &hands.config.postgres.connect_address;
@@ -76,8 +72,7 @@ pub async fn ask_all(hands: &Hands, view: &ClusterView) -> Result<()> {
         "api_url": format!("{}/patroni", hands.config.rest.url()),
         "ttl": ttl.as_secs(),
     });
-    let others = known.iter().filter(|(name, _)| name.as_str() != hands.config.name.as_str());
-    let asks = others.map(|(name, api_url)| {
+    let asks = known.iter().map(|(name, api_url)| {
         let body = &body;
         async move {
             let answer = hands.caller.ask(api_url, "POST", "failsafe", Some(body), ANSWER_PATIENCE).await;
@@ -105,12 +100,10 @@ pub async fn promise(node: &Node, view: &ClusterView, leader: &str, ttl: Duratio
     if node.snapshot.borrow().view_at.is_none() {
         return Err((503, "this arbiter has not read etcd since it began".to_owned()));
     }
-    if !view.config().failsafe_mode() {
-        return Err((502, "failsafe_mode is off".to_owned()));
-    }
-    if let Some(other) = view.leader.as_ref().filter(|other| other.name.as_str() != leader) {
-        return Err((500, format!("{} leads, as far as this node knows", other.name)));
-    }
+    cluster::failsafe::may_promise(view, leader).map_err(|why| match why {
+        Refusal::Off => (502, why.to_string()),
+        Refusal::AnotherLeads(_) => (500, why.to_string()),
+    })?;
     let until = boottime() + ttl;
     match node.sql.ask(&format!("SELECT tenure.promise({})", until.as_nanos())).await {
         Ok(true) => {

@@ -10,6 +10,7 @@ use crate::postgres::query::{LocalAddress, LocalSql};
 use crate::postgres::{Programs, controldata};
 use crate::settings;
 use anyhow::{Context, Result, bail};
+use cluster::failsafe::Members;
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
@@ -59,6 +60,8 @@ struct State {
     leaving: bool,
     /// Slots of members, with when the member was last seen.
     member_slots: BTreeMap<String, Instant>,
+    /// Everybody who may stand in the `failsafe` key by what was sent to be written.
+    failsafe_sent: Option<Members>,
 }
 
 /// What is known of the synchronous standbys of this server.
@@ -186,6 +189,22 @@ impl Hands {
         let (kept, gone): (Vec<_>, Vec<_>) =
             slots.iter().map(|(slot, seen)| (slot.clone(), seen.elapsed())).partition(|(_, ago)| *ago <= ttl);
         (kept.into_iter().map(|(slot, _)| slot).collect(), gone.into_iter().map(|(slot, _)| slot).collect())
+    }
+
+    /// The `failsafe` key is about to be written. Until one write is confirmed any of those sent may be carried out,
+    /// so they add up.
+    pub fn note_failsafe_sent(&self, members: &Members) {
+        self.state().failsafe_sent.get_or_insert_default().extend(members.clone());
+    }
+
+    /// This was written: whatever was sent before it is judged by an older revision and comes to nothing.
+    pub fn note_failsafe_written(&self, members: Members) {
+        self.state().failsafe_sent = Some(members);
+    }
+
+    /// Who may be in the `failsafe` key by our own writes.
+    pub fn failsafe_sent(&self) -> Option<Members> {
+        self.state().failsafe_sent.clone()
     }
 
     /// Says what this node is doing while no server speaks for it.

@@ -20,6 +20,7 @@ pub mod view;
 pub mod local;
 pub mod reason;
 
+pub mod failsafe;
 pub mod fence;
 pub mod lease;
 pub mod quorum;

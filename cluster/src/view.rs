@@ -127,6 +127,13 @@ impl ClusterView {
         self.history.as_ref().map_or_else(|| NONE.get_or_init(History::default), |history| &history.value)
     }
 
+    /// The number that a promotion here has to claim: greater than any that was used or claimed, as far as etcd and this
+    /// server (whose timeline is `mine`) know.
+    pub fn timeline_to_claim(&self, mine: Timeline) -> Timeline {
+        let claimed = self.claimed_timeline.as_ref().map_or(Timeline::default(), |claimed| claimed.value);
+        mine.max(claimed).max(self.history().current()).next()
+    }
+
     /// Revision of a key for a guarded write: 0 where it does not exist.
     pub fn revision_of<T>(key: &Option<Versioned<T>>) -> i64 {
         key.as_ref().map_or(0, |key| key.revision)

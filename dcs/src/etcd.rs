@@ -7,6 +7,7 @@ use crate::trouble::{self, Login};
 use crate::{Dcs, Grant, HandOver, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
+use cluster::failsafe::Members;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::Member;
@@ -18,7 +19,6 @@ use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnResponse,
     WatchOptions, WatchStream,
 };
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -212,12 +212,6 @@ impl Etcd {
         if answer.succeeded() { Ok(revision) } else { Err(Error::Lost(what)) }
     }
 
-    /// Writes `failsafe` (member name to REST address) as this leader, if its revision is still `judged`.
-    pub async fn write_failsafe(&self, members: &BTreeMap<String, String>, judged: i64, leader: &Leader) -> Result<()> {
-        let when = vec![unchanged(self.keys.failsafe(), judged), self.is_leader(leader)];
-        self.guarded("the failsafe key", when, vec![TxnOp::put(self.keys.failsafe(), to_bytes(members), None)]).await.map(drop)
-    }
-
     fn last_term(&self, holder: &MemberName, how: &str) -> TxnOp {
         TxnOp::put(self.keys.last_term(), to_bytes(&LastTerm { holder: holder.clone(), how: how.to_owned() }), None)
     }
@@ -385,6 +379,11 @@ impl Dcs for Etcd {
         let when = vec![unchanged(self.keys.claimed_timeline(), judged), self.is_leader(leader)];
         let put = TxnOp::put(self.keys.claimed_timeline(), to_bytes(&timeline), None);
         self.guarded("the claimed timeline", when, vec![put]).await.map(drop)
+    }
+
+    async fn write_failsafe(&self, members: &Members, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![unchanged(self.keys.failsafe(), judged), self.is_leader(leader)];
+        self.guarded("the failsafe key", when, vec![TxnOp::put(self.keys.failsafe(), to_bytes(members), None)]).await.map(drop)
     }
 
     async fn write_status(&self, status: &Status, leader: &Leader) -> Result<()> {

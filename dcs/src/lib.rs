@@ -18,6 +18,7 @@ pub use etcd::{Etcd, Settings};
 
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
+use cluster::failsafe::Members;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::Member;
@@ -119,6 +120,8 @@ pub trait Dcs: Send + Sync {
     fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
     /// Claims a timeline's number for the promotion in this leader's term, if nobody claimed one since `judged`.
     fn claim_timeline(&self, timeline: Timeline, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    /// Writes `failsafe` (member name to REST address) as this leader, if its revision is still `judged`.
+    fn write_failsafe(&self, members: &Members, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
     /// Writes `status` as this leader.
     fn write_status(&self, status: &Status, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
     /// Writes or clears (`{}`) `failover` if its revision is still `judged`.

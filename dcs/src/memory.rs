@@ -11,6 +11,7 @@ use crate::key::Keys;
 use crate::{Dcs, Grant, HandOver, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
+use cluster::failsafe::Members;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::Member;
@@ -407,6 +408,11 @@ impl Dcs for Memory {
     async fn claim_timeline(&self, timeline: Timeline, judged: i64, leader: &Leader) -> Result<()> {
         let when = vec![Guard::Modified(self.keys.claimed_timeline(), judged), self.is_leader(leader)];
         self.guarded("the claimed timeline", when, || vec![put(self.keys.claimed_timeline(), to_bytes(&timeline))]).map(drop)
+    }
+
+    async fn write_failsafe(&self, members: &Members, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![Guard::Modified(self.keys.failsafe(), judged), self.is_leader(leader)];
+        self.guarded("the failsafe key", when, || vec![put(self.keys.failsafe(), to_bytes(members))]).map(drop)
     }
 
     async fn write_status(&self, status: &Status, leader: &Leader) -> Result<()> {

@@ -75,6 +75,23 @@ async fn announce(worker: &Worker, mut word: Announcement) -> Applied {
     }
 }
 
+/// The page says that the key is being taken, until this is dropped: also where a reload ends the turn in the middle, or
+/// this node would promise nobody anything from then on.
+struct Taking;
+
+impl Taking {
+    /// None where a promise of `failsafe_mode` forbids it.
+    fn begin() -> Option<Taking> {
+        page().begin_taking(shmem::boottime()).then(|| Taking)
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        page().end_taking();
+    }
+}
+
 async fn take(worker: &Worker, judged: &Judged) -> Applied {
     let server = observe::server();
     if !server.is_primary() && (server.timeline(), server.position()) != judged.position {
@@ -83,20 +100,13 @@ async fn take(worker: &Worker, judged: &Judged) -> Applied {
     let Some(held) = worker.held.get().filter(|held| shmem::boottime() < held.deadline) else {
         return Applied::LookAfter(Duration::from_millis(100));
     };
-    if !page().begin_taking(shmem::boottime()) {
-        return Applied::LookAfter(Duration::from_millis(100));
-    }
-    let taken = worker.etcd.take_leader(&worker.name, held.grant.lease, judged).await;
-    if taken.is_err() {
-        // Where the answer was lost the key may become ours yet: then the page opens only while nothing is promised.
-        page().end_taking();
-    }
-    match taken {
+    let Some(_taking) = Taking::begin() else { return Applied::LookAfter(Duration::from_millis(100)) };
+    // Where the answer is lost the key may become ours yet: then the page opens only while nothing is promised.
+    match worker.etcd.take_leader(&worker.name, held.grant.lease, judged).await {
         Ok(term) => {
             // The deadline is the lease's: the key hangs on it, so it lives as long.
             let held = worker.held.get().filter(|now| now.grant.lease == held.grant.lease).unwrap_or(held);
             page().open(term.0, held.grant.lease.0, held.deadline);
-            page().end_taking();
             worker.tell("leader", &format!("took the leader key, term {term}"));
             shmem::wake_arbiter();
             Applied::LookNow

@@ -312,7 +312,7 @@ impl Worker {
             return;
         };
         let held = self.held.get().unwrap_or(held);
-        if page().is_promised(now) && page().term() != leader.term.0 {
+        if cluster::failsafe::keeps_closed(page().is_promised(now), page().term(), leader.term.0) {
             // A take whose answer was lost was carried out after all, and meanwhile this node promised the
             // old leader to stay away: the key waits until the promise has run out.
             self.tell("leader", "the leader key is ours, but this node promised to stay away from it (failsafe_mode): waiting");

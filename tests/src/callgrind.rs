@@ -54,6 +54,9 @@ pub fn take(profiles: &Path) -> Result<Count> {
             continue;
         }
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        if text.is_empty() {
+            continue; // of a process that lives: the file is made at its start and written at its end
+        }
         count += read(&text).with_context(|| format!("understand {}", path.display()))?;
         fs::remove_file(&path)?;
     }
