@@ -1,5 +1,7 @@
 //! The arbiter as `arbiter/src/{daemon,apply,node_lease,switchover,tend}.rs` have it, over simulated time.
 
+mod failsafe;
+
 use crate::postgres::{Recovery, Server};
 use crate::time::{First, Part, Signal, TaskId, either};
 use crate::wal::Data;
@@ -8,6 +10,7 @@ use crate::world::{MS, World};
 use cluster::config::SynchronousMode;
 use cluster::duty::{self, Duty};
 use cluster::failover::FailoverRequest;
+use cluster::failsafe::Members;
 use cluster::leader::{Leader, LeaseId};
 use cluster::lease;
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
@@ -27,6 +30,7 @@ use std::time::Duration;
 
 const RETRY: Duration = Duration::from_millis(250);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const DEMOTION_PATIENCE: Duration = Duration::from_secs(5);
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -44,7 +48,7 @@ struct Held {
     until: Moment,
 }
 
-struct Arbiter {
+pub(crate) struct Arbiter {
     world: Rc<World>,
     at: usize,
     name: MemberName,
@@ -66,6 +70,14 @@ struct Arbiter {
     /// Standbys that the server began with, and until when they are expected.
     expected: RefCell<(BTreeSet<MemberName>, Duration)>,
     told: RefCell<String>,
+    /// The first checkpoint of a primary is under way.
+    checkpointing: Rc<Cell<bool>>,
+    /// It has seen etcd and serves REST.
+    serves: Cell<bool>,
+    /// What this node promised in `failsafe_mode`.
+    promised_until: Cell<Moment>,
+    /// What was sent to be written into the key `failsafe`.
+    failsafe_sent: RefCell<Option<Members>>,
 }
 
 /// Starts a node's arbiter.
@@ -88,7 +100,12 @@ pub(crate) fn spawn(world: &Rc<World>, at: usize) {
         synchronous: RefCell::default(),
         expected: RefCell::default(),
         told: RefCell::default(),
+        checkpointing: Rc::default(),
+        serves: Cell::new(false),
+        promised_until: Cell::default(),
+        failsafe_sent: RefCell::default(),
     });
+    *world.nodes[at].arbiter.borrow_mut() = Rc::downgrade(&arbiter);
     let keeper = arbiter.clone();
     world.time.spawn((at, Part::Arbiter), async move { keeper.keep().await });
     world.time.spawn((at, Part::Arbiter), async move { arbiter.run().await });
@@ -223,6 +240,11 @@ impl Arbiter {
             }
             world.time.sleep(RETRY).await;
         }
+        if self.view.borrow().config().failsafe_mode() {
+            // An arbiter before this one may have promised something that it knows nothing of.
+            self.promised_until.set(self.clock() + self.view.borrow().config().timing().ttl);
+        }
+        self.serves.set(true);
         let mut had_server = world.server(self.at).is_some();
         loop {
             let has_server = world.server(self.at).is_some();
@@ -285,6 +307,7 @@ impl Arbiter {
         }
         let decision = duty::decide(&view, &local);
         if !fresh {
+            self.fail_safe(&view, &local).await;
             return RETRY;
         }
         let loop_wait = view.config().timing().loop_wait;
@@ -321,6 +344,7 @@ impl Arbiter {
                     self.speak(None);
                 }
                 if let Some(server) = self.world.serving(self.at) {
+                    self.renew_promise();
                     server.attached.set(true);
                     self.world.nodes[self.at].wake_worker.notify(&self.world.time);
                 }
@@ -387,7 +411,7 @@ impl Arbiter {
             Duty::Promote { term } => self.promote(term.0).await,
             Duty::Demote => {
                 self.speak(Some((MemberState::Stopping, MemberRole::Demoted)));
-                self.world.stop_server(self.at, true).await;
+                self.world.stop_server_within(self.at, true, DEMOTION_PATIENCE).await;
                 self.speak(Some((MemberState::Stopped, MemberRole::Demoted)));
                 Ok(true)
             }
@@ -445,6 +469,10 @@ impl Arbiter {
         let Some(leader) = view.leader_if(&self.name) else { return Ok(false) };
         self.applied(&server);
         self.history(view, leader).await?;
+        if view.members.get(&self.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
+            self.first_checkpoint();
+        }
+        self.publish_failsafe(view, leader).await?;
         self.synchronous(view, leader, &server).await
     }
 
@@ -559,10 +587,7 @@ impl Arbiter {
         if self.world.server(self.at).is_none() {
             return Err("Postgres does not run".to_owned());
         }
-        // The timelines that etcd knows of: their numbers are not used again.
-        if let Some(disk) = self.world.nodes[self.at].data.borrow_mut().disk_mut() {
-            disk.known.extend((1..=view.history().current().0).skip(1));
-        }
+        self.claim_timeline(&view).await?;
         let others = view.members.iter().filter(|(name, entry)| **name != self.name && entry.member.is_running());
         let setting = Rules::of(view.config()).at_promotion(others.map(|(name, _)| name.clone()).collect());
         if let Some(server) = self.world.server(self.at) {
@@ -578,14 +603,34 @@ impl Arbiter {
         self.world.time.timeout(PROMOTION_PATIENCE, promoted).await.ok_or("Postgres does not leave recovery")??;
         self.begin(setting, &view);
         node.wake_worker.notify(&self.world.time);
-        let (world, at) = (self.world.clone(), self.at);
+        self.first_checkpoint();
+        Ok(true)
+    }
+
+    /// Claims the next number in etcd; those in between are occupied, so that Postgres passes over them.
+    async fn claim_timeline(&self, view: &ClusterView) -> Result<(), String> {
+        let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
+        let mine = self.world.sql(self.at).await.ok_or("no answer")?.position(&self.world).0;
+        let (claimed, revision) = (view.timeline_to_claim(mine), ClusterView::revision_of(&view.claimed_timeline));
+        self.ask(move |etcd| now(etcd.claim_timeline(claimed, revision, &leader))).await.map_err(text)?;
+        if let Some(disk) = self.world.nodes[self.at].data.borrow_mut().disk_mut() {
+            disk.known.extend(mine.next().0..claimed.0);
+        }
+        Ok(())
+    }
+
+    fn first_checkpoint(&self) {
+        if self.checkpointing.replace(true) {
+            return;
+        }
+        let (world, at, under_way) = (self.world.clone(), self.at, self.checkpointing.clone());
         self.world.time.spawn((self.at, Part::Arbiter), async move {
             if world.checkpoint(at).await {
                 world.nodes[at].wake_worker.notify(&world.time);
             }
+            under_way.set(false);
             world.nodes[at].wake_arbiter.notify(&world.time);
         });
-        Ok(true)
     }
 
     /// A path to a server that answers.

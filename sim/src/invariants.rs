@@ -1,12 +1,14 @@
 //! What must hold, as named functions, asked at the very step at which it could cease to hold.
 
-use crate::postgres::{Page, Server};
+use crate::page::Page;
+use crate::postgres::Server;
 use crate::time::Part;
 use crate::worker::now;
 use crate::world::World;
 use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
 use cluster::sync::SyncState;
+use cluster::time::Moment;
 use cluster::view::{Announcement, ClusterView};
 use dcs::Dcs;
 use std::collections::{BTreeMap, HashSet};
@@ -16,8 +18,6 @@ use std::time::Duration;
 #[derive(Default)]
 pub(crate) struct Judge {
     pub violation: Option<(&'static str, String)>,
-    /// A hole that is known, see docs/simulation.md: the run can't go on.
-    pub known: Option<String>,
     pub acknowledged: HashSet<u64>,
     pub last_acknowledged: Option<Duration>,
     pub refused: u64,
@@ -26,8 +26,10 @@ pub(crate) struct Judge {
     opened: Option<(i64, usize)>,
     promotions: BTreeMap<i64, usize>,
     timelines: BTreeMap<u32, usize>,
-    /// Promotions that took a timeline's number a second time.
-    pub numbers_twice: u64,
+    /// Until when each node has promised not to take the leader key, by its own clock, whatever became of its server.
+    promises: BTreeMap<usize, Moment>,
+    /// How often a leader went on by promises.
+    pub goes_on_by_promises: u64,
     /// A standby that stood received and confirmed more: the receiver came back.
     pub confirmed_after_standing: u64,
     term: i64,
@@ -102,7 +104,7 @@ impl World {
         }
     }
 
-    /// **at_most_one_promotion_per_term**: of two nodes.
+    /// **at_most_one_promotion_per_term**: of two nodes. **one_server_per_timeline_number**: whatever became of the first.
     pub fn promoted(&self, at: usize, term: i64, timeline: u32) {
         let name = &self.nodes[at].name;
         let before = self.judge.borrow_mut().promotions.insert(term, at);
@@ -113,14 +115,32 @@ impl World {
                 format!("{name} is promoted in term {term}, as {} was", self.nodes[before].name),
             );
         }
-        let twice = self.judge.borrow_mut().timelines.insert(timeline, at).is_some();
-        self.judge.borrow_mut().numbers_twice += u64::from(twice);
-        if twice {
-            // A known hole: the run ends here, since what two logs under one number do is Postgres' own affair.
-            self.judge.borrow_mut().known =
-                Some(format!("timeline {timeline} of {name}, promoted in term {term}, is the second of that number"));
+        if let Some(first) = self.judge.borrow_mut().timelines.insert(timeline, at) {
+            let first = &self.nodes[first].name;
+            self.violated(
+                "one_server_per_timeline_number",
+                format!("{name}, promoted in term {term}, begins timeline {timeline} after {first} began one of that number"),
+            );
         }
         self.primary_is_sound(at, &format!("is promoted in term {term}"));
+    }
+
+    /// This node has promised a leader not to take its key.
+    pub fn promised(&self, at: usize, until: Moment) {
+        let mut judge = self.judge.borrow_mut();
+        let known = judge.promises.entry(at).or_default();
+        *known = (*known).max(until);
+    }
+
+    /// **no_take_while_a_promise_binds**: a node that has promised sends no request to take the key, and opens no page for
+    /// a new term, also where its server was restarted and remembers nothing.
+    pub fn takes(&self, at: usize) {
+        let until = self.judge.borrow().promises.get(&at).copied().unwrap_or_default();
+        let now = self.clock(at);
+        if now < until {
+            let left = until.since(now).as_millis();
+            self.violated("no_take_while_a_promise_binds", format!("{} takes, and its promise binds {left} ms more", self.nodes[at].name));
+        }
     }
 
     /// **terms_grow**, in every page; and nobody opens an old term with time left.
@@ -130,6 +150,9 @@ impl World {
             return;
         }
         let name = &self.nodes[at].name;
+        if !is_open(&before) || after.term != before.term {
+            self.takes(at);
+        }
         if after.term < before.term {
             self.violated("terms_grow", format!("the page of {name} goes back from term {} to {}", before.term, after.term));
         }
@@ -161,8 +184,9 @@ impl World {
             let Some(server) = self.server(at) else { continue };
             let page = *server.page.borrow();
             let clock = self.clock(at);
-            // By the page alone: an invariant does not ask the rule that it judges.
-            if page.lease == lease.0 && page.mode != Mode::Closed && clock < page.deadline {
+            // By the page alone: an invariant does not ask the rule that it judges. What stands on promises is judged by
+            // no_take_while_a_promise_binds and one_acknowledger_at_a_time.
+            if page.deadline > page.by_promises_until && page.lease == lease.0 && page.mode != Mode::Closed && clock < page.deadline {
                 let left = page.deadline.since(clock).as_micros();
                 self.violated("fence_shuts_before_etcd_lets_go", format!("{} may still acknowledge for {left} us", self.nodes[at].name));
             }

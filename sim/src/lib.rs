@@ -7,6 +7,7 @@
 
 mod arbiter;
 mod invariants;
+mod page;
 mod postgres;
 mod random;
 mod schedule;
@@ -46,14 +47,12 @@ pub struct Report {
     pub commits: (usize, u64, u64),
     /// Tenures in which a fence was opened.
     pub leaders: u64,
-    /// Promotions to a timeline number that was taken before.
-    pub numbers_twice: u64,
+    /// How often a leader went on by promises (`failsafe_mode`).
+    pub goes_on_by_promises: u64,
     /// Standbys that received more after they had said what they have.
     pub confirmed_after_standing: u64,
     /// How long the cluster took to be whole after the last fault.
     pub healed_after: Option<Duration>,
-    /// A hole that is known ended the run, see docs/simulation.md.
-    pub known: Option<String>,
     /// The invariant that broke, and how.
     pub violation: Option<(String, String)>,
     /// Every fault with its time; in a verbose run everything else, too.
@@ -76,11 +75,8 @@ impl fmt::Display for Report {
             self.simulated.as_secs_f64(),
             self.leaders,
         )?;
-        match (&self.violation, &self.known) {
-            (Some((invariant, how)), _) => writeln!(f, "\nseed {} BREAKS {invariant}: {how}\n\nschedule:", self.seed)?,
-            (None, Some(how)) => writeln!(f, "\nseed {} meets a known hole: {how}\n\nschedule:", self.seed)?,
-            (None, None) => return Ok(()),
-        }
+        let Some((invariant, how)) = &self.violation else { return Ok(()) };
+        writeln!(f, "\nseed {} BREAKS {invariant}: {how}\n\nschedule:", self.seed)?;
         self.schedule.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         writeln!(f, "\nthe last decisions:")?;
         self.log.iter().try_for_each(|line| writeln!(f, "{line}"))?;
@@ -99,7 +95,7 @@ pub fn run(options: &Options) -> Report {
     }
     let healed = Rc::new(Cell::new(None));
     world.time.spawn((0, Part::Outside), world.clone().trouble(options.steps, healed.clone()));
-    let broken = || world.judge.borrow().violation.is_some() || world.judge.borrow().known.is_some();
+    let broken = || world.judge.borrow().violation.is_some();
     while healed.get().is_none() && !broken() {
         world.time.run_until(world.now() + Duration::from_secs(1), broken);
     }
@@ -126,22 +122,22 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     let report = Report {
         seed,
         setting: format!(
-            "{} nodes, {}, TTL {} s, start timeout {} s{}{}",
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}",
             setting.nodes,
             if setting.sync { "sync" } else { "async" },
             setting.ttl,
             setting.start_timeout,
             if setting.sharp { ", sharp etcd" } else { "" },
             if setting.bad_clocks { ", bad clocks" } else { "" },
+            if setting.failsafe { ", failsafe_mode" } else { "" },
         ),
         steps: world.time.steps.get(),
         simulated: world.now(),
         commits: (judge.acknowledged.len(), judge.refused, judge.unknown),
         leaders: judge.leaders,
-        numbers_twice: judge.numbers_twice,
+        goes_on_by_promises: judge.goes_on_by_promises,
         confirmed_after_standing: judge.confirmed_after_standing,
         healed_after,
-        known: judge.known.clone(),
         violation: judge.violation.as_ref().map(|(name, how)| ((*name).to_owned(), how.clone())),
         schedule: world.schedule.borrow().clone(),
         log: world.log.borrow().iter().cloned().collect(),

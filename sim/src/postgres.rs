@@ -1,15 +1,15 @@
 //! A simulated Postgres: start, stop, replay, stream, promote, commit; and the page of the fence.
 
+use crate::page::Page;
 use crate::time::{Changes, Part, TaskId};
 use crate::wal::{Data, Disk, Wal};
 use crate::worker;
 use crate::world::{MS, World};
-use cluster::fence::{self, Mode, Verdict};
+use cluster::fence::{self, Verdict};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
 use cluster::name::{MemberName, Timeline};
 use cluster::quorum::Setting;
-use cluster::time::Moment;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -21,40 +21,6 @@ const FENCE_WAIT: Duration = Duration::from_secs(3);
 const RECEIVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `wal_retrieve_retry_interval`.
 const RETRY_RECEIVE: Duration = Duration::from_millis(500);
-
-/// The page in shared memory: the methods of `extension/src/shmem/tenure.rs`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Page {
-    pub mode: Mode,
-    pub deadline: Moment,
-    pub draining_since: Moment,
-    pub term: i64,
-    pub lease: i64,
-}
-
-impl Page {
-    pub fn fence(&self) -> fence::Page {
-        fence::Page { mode: self.mode, deadline: self.deadline, draining_since: self.draining_since }
-    }
-
-    pub fn open(&mut self, term: i64, lease: i64, deadline: Moment) {
-        if matches!(self.mode, Mode::Open | Mode::Draining) && self.term == term {
-            self.lease = lease;
-            return self.renew(deadline);
-        }
-        (self.term, self.lease, self.deadline, self.mode) = (term, lease, deadline, Mode::Open);
-    }
-
-    pub fn renew(&mut self, deadline: Moment) {
-        if matches!(self.mode, Mode::Open | Mode::Draining) {
-            self.deadline = self.deadline.max(deadline);
-        }
-    }
-
-    pub fn close(&mut self) {
-        (self.mode, self.deadline, self.draining_since) = (Mode::Closed, Moment::default(), Moment::default());
-    }
-}
 
 /// How a server is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,12 +125,13 @@ impl Server {
 
 impl World {
     /// Changes the page and looks at what the invariants say of it.
-    pub fn with_page(&self, at: usize, change: impl FnOnce(&mut Page)) {
-        let Some(server) = self.server(at) else { return };
+    pub fn with_page<T>(&self, at: usize, change: impl FnOnce(&mut Page) -> T) -> Option<T> {
+        let server = self.server(at)?;
         let before = *server.page.borrow();
-        change(&mut server.page.borrow_mut());
+        let answer = change(&mut server.page.borrow_mut());
         self.page_is_sound(at, before, *server.page.borrow());
         server.renewed.tell(&self.time);
+        Some(answer)
     }
 
     /// Starts the postmaster; it is not waited for.
@@ -177,7 +144,7 @@ impl World {
             (disk.wal.end(), disk.wal.timeline, disk.checkpoint)
         };
         let now = self.now();
-        let closed = Page { mode: Mode::Closed, deadline: Moment::default(), draining_since: Moment::default(), term: 0, lease: 0 };
+        let closed = Page::closed();
         let takes = self.random.mostly(150 * MS, 3000 * MS) + 20 * MS;
         let replays = takes + self.random.mostly(50 * MS, 2000 * MS);
         let server = Rc::new(Server {
@@ -413,6 +380,11 @@ impl World {
 
     /// Stops the server, as the arbiter does. True if it was clean. What was asked goes on without who asked.
     pub async fn stop_server(self: &Rc<Self>, at: usize, fast: bool) -> bool {
+        self.stop_server_within(at, fast, Duration::from_secs(60)).await
+    }
+
+    /// The same with another bound, after which it is killed.
+    pub async fn stop_server_within(self: &Rc<Self>, at: usize, fast: bool, bound: Duration) -> bool {
         let Some(server) = self.server(at) else { return true };
         let same = || self.server(at).is_some_and(|now| Rc::ptr_eq(&now, &server));
         if !fast || !server.ready.get() {
@@ -431,7 +403,7 @@ impl World {
             self.time.spawn((at, Part::Server), async move { world.shut_down(mine).await });
         }
         let gone = self.nodes[at].changed.wait(&self.time, || (!same()).then_some(()));
-        if self.time.timeout(Duration::from_secs(60), gone).await.is_some() {
+        if self.time.timeout(bound, gone).await.is_some() {
             return server.ended_cleanly.get();
         }
         if same() {

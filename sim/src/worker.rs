@@ -251,6 +251,7 @@ impl Worker {
         if view.leader.is_none() {
             self.vacancy.set(Some((after, since)));
         }
+        let promised = !primary && self.server.page.borrow().is_promised(now);
         let me = Candidate {
             name,
             tags: Tags::default(),
@@ -260,7 +261,7 @@ impl Worker {
             streaming,
             arbiter: self.server.attached.get(),
             vacant_for: now.since(since),
-            stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
+            stood_down: promised || self.stands_down_until.get().is_some_and(|until| now < until),
         };
         let decision = race::decide(&view, &me);
         self.tell(&format!("{}: {}", step_word(&decision.what), decision.why));
@@ -285,6 +286,11 @@ impl Worker {
             return;
         };
         let held = self.held.get().unwrap_or(held);
+        let page = *self.server.page.borrow();
+        if cluster::failsafe::keeps_closed(page.is_promised(now), page.term, leader.term.0) {
+            self.tell("the leader key is ours, but this node promised to stay away from it: waiting");
+            return;
+        }
         self.world.with_page(self.at, |page| page.open(leader.term.0, leader.lease.0, held.deadline));
         if primary {
             self.unpromoted_since.set(None);
@@ -393,6 +399,8 @@ impl Worker {
             return Applied::LookNow;
         }
         let Some(held) = self.held.get().filter(|held| self.clock() < held.deadline) else { return Applied::LookAfter(100 * MS) };
+        let Some(_taking) = Taking::begin(&self.world, self.at) else { return Applied::LookAfter(100 * MS) };
+        self.world.takes(self.at);
         let name = self.world.nodes[self.at].name.clone();
         match self.ask(move |etcd| now(etcd.take_leader(&name, held.grant.lease, &judged))).await {
             Ok(term) => {
@@ -405,6 +413,26 @@ impl Worker {
             Err(Error::Lost(_)) => Applied::LookNow,
             Err(_) => Applied::LookAfter(100 * MS),
         }
+    }
+}
+
+/// The page says that the key is being taken.
+struct Taking {
+    world: Rc<World>,
+    at: usize,
+}
+
+impl Taking {
+    fn begin(world: &Rc<World>, at: usize) -> Option<Taking> {
+        let now = world.clock(at);
+        let begun = world.with_page(at, |page| page.begin_taking(now)).unwrap_or(false);
+        begun.then(|| Taking { world: world.clone(), at })
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.world.with_page(self.at, |page| page.end_taking());
     }
 }
 
@@ -429,6 +457,7 @@ pub(crate) fn configuration(world: &World) -> DynamicConfig {
         "synchronous_mode": setting.sync,
         "maximum_lag_on_failover": 1_048_576,
         "primary_start_timeout": setting.start_timeout,
+        "failsafe_mode": setting.failsafe,
     });
     DynamicConfig(document.as_object().cloned().unwrap_or_default())
 }

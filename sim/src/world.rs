@@ -1,5 +1,6 @@
 //! The world: nodes with clocks and disks, the network between them and etcd, and what happened lately.
 
+use crate::arbiter::Arbiter;
 use crate::invariants::Judge;
 use crate::postgres::Server;
 use crate::random::Random;
@@ -13,7 +14,7 @@ use dcs::memory::Memory;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
@@ -49,6 +50,8 @@ pub(crate) struct Node {
     pub off: Cell<bool>,
     pub wake_worker: Signal,
     pub wake_arbiter: Signal,
+    /// The arbiter that is (or was last) there, for those that send it requests.
+    pub arbiter: RefCell<Weak<Arbiter>>,
     /// The postmaster ended; the arbiter has not looked yet.
     pub postmaster_gone: Cell<bool>,
     /// Something on this node changed: a server ready, ended, promoted.
@@ -85,6 +88,8 @@ pub(crate) struct Setting {
     pub sharp: bool,
     /// Clocks may stand still, beyond what the fence promises to bear.
     pub bad_clocks: bool,
+    /// `failsafe_mode`.
+    pub failsafe: bool,
 }
 
 pub(crate) struct World {
@@ -119,6 +124,8 @@ impl World {
             start_timeout: [3, 10, 300][random.index(3)],
             sharp: random.per_mille(400),
             bad_clocks: random.per_mille(300),
+            // Drawn apart, so that a seed's other choices stay what they were before there was this one.
+            failsafe: Random::new(!options.seed).per_mille(400),
         };
         let setting = Setting { bad_clocks: setting.bad_clocks && setting.sync, ..setting };
         let scope = Scope::new("sim").unwrap_or_else(|why| unreachable!("a constant: {why}"));
@@ -134,6 +141,7 @@ impl World {
             off: Cell::new(false),
             wake_worker: Signal::default(),
             wake_arbiter: Signal::default(),
+            arbiter: RefCell::default(),
             postmaster_gone: Cell::new(false),
             changed: Changes::default(),
         };
@@ -219,7 +227,7 @@ impl World {
         self.random.mostly(MS / 2, 5 * MS) + MS / 20 + if slow.is_zero() { slow } else { self.random.between(Duration::ZERO, slow) }
     }
 
-    fn lost(&self) -> bool {
+    pub fn lost(&self) -> bool {
         let per_mille = self.network.borrow().loss_per_mille;
         self.random.per_mille(per_mille)
     }

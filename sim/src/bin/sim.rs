@@ -41,10 +41,9 @@ struct Total {
     refused: u64,
     cut: u64,
     tenures: u64,
-    numbers_twice: u64,
+    goes_on_by_promises: u64,
     confirmed_after_standing: u64,
     slowest: Option<(Duration, u64)>,
-    known: Vec<u64>,
     failures: Vec<(u64, String)>,
 }
 
@@ -57,10 +56,9 @@ impl Total {
         self.refused += report.commits.1;
         self.cut += report.commits.2;
         self.tenures += report.leaders;
-        self.numbers_twice += report.numbers_twice;
+        self.goes_on_by_promises += report.goes_on_by_promises;
         self.confirmed_after_standing += report.confirmed_after_standing;
         self.slowest = self.slowest.max(report.healed_after.map(|after| (after, report.seed)));
-        self.known.extend(report.known.as_ref().map(|_| report.seed));
         self.failures.extend(report.violation.as_ref().map(|(name, _)| (report.seed, name.clone())));
     }
 }
@@ -104,7 +102,7 @@ fn main() -> ExitCode {
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{} runs from seed {first}, {} faults each: {} steps, {:.1} simulated hours, {} tenures; commits {} acknowledged, {} refused, {} cut; \
-         timeline numbers used twice {} {:?}, received after standing {}; slowest to heal {}; {:.0} s",
+         {} times on by promises, received after standing {}; slowest to heal {}; {:.0} s",
         total.runs,
         arguments.steps,
         total.steps,
@@ -113,8 +111,7 @@ fn main() -> ExitCode {
         total.acknowledged,
         total.refused,
         total.cut,
-        total.numbers_twice,
-        total.known,
+        total.goes_on_by_promises,
         total.confirmed_after_standing,
         total.slowest.map_or("-".to_owned(), |(after, seed)| format!("{:.0} s (seed {seed})", after.as_secs_f64())),
         began.elapsed().as_secs_f64(),

@@ -1,0 +1,114 @@
+//! `failsafe_mode` as `arbiter/src/failsafe.rs` has it: a leader without etcd asks, a member promises.
+
+use super::{Arbiter, text};
+use crate::time::{Changes, Part};
+use crate::worker::now;
+use crate::world::MS;
+use cluster::failsafe::{self, Members};
+use cluster::leader::Leader;
+use cluster::lease;
+use cluster::local::{LocalState, Postgres};
+use cluster::name::MemberName;
+use cluster::view::ClusterView;
+use dcs::Dcs;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+const ANSWER_PATIENCE: Duration = Duration::from_millis(600);
+
+/// The answers so far.
+type Answers = Rc<(RefCell<Vec<bool>>, Changes)>;
+
+impl Arbiter {
+    /// Keeps the key equal to the members.
+    pub(super) async fn publish_failsafe(&self, view: &ClusterView, leader: &Leader) -> Result<(), String> {
+        let Some(members) = failsafe::key_to_write(view) else { return Ok(()) };
+        self.failsafe_sent.borrow_mut().get_or_insert_default().extend(members.clone());
+        let (revision, leader, write) = (ClusterView::revision_of(&view.failsafe), leader.clone(), members.clone());
+        self.ask(move |etcd| now(etcd.write_failsafe(&write, revision, &leader))).await.map_err(text)?;
+        *self.failsafe_sent.borrow_mut() = Some(members);
+        Ok(())
+    }
+
+    /// etcd does not answer: the leader asks for promises.
+    pub(super) async fn fail_safe(&self, view: &ClusterView, local: &LocalState) {
+        let leads = view.leader_if(&self.name).is_some() && matches!(local.postgres, Postgres::Primary { .. });
+        if !leads || !view.config().failsafe_mode() {
+            return;
+        }
+        let sent = self.failsafe_sent.borrow().clone();
+        let Ok(members) = failsafe::whom_to_ask(view, sent.as_ref(), &self.name) else { return };
+        let (asked_at, ttl) = (self.clock(), view.config().timing().ttl);
+        if !self.all_promise(&members, ttl).await {
+            return;
+        }
+        let until = lease::deadline(asked_at, ttl);
+        if self.world.sql(self.at).await.is_some() {
+            self.world.with_page(self.at, |page| page.extend(until));
+            self.world.judge.borrow_mut().goes_on_by_promises += 1;
+        }
+    }
+
+    async fn all_promise(&self, members: &Members, ttl: Duration) -> bool {
+        let answers: Answers = Rc::default();
+        for name in members.keys() {
+            let Some(to) = self.world.nodes.iter().position(|node| node.name.as_str() == name) else { return false };
+            self.ask_for_promise(to, ttl, &answers);
+        }
+        let all = answers.1.wait(&self.world.time, || {
+            let answers = answers.0.borrow();
+            (answers.len() == members.len() || answers.contains(&false)).then(|| answers.iter().all(|promised| *promised))
+        });
+        self.world.time.timeout(ANSWER_PATIENCE, all).await.unwrap_or(false)
+    }
+
+    fn ask_for_promise(&self, to: usize, ttl: Duration, answers: &Answers) {
+        let (world, from, leader, answers) = (self.world.clone(), self.at, self.name.clone(), answers.clone());
+        if world.is_cut(from, to) || world.lost() {
+            return;
+        }
+        world.clone().time.at(world.now() + world.delay(), move || {
+            let Some(asked) = world.nodes[to].arbiter.borrow().upgrade().filter(|asked| asked.serves.get()) else { return };
+            let then = world.clone();
+            world.time.spawn((to, Part::Arbiter), async move {
+                let promised = asked.promise(&leader, ttl).await;
+                if then.is_cut(to, from) || then.lost() {
+                    return;
+                }
+                let late = then.clone();
+                then.time.at(then.now() + then.delay(), move || {
+                    answers.0.borrow_mut().push(promised);
+                    answers.1.tell(&late.time);
+                });
+            });
+        });
+    }
+
+    /// A leader asks this node.
+    async fn promise(&self, leader: &MemberName, ttl: Duration) -> bool {
+        if failsafe::may_promise(&self.view.borrow(), leader.as_str()).is_err() {
+            return false;
+        }
+        let until = self.clock() + ttl;
+        if self.world.sql(self.at).await.is_none() {
+            return false;
+        }
+        let now = self.clock();
+        let promised = self.world.with_page(self.at, |page| page.promise(until, now)).unwrap_or(false);
+        if promised {
+            self.world.promised(self.at, until);
+            self.world.time.sleep(MS / 10).await;
+            self.promised_until.set(self.promised_until.get().max(until));
+        }
+        promised
+    }
+
+    /// Before the arbiter attaches to its server: what was promised to others is in its page again.
+    pub(super) fn renew_promise(&self) {
+        let (until, now) = (self.promised_until.get(), self.clock());
+        if until > now {
+            self.world.with_page(self.at, |page| page.promise(until, now));
+        }
+    }
+}
