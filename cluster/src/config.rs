@@ -55,6 +55,14 @@ pub enum ConfigError {
         /// The rule it breaks.
         rule: String,
     },
+    /// Nobody knows it.
+    #[error("{key} is no known setting{}", .nearest.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    Unknown {
+        /// Dotted key.
+        key: String,
+        /// The known key that it looks like.
+        nearest: Option<&'static str>,
+    },
 }
 
 /// Default `ttl` of pg_tenure, in seconds (DESIGN, numbers: "TTL from 3 s up, default 10").
@@ -71,7 +79,47 @@ pub const PRIMARY_START_TIMEOUT_DEFAULT_S: u64 = 300;
 /// Default `member_slots_ttl`, in seconds, as the field has it.
 pub const MEMBER_SLOTS_TTL_DEFAULT_S: u64 = 1800;
 
+/// Puts `patch` over `config`: sections are merged, null removes (JSON merge patch, as REST does it).
+pub fn merge(config: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (key, value) in patch {
+        match value {
+            Value::Null => {
+                config.remove(key);
+            }
+            Value::Object(patch) => {
+                let below = config.entry(key.clone()).or_insert_with(|| Value::Object(Map::new()));
+                if !below.is_object() {
+                    *below = Value::Object(Map::new());
+                }
+                if let Value::Object(below) = below {
+                    merge(below, patch);
+                }
+            }
+            other => {
+                config.insert(key.clone(), other.clone());
+            }
+        }
+    }
+}
+
 impl DynamicConfig {
+    /// The document with a merge patch over it, or the first fault that the patch would bring; faults that stood there before don't
+    /// stop another change.
+    pub fn patched(&self, patch: &Map<String, Value>) -> Result<DynamicConfig, ConfigError> {
+        let mut after = self.clone();
+        merge(&mut after.0, patch);
+        match after.newly_at_fault(self) {
+            Some(fault) => Err(fault),
+            None => Ok(after),
+        }
+    }
+
+    /// The first fault that did not stand in the document before.
+    pub fn newly_at_fault(&self, before: &DynamicConfig) -> Option<ConfigError> {
+        let known = before.faults();
+        self.faults().into_iter().find(|fault| !known.contains(fault))
+    }
+
     /// The value at a top-level key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
@@ -208,30 +256,6 @@ impl DynamicConfig {
     pub fn use_slots(&self) -> bool {
         self.postgresql().and_then(|section| section.get("use_slots")).and_then(Value::as_bool).unwrap_or(true)
     }
-
-    /// Everything in the document that would be ignored or changed, for refusal before it is stored.
-    pub fn faults(&self) -> Vec<ConfigError> {
-        let mut faults = Vec::new();
-        for key in ["ttl", "loop_wait", "retry_timeout", "primary_start_timeout", "maximum_lag_on_failover"] {
-            if let Some(value) = self.0.get(key)
-                && self.seconds(key).is_none()
-            {
-                faults.push(ConfigError::Type { key: key.to_owned(), found: value.to_string(), expected: "a whole number" });
-            }
-        }
-        if let Some(ttl) = self.seconds("ttl")
-            && ttl < lease::TTL_MINIMUM.as_secs()
-        {
-            let rule = format!("at least {} s: etcd grants no shorter lease that survives one missed answer", lease::TTL_MINIMUM.as_secs());
-            faults.push(ConfigError::Range { key: "ttl".to_owned(), found: ttl.to_string(), rule });
-        }
-        if let Some(value) = self.0.get("postgresql")
-            && !value.is_object()
-        {
-            faults.push(ConfigError::Type { key: "postgresql".to_owned(), found: value.to_string(), expected: "a section" });
-        }
-        faults
-    }
 }
 
 #[cfg(test)]
@@ -300,15 +324,6 @@ mod tests {
         ] {
             let config = config(json);
             assert_eq!((config.synchronous_node_count(), config.maximum_lag_on_syncnode()), (count, lag), "{json}");
-        }
-    }
-
-    #[test]
-    fn faults_name_the_key_and_the_rule() {
-        let faults = config(r#"{"ttl":1,"loop_wait":"soon","postgresql":3}"#).faults();
-        let text = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        for part in ["loop_wait is \"soon\"", "ttl is 1", "postgresql is 3"] {
-            assert!(text.contains(part), "{text}");
         }
     }
 }

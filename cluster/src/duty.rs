@@ -78,14 +78,32 @@ pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
         return stopping(view, local);
     }
     if view.config().paused() {
-        // Handed over or taken before the pause: without its promotion there would be no primary until it ends.
-        if let (Some(leader), Postgres::Standby { .. }) = (view.leader_if(&local.name), &local.postgres)
-            && local.lease_valid
-        {
-            return on(Promote { term: leader.term }, Reason::IHoldTheLease(leader.term));
-        }
-        return on(Rest, Reason::Paused);
+        return paused(view, local);
     }
+    awake(view, local)
+}
+
+/// Maintenance mode: no server is started, stopped or promoted by ourselves. What an operator asks for by name is done, and ended.
+fn paused(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
+    use Duty::*;
+    let rest = || Decision::new(Rest, Reason::Paused);
+    match (&view.leader, &local.postgres) {
+        // Handed over or taken before the pause: without its promotion there would be no primary until it ends.
+        (Some(leader), Postgres::Standby { .. }) if leader.name == local.name && local.lease_valid => {
+            Decision::new(Promote { term: leader.term }, Reason::IHoldTheLease(leader.term))
+        }
+        (Some(leader), Postgres::Primary { .. }) if leader.name == local.name && view.request().is_some() => requested(view, local, leader),
+        // Pointing a standby at another primary stops nothing.
+        (Some(leader), Postgres::Standby { .. }) if leader.name != local.name => match awake(view, local) {
+            Decision { what: Follow { upstream }, why } => Decision::new(Follow { upstream }, why),
+            _ => rest(),
+        },
+        (_, Postgres::Stopped) if local.start_owed => awake(view, local),
+        _ => rest(),
+    }
+}
+
+fn awake(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     match &view.leader {
         Some(leader) if leader.name == local.name => leading(view, local, leader),
         Some(leader) => following(view, local, leader),

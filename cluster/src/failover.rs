@@ -74,7 +74,9 @@ pub enum Impossible {
     #[error("Failover could be performed only to a specific candidate")]
     FailoverNeedsCandidate,
     /// In maintenance mode nothing is stopped, started or promoted.
-    #[error("the cluster is in maintenance mode, in which no server is stopped or promoted: resume it first")]
+    #[error(
+        "the cluster is in maintenance mode, in which only a switchover to a named candidate is done, at once: name one, or resume it first"
+    )]
     Paused,
 }
 
@@ -114,7 +116,8 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
     let leader = view.leader.as_ref();
     let paused = view.config().paused();
     let named = request.candidate();
-    if paused {
+    // A person who names the next leader in maintenance mode means it; nothing else is chosen, planned or raced for there.
+    if paused && (named.is_none() || leader.is_none() || request.scheduled_at.is_some()) {
         return Err(Impossible::Paused);
     }
     if request.is_switchover() {

@@ -10,10 +10,17 @@ pub mod name;
 pub mod time;
 
 pub mod config;
+pub mod described;
 pub mod failover;
 pub mod history;
 pub mod leader;
 pub mod member;
+pub mod parameter;
+pub mod pending;
+pub mod request;
+pub mod restart;
+pub mod rows;
+pub mod schema;
 pub mod sync;
 pub mod view;
 

@@ -102,4 +102,6 @@ pub struct LocalState {
     pub reinit: bool,
     /// A scheduled request is due.
     pub request_due: bool,
+    /// This arbiter stopped Postgres itself, for a switchover, and owes it a start: also in maintenance mode.
+    pub start_owed: bool,
 }

@@ -7,6 +7,7 @@ use crate::leader::{Leader, LeaseId, Term};
 use crate::lsn::Lsn;
 use crate::member::MemberEntry;
 use crate::name::{MemberName, SystemId, Timeline};
+use crate::request::MemberRequest;
 use crate::sync::SyncState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -110,6 +111,8 @@ pub struct ClusterView {
     pub claimed_timeline: Option<Versioned<Timeline>>,
     /// `tenure/race/<name>`.
     pub announcements: BTreeMap<MemberName, Versioned<Announcement>>,
+    /// `tenure/request/<name>`.
+    pub requests: BTreeMap<MemberName, Versioned<MemberRequest>>,
     /// Keys whose value could not be read, with the reason: shown, never acted on.
     pub unreadable: Vec<String>,
 }

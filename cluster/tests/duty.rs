@@ -355,13 +355,39 @@ fn while_it_leads() {
             Duty::Stop,
             "",
         ),
-        // Known to be wrong: `failover::candidates` lets a switchover to a named candidate through in
-        // maintenance mode, and duty never comes to it; nor would the candidate be promoted.
         (
             "a switchover to n3 in maintenance mode",
             |view, local| {
                 leads(view, local, Ended::CrashedPrimary, primary(1, LOW));
                 view.failover = request(Some("n2"), Some("n3"));
+                view.config = config(json!({"pause": true}));
+            },
+            Duty::Switchover { candidates: vec![name("n3")] },
+            "n3 takes over",
+        ),
+        (
+            "a switchover to whom it may concern in maintenance mode",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, primary(1, LOW));
+                view.failover = request(Some("n2"), None);
+                view.config = config(json!({"pause": true}));
+            },
+            Duty::Rest,
+            "maintenance",
+        ),
+        (
+            "stopped for a switchover that came to nothing, in maintenance mode",
+            |view, local| {
+                leads(view, local, Ended::CleanPrimary, Postgres::Stopped);
+                (local.start_owed, view.config) = (true, config(json!({"pause": true})));
+            },
+            Duty::StartPrimary { term: NOW },
+            "",
+        ),
+        (
+            "stopped by somebody else in maintenance mode",
+            |view, local| {
+                leads(view, local, Ended::CleanPrimary, Postgres::Stopped);
                 view.config = config(json!({"pause": true}));
             },
             Duty::Rest,

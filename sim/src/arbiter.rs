@@ -396,6 +396,7 @@ impl Arbiter {
             stopping: false,
             reinit: false,
             request_due: true,
+            start_owed: false,
         }
     }
 

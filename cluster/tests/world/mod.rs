@@ -169,5 +169,6 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         stopping: false,
         reinit: false,
         request_due: false,
+        start_owed: false,
     }
 }

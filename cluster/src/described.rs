@@ -1,0 +1,58 @@
+//! What only a node's arbiter knows and the member key is to say: the arbiter hands it to the lease worker, which has no SQL.
+
+use crate::member::Member;
+use crate::pending::Pending;
+use crate::restart::Scheduled;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The arbiter's part of the member key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Described {
+    /// Settings that wait for a restart.
+    #[serde(skip_serializing_if = "Pending::is_empty")]
+    pub pending_restart: Pending,
+    /// A restart that waits for its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_restart: Option<Scheduled>,
+    /// The arbiter has seen maintenance mode, and does nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+impl Described {
+    /// Puts it into the key under the field's names; what is not so is absent there.
+    pub fn put_into(&self, member: &mut Member) {
+        member.pending_restart = !self.pending_restart.is_empty();
+        let fields = [
+            ("pending_restart_reason", member.pending_restart.then(|| json!(self.pending_restart))),
+            ("scheduled_restart", self.scheduled_restart.as_ref().map(|scheduled| json!(scheduled))),
+            ("pause", self.paused.then_some(Value::Bool(true))),
+        ];
+        for (name, value) in fields {
+            match value {
+                Some(value) => member.other.insert(name.to_owned(), value),
+                None => member.other.remove(name),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_so_is_absent_in_the_key() {
+        let bare = r#"{"conn_url":"c","api_url":"a","state":"running","role":"replica","version":"4.1.5"}"#;
+        let mut member: Member = serde_json::from_str(bare).unwrap();
+        let mut described = Described { paused: true, ..Described::default() };
+        crate::pending::note(&mut described.pending_restart, "max_connections", "50", "60");
+        described.put_into(&mut member);
+        let expected = r#"{"conn_url":"c","api_url":"a","state":"running","role":"replica","version":"4.1.5","pending_restart":true,"pause":true,"pending_restart_reason":{"max_connections":{"new_value":"60","old_value":"50","order":"standbys first"}}}"#;
+        assert_eq!(serde_json::to_string(&member).unwrap(), expected);
+        Described::default().put_into(&mut member);
+        assert_eq!(serde_json::to_string(&member).unwrap(), bare);
+    }
+}

@@ -1,0 +1,290 @@
+//! What may stand in the dynamic configuration: every known key's kind and range, for refusal before it is stored, and what is
+//! accepted but will not do what it seems to say.
+
+use crate::config::{ConfigError, DynamicConfig};
+use crate::lease;
+use serde_json::{Map, Value};
+
+/// What belongs at a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A whole number, at least this; as text, too, and then with an `s` for seconds.
+    Whole(i64),
+    /// `on`, `off`, `true`, `false`, as YAML or as text.
+    Switch,
+    /// A switch, or the word `quorum`.
+    SwitchOrQuorum,
+    /// `true` or `false`, nothing else.
+    Boolean,
+    /// Seconds, or text with a unit: `30min`.
+    Span,
+    /// A section.
+    Section,
+    /// A list.
+    List,
+    /// A section or a list.
+    Options,
+    /// Text.
+    Text,
+    /// It counts from the node's own file only.
+    FromTheFile,
+}
+
+use Kind::*;
+
+/// The keys at the top, as the field knows them.
+const TOP: [(&str, Kind); 27] = [
+    ("ttl", Whole(lease::TTL_MINIMUM.as_secs() as i64)),
+    ("loop_wait", Whole(1)),
+    ("retry_timeout", Whole(1)),
+    ("maximum_lag_on_failover", Whole(0)),
+    ("maximum_lag_on_syncnode", Whole(-1)),
+    ("max_timelines_history", Whole(0)),
+    ("primary_start_timeout", Whole(0)),
+    ("master_start_timeout", Whole(0)),
+    ("primary_stop_timeout", Whole(0)),
+    ("master_stop_timeout", Whole(0)),
+    ("primary_race_backoff", Whole(0)),
+    ("synchronous_node_count", Whole(0)),
+    ("check_timeline", Switch),
+    ("failsafe_mode", Switch),
+    ("pause", Switch),
+    ("synchronous_mode", SwitchOrQuorum),
+    ("synchronous_mode_strict", Switch),
+    ("member_slots_ttl", Span),
+    ("slots", Section),
+    ("permanent_slots", Section),
+    ("permanent_replication_slots", Section),
+    ("ignore_slots", List),
+    ("standby_cluster", Section),
+    ("postgresql", Section),
+    ("tags", Section),
+    ("watchdog", Section),
+    ("citus", Section),
+];
+
+/// The keys below `postgresql`.
+const POSTGRESQL: [(&str, Kind); 34] = [
+    ("parameters", Section),
+    ("parameters_primary", Section),
+    ("parameters_replica", Section),
+    ("parameters_standby_leader", Section),
+    ("use_slots", Boolean),
+    ("use_pg_rewind", Boolean),
+    ("remove_data_directory_on_rewind_failure", Boolean),
+    ("remove_data_directory_on_diverged_timelines", Boolean),
+    ("pg_hba", List),
+    ("pg_hba_primary", List),
+    ("pg_hba_replica", List),
+    ("pg_hba_standby_leader", List),
+    ("pg_ident", List),
+    ("pg_ident_primary", List),
+    ("pg_ident_replica", List),
+    ("pg_ident_standby_leader", List),
+    ("recovery_conf", Section),
+    ("basebackup", Options),
+    ("rewind", Options),
+    ("create_replica_methods", List),
+    ("create_replica_method", List),
+    ("pg_ctl_timeout", Whole(1)),
+    ("krbsrvname", Text),
+    ("use_unix_socket", Boolean),
+    ("use_unix_socket_repl", Boolean),
+    ("config_base_name", FromTheFile),
+    ("custom_conf", FromTheFile),
+    ("database", FromTheFile),
+    ("bin_name", FromTheFile),
+    ("callbacks", FromTheFile),
+    ("pre_promote", FromTheFile),
+    ("before_stop", FromTheFile),
+    ("authentication", FromTheFile),
+    ("pgpass", FromTheFile),
+];
+
+/// The names that are nearest to an unknown one, where one is near enough to be what was meant.
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let near = known.min_by_key(|known| strsim::damerau_levenshtein(name, known))?;
+    (strsim::damerau_levenshtein(name, near) <= 1 + name.chars().count() / 4).then_some(near)
+}
+
+/// A whole number, as the configuration's methods read it.
+fn whole(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().trim_end_matches('s').trim().parse().ok(),
+        _ => None,
+    }
+}
+
+fn is_switch(value: &Value) -> bool {
+    match value {
+        Value::Bool(_) => true,
+        Value::String(text) => matches!(text.to_lowercase().as_str(), "on" | "off" | "true" | "false" | "yes" | "no" | "1" | "0"),
+        _ => false,
+    }
+}
+
+fn is_span(value: &Value) -> bool {
+    let Value::String(text) = value else { return whole(value).is_some_and(|seconds| seconds >= 0) };
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    split > 0 && matches!(text[split..].trim(), "" | "s" | "m" | "min" | "h" | "d")
+}
+
+/// What stands there, in as many words as an error has room for.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
+}
+
+impl Kind {
+    fn fault(self, key: &str, value: &Value) -> Option<ConfigError> {
+        let expected = match self {
+            Whole(_) if whole(value).is_none() => "a whole number",
+            Whole(least) => return too_small(key, value, least),
+            Switch if !is_switch(value) => "on or off",
+            SwitchOrQuorum if !is_switch(value) && *value != "quorum" => "on, off or quorum",
+            Boolean if !value.is_boolean() => "true or false",
+            Span if !is_span(value) => "seconds, or a number with s, min, h or d",
+            Section if !value.is_object() => "a section",
+            List if !value.is_array() => "a list",
+            Options if !value.is_object() && !value.is_array() => "a section or a list",
+            Text if !value.is_string() => "text",
+            _ => return None,
+        };
+        Some(ConfigError::Type { key: key.to_owned(), found: shown(value), expected })
+    }
+}
+
+fn too_small(key: &str, value: &Value, least: i64) -> Option<ConfigError> {
+    let number = whole(value).filter(|number| *number < least)?;
+    let why = match key {
+        "ttl" => ": etcd grants no shorter lease that survives one missed answer",
+        _ => "",
+    };
+    Some(ConfigError::Range { key: key.to_owned(), found: number.to_string(), rule: format!("at least {least}{why}") })
+}
+
+/// A parameter's value has to be one value, and its name a name.
+fn parameter_faults(section: &str, parameters: &Map<String, Value>, faults: &mut Vec<ConfigError>) {
+    for (name, value) in parameters {
+        let key = format!("{section}.{name}");
+        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$');
+        if name.is_empty() || !name.chars().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            faults.push(ConfigError::Range { key, found: shown(value), rule: "that is no name of a PostgreSQL parameter".to_owned() });
+        } else if value.is_object() || value.is_array() || value.as_str().is_some_and(|text| text.contains(['\n', '\0'])) {
+            faults.push(ConfigError::Type { key, found: shown(value), expected: "one value on one line" });
+        }
+    }
+}
+
+fn walk(section: &Map<String, Value>, path: &str, known: &'static [(&'static str, Kind)], more: &[&str], faults: &mut Vec<ConfigError>) {
+    for (name, value) in section.iter().filter(|(_, value)| !value.is_null()) {
+        let key = format!("{path}{name}");
+        match known.iter().find(|(known, _)| known == name) {
+            Some((_, kind)) => faults.extend(kind.fault(&key, value)),
+            None if more.contains(&name.as_str()) => {}
+            None => faults.push(ConfigError::Unknown { key, nearest: nearest(name, known.iter().map(|(known, _)| *known)) }),
+        }
+    }
+}
+
+impl DynamicConfig {
+    /// Everything in the document that could not be used as it stands, for refusal before it is stored.
+    pub fn faults(&self) -> Vec<ConfigError> {
+        let mut faults = Vec::new();
+        walk(&self.0, "", &TOP, &[], &mut faults);
+        if let Some(section) = self.postgresql() {
+            // A section named by the list of methods belongs to that method.
+            let lists = ["create_replica_methods", "create_replica_method"].into_iter().filter_map(|key| section.get(key)?.as_array());
+            let methods: Vec<&str> = lists.flatten().filter_map(Value::as_str).collect();
+            walk(section, "postgresql.", &POSTGRESQL, &methods, &mut faults);
+            for name in ["parameters", "parameters_primary", "parameters_replica", "parameters_standby_leader"] {
+                if let Some(parameters) = section.get(name).and_then(Value::as_object) {
+                    parameter_faults(&format!("postgresql.{name}"), parameters, &mut faults);
+                }
+            }
+        }
+        faults
+    }
+
+    /// What is accepted and yet differs from what people will expect of it, one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let given = |key: &str| self.0.get(key).and_then(whole);
+        let timing = self.timing();
+        let (ttl, loop_wait, retry) = (timing.ttl.as_secs(), timing.loop_wait.as_secs(), timing.retry_timeout.as_secs());
+        let changed = |key: &str, used: u64| given(key).is_some_and(|given| u64::try_from(given).is_ok_and(|given| given != used));
+        if changed("loop_wait", loop_wait) || changed("retry_timeout", retry) {
+            notes.push(format!(
+                "loop_wait + 2 * retry_timeout may not be more than ttl, so that a member can look and try twice while its lease runs: with ttl {ttl} the members use loop_wait {loop_wait} and retry_timeout {retry}"
+            ));
+        }
+        for (name, kind) in POSTGRESQL {
+            if kind == FromTheFile && self.postgresql().is_some_and(|section| section.contains_key(name)) {
+                notes.push(format!("postgresql.{name} has no effect here: it counts from each node's own file only"));
+            }
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(json: &str) -> String {
+        let config = DynamicConfig(serde_json::from_str(json).unwrap());
+        config.faults().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn what_people_write_is_accepted() {
+        for json in [
+            "{}",
+            r#"{"ttl":30,"loop_wait":10,"retry_timeout":"10s","maximum_lag_on_failover":1048576,"maximum_lag_on_syncnode":-1}"#,
+            r#"{"synchronous_mode":"quorum","synchronous_mode_strict":"on","failsafe_mode":true,"pause":null,"member_slots_ttl":"30min"}"#,
+            r#"{"postgresql":{"use_slots":true,"parameters":{"work_mem":"4MB","pg_stat_statements.max":100,"fsync":true,"x":null}}}"#,
+            r#"{"postgresql":{"create_replica_methods":["wal_e","basebackup"],"wal_e":{"command":"x"},"pg_hba":["local all all trust"]}}"#,
+            r#"{"slots":{"a":{"type":"physical"}},"ignore_slots":[{"name":"b"}],"standby_cluster":{"host":"h"}}"#,
+        ] {
+            assert_eq!(faults(json), "", "{json}");
+        }
+    }
+
+    #[test]
+    fn each_fault_names_the_key_and_what_belongs_there() {
+        for (json, expected) in [
+            (r#"{"ttl":2}"#, "ttl is 2: at least 3: etcd grants no shorter lease that survives one missed answer"),
+            (r#"{"loop_wait":"soon"}"#, r#"loop_wait is "soon", expected a whole number"#),
+            (r#"{"loop_wait":0}"#, "loop_wait is 0: at least 1"),
+            (r#"{"tll":30}"#, "tll is no known setting; did you mean ttl?"),
+            (r#"{"synchronus_mode":true}"#, "synchronus_mode is no known setting; did you mean synchronous_mode?"),
+            (r#"{"favourite_colour":1}"#, "favourite_colour is no known setting"),
+            (r#"{"synchronous_mode":"sometimes"}"#, r#"synchronous_mode is "sometimes", expected on, off or quorum"#),
+            (r#"{"pause":3}"#, "pause is 3, expected on or off"),
+            (r#"{"member_slots_ttl":"soon"}"#, r#"member_slots_ttl is "soon", expected seconds, or a number with s, min, h or d"#),
+            (r#"{"postgresql":3}"#, "postgresql is 3, expected a section"),
+            (r#"{"postgresql":{"use_slots":"yes"}}"#, r#"postgresql.use_slots is "yes", expected true or false"#),
+            (r#"{"postgresql":{"paramters":{}}}"#, "postgresql.paramters is no known setting; did you mean parameters?"),
+            (r#"{"postgresql":{"parameters":{"work_mem":[1]}}}"#, "postgresql.parameters.work_mem is [1], expected one value on one line"),
+            (
+                r#"{"postgresql":{"parameters":{"work mem":1}}}"#,
+                "postgresql.parameters.work mem is 1: that is no name of a PostgreSQL parameter",
+            ),
+            (r#"{"slots":[]}"#, "slots is [], expected a section"),
+        ] {
+            assert_eq!(faults(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_will_be_otherwise_is_said() {
+        let notes = |json: &str| DynamicConfig(serde_json::from_str(json).unwrap()).notes();
+        assert_eq!(notes(r#"{"ttl":30,"loop_wait":10,"retry_timeout":10}"#), Vec::<String>::new());
+        assert_eq!(notes(r#"{"ttl":5}"#), Vec::<String>::new(), "nobody gave the others");
+        let said = notes(r#"{"ttl":5,"loop_wait":2,"retry_timeout":2}"#);
+        assert!(said.len() == 1 && said[0].contains("with ttl 5 the members use loop_wait 1 and retry_timeout 2"), "{said:?}");
+        assert!(notes(r#"{"postgresql":{"callbacks":{}}}"#)[0].contains("postgresql.callbacks has no effect"));
+    }
+}
