@@ -78,6 +78,9 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
         Known::Announcement(member) => {
             view.announcements.insert(name(member)?, json(raw)?);
         }
+        Known::Request(member) => {
+            view.requests.insert(name(member)?, json(raw)?);
+        }
         Known::Other => {}
     }
     Ok(())

@@ -13,11 +13,12 @@ use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
+use cluster::request::{MemberRequest, REQUEST_TTL};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnResponse,
-    WatchOptions, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp,
+    TxnResponse, WatchOptions, WatchStream,
 };
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -210,6 +211,27 @@ impl Etcd {
             .await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         if answer.succeeded() { Ok(revision) } else { Err(Error::Lost(what)) }
+    }
+
+    /// Asks a member for something, unless somebody else's request waits there; it is gone after `REQUEST_TTL`.
+    pub async fn write_request(&self, name: &MemberName, request: &MemberRequest) -> Result<()> {
+        let lease = self.grant(REQUEST_TTL).await?.lease;
+        let when = vec![unchanged(self.keys.request(name), 0)];
+        let put = TxnOp::put(self.keys.request(name), to_bytes(request), on(lease));
+        self.guarded("the request to this member", when, vec![put]).await.map(drop)
+    }
+
+    /// Takes a request up: it is gone before anything is done, so that it is done once at most.
+    pub async fn take_request(&self, name: &MemberName, judged: i64) -> Result<()> {
+        let when = vec![unchanged(self.keys.request(name), judged)];
+        self.guarded("the request to this member", when, vec![TxnOp::delete(self.keys.request(name), None)]).await.map(drop)
+    }
+
+    /// Deletes every key of the cluster; gives how many there were.
+    pub async fn remove_cluster(&self) -> Result<i64> {
+        let prefix = self.keys.prefix();
+        let delete = |mut client: Client| async move { client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await };
+        Ok(self.call(delete).await?.deleted())
     }
 
     fn last_term(&self, holder: &MemberName, how: &str) -> TxnOp {

@@ -24,6 +24,7 @@ pub enum Known<'a> {
     LastTerm,
     ClaimedTimeline,
     Announcement(&'a str),
+    Request(&'a str),
     Other,
 }
 
@@ -98,6 +99,11 @@ impl Keys {
         self.at(&format!("tenure/race/{name}"))
     }
 
+    /// `tenure/request/<name>`
+    pub fn request(&self, name: &MemberName) -> String {
+        self.at(&format!("tenure/request/{name}"))
+    }
+
     /// What `key` is.
     pub fn know<'a>(&self, key: &'a str) -> Known<'a> {
         let Some(tail) = key.strip_prefix(&self.prefix) else { return Known::Other };
@@ -112,9 +118,10 @@ impl Keys {
             "failsafe" => Known::Failsafe,
             "tenure/term" => Known::LastTerm,
             "tenure/timeline" => Known::ClaimedTimeline,
-            _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/")) {
-                (Some(name), _) => Known::Member(name),
-                (_, Some(name)) => Known::Announcement(name),
+            _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/"), tail.strip_prefix("tenure/request/")) {
+                (Some(name), ..) => Known::Member(name),
+                (_, Some(name), _) => Known::Announcement(name),
+                (.., Some(name)) => Known::Request(name),
                 _ => Known::Other,
             },
         }
@@ -140,6 +147,7 @@ mod tests {
         let keys = Keys::new("service", &Scope::new("demo").unwrap());
         assert_eq!(keys.know(&keys.member(&name)), Known::Member("n1"));
         assert_eq!(keys.know(&keys.announcement(&name)), Known::Announcement("n1"));
+        assert_eq!(keys.know(&keys.request(&name)), Known::Request("n1"));
         assert_eq!(keys.know(&keys.last_term()), Known::LastTerm);
         assert_eq!(keys.know("/service/demo/optime/leader"), Known::Other);
         assert_eq!(keys.know("/service/demo2/leader"), Known::Other);
