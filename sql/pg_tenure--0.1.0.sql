@@ -30,7 +30,8 @@ COMMENT ON FUNCTION tenure.lease() IS 'this server''s lease and fence: open, exp
 CREATE FUNCTION tenure.status(
     OUT member text, OUT host text, OUT port integer, OUT role text, OUT state text, OUT timeline integer,
     OUT receive_lsn pg_lsn, OUT receive_lag bigint, OUT replay_lsn pg_lsn, OUT replay_lag bigint,
-    OUT tags jsonb, OUT pending_restart boolean, OUT age interval)
+    OUT tags jsonb, OUT pending_restart boolean, OUT pending_restart_reason jsonb, OUT scheduled_restart jsonb,
+    OUT age interval)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 3 AS 'MODULE_PATHNAME', 'status_wrapper';
 COMMENT ON FUNCTION tenure.status() IS 'the cluster''s members as last seen in etcd, and how long ago that was; lags in bytes';
@@ -69,6 +70,24 @@ CREATE FUNCTION tenure.resume() RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'resume_wrapper';
 COMMENT ON FUNCTION tenure.resume() IS 'resume automatic failover';
 
+CREATE FUNCTION tenure.set_config(patch jsonb) RETURNS text
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_config_wrapper';
+COMMENT ON FUNCTION tenure.set_config(jsonb) IS 'change the dynamic configuration by a merge patch (null removes), checked before it is stored';
+
+-- The next three leave a request in etcd, where the member's arbiter finds it; one that nobody takes up is gone after 30 s.
+
+CREATE FUNCTION tenure.restart(member text DEFAULT NULL, only_pending boolean DEFAULT false) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restart_wrapper';
+COMMENT ON FUNCTION tenure.restart(text, boolean) IS 'restart a member''s server, this one''s where none is named; only_pending: only where a setting waits for it';
+
+CREATE FUNCTION tenure.reload(member text DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_wrapper';
+COMMENT ON FUNCTION tenure.reload(text) IS 'make a member, this one where none is named, read its files again';
+
+CREATE FUNCTION tenure.reinit(member text) RETURNS text
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reinit_wrapper';
+COMMENT ON FUNCTION tenure.reinit(text) IS 'replace a standby''s data by a new copy';
+
 -- For the arbiter --------------------------------------------------------------------------------------
 
 CREATE FUNCTION tenure.attach_arbiter() RETURNS void
@@ -77,6 +96,10 @@ COMMENT ON FUNCTION tenure.attach_arbiter() IS 'called by the arbiter: this sess
 CREATE FUNCTION tenure.standbys_awaited() RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'standbys_awaited_wrapper';
 COMMENT ON FUNCTION tenure.standbys_awaited() IS 'called by the arbiter: do commits of this server wait for standbys by now, as its checkpointer has told the backends?';
+
+CREATE FUNCTION tenure.describe(described text) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'describe_wrapper';
+COMMENT ON FUNCTION tenure.describe(text) IS 'called by the arbiter: what the member key is to say besides, as settings that wait for a restart';
 
 CREATE FUNCTION tenure.drain("on" boolean) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drain_wrapper';
@@ -98,5 +121,6 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure FROM PUBLIC;
 GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events()
     TO pg_monitor, tenure_operator;
-GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz), tenure.failover(text), tenure.pause(), tenure.resume()
+GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz), tenure.failover(text), tenure.pause(), tenure.resume(),
+    tenure.set_config(jsonb), tenure.restart(text, boolean), tenure.reload(text), tenure.reinit(text)
     TO tenure_operator;

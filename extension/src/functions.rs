@@ -144,6 +144,8 @@ struct Member {
     replay_lag: Option<i64>,
     tags: Map<String, Value>,
     pending_restart: bool,
+    pending_restart_reason: Option<Value>,
+    scheduled_restart: Option<Value>,
 }
 
 /// The last snapshot with its age; None, with a notice, where there was none yet.
@@ -176,6 +178,8 @@ fn status() -> TableIterator<
         name!(replay_lag, Option<i64>),
         name!(tags, JsonB),
         name!(pending_restart, bool),
+        name!(pending_restart_reason, Option<JsonB>),
+        name!(scheduled_restart, Option<JsonB>),
         name!(age, Interval),
     ),
 > {
@@ -194,6 +198,8 @@ fn status() -> TableIterator<
             member.replay_lag,
             JsonB(Value::Object(member.tags)),
             member.pending_restart,
+            member.pending_restart_reason.map(JsonB),
+            member.scheduled_restart.map(JsonB),
             interval(age),
         )
     }))
@@ -298,6 +304,33 @@ fn resume() -> String {
     act(&json!({"verb": "resume"}))
 }
 
+/// Changes the dynamic configuration: a merge patch, in which null removes.
+#[pg_extern]
+fn set_config(patch: JsonB) -> String {
+    if !patch.0.is_object() {
+        error::invalid("the configuration should be a JSON object".to_owned(), "SELECT tenure.set_config('{\"ttl\": 10}');");
+    }
+    act(&json!({"verb": "set_config", "patch": patch.0}))
+}
+
+/// Restarts a member's server; this one's where none is named.
+#[pg_extern]
+fn restart(member: Option<&str>, only_pending: bool) -> String {
+    act(&json!({"verb": "member", "wish": "restart", "member": member, "pending": only_pending}))
+}
+
+/// Makes a member read its files again; this one where none is named.
+#[pg_extern]
+fn reload(member: Option<&str>) -> String {
+    act(&json!({"verb": "member", "wish": "reload", "member": member}))
+}
+
+/// Makes a new copy of a standby's data.
+#[pg_extern]
+fn reinit(member: &str) -> String {
+    act(&json!({"verb": "member", "wish": "reinit", "member": member}))
+}
+
 // ---- For the arbiter ---------------------------------------------------------------------------
 
 fn demand_superuser(function: &str) {
@@ -319,6 +352,17 @@ fn attach_arbiter() {
 #[pg_extern]
 fn standbys_awaited() -> bool {
     fence::standbys_awaited()
+}
+
+/// What the member key is to say besides (`cluster::described`): the lease worker has no SQL to find it out.
+#[pg_extern]
+fn describe(described: &str) -> bool {
+    demand_superuser("tenure.describe(text)");
+    let new = shmem::page().describe(described);
+    if new {
+        shmem::wake_worker();
+    }
+    new
 }
 
 /// Promises the leader, which can't reach etcd, not to take its key until then (nanoseconds of

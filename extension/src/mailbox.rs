@@ -4,6 +4,8 @@ use crate::shmem::page;
 use crate::worker::Worker;
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
+use cluster::request::{MemberRequest, Wish};
+use cluster::restart::Conditions;
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
 use serde::Deserialize;
@@ -13,11 +15,24 @@ use serde_json::{Value, json};
 #[derive(Debug, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 enum Request {
-    Switchover { candidate: Option<String>, scheduled_at: Option<String> },
-    Failover { candidate: String },
+    Switchover {
+        candidate: Option<String>,
+        scheduled_at: Option<String>,
+    },
+    Failover {
+        candidate: String,
+    },
     Pause,
     Resume,
-    SetConfig { config: serde_json::Map<String, Value> },
+    SetConfig {
+        patch: serde_json::Map<String, Value>,
+    },
+    Member {
+        wish: Wish,
+        member: Option<String>,
+        #[serde(default)]
+        pending: bool,
+    },
 }
 
 /// Serves the request in the mailbox, if there is one.
@@ -66,8 +81,38 @@ async fn act(worker: &Worker, view: &ClusterView, request: Request) -> Result<St
         }
         Request::Pause => change(worker, view, "pause", Value::Bool(true), "paused").await,
         Request::Resume => change(worker, view, "pause", Value::Null, "resumed").await,
-        Request::SetConfig { config } => write(worker, view, DynamicConfig(config)).await.map(|()| "configuration changed".to_owned()),
+        Request::SetConfig { patch } => {
+            let after = view.config().patched(&patch).map_err(|fault| fault.to_string())?;
+            if after == *view.config() {
+                return Ok("not changed".to_owned());
+            }
+            write(worker, view, after.clone()).await?;
+            let notes: Vec<String> = after.notes().into_iter().filter(|note| !view.config().notes().contains(note)).collect();
+            Ok(["configuration changed".to_owned()].into_iter().chain(notes).collect::<Vec<_>>().join("; "))
+        }
+        Request::Member { wish, member, pending } => ask_member(worker, view, wish, member.as_deref(), pending).await,
     }
+}
+
+/// Puts a request where the member's arbiter finds it; without a name this server's own.
+async fn ask_member(worker: &Worker, view: &ClusterView, wish: Wish, member: Option<&str>, pending: bool) -> Result<String, String> {
+    let name = member.unwrap_or(worker.name.as_str());
+    let Some((name, entry)) = view.members.iter().find(|(known, _)| known.as_str() == name) else {
+        return Err(format!("no member is called {name}"));
+    };
+    if wish == Wish::Reinit && view.leader.is_none() {
+        return Err("the cluster has no leader to copy from".to_owned());
+    }
+    if wish == Wish::Reinit && view.leader_if(name).is_some() {
+        return Err(format!("{name} is the leader: its data is the cluster's, and can't be made anew from a copy"));
+    }
+    if entry.member.tenure.as_ref().is_none_or(|facts| !facts.arbiter) {
+        return Err(format!("no arbiter is beside {name} to do it"));
+    }
+    let conditions = Conditions { restart_pending: pending, ..Conditions::default() };
+    let request = MemberRequest { wish, conditions, by: worker.name.to_string() };
+    worker.etcd.write_request(name, &request).await.map_err(unwritten)?;
+    Ok(format!("{wish} of {name} was requested"))
 }
 
 async fn request_failover(worker: &Worker, view: &ClusterView, request: FailoverRequest) -> Result<String, String> {
@@ -100,7 +145,7 @@ async fn change(worker: &Worker, view: &ClusterView, key: &str, value: Value, do
 }
 
 async fn write(worker: &Worker, view: &ClusterView, config: DynamicConfig) -> Result<(), String> {
-    if let Some(fault) = config.faults().first() {
+    if let Some(fault) = config.newly_at_fault(view.config()) {
         return Err(fault.to_string());
     }
     worker.etcd.write_config(&config, ClusterView::revision_of(&view.config)).await.map(drop).map_err(unwritten)

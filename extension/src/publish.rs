@@ -4,8 +4,10 @@ use crate::observe::Server;
 use crate::shmem::page;
 use crate::worker::Worker;
 use crate::{guc, observe};
+use cluster::described::Described;
 use cluster::leader::LeaseId;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
+use cluster::rows;
 use cluster::time::Moment;
 use cluster::view::{ClusterView, Status};
 use dcs::{Dcs, SURFACE_VERSION};
@@ -54,7 +56,15 @@ pub fn compose(worker: &Worker, server: Server) -> Member {
         arbiter: page().arbiter_pid().is_some(),
         ..TenureFacts::default()
     });
+    described().put_into(&mut member);
     member
+}
+
+/// What the arbiter wants to have said. It outlives the arbiter, as what it tells of does; whether that one would still act in
+/// maintenance mode, nobody knows without it.
+fn described() -> Described {
+    let said: Described = page().described().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    Described { paused: said.paused && page().arbiter_pid().is_some(), ..said }
 }
 
 /// Positions move all the time; anything else in the key is news.
@@ -103,28 +113,29 @@ pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Mo
 /// The cluster as SQL shows it, put into shared memory.
 pub fn snapshot(worker: &Worker, view: &ClusterView, now: Moment) {
     let _ = now;
-    let ahead = view.leader_position();
-    let members: Vec<Value> = view
-        .members
+    let known = view.leader_position().is_some();
+    let members: Vec<Value> = rows::rows(view)
         .iter()
-        .map(|(name, entry)| {
-            let member = &entry.member;
-            let (host, port) = member.host_port().unzip();
-            let is_leader = view.leader.as_ref().is_some_and(|leader| leader.name == *name);
-            let lag = |lsn: Option<cluster::lsn::Lsn>| Some(lsn?.lag_bytes_behind(ahead?));
+        .map(|row| {
+            let positions = row.positions.unwrap_or_default();
+            let lsn = |position: Option<rows::Position>| position.map(|position| position.lsn);
+            let lag = |position: Option<rows::Position>| position.filter(|_| known).map(|position| position.lag_bytes);
+            let (host, port) = row.address.clone().unzip();
             json!({
-                "name": name,
+                "name": row.name,
                 "host": host,
                 "port": port,
-                "role": role_word(view, name, member),
-                "state": member.replication_state.clone().filter(|_| member.is_running() && !is_leader).unwrap_or_else(|| member.state.to_string()),
-                "timeline": member.timeline,
-                "receive_lsn": member.receive_lsn,
-                "receive_lag": lag(member.receive_lsn),
-                "replay_lsn": member.replay_lsn,
-                "replay_lag": lag(member.replay_lsn),
-                "tags": member.tags,
-                "pending_restart": member.pending_restart,
+                "role": row.role.title(),
+                "state": row.state,
+                "timeline": row.timeline,
+                "receive_lsn": lsn(positions.receive),
+                "receive_lag": lag(positions.receive),
+                "replay_lsn": lsn(positions.replay),
+                "replay_lag": lag(positions.replay),
+                "tags": row.tags,
+                "pending_restart": row.pending_restart,
+                "pending_restart_reason": row.pending_restart_reason,
+                "scheduled_restart": row.scheduled_restart,
             })
         })
         .collect();
@@ -143,17 +154,5 @@ pub fn snapshot(worker: &Worker, view: &ClusterView, now: Moment) {
     let bytes = serde_json::to_vec(&document).unwrap_or_default();
     if !page().publish_snapshot(&bytes) {
         worker.tell("snapshot", "the cluster is too large for the snapshot in shared memory");
-    }
-}
-
-fn role_word(view: &ClusterView, name: &cluster::name::MemberName, member: &Member) -> &'static str {
-    let leads = view.leader.as_ref().is_some_and(|leader| leader.name == *name);
-    let sync = view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(name));
-    match (leads, sync, &member.role) {
-        (true, _, MemberRole::StandbyLeader) => "Standby Leader",
-        (true, ..) => "Leader",
-        (_, true, _) if view.config().synchronous_mode() == cluster::config::SynchronousMode::Quorum => "Quorum Standby",
-        (_, true, _) if view.config().synchronous_mode() == cluster::config::SynchronousMode::On => "Sync Standby",
-        _ => "Replica",
     }
 }

@@ -7,6 +7,7 @@
 //! Rust's sense. Only the two condition variables are Postgres' own; they hold a spinlock for a few
 //! instructions, and they are touched after the page itself has been written.
 
+mod described;
 mod events;
 mod mailbox;
 mod presence;
@@ -58,6 +59,7 @@ pub struct Page {
     events_written: AtomicU64,
     events: [events::EventSlot; events::EVENTS_MAX],
     mailbox: mailbox::Mailbox,
+    described: described::Description,
     renewed: UnsafeCell<pg_sys::ConditionVariable>,
     answered: UnsafeCell<pg_sys::ConditionVariable>,
 }
