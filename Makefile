@@ -59,6 +59,14 @@ install: build
 	$$as install -m 755 $(TARGET)/release/libpg_tenure.so "$$lib/pg_tenure.so"; \
 	$$as install -m 644 extension/pg_tenure.control sql/pg_tenure--*.sql "$$share/"; \
 	$$as install -D -m 755 $(TARGET)/release/tenure $(PREFIX)/bin/tenure; \
+	made=$$(mktemp -d); tenure=$(TARGET)/release/tenure; \
+	$$tenure man $$made/man; $$tenure completion bash > $$made/tenure; \
+	$$tenure completion zsh > $$made/_tenure; $$tenure completion fish > $$made/tenure.fish; \
+	$$as install -d $(PREFIX)/share/man/man1; $$as install -m 644 $$made/man/*.1 $(PREFIX)/share/man/man1/; \
+	$$as install -D -m 644 $$made/tenure $(PREFIX)/share/bash-completion/completions/tenure; \
+	$$as install -D -m 644 $$made/_tenure $(PREFIX)/share/zsh/site-functions/_tenure; \
+	$$as install -D -m 644 $$made/tenure.fish $(PREFIX)/share/fish/vendor_completions.d/tenure.fish; \
+	rm -r $$made; \
 	echo "install: $$lib/pg_tenure.so, $$share/pg_tenure.control, $(PREFIX)/bin/tenure"
 
 demo: install

@@ -84,6 +84,10 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
 async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
     let Some(facts) = &judged.facts else { return Ok(Done::Settled) };
     if judged.view.config().paused() {
+        // Without its history nobody could tell whether he may follow a leader that was promoted by hand or by name.
+        if let Some(leader) = judged.view.leader_if(&hands.config.name).filter(|_| !facts.in_recovery) {
+            tend::history(hands, &judged.view, leader, facts).await?;
+        }
         return Ok(Done::Settled);
     }
     if facts.in_recovery {

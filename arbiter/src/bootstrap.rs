@@ -6,8 +6,9 @@ use crate::postgres::conf::Recovery;
 use crate::postgres::controldata;
 use crate::postgres::initdb::initdb;
 use crate::postgres::marker::Incomplete;
-use crate::postgres::query::identifier;
+use crate::postgres::query::{identifier, literal};
 use anyhow::{Context, Result, bail};
+use cluster::described::Described;
 use cluster::leader::Leader;
 use cluster::local::DataDir;
 use cluster::member::{MemberRole, MemberState};
@@ -93,7 +94,7 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
         }
     }
     hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.context("create the extension pg_tenure")?;
-    attach(hands).await?;
+    attach(hands, None).await?;
     if fresh && let Some(command) = &config.bootstrap.post_bootstrap {
         post_bootstrap(hands, command).await?;
     }
@@ -103,10 +104,13 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     Ok(())
 }
 
-/// Ties the extension's page to our session: the lease worker then knows that somebody could promote.
-pub async fn attach(hands: &Hands) -> Result<()> {
+/// Ties the extension's page to our session: the lease worker then knows that somebody could promote, and what the member key is to
+/// say besides.
+pub async fn attach(hands: &Hands, described: Option<&Described>) -> Result<()> {
     hands.promise.renew(&hands.sql).await?;
-    hands.sql.execute(ATTACH).await.context("attach to the lease worker")
+    let describe = described.map(serde_json::to_string).transpose()?;
+    let describe = describe.map(|text| format!("; SELECT tenure.describe({})", literal(&text))).unwrap_or_default();
+    hands.sql.execute(&format!("{ATTACH}{describe}")).await.context("attach to the lease worker")
 }
 
 async fn post_bootstrap(hands: &Hands, command: &str) -> Result<()> {

@@ -14,6 +14,8 @@ use cluster::lease;
 use cluster::local::Postgres;
 use cluster::member::{MemberRole, MemberState};
 use cluster::reason::Decision;
+use cluster::request::{MemberRequest, Wish};
+use cluster::restart::{self as scheduled, Server};
 use cluster::view::ClusterView;
 use dcs::key::Keys;
 use dcs::{Dcs, Etcd, Settings};
@@ -127,6 +129,7 @@ struct Daemon {
     /// No procedure before this moment: the last one failed.
     not_before: Option<Instant>,
     told: Option<Decision<Duty>>,
+    journal: crate::journal::Journal,
     told_etcd: bool,
     /// Something woke the loop while a procedure was under way: look once more when it has ended.
     look_owed: bool,
@@ -147,6 +150,7 @@ impl Daemon {
             procedure: None,
             not_before: None,
             told: None,
+            journal: Default::default(),
             told_etcd: false,
             look_owed: false,
             told_failsafe: None,
@@ -165,6 +169,7 @@ impl Daemon {
         let node = Node {
             snapshot: shown,
             commands: ask,
+            journal: self.journal.clone(),
             etcd: self.hands.etcd.clone(),
             promise: self.hands.promise.clone(),
             config: self.hands.config.clone(),
@@ -233,8 +238,11 @@ impl Daemon {
     }
 
     /// etcd was read for the first time: may this node be what its file says?
-    fn met_etcd(&self) -> Result<()> {
+    fn met_etcd(&mut self) -> Result<()> {
         self.hands.lease.clash(&self.view)?;
+        // A planned restart outlives the arbiter that took it: it stands in the member key.
+        let own = self.view.members.get(&self.hands.config.name).and_then(|entry| entry.member.other.get("scheduled_restart"));
+        self.memory.scheduled_restart = own.and_then(|plan| serde_json::from_value(plan.clone()).ok());
         if self.view.config().failsafe_mode() {
             // An arbiter before us may have promised something that we know nothing of.
             self.hands.promise.extend(crate::failsafe::boottime() + self.view.config().timing().ttl);
@@ -285,6 +293,9 @@ impl Daemon {
         };
         self.memory.in_surgery = matches!(&self.procedure, Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Rewind { .. })));
         let mut seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
+        if self.procedure.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. }) {
+            self.memory.start_owed = false;
+        }
         self.speak_for(&seen).await;
         if fresh && self.view.leader_if(&self.hands.config.name).is_some() && matches!(seen.local.postgres, Postgres::Standby { .. }) {
             // About to be promoted: what the lease worker knows of the lease is asked of etcd itself.
@@ -302,7 +313,10 @@ impl Daemon {
             return Ok(Turn::Again(RETRY));
         }
         self.told_failsafe = None;
-        Ok(Turn::Again(self.begin(decision, seen)))
+        self.requested().await;
+        let planned = self.planned_restart(&seen);
+        let pause = self.begin(decision, seen);
+        Ok(Turn::Again(planned.map_or(pause, |due| due.min(pause).max(Duration::from_millis(1)))))
     }
 
     /// Begins what was decided, unless something is under way. Gives the time until the next look.
@@ -317,8 +331,9 @@ impl Daemon {
         if let Some(left) = self.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
             return left.max(Duration::from_millis(1));
         }
-        self.tell(&decision);
+        self.tell(&decision, &seen.local);
         let judged = Judged { view: self.view.clone(), local: Arc::new(seen.local), facts: seen.facts.map(Arc::new) };
+        self.memory.start_owed |= matches!(decision.what, Duty::Switchover { .. });
         let task = tokio::spawn(apply::apply(self.hands.clone(), decision.what.clone(), judged));
         self.procedure = Some((task, decision.what));
         pause
@@ -366,6 +381,7 @@ impl Daemon {
 
     /// The server that serves speaks for itself; while there is none, the arbiter does.
     async fn speak_for(&mut self, seen: &Seen) {
+        self.hands.lease.describe(&seen.described);
         match seen.local.postgres {
             Postgres::Primary { .. } | Postgres::Standby { .. } => {
                 // A procedure that stops or starts the server keeps the lease itself until it is through.
@@ -375,7 +391,7 @@ impl Daemon {
                     self.hands.lease.speak(None);
                 }
                 // Fails on a cluster that has the extension not yet created: a later turn does it.
-                if let Err(why) = bootstrap::attach(&self.hands).await {
+                if let Err(why) = bootstrap::attach(&self.hands, Some(&seen.described)).await {
                     tracing::debug!("{why:#}");
                 }
             }
@@ -459,15 +475,22 @@ impl Daemon {
                     let _ = answer.send(Err("another procedure is under way".to_owned()));
                     return;
                 }
-                self.interrupt_procedure();
-                let hands = self.hands.clone();
-                let view = self.view.clone();
-                let task = tokio::spawn(async move {
-                    let done = restart(&hands, &view).await;
-                    let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
-                    done
-                });
-                self.procedure = Some((task, Duty::Stop));
+                self.restart(Some(answer));
+            }
+            Command::Schedule(plan, answer) => {
+                let word = match &self.memory.scheduled_restart {
+                    Some(before) => Err(format!("Another restart is already scheduled: at {}", before.schedule)),
+                    None => {
+                        tracing::info!("a restart is planned for {}", plan.schedule);
+                        self.memory.scheduled_restart = Some(*plan);
+                        Ok(())
+                    }
+                };
+                let _ = answer.send(word);
+            }
+            Command::ForgetRestart(answer) => {
+                let word = self.memory.scheduled_restart.take().map(|_| tracing::info!("the planned restart was taken back"));
+                let _ = answer.send(word.ok_or_else(|| "no restarts are scheduled".to_owned()));
             }
             Command::Reinitialize(answer) => {
                 let leads = self.view.leader_if(&self.hands.config.name).is_some();
@@ -478,9 +501,88 @@ impl Daemon {
         }
     }
 
+    /// Restarts Postgres in place; who asked is told how it ended.
+    fn restart(&mut self, answer: Option<tokio::sync::oneshot::Sender<Result<(), String>>>) {
+        self.interrupt_procedure();
+        let hands = self.hands.clone();
+        let view = self.view.clone();
+        let task = tokio::spawn(async move {
+            let done = restart(&hands, &view).await;
+            if let Some(answer) = answer {
+                let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
+            }
+            done
+        });
+        self.procedure = Some((task, Duty::Stop));
+    }
+
+    /// Takes up what somebody asked for through etcd; the request is gone before anything is done.
+    async fn requested(&mut self) {
+        let name = self.hands.config.name.clone();
+        let Some(request) = self.view.requests.get(&name).cloned() else { return };
+        if self.procedure.as_ref().is_some_and(|(_, duty)| *duty != Duty::Rest) {
+            return;
+        }
+        if let Err(why) = self.hands.etcd.take_request(&name, request.revision).await {
+            tracing::debug!("the request was not taken up: {why}");
+            return;
+        }
+        let MemberRequest { wish, conditions, by } = request.value;
+        tracing::info!("{wish} asked for by SQL on {by}");
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let snapshot_role = if self.view.leader_if(&name).is_some() { "primary" } else { "replica" };
+        let facts = self.hands.sql.facts().await.ok();
+        let pending =
+            facts.as_ref().is_some_and(|facts| !settings::pending(&self.hands.config, &self.hands.dynamic(&self.view), facts).is_empty());
+        let server = Server { role: snapshot_role, version: facts.as_ref().map(|facts| facts.server_version), pending, started: "" };
+        match wish {
+            Wish::Restart if !conditions.hold(&server) => tracing::info!("no restart: its conditions are not met"),
+            Wish::Restart => self.asked(Command::Restart(answer)).await,
+            Wish::Reload => self.asked(Command::Reload(answer)).await,
+            Wish::Reinit => self.asked(Command::Reinitialize(answer)).await,
+        }
+        tokio::spawn(async move {
+            if let Ok(Err(why)) = answered.await {
+                tracing::error!("{wish}, asked for by SQL on {by}: {why}");
+            }
+        });
+    }
+
+    /// Does, keeps or drops the restart that was planned; gives how long until it is due.
+    fn planned_restart(&mut self, seen: &Seen) -> Option<Duration> {
+        let plan = self.memory.scheduled_restart.as_ref()?;
+        let facts = seen.facts.as_ref()?;
+        let late = plan.schedule.parse::<jiff::Timestamp>().ok().map(|at| jiff::Timestamp::now().duration_since(at).as_secs_f64());
+        let role = match seen.local.postgres {
+            Postgres::Primary { .. } => "primary",
+            _ if self.view.leader_if(&self.hands.config.name).is_some() => "standby_leader",
+            _ => "replica",
+        };
+        let server = Server {
+            role,
+            version: Some(facts.server_version),
+            pending: !seen.described.pending_restart.is_empty(),
+            started: &facts.postmaster_start_time,
+        };
+        let config = self.view.config();
+        match scheduled::judge(plan, &server, late, config.timing().loop_wait.as_secs_f64(), config.paused()) {
+            scheduled::Verdict::Wait => return late.and_then(|late| Duration::try_from_secs_f64(-late).ok()),
+            // Something is under way: at its end, or in the next turn.
+            scheduled::Verdict::Restart if self.procedure.as_ref().is_some_and(|(_, duty)| *duty != Duty::Rest) => return None,
+            scheduled::Verdict::Restart => {
+                tracing::info!("restarting as planned for {}", plan.schedule);
+                self.restart(None);
+            }
+            scheduled::Verdict::Drop(why) => tracing::warn!("the restart planned for {} is dropped: {why}", plan.schedule),
+        }
+        self.memory.scheduled_restart = None;
+        None
+    }
+
     /// One line when the decision changed: what and why.
-    fn tell(&mut self, decision: &Decision<Duty>) {
+    fn tell(&mut self, decision: &Decision<Duty>, local: &cluster::local::LocalState) {
         if self.told.as_ref() != Some(decision) {
+            self.journal.note(&self.view, local, word(&decision.what), decision);
             tracing::info!("{}: {}", word(&decision.what), decision.why);
             self.told = Some(decision.clone());
         }
@@ -495,6 +597,7 @@ impl Daemon {
             lease_until,
             local: Arc::new(seen.local.clone()),
             facts: seen.facts.clone().map(Arc::new),
+            described: Arc::new(seen.described.clone()),
             decision: decision.cloned(),
             turned_at: Instant::now(),
         }

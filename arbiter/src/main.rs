@@ -7,6 +7,7 @@ mod config;
 mod daemon;
 mod failsafe;
 mod hands;
+mod journal;
 mod logging;
 mod node_lease;
 mod observe;
@@ -77,6 +78,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// The whole command line, for what is made from it.
+pub(crate) fn command_line() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     // One thread: the arbiter's memory budget is 12 MiB, and nothing here computes.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -99,6 +105,23 @@ mod tests {
     #[test]
     fn the_commands_and_their_options_do_not_clash() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_typing_error_names_the_nearest_and_ends_with_2() {
+        for (line, words) in [
+            ("lst", "'list'"),
+            ("list --formt json", "'--format'"),
+            ("list -f xml", "pretty, tsv, json, yaml"),
+            ("restart -r king", "standby-leader"),
+            ("reinit --wait=yes", "unexpected value"),
+            ("query -m a -r replica -C x", "cannot be used with"),
+            ("completion tcsh", "possible values"),
+        ] {
+            let error = Arguments::try_parse_from(std::iter::once("tenure").chain(line.split_whitespace())).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(words), "{line}: {error}");
+        }
     }
 
     #[test]
@@ -131,6 +154,12 @@ mod tests {
             "validate f",
             "check -f json",
             "roles --format mermaid",
+            "remove demo",
+            "query demo -C SELECT -r replica --format json -w 2",
+            "query -f - -m a -U u --dbname d",
+            "explain demo a -n 5 -f json",
+            "completion bash",
+            "man d",
             "arbiter f",
         ] {
             let words = std::iter::once("tenure").chain(line.split_whitespace());

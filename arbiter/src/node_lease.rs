@@ -5,6 +5,7 @@
 
 use crate::config::NodeConfig;
 use crate::settings;
+use cluster::described::Described;
 use cluster::leader::LeaseId;
 use cluster::lease;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
@@ -43,6 +44,7 @@ pub struct NodeLease {
     config: Arc<NodeConfig>,
     held: Mutex<Option<Held>>,
     wanted: watch::Sender<Option<Word>>,
+    described: Mutex<Described>,
     changed: Arc<Notify>,
 }
 
@@ -59,7 +61,7 @@ pub struct NameClash {
 impl NodeLease {
     /// Holds nothing and keeps nothing yet. `changed` is notified when the lease was got or lost.
     pub fn new(etcd: Arc<Etcd>, config: Arc<NodeConfig>, changed: Arc<Notify>) -> NodeLease {
-        NodeLease { etcd, config, held: Mutex::new(None), wanted: watch::Sender::new(None), changed }
+        NodeLease { etcd, config, held: Mutex::new(None), wanted: watch::Sender::new(None), described: Mutex::default(), changed }
     }
 
     /// The lease, if it counts now.
@@ -90,6 +92,17 @@ impl NodeLease {
         });
     }
 
+    /// What the member key is to say besides, while it is ours to write.
+    pub fn describe(&self, described: &Described) {
+        let mut last = self.described.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *last != *described {
+            *last = described.clone();
+            drop(last);
+            // Written at once where it is ours to write.
+            self.wanted.send_modify(|_| ());
+        }
+    }
+
     /// The arbiter keeps the lease now.
     pub fn speaking(&self) -> bool {
         self.wanted.borrow().is_some()
@@ -118,6 +131,7 @@ impl NodeLease {
                 progress_percent: word.progress_percent,
                 ..TenureFacts::default()
             });
+            self.described.lock().unwrap_or_else(std::sync::PoisonError::into_inner).put_into(&mut member);
         }
         member
     }
@@ -148,7 +162,7 @@ impl NodeLease {
     /// Keeps the lease for as long as the future is polled.
     pub async fn keep(&self) {
         let mut wanted = self.wanted.subscribe();
-        let mut said: Option<(Word, LeaseId)> = None;
+        let mut said: Option<(Member, LeaseId)> = None;
         loop {
             let word = wanted.borrow_and_update().clone();
             let pause = match &word {
@@ -172,7 +186,7 @@ impl NodeLease {
     }
 
     /// Renews or gets the lease and keeps the word in the member key up to date.
-    async fn tend(&self, word: &Word, said: &mut Option<(Word, LeaseId)>) -> Result<Duration, Error> {
+    async fn tend(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Duration, Error> {
         let held = match self.current() {
             Some(held) => self.adopt(held.grant.lease).await,
             None => Err(Error::LeaseGone),
@@ -186,15 +200,16 @@ impl NodeLease {
             other => other?,
         };
         self.hold(Some(held));
-        if said.as_ref() != Some(&(word.clone(), held.grant.lease)) {
-            self.etcd.write_member(&self.config.name, &self.member(Some(word)), held.grant.lease, None).await?;
-            *said = Some((word.clone(), held.grant.lease));
+        let member = self.member(Some(word));
+        if said.as_ref() != Some(&(member.clone(), held.grant.lease)) {
+            self.etcd.write_member(&self.config.name, &member, held.grant.lease, None).await?;
+            *said = Some((member, held.grant.lease));
         }
         Ok(held.grant.ttl)
     }
 
     /// The lease under our name, or a new one with the member key on it.
-    async fn acquire(&self, word: &Word, said: &mut Option<(Word, LeaseId)>) -> Result<Held, Error> {
+    async fn acquire(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Held, Error> {
         let view = self.etcd.load_view().await?;
         if let Err(why) = self.clash(&view) {
             return Err(Error::Refused(why.to_string()));
@@ -210,11 +225,12 @@ impl NodeLease {
         let ttl = if view.config.is_some() { view.config().timing().ttl } else { self.first_ttl() };
         let grant = self.etcd.grant(ttl).await?;
         let judged = entry.map_or(0, |entry| entry.revision);
-        if let Err(why) = self.etcd.write_member(&self.config.name, &self.member(Some(word)), grant.lease, Some(judged)).await {
+        let member = self.member(Some(word));
+        if let Err(why) = self.etcd.write_member(&self.config.name, &member, grant.lease, Some(judged)).await {
             let _ = self.etcd.revoke(grant.lease).await;
             return Err(why);
         }
-        *said = Some((word.clone(), grant.lease));
+        *said = Some((member, grant.lease));
         Ok(Held { grant, until: sent + grant.ttl.saturating_sub(lease::drift_margin(grant.ttl)) })
     }
 

@@ -7,9 +7,11 @@ use crate::postgres::postmaster::{PidFile, Postmaster};
 use crate::postgres::query::ServerFacts;
 use crate::{postgres, settings};
 use anyhow::{Context, Result};
+use cluster::described::Described;
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
+use cluster::restart::Scheduled;
 use cluster::view::ClusterView;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,10 @@ pub struct Memory {
     pub stopping: bool,
     /// A new copy was asked for.
     pub reinit: bool,
+    /// Postgres was stopped for a switchover and does not serve again yet.
+    pub start_owed: bool,
+    /// A restart that waits for its time.
+    pub scheduled_restart: Option<Scheduled>,
     /// A procedure works on the data directory itself: there is no server to be looked for.
     pub in_surgery: bool,
     /// The data directory as last read while no server ran.
@@ -60,6 +66,8 @@ pub struct Seen {
     pub facts: Option<ServerFacts>,
     /// Until when the server's fence is open, by its own page.
     pub fence_until: Option<Instant>,
+    /// What the member key is to say besides.
+    pub described: Described,
 }
 
 /// Looks at this node.
@@ -103,6 +111,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         stopping: memory.stopping,
         reinit: memory.reinit,
         request_due: request_due(view),
+        start_owed: memory.start_owed,
     };
     let fence_until = match &facts {
         // The clock is read before the question: the page's time runs on while the answer travels.
@@ -112,7 +121,9 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         }
         _ => None,
     };
-    Ok(Seen { local, facts, fence_until })
+    let pending_restart = facts.as_ref().map(|facts| settings::pending(config, &hands.dynamic(view), facts)).unwrap_or_default();
+    let described = Described { pending_restart, scheduled_restart: memory.scheduled_restart.clone(), paused: view.config().paused() };
+    Ok(Seen { local, facts, fence_until, described })
 }
 
 /// A scheduled request whose time has come (or one that is not scheduled).

@@ -1,103 +1,9 @@
-//! The member table: rows made from a view, shared by `tenure list`, `topology` and REST `/cluster`.
+//! The member table as JSON and as a tree: `tenure list`, `topology` and REST `/cluster`; the rows are `cluster::rows`.
 
-use cluster::config::{DynamicConfig, SynchronousMode};
-use cluster::lsn::Lsn;
-use cluster::member::MemberEntry;
-use cluster::name::{MemberName, Timeline};
+pub use cluster::rows::{Position, Role, Row, is_standby_cluster, role, rows};
 use cluster::view::ClusterView;
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Map, Value, json};
-
-/// A member's part in the cluster, in the field's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Holds the leader key.
-    Leader,
-    /// Holds the leader key of a cluster that follows another one.
-    StandbyLeader,
-    /// In the sync key.
-    SyncStandby,
-    /// In the sync key, in quorum mode.
-    QuorumStandby,
-    /// Any other member.
-    Replica,
-}
-
-impl Role {
-    /// As REST writes it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Role::Leader => "leader",
-            Role::StandbyLeader => "standby_leader",
-            Role::SyncStandby => "sync_standby",
-            Role::QuorumStandby => "quorum_standby",
-            Role::Replica => "replica",
-        }
-    }
-
-    /// As the table shows it.
-    pub fn title(self) -> &'static str {
-        match self {
-            Role::Leader => "Leader",
-            Role::StandbyLeader => "Standby Leader",
-            Role::SyncStandby => "Sync Standby",
-            Role::QuorumStandby => "Quorum Standby",
-            Role::Replica => "Replica",
-        }
-    }
-
-    /// Holds the leader key.
-    pub fn leads(self) -> bool {
-        matches!(self, Role::Leader | Role::StandbyLeader)
-    }
-}
-
-/// A position and how far it is behind the leader's last known one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Where.
-    pub lsn: Lsn,
-    /// Bytes behind.
-    pub lag_bytes: u64,
-}
-
-/// What a member that does not lead has; None is unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Positions {
-    /// Received and flushed.
-    pub receive: Option<Position>,
-    /// Replayed.
-    pub replay: Option<Position>,
-    /// The further of the two.
-    pub furthest: Option<Position>,
-}
-
-/// One member as people see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    /// Its name.
-    pub name: String,
-    /// Its part.
-    pub role: Role,
-    /// What its Postgres does; a standby's replication state where it has one.
-    pub state: String,
-    /// Where its REST answers.
-    pub api_url: String,
-    /// Where its Postgres answers.
-    pub address: Option<(String, u16)>,
-    /// Its timeline.
-    pub timeline: Option<Timeline>,
-    /// A setting waits for a restart.
-    pub pending_restart: bool,
-    /// Which settings: name to old and new value.
-    pub pending_restart_reason: Option<Map<String, Value>>,
-    /// A restart that is planned.
-    pub scheduled_restart: Option<Value>,
-    /// Its tags.
-    pub tags: Map<String, Value>,
-    /// Positions; absent for the leader, which is behind nobody.
-    pub positions: Option<Positions>,
-}
+use serde_json::{Value, json};
 
 /// An object whose fields stay in the order in which they were put, as people read it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -128,99 +34,41 @@ pub struct ClusterJson {
     pub scheduled_switchover: Option<Ordered>,
 }
 
-/// The cluster follows another cluster.
-pub fn is_standby_cluster(config: &DynamicConfig) -> bool {
-    config.get("standby_cluster").and_then(Value::as_object).is_some_and(|section| !section.is_empty())
-}
-
-/// The part that a member plays in this view.
-pub fn role(view: &ClusterView, name: &MemberName) -> Role {
-    let config = view.config();
-    if view.leader_if(name).is_some() {
-        return if is_standby_cluster(config) { Role::StandbyLeader } else { Role::Leader };
+/// A row as REST `/cluster` writes it.
+pub fn row_json(row: &Row) -> Ordered {
+    let mut fields =
+        vec![("name", json!(row.name)), ("role", json!(row.role.word())), ("state", json!(row.state)), ("api_url", json!(row.api_url))];
+    if let Some((host, port)) = &row.address {
+        fields.push(("host", json!(host)));
+        fields.push(("port", json!(port)));
     }
-    let in_sync = view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(name));
-    match config.synchronous_mode() {
-        SynchronousMode::On if in_sync => Role::SyncStandby,
-        SynchronousMode::Quorum if in_sync => Role::QuorumStandby,
-        _ => Role::Replica,
+    if let Some(timeline) = row.timeline {
+        fields.push(("timeline", json!(timeline)));
     }
-}
-
-/// One row for each member, by name.
-pub fn rows(view: &ClusterView) -> Vec<Row> {
-    view.members.iter().map(|(name, entry)| row(view, name, entry)).collect()
-}
-
-fn row(view: &ClusterView, name: &MemberName, entry: &MemberEntry) -> Row {
-    let member = &entry.member;
-    let role = role(view, name);
-    let streaming = member.replication_state.clone().filter(|state| role != Role::Leader && !state.is_empty());
-    let ahead = view.leader_position().unwrap_or_default();
-    let position = |lsn: Option<Lsn>| {
-        let lsn = lsn.filter(|lsn| lsn.is_valid())?;
-        Some(Position { lsn, lag_bytes: lsn.lag_bytes_behind(ahead) })
-    };
-    Row {
-        name: name.to_string(),
-        role,
-        state: streaming.unwrap_or_else(|| member.state.to_string()),
-        api_url: member.api_url.clone(),
-        address: member.host_port(),
-        timeline: member.timeline,
-        pending_restart: member.pending_restart,
-        pending_restart_reason: member.other.get("pending_restart_reason").and_then(Value::as_object).cloned(),
-        scheduled_restart: member.other.get("scheduled_restart").cloned(),
-        tags: member.tags.0.clone(),
-        positions: (!role.leads()).then(|| Positions {
-            receive: position(member.receive_lsn),
-            replay: position(member.replay_lsn),
-            furthest: position(member.position()),
-        }),
+    if row.pending_restart {
+        fields.push(("pending_restart", json!(true)));
     }
-}
-
-impl Row {
-    /// As REST `/cluster` writes it.
-    pub fn json(&self) -> Ordered {
-        let mut fields = vec![
-            ("name", json!(self.name)),
-            ("role", json!(self.role.word())),
-            ("state", json!(self.state)),
-            ("api_url", json!(self.api_url)),
+    if let Some(reason) = &row.pending_restart_reason {
+        fields.push(("pending_restart_reason", json!(reason)));
+    }
+    if let Some(scheduled) = &row.scheduled_restart {
+        fields.push(("scheduled_restart", scheduled.clone()));
+    }
+    if !row.tags.is_empty() {
+        fields.push(("tags", json!(row.tags)));
+    }
+    if let Some(positions) = &row.positions {
+        let named = [
+            ("receive_lag", "receive_lsn", positions.receive),
+            ("replay_lag", "replay_lsn", positions.replay),
+            ("lag", "lsn", positions.furthest),
         ];
-        if let Some((host, port)) = &self.address {
-            fields.push(("host", json!(host)));
-            fields.push(("port", json!(port)));
+        for (lag, lsn, position) in named {
+            fields.push((lag, position.map_or(json!("unknown"), |position| json!(position.lag_bytes))));
+            fields.push((lsn, position.map_or(json!("unknown"), |position| json!(position.lsn.to_string()))));
         }
-        if let Some(timeline) = self.timeline {
-            fields.push(("timeline", json!(timeline)));
-        }
-        if self.pending_restart {
-            fields.push(("pending_restart", json!(true)));
-        }
-        if let Some(reason) = &self.pending_restart_reason {
-            fields.push(("pending_restart_reason", json!(reason)));
-        }
-        if let Some(scheduled) = &self.scheduled_restart {
-            fields.push(("scheduled_restart", scheduled.clone()));
-        }
-        if !self.tags.is_empty() {
-            fields.push(("tags", json!(self.tags)));
-        }
-        if let Some(positions) = &self.positions {
-            let named = [
-                ("receive_lag", "receive_lsn", positions.receive),
-                ("replay_lag", "replay_lsn", positions.replay),
-                ("lag", "lsn", positions.furthest),
-            ];
-            for (lag, lsn, position) in named {
-                fields.push((lag, position.map_or(json!("unknown"), |position| json!(position.lag_bytes))));
-                fields.push((lsn, position.map_or(json!("unknown"), |position| json!(position.lsn.to_string()))));
-            }
-        }
-        Ordered(fields)
     }
+    Ordered(fields)
 }
 
 /// The whole of `/cluster`.
@@ -237,7 +85,7 @@ pub fn cluster_json(view: &ClusterView, scope: &str) -> ClusterJson {
         Some(Ordered(fields))
     });
     ClusterJson {
-        members: rows(view).iter().map(Row::json).collect(),
+        members: rows(view).iter().map(row_json).collect(),
         scope: scope.to_owned(),
         pause: view.config().paused(),
         scheduled_switchover: scheduled,
@@ -286,8 +134,12 @@ pub fn as_tree(rows: Vec<Row>) -> Vec<Row> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use cluster::config::DynamicConfig;
     use cluster::failover::FailoverRequest;
     use cluster::leader::{Leader, LeaseId, Term};
+    use cluster::lsn::Lsn;
+    use cluster::member::MemberEntry;
+    use cluster::name::MemberName;
     use cluster::sync::SyncState;
     use cluster::view::{Initialize, Status, Versioned};
 
@@ -352,7 +204,7 @@ pub(crate) mod tests {
         let mut view = sample();
         member(&mut view, "n3", r#"{"conn_url":"postgres://h/postgres","api_url":"","state":"creating replica","role":"replica"}"#);
         let row = rows(&view).pop().unwrap();
-        insta::assert_snapshot!(serde_json::to_string(&row.json()).unwrap(), @r#"{"name":"n3","role":"replica","state":"creating replica","api_url":"","host":"h","port":5432,"receive_lag":"unknown","receive_lsn":"unknown","replay_lag":"unknown","replay_lsn":"unknown","lag":"unknown","lsn":"unknown"}"#);
+        insta::assert_snapshot!(serde_json::to_string(&row_json(&row)).unwrap(), @r#"{"name":"n3","role":"replica","state":"creating replica","api_url":"","host":"h","port":5432,"receive_lag":"unknown","receive_lsn":"unknown","replay_lag":"unknown","replay_lsn":"unknown","lag":"unknown","lsn":"unknown"}"#);
     }
 
     #[test]

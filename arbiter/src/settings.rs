@@ -3,10 +3,11 @@
 
 use crate::config::NodeConfig;
 use crate::postgres::conf::{Identity, Parameters, Recovery, parameters_of};
-use crate::postgres::query::member_conninfo;
+use crate::postgres::query::{ServerFacts, member_conninfo};
 use cluster::config::DynamicConfig;
 use cluster::member::Member;
 use cluster::name::MemberName;
+use cluster::pending::{self, Pending};
 use cluster::quorum::Setting;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -84,6 +85,20 @@ pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, synchronous: Opt
     parameters.file.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "1s".to_owned());
     tenure(config, dynamic, &mut parameters);
     parameters
+}
+
+/// The settings that the running server has otherwise than its next start would.
+pub fn pending(config: &NodeConfig, dynamic: &DynamicConfig, facts: &ServerFacts) -> Pending {
+    let mut pending = Pending::new();
+    for setting in &facts.pending_restart {
+        pending::note(&mut pending, &setting.name, &setting.value, setting.wanted.as_deref().unwrap_or(""));
+    }
+    for (name, wanted) in &parameters(config, dynamic, None).argv {
+        if let Some(running) = facts.on_command_line.get(name) {
+            pending::note(&mut pending, name, running, wanted);
+        }
+    }
+    pending
 }
 
 fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Parameters) {

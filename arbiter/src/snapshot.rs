@@ -1,9 +1,11 @@
 //! What the daemon last saw and decided: the one value that REST answers are made from.
 
 use crate::postgres::query::ServerFacts;
+use cluster::described::Described;
 use cluster::duty::Duty;
 use cluster::local::LocalState;
 use cluster::reason::Decision;
+use cluster::restart::Scheduled;
 use cluster::view::ClusterView;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +24,8 @@ pub struct Snapshot {
     pub local: Arc<LocalState>,
     /// What its server said, while it answers.
     pub facts: Option<Arc<ServerFacts>>,
+    /// What only the arbiter knows of the node and its member key says.
+    pub described: Arc<Described>,
     /// What was decided and why.
     pub decision: Option<Decision<Duty>>,
     /// When the loop last turned: what `/liveness` asks.
@@ -37,6 +41,10 @@ pub enum Command {
     Restart(oneshot::Sender<Result<(), String>>),
     /// Read the node's file again and reload Postgres.
     Reload(oneshot::Sender<Result<(), String>>),
+    /// Restart Postgres at a later time.
+    Schedule(Box<Scheduled>, oneshot::Sender<Result<(), String>>),
+    /// Forget the restart that was planned; an error where none was.
+    ForgetRestart(oneshot::Sender<Result<(), String>>),
     /// Replace this standby's data by a new copy.
     Reinitialize(oneshot::Sender<Result<(), String>>),
 }
@@ -46,7 +54,11 @@ impl Command {
     pub fn refuse(self, why: &str) {
         match self {
             Command::LookNow => {}
-            Command::Restart(answer) | Command::Reload(answer) | Command::Reinitialize(answer) => drop(answer.send(Err(why.to_owned()))),
+            Command::Restart(answer)
+            | Command::Reload(answer)
+            | Command::Schedule(_, answer)
+            | Command::ForgetRestart(answer)
+            | Command::Reinitialize(answer) => drop(answer.send(Err(why.to_owned()))),
         }
     }
 }
@@ -58,6 +70,8 @@ pub struct Node {
     pub snapshot: watch::Receiver<Snapshot>,
     /// What it can be asked.
     pub commands: mpsc::Sender<Command>,
+    /// What it decided.
+    pub journal: crate::journal::Journal,
     /// etcd, for the routes that write a request there.
     pub etcd: Arc<dcs::Etcd>,
     /// The node's file.

@@ -52,7 +52,7 @@ async fn configuration(hands: &Hands, view: &ClusterView, recovery: &Recovery) -
 }
 
 /// After a promotion: `history` gets the lines of the server's own history file.
-async fn history(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<()> {
+pub async fn history(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<()> {
     if facts.timeline == view.history().current() {
         return Ok(());
     }

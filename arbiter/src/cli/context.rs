@@ -78,6 +78,8 @@ pub struct Tool {
     settings: dcs::Settings,
     /// How the members' REST is asked.
     pub caller: Caller,
+    /// The superuser of a node's file: name and password.
+    pub superuser: Option<(String, Option<Secret>)>,
 }
 
 /// One cluster, reached through its etcd.
@@ -147,6 +149,8 @@ impl Tool {
         let group =
             root.get("citus").and_then(|citus| citus.get("group")).and_then(Value::as_u64).and_then(|group| u32::try_from(group).ok());
         let authentication = credentials("ctl").or(from_environment).or_else(|| credentials("restapi"));
+        let superuser = root.get("postgresql").and_then(|section| section.get("authentication")?.get("superuser"));
+        let superuser = superuser.and_then(|role| Some((text(role, "username")?, text(role, "password").map(Secret::new))));
         let mut tls = crate::config::ctl_of(root).tls;
         tls.insecure |= insecure;
         Ok(Tool {
@@ -154,6 +158,7 @@ impl Tool {
             namespace: namespace.unwrap_or_else(|| "service".to_owned()),
             group,
             settings,
+            superuser,
             caller: Caller::new(authentication, Some(tls.load().context("set up TLS for the members' REST (section ctl)")?)),
         })
     }
@@ -392,9 +397,12 @@ pub fn choose_members(
         if chosen.is_empty() {
             return Err(refuse(format!("No {role:?} among provided members")));
         }
+    } else if chosen.is_empty() && action != "reinitialize" {
+        // As people know it: no member named means all of them. A new copy of the data is never made that way.
+        chosen = view.members.keys().cloned().collect();
     } else if chosen.is_empty() {
         if !interactive() {
-            return Err(refuse_with(format!("no member to {action} is named"), "name the members, or choose them by --role"));
+            return Err(refuse_with(format!("no member to {action} is named"), "name the members"));
         }
         let names = view.members.keys().map(MemberName::as_str).collect::<Vec<_>>().join(", ");
         chosen = vec![known(&ask(&format!("Which member do you want to {action} [{names}]?"), "")?)?];

@@ -3,11 +3,15 @@
 use super::context::{Tool, confirm, interactive, print, refuse, refuse_with};
 use super::list::yaml;
 use anyhow::{Context, Result};
-use cluster::config::DynamicConfig;
+use cluster::config::{DynamicConfig, merge};
+use cluster::parameter::{self, Parameter};
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
 use serde_json::{Map, Value};
 use std::io::{Read, Write};
+
+/// The leader is asked about parameters for at most this long: without its answer the change is made all the same.
+const ASK_BOUND: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Edit the dynamic configuration.
 #[derive(Debug, clap::Args)]
@@ -52,10 +56,14 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     if !args.quiet {
         print(diff(&yaml(before)?, &yaml(&after.0)?))?;
     }
-    // Faults that stood there before don't stop another change.
-    let known = config.value.faults();
-    if let Some(fault) = after.faults().into_iter().find(|fault| !known.contains(fault)) {
-        return Err(refuse_with(fault.to_string(), "nothing was written"));
+    if let Some(fault) = after.newly_at_fault(&config.value) {
+        return Err(refuse_with(fault.to_string(), "nothing was written; docs/compatibility.md lists the settings"));
+    }
+    for note in after.notes().iter().filter(|note| !config.value.notes().contains(note)) {
+        print(format!("note: {note}"))?;
+    }
+    for warning in refused_parameters(tool, &view, before, &after.0).await {
+        print(format!("warning: {warning}"))?;
     }
     let from_standard_input = [&args.apply, &args.replace].into_iter().flatten().any(|file| file == "-");
     if !args.force && (from_standard_input || !interactive()) {
@@ -71,6 +79,31 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What the leader's server would say to the parameters that change; nothing where it can't be asked.
+async fn refused_parameters(tool: &Tool, view: &ClusterView, before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<String> {
+    let parameters = |config: &Map<String, Value>| {
+        let section = config.get("postgresql").and_then(|section| section.get("parameters")).and_then(Value::as_object);
+        section.map(crate::postgres::conf::parameters_of).unwrap_or_default()
+    };
+    let old = parameters(before);
+    let changed: Vec<(String, String)> = parameters(after).into_iter().filter(|(name, value)| old.get(name) != Some(value)).collect();
+    let leader = view.leader.as_ref().and_then(|leader| view.members.get(&leader.name)).filter(|entry| entry.member.tenure.is_some());
+    let Some(leader) = leader.filter(|_| !changed.is_empty()) else { return Vec::new() };
+    let names = changed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
+    let asked = tool.caller.ask(&leader.member.api_url, "GET", &format!("parameters?names={names}"), None, ASK_BOUND).await;
+    let known: std::collections::BTreeMap<String, Parameter> = match asked {
+        Ok((200, text)) => serde_json::from_str(&text).unwrap_or_default(),
+        _ => return Vec::new(),
+    };
+    let judged = changed.iter().filter_map(|(name, value)| match known.get(name) {
+        Some(parameter) => Some(format!("{name}: the running server would refuse {value}: {}", parameter::refusal(parameter, value)?)),
+        // A prefix with a dot belongs to an extension, which may not be loaded.
+        None if name.contains('.') => None,
+        None => Some(format!("{name}: the running server has no such parameter, and would not start with it")),
+    });
+    judged.collect()
 }
 
 fn edited(before: &Map<String, Value>, args: &Args, cluster: &str) -> Result<Map<String, Value>> {
@@ -108,29 +141,6 @@ fn parse(text: &str, from: &str) -> Result<Map<String, Value>> {
     match serde_saphyr::from_str(text).with_context(|| format!("understand {from}"))? {
         Value::Object(map) => Ok(map),
         _ => Err(refuse(format!("{from} should be a map of settings"))),
-    }
-}
-
-/// Puts `patch` over `config`: sections are merged, null removes (JSON merge patch, as REST does it).
-pub fn merge(config: &mut Map<String, Value>, patch: &Map<String, Value>) {
-    for (key, value) in patch {
-        match value {
-            Value::Null => {
-                config.remove(key);
-            }
-            Value::Object(patch) => {
-                let below = config.entry(key.clone()).or_insert_with(|| Value::Object(Map::new()));
-                if !below.is_object() {
-                    *below = Value::Object(Map::new());
-                }
-                if let Value::Object(below) = below {
-                    merge(below, patch);
-                }
-            }
-            other => {
-                config.insert(key.clone(), other.clone());
-            }
-        }
     }
 }
 

@@ -125,7 +125,7 @@ pub fn members(view: &ClusterView, cluster: &str, extended: bool, format: Format
                 Some(Initialize::Running) => "initializing",
                 Some(Initialize::Done(id)) => id.0.as_str(),
             };
-            let columns: Vec<Column> = titles(shown).into_iter().skip(1).map(column).collect();
+            let columns: Vec<Column<'_>> = titles(shown).into_iter().skip(1).map(column).collect();
             let block = format == Format::Pretty;
             let cells: Vec<Vec<String>> =
                 elements.iter().map(|row| row.iter().skip(1).map(|(_, value)| text(value, block)).collect()).collect();
@@ -148,7 +148,7 @@ fn titles(shown: [bool; 4]) -> Vec<&'static str> {
     titles
 }
 
-fn column(title: &'static str) -> Column {
+fn column(title: &'static str) -> Column<'static> {
     let right = matches!(title, "TL" | "Receive LSN" | "Receive Lag" | "Replay LSN" | "Replay Lag");
     let title = if title.ends_with(" Lag") { "Lag" } else { title };
     Column { title, right }
@@ -200,6 +200,11 @@ fn restart_reason(row: &Row, drawn: bool) -> String {
         let part =
             |key: &str| values.get(key).map_or(String::new(), |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         let line = format!("{setting}: {}->{}", part("old_value"), part("new_value"));
+        // Ours; what programs read stays as they know it.
+        let line = match values.get("order").and_then(Value::as_str).filter(|_| drawn) {
+            Some(order) => format!("{line} ({order})"),
+            None => line,
+        };
         if drawn && line.chars().count() > 50 { format!("{setting}: [hidden - too long]") } else { line }
     };
     row.pending_restart_reason.iter().flatten().map(line).collect::<Vec<_>>().join("\n")

@@ -7,15 +7,19 @@ mod members;
 pub mod table;
 
 pub mod check;
+pub mod completion;
 pub mod dsn;
 pub mod edit_config;
+pub mod explain;
 pub mod failover;
 pub mod flush;
 pub mod history;
 pub mod list;
 pub mod pause;
+pub mod query;
 pub mod reinit;
 pub mod reload;
+pub mod remove;
 pub mod restart;
 pub mod roles;
 pub mod show_config;
@@ -47,9 +51,14 @@ pub enum Command {
     Flush(flush::Args),
     Dsn(dsn::Args),
     Version(version::Args),
+    Remove(remove::Args),
+    Query(query::Args),
     Check(check::Args),
+    Explain(explain::Args),
     Roles(roles::Args),
     Validate(validate::Args),
+    Completion(completion::Args),
+    Man(completion::ManArgs),
 }
 
 /// Runs one command.
@@ -57,6 +66,8 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
     match &command {
         Command::Validate(args) => return validate::run(args),
         Command::Roles(args) => return roles::run(args),
+        Command::Completion(args) => return completion::run(args, crate::command_line()),
+        Command::Man(args) => return completion::man(args, crate::command_line()),
         _ => {}
     }
     let tool = Tool::load(source)?;
@@ -76,8 +87,13 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::Flush(args) => flush::run(&tool, &args).await,
         Command::Dsn(args) => dsn::run(&tool, &args).await,
         Command::Version(args) => version::run(&tool, &args).await,
+        Command::Remove(args) => remove::run(&tool, &args).await,
+        Command::Query(args) => Box::pin(query::run(&tool, &args)).await,
         Command::Check(args) => check::run(&tool, &args).await,
+        Command::Explain(args) => explain::run(&tool, &args).await,
         Command::Roles(args) => roles::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Completion(args) => completion::run(&args, crate::command_line()),
+        Command::Man(args) => completion::man(&args, crate::command_line()),
     }
 }

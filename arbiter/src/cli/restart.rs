@@ -1,16 +1,28 @@
 //! `tenure restart`: restart Postgres in place, one member after another.
 
-use super::context::{RoleFilter, Tool, refuse};
+use super::context::{RoleFilter, Tool, print, refuse};
 use super::members::{self, Chosen};
 use anyhow::Result;
+use cluster::lsn::Lsn;
+use cluster::member::Member;
 use cluster::name::MemberName;
+use cluster::pending;
+use dcs::Dcs;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Longest wait for one member: a restart writes a shutdown checkpoint first.
 const BOUND: Duration = Duration::from_secs(600);
 
-/// Restart members.
+/// Longest wait between two restarts for the standbys to stream again.
+const STREAM_BOUND: Duration = Duration::from_secs(30);
+
+/// Restart members, one after another; all of them where none is named.
+///
+/// Standbys go first and the leader last; the leader goes first where max_connections or another of the settings that a standby may
+/// not have lower than its primary waits to be lowered.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// [CLUSTER] [MEMBER...]
@@ -51,24 +63,63 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         let view = &chosen.view;
         chosen.members.retain(|name| view.members.get(name).is_some_and(|entry| entry.member.pending_restart));
         if chosen.members.is_empty() {
-            return super::context::print("No member waits for a restart");
+            return print("No member waits for a restart");
         }
     }
-    leader_last(&mut chosen);
+    chosen.members = pending::in_order(&chosen.view, chosen.members);
     chosen.are_you_sure(args.force, "restart")?;
     let body = body(args)?;
+    let now = body.get("schedule").is_none();
     let mut done = Vec::new();
-    for name in &chosen.members {
+    for (number, name) in chosen.members.iter().enumerate() {
+        if let Some(before) = number.checked_sub(1).and_then(|before| chosen.members.get(before)).filter(|_| now) {
+            Box::pin(follows_again(&chosen, before, name)).await?;
+        }
         let answer = chosen.ask(tool, name, "POST", "restart", Some(&body), BOUND).await;
         done.push(members::report(name, "restart", answer)?);
     }
     members::all_done("restart", &done)
 }
 
-/// Standbys first, so that the new settings are there when the leader restarts.
-fn leader_last(chosen: &mut Chosen) {
-    let leader: Option<MemberName> = chosen.view.leader.as_ref().map(|leader| leader.name.clone());
-    chosen.members.sort_by_key(|name| Some(name) == leader.as_ref());
+/// One restart after another: before the next one all standbys stream again. After the leader's, they also have replayed what it
+/// wrote at its start: only then may a standby have settings that were lowered. Says what it waits for when that takes longer than a
+/// moment, and goes on in the end.
+async fn follows_again(chosen: &Chosen, after: &MemberName, next: &MemberName) -> Result<()> {
+    let wake = Arc::new(Notify::new());
+    let etcd = chosen.target.etcd.clone();
+    let mut least: Option<Lsn> = None;
+    let streams = async {
+        loop {
+            wake.notified().await;
+            let Ok(view) = etcd.load_view().await else { continue };
+            let leader = view.leader.as_ref().and_then(|leader| Some((&leader.name, view.members.get(&leader.name)?)));
+            let Some((name, leader)) = leader.filter(|(_, leader)| leader.member.is_running()) else { continue };
+            if name == after && least.is_none() {
+                least = leader.member.xlog_location;
+            }
+            let standbys = chosen.members.iter().filter(|member| *member != name);
+            if standbys.filter_map(|name| view.members.get(name)).all(|entry| level(&entry.member, least)) {
+                return;
+            }
+        }
+    };
+    let told = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = print(format!("Waiting until the standbys stream again, before the restart of {next}"));
+        tokio::time::sleep(STREAM_BOUND).await;
+        let _ = print("Not all standbys stream: going on");
+    };
+    tokio::select! {
+        () = streams => {}
+        () = told => {}
+        () = dcs::watch::keep_watching(etcd.clone(), wake.clone()) => {}
+    }
+    Ok(())
+}
+
+/// It streams, and has replayed at least this.
+fn level(standby: &Member, least: Option<Lsn>) -> bool {
+    standby.replication_state.as_deref() == Some("streaming") && least.is_none_or(|least| standby.replay_lsn >= Some(least))
 }
 
 fn body(args: &Args) -> Result<Value> {

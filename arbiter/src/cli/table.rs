@@ -4,16 +4,16 @@
 
 /// A column's title and which side its cells lean to.
 #[derive(Debug, Clone, Copy)]
-pub struct Column {
+pub struct Column<'a> {
     /// Its title.
-    pub title: &'static str,
+    pub title: &'a str,
     /// Cells lean right (numbers).
     pub right: bool,
 }
 
 /// Draws the table; `title` covers the beginning of the top border. Cells may hold several lines, and
 /// then every row gets a rule below it.
-pub fn pretty(title: Option<&str>, columns: &[Column], rows: &[Vec<String>]) -> String {
+pub fn pretty(title: Option<&str>, columns: &[Column<'_>], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()
@@ -48,7 +48,7 @@ fn titled(rule: &str, title: &str) -> String {
     format!("+{title}{rest}")
 }
 
-fn draw(lines: &mut Vec<String>, columns: &[Column], widths: &[usize], cells: &[String]) {
+fn draw(lines: &mut Vec<String>, columns: &[Column<'_>], widths: &[usize], cells: &[String]) {
     let height = cells.iter().map(|cell| cell.lines().count()).max().unwrap_or(1).max(1);
     for line in 0..height {
         let mut drawn = String::from("|");

@@ -5,8 +5,9 @@ use crate::config::{Authentication, Credentials};
 use anyhow::{Context, Result, bail};
 use cluster::lsn::Lsn;
 use cluster::name::Timeline;
+use cluster::parameter::Parameter;
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,9 +62,12 @@ pub struct ServerFacts {
     pub server_version: u32,
     /// The database system.
     pub system_id: String,
-    /// Settings that wait for a restart.
+    /// Settings of the configuration files that wait for a restart.
     #[serde(default)]
     pub pending_restart: Vec<PendingSetting>,
+    /// The values in force of the settings that we give on the command line: a file can't tell that they wait.
+    #[serde(default)]
+    pub on_command_line: BTreeMap<String, String>,
     /// `synchronous_standby_names` in force.
     pub synchronous_standby_names: String,
     /// What a commit waits for where a session says nothing else.
@@ -136,6 +140,9 @@ pub struct PendingSetting {
     pub name: String,
     /// The value in force.
     pub value: String,
+    /// What the files say; None where they say nothing more, which means the default.
+    #[serde(default)]
+    pub wanted: Option<String>,
 }
 
 /// One statement, one row, one JSON text: a tick costs one round trip. Positions are plain numbers there, as in [`Lsn`].
@@ -159,7 +166,10 @@ SELECT json_build_object(
   'postmaster_start_time', pg_postmaster_start_time()::text,
   'server_version', current_setting('server_version_num')::int,
   'system_id', (pg_control_system()).system_identifier::text,
-  'pending_restart', coalesce((SELECT json_agg(json_build_object('name', name, 'value', coalesce(setting, '')) ORDER BY name) FROM pg_settings WHERE pending_restart), '[]'),
+  'pending_restart', coalesce((SELECT json_agg(json_build_object('name', name, 'value', current_setting(name), 'wanted', coalesce(
+                 (SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1), boot_val)) ORDER BY name)
+                 FROM pg_settings s WHERE pending_restart), '[]'),
+  'on_command_line', (SELECT json_object_agg(name, coalesce(setting, '')) FROM pg_settings WHERE source = 'command line'),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
   'synchronous_commit', current_setting('synchronous_commit'),
   'primary_conninfo', current_setting('primary_conninfo'),
@@ -260,6 +270,18 @@ impl LocalSql {
         let row = self.noting_loss(asked).await.context("ask for the fence")?;
         let seconds: Option<f64> = row.map(|row| row.try_get(0)).transpose()?;
         Ok(seconds.map(Duration::from_secs_f64))
+    }
+
+    /// What the server says of these parameters; nothing of those it does not know.
+    pub async fn parameters(&self, names: &[String]) -> Result<BTreeMap<String, Parameter>> {
+        const ASKED: &str = "SELECT coalesce(json_object_agg(name, json_build_object('vartype', vartype, 'unit', unit, 'min_val', min_val,
+            'max_val', max_val, 'enumvals', enumvals, 'context', context)), '{}')::text FROM pg_settings WHERE lower(name) = ANY ($1)";
+        let session = self.session().await?;
+        let names: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+        let asked = answer(session.client.query_one(ASKED, &[&names])).await;
+        let text: String = self.noting_loss(asked).await.context("ask the server for its parameters")?.try_get(0)?;
+        let told: BTreeMap<String, Parameter> = serde_json::from_str(&text).context("understand the server's parameters")?;
+        Ok(told.into_iter().map(|(name, parameter)| (name.to_lowercase(), parameter)).collect())
     }
 
     /// Asks a question whose answer is yes or no.

@@ -2,13 +2,12 @@
 
 use super::outcome::{self, Asked, Outcome};
 use super::{Reply, health};
-use crate::cli::edit_config::merge;
-use crate::postgres::query::ServerFacts;
 use crate::present;
 use crate::snapshot::{Command, Node, Snapshot};
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
 use cluster::local::Postgres;
+use cluster::restart::{Conditions, Scheduled, Server};
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
 use serde_json::{Map, Value};
@@ -90,7 +89,7 @@ fn request(body: &Map<String, Value>, switchover: bool, paused: bool, now: jiff:
     let scheduled_at = match scheduled {
         Some(_) if !switchover => return refuse("Failover can't be scheduled"),
         Some(_) if paused => return refuse("Can't schedule switchover in the paused state"),
-        Some(text) => Some(schedule(&text, now)?),
+        Some(text) => Some(schedule(&text, now, "switchover")?),
         None => None,
     };
     if paused && candidate.is_none() {
@@ -103,12 +102,12 @@ fn request(body: &Map<String, Value>, switchover: bool, paused: bool, now: jiff:
 }
 
 /// A time to come, with its zone.
-fn schedule(text: &str, now: jiff::Timestamp) -> Result<String, Reply> {
+fn schedule(text: &str, now: jiff::Timestamp, action: &str) -> Result<String, Reply> {
     match text.parse::<jiff::Timestamp>() {
-        Ok(at) if at <= now => Err(Reply::text(422, "Cannot schedule switchover in the past")),
+        Ok(at) if at <= now => Err(Reply::text(422, format!("Cannot schedule {action} in the past"))),
         Ok(_) => Ok(text.to_owned()),
         Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => {
-            Err(Reply::text(400, "Timezone information is mandatory for the scheduled switchover"))
+            Err(Reply::text(400, format!("Timezone information is mandatory for the scheduled {action}")))
         }
         Err(_) => Err(Reply::text(422, "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601")),
     }
@@ -200,14 +199,9 @@ pub async fn configure(node: &Node, body: &[u8], replaces: bool) -> Result<Reply
 }
 
 fn changed(before: &DynamicConfig, change: Map<String, Value>, replaces: bool) -> Result<DynamicConfig, Reply> {
-    let mut after = if replaces { DynamicConfig::default() } else { before.clone() };
-    merge(&mut after.0, &change);
-    // Faults that stood there before don't stop another change.
-    let known = before.faults();
-    match after.faults().into_iter().find(|fault| !known.contains(fault)) {
-        Some(fault) => Err(Reply::text(400, fault.to_string())),
-        None => Ok(after),
-    }
+    let empty = DynamicConfig::default();
+    let after = if replaces { empty.patched(&change) } else { before.patched(&change) };
+    after.map_err(|fault| Reply::text(400, fault.to_string()))
 }
 
 /// POST `/reload`.
@@ -220,9 +214,26 @@ pub async fn reload(node: &Node) -> Result<Reply, Reply> {
 
 /// POST `/restart`.
 pub async fn restart(node: &Node, body: &[u8], bound: Duration) -> Result<Reply, Reply> {
-    let conditions = optional_object(body)?;
+    let wish = optional_object(body)?;
     let snapshot = node.snapshot.borrow().clone();
-    restart_conditions(&conditions, &snapshot, snapshot.facts.as_deref(), Instant::now())?;
+    let conditions = conditions(&wish)?;
+    let (role, now) = (restart_role(&snapshot, Instant::now()), jiff::Timestamp::now());
+    let server = server(&snapshot, role);
+    if let Some(at) = wish.get("schedule").and_then(Value::as_str) {
+        if snapshot.view.config().paused() {
+            return Err(Reply::text(500, "Can't schedule restart in the paused state"));
+        }
+        let postmaster_start_time = server.started.to_owned();
+        let plan = Scheduled { schedule: schedule(at, now, "restart")?, conditions, postmaster_start_time };
+        return match command(node, |answer| Command::Schedule(Box::new(plan), answer), REFUSAL_WITHIN).await {
+            Some(Ok(())) => Ok(Reply::text(202, "Restart scheduled")),
+            Some(Err(why)) => Err(Reply::text(409, why)),
+            None => Err(Reply::text(503, "the arbiter did not answer")),
+        };
+    }
+    if !conditions.hold(&server) {
+        return Err(Reply::text(503, "restart conditions are not satisfied"));
+    }
     match command(node, Command::Restart, bound).await {
         Some(Ok(())) => Ok(Reply::text(200, "restarted successfully")),
         Some(Err(why)) => Err(Reply::text(503, why)),
@@ -241,56 +252,55 @@ pub fn timeout(body: &[u8]) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-fn restart_conditions(
-    conditions: &Map<String, Value>,
-    snapshot: &Snapshot,
-    facts: Option<&ServerFacts>,
-    now: Instant,
-) -> Result<(), Reply> {
-    let unmet = || Err(Reply::text(503, "restart conditions are not satisfied"));
-    for (key, value) in conditions {
+/// The conditions of a restart out of its request.
+fn conditions(wish: &Map<String, Value>) -> Result<Conditions, Reply> {
+    let mut conditions = Conditions::default();
+    for (key, value) in wish {
+        let text = value.as_str().map(str::to_owned);
         match key.as_str() {
-            "schedule" => return Err(Reply::text(501, "a restart can't be scheduled here: ask for it when it is due")),
-            "role" => match value.as_str() {
-                Some("primary" | "master") if health::is_primary(snapshot, now) => {}
-                Some("standby_leader") if health::is_standby_leader(snapshot, now) => {}
-                Some("replica")
-                    if matches!(snapshot.local.postgres, Postgres::Standby { .. }) && !health::is_standby_leader(snapshot, now) => {}
-                Some("primary" | "master" | "standby_leader" | "replica") => return unmet(),
-                _ => return Err(Reply::text(400, "PostgreSQL role should be either primary, standby_leader, or replica")),
-            },
-            "postgres_version" => {
-                let wished = value
-                    .as_str()
-                    .and_then(version_number)
-                    .ok_or_else(|| Reply::text(400, "PostgreSQL version should be in the first.major.minor format"))?;
-                if facts.is_some_and(|facts| facts.server_version >= wished) {
-                    return unmet();
-                }
-            }
+            "schedule" if text.is_some() => {}
+            "schedule" => return Err(Reply::text(400, "the schedule should be a time as text")),
+            // A value of another type is no role and no version either.
+            "role" => conditions.role = Some(text.unwrap_or_default()),
+            "postgres_version" => conditions.postgres_version = Some(text.unwrap_or_default()),
             // Only its presence counts, as with Patroni.
-            "restart_pending" => {
-                let member = snapshot.view.members.get(&snapshot.local.name).is_some_and(|entry| entry.member.pending_restart);
-                if !member && facts.is_none_or(|facts| facts.pending_restart.is_empty()) {
-                    return unmet();
-                }
-            }
-            "timeout" if timeout(Value::Object(conditions.clone()).to_string().as_bytes()).is_some() => {}
+            "restart_pending" => conditions.restart_pending = true,
+            "timeout" if timeout(Value::Object(wish.clone()).to_string().as_bytes()).is_some() => {}
             "timeout" => return Err(Reply::text(400, "Timeout should be a positive number of seconds")),
             other => return Err(Reply::text(400, format!("Unknown filter for the scheduled restart: {other}"))),
         }
     }
-    Ok(())
+    conditions.check().map_err(|odd| Reply::text(400, odd.to_string()))?;
+    Ok(conditions)
 }
 
-/// `15.3` is 150003; before 10 there were three parts.
-fn version_number(text: &str) -> Option<u32> {
-    let parts = text.trim().split('.').map(str::parse).collect::<Result<Vec<u32>, _>>().ok()?;
-    match parts[..] {
-        [major, minor] if major >= 10 && minor < 10_000 => Some(major * 10_000 + minor),
-        [major] if (10..1000).contains(&major) => Some(major * 10_000),
-        [first, major, minor] if first < 10 && major < 100 && minor < 100 => Some(first * 10_000 + major * 100 + minor),
-        _ => None,
+/// What this node is, in the words that a restart's conditions use.
+fn restart_role(snapshot: &Snapshot, now: Instant) -> &'static str {
+    match snapshot.local.postgres {
+        _ if health::is_primary(snapshot, now) => "primary",
+        _ if health::is_standby_leader(snapshot, now) => "standby_leader",
+        Postgres::Standby { .. } => "replica",
+        _ => "",
+    }
+}
+
+/// What the conditions of a restart are held against.
+pub fn server<'a>(snapshot: &'a Snapshot, role: &'a str) -> Server<'a> {
+    let facts = snapshot.facts.as_deref();
+    Server {
+        role,
+        version: facts.map(|facts| facts.server_version),
+        pending: !snapshot.described.pending_restart.is_empty(),
+        started: facts.map_or("", |facts| facts.postmaster_start_time.as_str()),
+    }
+}
+
+/// DELETE `/restart`.
+pub async fn forget_restart(node: &Node) -> Result<Reply, Reply> {
+    match command(node, Command::ForgetRestart, REFUSAL_WITHIN).await {
+        Some(Ok(())) => Ok(Reply::text(200, "scheduled restart deleted")),
+        Some(Err(why)) => Err(Reply::text(404, why)),
+        None => Err(Reply::text(503, "the arbiter did not answer")),
     }
 }
 
@@ -353,7 +363,12 @@ mod tests {
     fn a_restart_looks_at_its_conditions() {
         let (leader, replica) = (snapshot("n0", primary()), snapshot("n1", standby(84197032)));
         let check = |body: Value, snapshot: &Snapshot| {
-            restart_conditions(&map(body), snapshot, None, Instant::now()).map_or_else(|reply| reply.status, |()| 200)
+            let role = restart_role(snapshot, Instant::now());
+            match conditions(&map(body)) {
+                Err(reply) => reply.status,
+                Ok(conditions) if conditions.hold(&server(snapshot, role)) => 200,
+                Ok(_) => 503,
+            }
         };
         for (body, on_leader, on_replica) in [
             (json!({}), 200, 200),
@@ -365,12 +380,12 @@ mod tests {
             (json!({"timeout": 0}), 400, 400),
             (json!({"postgres_version": "15.3"}), 200, 200),
             (json!({"postgres_version": "new"}), 400, 400),
-            (json!({"schedule": "2030-01-01T00:00Z"}), 501, 501),
+            (json!({"schedule": "2030-01-01T00:00Z"}), 200, 200),
+            (json!({"schedule": 3}), 400, 400),
             (json!({"nonsense": 1}), 400, 400),
         ] {
             assert_eq!((check(body.clone(), &leader), check(body.clone(), &replica)), (on_leader, on_replica), "{body}");
         }
-        assert_eq!(["15.3", "9.6.2", "16", "1.2.3.4"].map(version_number), [Some(150_003), Some(90_602), Some(160_000), None]);
     }
 
     #[test]

@@ -134,12 +134,17 @@ pub fn status(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, n
     if let Some(id) = facts.map(|facts| facts.system_id.clone()).or_else(|| view.system_id().map(ToString::to_string)) {
         put("database_system_identifier", json!(id));
     }
-    let member = view.members.get(name).map(|entry| &entry.member);
-    if facts.is_some_and(|facts| !facts.pending_restart.is_empty()) || member.is_some_and(|member| member.pending_restart) {
+    let described = &snapshot.described;
+    if !described.pending_restart.is_empty() {
         put("pending_restart", json!(true));
+        put("pending_restart_reason", json!(described.pending_restart));
     }
-    if let Some(reason) = member.and_then(|member| member.other.get("pending_restart_reason")) {
-        put("pending_restart_reason", reason.clone());
+    if let Some(scheduled) = &described.scheduled_restart {
+        let mut shown = json!(scheduled);
+        if let Some(fields) = shown.as_object_mut() {
+            fields.remove("postmaster_start_time");
+        }
+        put("scheduled_restart", shown);
     }
     put("patroni", json!({"version": dcs::SURFACE_VERSION, "scope": scope.as_str(), "name": name.as_str()}));
     put("tenure", tenure(snapshot, now));

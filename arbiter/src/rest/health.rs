@@ -225,8 +225,10 @@ pub(crate) mod tests {
             stopping: false,
             reinit: false,
             request_due: false,
+            start_owed: false,
         };
         Snapshot {
+            described: Default::default(),
             view: Arc::new(sample()),
             view_at: Some(now),
             lease_until: Some(now + Duration::from_secs(5)),

@@ -35,8 +35,7 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     };
     let standby_lsn = |lsn: Option<cluster_rules::lsn::Lsn>| if is_standby { lsn.map_or(location, |lsn| lsn.0) as f64 } else { 0.0 };
     let started = facts.and_then(|facts| epoch(&facts.postmaster_start_time)).unwrap_or(0.0);
-    let pending = facts.is_some_and(|facts| !facts.pending_restart.is_empty());
-    let member_pending = snapshot.view.members.get(name).is_some_and(|entry| entry.member.pending_restart);
+    let pending = !snapshot.described.pending_restart.is_empty();
     let replication = health::replication_state(snapshot);
 
     add("patroni_postgres_running", GAUGE, "Value is 1 if Postgres is running, 0 otherwise.", flag(is_primary || is_standby));
@@ -92,7 +91,7 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
         "Epoch timestamp when DCS was last contacted successfully.",
         cluster::dcs_last_seen(snapshot, now) as f64,
     );
-    add("patroni_pending_restart", GAUGE, "Value is 1 if the node needs a restart, 0 otherwise.", flag(pending || member_pending));
+    add("patroni_pending_restart", GAUGE, "Value is 1 if the node needs a restart, 0 otherwise.", flag(pending));
     add("patroni_is_paused", GAUGE, "Value is 1 if auto failover is disabled, 0 otherwise.", flag(config.paused()));
     add("patroni_postgres_state", GAUGE, "Numeric representation of Postgres state.", f64::from(state_number(cluster::state(snapshot))));
     add("patroni_failover_priority", GAUGE, "Preference of this node among candidates.", snapshot.local.tags.failover_priority() as f64);

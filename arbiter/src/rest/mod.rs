@@ -5,13 +5,15 @@
 //! | GET | `/patroni` | 200 this node's status |
 //! | GET | `/cluster` `/history` `/config` `/failsafe` | 200 what etcd last said |
 //! | GET | `/metrics` | 200 Prometheus' text |
+//! | GET | `/journal` | 200 what this node decided and why |
+//! | GET | `/parameters?names=a,b` | 200 what the server says of these parameters, 503 |
 //! | GET | anything else | health checks, 200 or 503: `/primary` `/replica?lag=` `/sync` `/liveness` ... |
 //! | POST | `/switchover` `/failover` | 200 done, 202 scheduled, 400, 412, 422, 503 |
 //! | DELETE | `/switchover` | 200, 404, 409 |
 //! | PATCH, PUT | `/config` | 200, 400, 409, 503 |
 //! | POST | `/failsafe` | 200 `Accepted`, 500, 502, 503: the leader asks for a promise |
-//! | POST | `/restart` `/reload` `/reinitialize` | 200 or 202, 400, 503 |
-//! | DELETE | `/restart` | 404: restarts are not scheduled here |
+//! | POST | `/restart` `/reload` `/reinitialize` | 200 or 202, 400, 409, 422, 500, 503 |
+//! | DELETE | `/restart` | 200, 404 |
 //!
 //! GET (and HEAD, OPTIONS: the bare status) is open and never waits for etcd. Everything else passes
 //! [`access::Access`]: [`ROUTES`] is the one table that both the dispatch and the check are made from.
@@ -48,6 +50,8 @@ use tokio_rustls::rustls::ServerConfig;
 const BODY_MOST: usize = 64 * 1024;
 /// How long `/patroni` waits for the server before it answers with what was last seen.
 const FACTS_WITHIN: Duration = Duration::from_secs(1);
+/// So many parameters are told at a time.
+const PARAMETERS_MOST: usize = 500;
 /// A GET only reads memory, apart from [`FACTS_WITHIN`].
 const GET_WITHIN: Duration = Duration::from_secs(5);
 /// A write to etcd: a few tries at one endpoint after another.
@@ -102,6 +106,8 @@ enum Purpose {
     Failsafe,
     PromiseFailsafe,
     Metrics,
+    Parameters,
+    Journal,
     Health,
     Switchover,
     Failover,
@@ -127,13 +133,15 @@ const fn route(method: Method, path: &'static str, purpose: Purpose, within: Dur
 }
 
 /// Every route, by its first path segment; a GET that is not here is a health check.
-static ROUTES: [Route; 16] = [
+static ROUTES: [Route; 18] = [
     route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
     route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
     route(Method::GET, "/history", Purpose::History, GET_WITHIN),
     route(Method::GET, "/config", Purpose::Config, GET_WITHIN),
     route(Method::GET, "/failsafe", Purpose::Failsafe, GET_WITHIN),
     route(Method::GET, "/metrics", Purpose::Metrics, GET_WITHIN),
+    route(Method::GET, "/journal", Purpose::Journal, GET_WITHIN),
+    route(Method::GET, "/parameters", Purpose::Parameters, GET_WITHIN),
     route(Method::POST, "/switchover", Purpose::Switchover, Duration::from_secs(75)),
     route(Method::POST, "/failsafe", Purpose::PromiseFailsafe, GET_WITHIN),
     route(Method::DELETE, "/switchover", Purpose::ForgetSwitchover, WRITE_WITHIN),
@@ -242,6 +250,8 @@ async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, 
             let page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
             Ok(Reply { status: 200, content: "text/plain", body: page })
         }
+        Purpose::Journal => Ok(Reply::json(200, &node.journal.records())),
+        Purpose::Parameters => parameters(node, &uri).await,
         Purpose::Health => Ok(check(node, &uri)),
         Purpose::Switchover => actions::hand_over(node, &body, true).await,
         Purpose::Failover => actions::hand_over(node, &body, false).await,
@@ -249,7 +259,7 @@ async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, 
         Purpose::PatchConfig => actions::configure(node, &body, false).await,
         Purpose::PutConfig => actions::configure(node, &body, true).await,
         Purpose::Restart => actions::restart(node, &body, actions::timeout(&body).unwrap_or(route.within).min(route.within)).await,
-        Purpose::ForgetRestart => Err(Reply::text(404, "no restarts are scheduled")),
+        Purpose::ForgetRestart => actions::forget_restart(node).await,
         Purpose::Reload => actions::reload(node).await,
         Purpose::Reinitialize => actions::reinitialize(node, &body).await,
     }
@@ -269,6 +279,17 @@ async fn with_facts(node: &Node) -> (Snapshot, Option<ServerFacts>) {
 async fn status(node: &Node) -> Reply {
     let (snapshot, facts) = with_facts(node).await;
     Reply::json(200, &cluster::status(&snapshot, facts.as_ref(), &node.config.scope, Instant::now()))
+}
+
+/// What the server says of the parameters in `?names=a,b`: kind, unit, range, never a value.
+async fn parameters(node: &Node, uri: &Uri) -> Result<Reply, Reply> {
+    let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
+    let lists = pairs.iter().filter(|(key, _)| key == "names");
+    let names: Vec<String> = lists.flat_map(|(_, list)| list.split(',').map(str::to_owned)).take(PARAMETERS_MOST).collect();
+    match tokio::time::timeout(FACTS_WITHIN, node.sql.parameters(&names)).await {
+        Ok(Ok(known)) => Ok(Reply::json(200, &known)),
+        _ => Err(Reply::text(503, "the server does not answer")),
+    }
 }
 
 fn check(node: &Node, uri: &Uri) -> Reply {

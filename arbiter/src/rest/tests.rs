@@ -30,6 +30,7 @@ pub(super) fn world(authentication: &str) -> World {
     let nobody = Credentials { username: "nobody".to_owned(), password: None, connection: Vec::new() };
     let gate = watch::channel(Arc::new(Gate::load(&config.rest).unwrap())).1;
     let node = Node {
+        journal: Default::default(),
         snapshot,
         commands,
         etcd: Arc::new(dcs::Etcd::new(keys, settings)),
@@ -68,7 +69,7 @@ async fn every_route_that_changes_something_asks_for_credentials() {
     assert_eq!(ask(&world, &Method::POST, "/anything", &[], "{}").await.0, 401);
     assert!(world.commands.try_recv().is_err(), "nothing reached the daemon");
     let right = [("authorization", "Basic YWRtaW46czNjcmV0")];
-    assert_eq!(ask(&world, &Method::DELETE, "/restart", &right, "").await.0, 404);
+    assert_eq!(ask(&world, &Method::DELETE, "/restart", &right, "").await.0, 503, "nobody answers for the daemon here");
     assert_eq!(ask(&world, &Method::POST, "/anything", &right, "").await.0, 501);
 }
 
@@ -117,6 +118,10 @@ async fn commands_reach_the_daemon_and_its_answer_comes_back() {
                 Command::Restart(answer) => answer.send(Ok(())),
                 Command::Reload(answer) => answer.send(Err("no such file".to_owned())),
                 Command::Reinitialize(answer) => answer.send(Ok(())),
+                Command::Schedule(plan, answer) => {
+                    answer.send(if plan.schedule.contains("2999") { Ok(()) } else { Err("taken".to_owned()) })
+                }
+                Command::ForgetRestart(answer) => answer.send(Err("no restarts are scheduled".to_owned())),
                 Command::LookNow => Ok(()),
             };
         }
@@ -124,6 +129,13 @@ async fn commands_reach_the_daemon_and_its_answer_comes_back() {
     let (_never, commands) = mpsc::channel(1);
     let world = World { shared, commands, _snapshot };
     assert_eq!(ask(&world, &Method::POST, "/restart", &[], "").await, (200, "restarted successfully".to_owned()));
+    for (at, status) in
+        [("2999-01-01T00:00Z", 202), ("2998-01-01T00:00Z", 409), ("2020-01-01T00:00Z", 422), ("soon", 422), ("2999-01-01T00:00", 400)]
+    {
+        let body = format!(r#"{{"schedule":"{at}","role":"primary"}}"#);
+        assert_eq!(ask(&world, &Method::POST, "/restart", &[], body).await.0, status, "{at}");
+    }
+    assert_eq!(ask(&world, &Method::DELETE, "/restart", &[], "").await, (404, "no restarts are scheduled".to_owned()));
     assert_eq!(ask(&world, &Method::POST, "/reload", &[], "").await, (503, "no such file".to_owned()));
     assert_eq!(ask(&world, &Method::POST, "/reinitialize", &[], "").await, (503, "I am the leader, can not reinitialize".to_owned()));
     daemon.abort();

@@ -1,0 +1,97 @@
+//! `tenure explain`: why each member does what it does, in its own arbiter's words, and what stands in the way of a candidate.
+
+use super::context::{Tool, print, refuse_with};
+use super::list::{Format, yaml};
+use crate::journal::Record;
+use anyhow::{Context, Result};
+use cluster::check;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A member answers from its memory at once, or it is not well.
+const BOUND: Duration = Duration::from_secs(3);
+
+/// Say why members do what they do: the last decisions of their arbiters, each with the facts and the reason.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// [CLUSTER] [MEMBER...]; all members where none is named.
+    pub words: Vec<String>,
+    /// The Citus group.
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// So many decisions of each member.
+    #[arg(short = 'n', long, default_value_t = 3, value_name = "COUNT")]
+    pub last: usize,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
+    let (cluster, names) = tool.cluster_and_members(&args.words);
+    let view = tool.target(cluster, args.group)?.view().await?;
+    if let Some(odd) = names.iter().find(|wished| !view.members.keys().any(|name| name.as_str() == wished.as_str())) {
+        return Err(refuse_with(format!("{odd} is not a member of the cluster"), "`tenure list` shows who is"));
+    }
+    let mut told: Vec<Value> = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
+    for (name, entry) in view.members.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wished| wished == name.as_str())) {
+        lines.push(format!("{name}:"));
+        let asked = tool.caller.ask(&entry.member.api_url, "GET", "journal", None, BOUND).await;
+        let read = asked.and_then(|(_, text)| serde_json::from_str::<Vec<Record>>(&text).context("it keeps no journal"));
+        match read {
+            Ok(records) => {
+                let records = &records[records.len().saturating_sub(args.last)..];
+                lines.extend(records.iter().map(sentence));
+                told.push(json!({"member": name, "decisions": records}));
+            }
+            Err(why) => {
+                lines.push(format!("  its arbiter can't be asked: {why:#}"));
+                told.push(json!({"member": name, "error": format!("{why:#}")}));
+            }
+        }
+        // Only a vacancy has announcements: who does not stand says why.
+        if let Some(why) = view.announcements.get(name).filter(|_| view.leader.is_none()).and_then(|word| word.value.why.as_ref()) {
+            lines.push(format!("  does not stand for leader: {why}"));
+        }
+    }
+    match args.format {
+        Format::Json => print(serde_json::to_string(&told)?),
+        Format::Yaml => print(yaml(&told)?),
+        Format::Pretty | Format::Topology | Format::Tsv => {
+            let mut faults = check::faults(&view);
+            faults.sort();
+            lines.extend(faults.iter().map(|fault| format!("{fault}\n  hint: {}", fault.hint)));
+            print(lines.join("\n"))
+        }
+    }
+}
+
+/// One decision as a line.
+fn sentence(record: &Record) -> String {
+    let leader = match (&record.leader, record.term) {
+        (Some(leader), Some(term)) => format!("{leader} leads in term {term}"),
+        _ => "nobody leads".to_owned(),
+    };
+    format!("  {}  {}: {}  ({leader}; {})", record.at, record.duty, record.why, record.postgres)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_reads_as_one_line() {
+        let record = Record {
+            at: "2026-11-20T21:00:00.000Z".to_owned(),
+            revision: 7,
+            leader: Some("n1".to_owned()),
+            term: Some(5),
+            postgres: "standby at 0/3000000, timeline 1, streaming".to_owned(),
+            duty: "rest".to_owned(),
+            why: "it follows n1".to_owned(),
+        };
+        insta::assert_snapshot!(sentence(&record), @"  2026-11-20T21:00:00.000Z  rest: it follows n1  (n1 leads in term 5; standby at 0/3000000, timeline 1, streaming)");
+    }
+}

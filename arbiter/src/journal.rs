@@ -1,0 +1,91 @@
+//! What this node decided, on which facts and why: one record for each decision that differs from the last one. Kept in memory, for
+//! `tenure explain` and REST `/journal`.
+
+use cluster::duty::Duty;
+use cluster::local::{LocalState, Postgres};
+use cluster::reason::Decision;
+use cluster::view::ClusterView;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// So many records are kept: some hours of a cluster in trouble, years of one that is well.
+const RECORDS_MOST: usize = 200;
+
+/// One decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When, RFC 3339.
+    pub at: String,
+    /// etcd's revision of the view it was made on.
+    pub revision: i64,
+    /// Who led.
+    pub leader: Option<String>,
+    /// In which term.
+    pub term: Option<i64>,
+    /// What Postgres was doing here.
+    pub postgres: String,
+    /// What was decided.
+    pub duty: String,
+    /// Why.
+    pub why: String,
+}
+
+/// The records, oldest first. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Journal(Arc<Mutex<VecDeque<Record>>>);
+
+impl Journal {
+    /// Notes a decision, in the word for its duty.
+    pub fn note(&self, view: &ClusterView, local: &LocalState, duty: String, decision: &Decision<Duty>) {
+        let record = Record {
+            at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            revision: view.revision,
+            leader: view.leader.as_ref().map(|leader| leader.name.to_string()),
+            term: view.leader.as_ref().map(|leader| leader.term.0),
+            postgres: doing(&local.postgres),
+            duty,
+            why: decision.why.to_string(),
+        };
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if records.len() == RECORDS_MOST {
+            records.pop_front();
+        }
+        records.push_back(record);
+    }
+
+    /// All of them.
+    pub fn records(&self) -> Vec<Record> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+fn doing(postgres: &Postgres) -> String {
+    match postgres {
+        Postgres::Stopped => "stopped".to_owned(),
+        Postgres::Starting { since } => format!("starting for {} s", since.as_secs()),
+        Postgres::Silent => "running, gives no answer".to_owned(),
+        Postgres::Primary { timeline, flushed } => format!("primary at {flushed}, timeline {timeline}"),
+        Postgres::Standby { timeline, position, streaming, .. } => {
+            format!("standby at {position}, timeline {timeline}, {}", if *streaming { "streaming" } else { "not streaming" })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rest::health::tests::{primary, snapshot};
+    use cluster::reason::Reason;
+
+    #[test]
+    fn the_oldest_record_goes_first() {
+        let (journal, snapshot) = (Journal::default(), snapshot("n0", primary()));
+        for number in 0..=RECORDS_MOST {
+            journal.note(&snapshot.view, &snapshot.local, format!("rest {number}"), &Decision::new(Duty::Rest, Reason::Paused));
+        }
+        let records = journal.records();
+        assert_eq!((records.len(), records[0].duty.as_str()), (RECORDS_MOST, "rest 1"));
+        assert!(records[0].postgres.starts_with("primary at ") && !records[0].why.is_empty(), "{:?}", records[0]);
+    }
+}
