@@ -1,0 +1,138 @@
+//! What an operator does by SQL and by the tool: configuration, requests to other members, queries, removal.
+
+use stories::cluster::{Cluster, PATIENCE};
+use stories::wait;
+
+#[tokio::test]
+async fn the_configuration_is_checked_before_it_is_stored() {
+    let cluster = Cluster::of(1).start().await;
+    let before = cluster.cli_ok(&["show-config"]).await;
+    for (arguments, words) in [
+        (&["edit-config", "-s", "tll=20", "--force"][..], "did you mean ttl?"),
+        (&["edit-config", "-s", "ttl=1", "--force"], "ttl is 1: at least 3"),
+        (&["edit-config", "-s", "postgresql.use_slots=perhaps", "--force"], "expected true or false"),
+        (&["edit-config", "-s", "ttl", "--force"], "KEY=VALUE"),
+        (&["edit-config", "--apply", "/nowhere.yml", "--force"], "/nowhere.yml"),
+    ] {
+        let output = cluster.cli(arguments).await;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && text.contains(words), "{arguments:?}: {text}");
+    }
+    let node = cluster.leader().await;
+    let refused = node.one(r#"SELECT tenure.set_config('{"lop_wait": 3}')"#).await.expect_err("a misspelt key");
+    assert!(format!("{refused:#}").contains("did you mean loop_wait?"), "{refused:#}");
+    assert_eq!(cluster.cli_ok(&["show-config"]).await, before, "something was stored");
+
+    // Accepted, with what the running server would say.
+    let output = cluster.cli_ok(&["edit-config", "-p", "work_mem=plenty", "-p", "wrok_mem=4MB", "-s", "loop_wait=9", "--force"]).await;
+    for words in [
+        "warning: work_mem: the running server would refuse plenty",
+        "warning: wrok_mem: the running server has no such parameter",
+        "note: loop_wait + 2 * retry_timeout",
+    ] {
+        assert!(output.contains(words), "{words} in {output}");
+    }
+    let answer =
+        node.one(r#"SELECT tenure.set_config('{"loop_wait": 2, "postgresql": {"parameters": {"work_mem": "5MB", "wrok_mem": null}}}')"#);
+    assert_eq!(answer.await.expect("change"), "configuration changed");
+    wait::until("the new work_mem", PATIENCE, async || match node.one("SHOW work_mem").await {
+        Ok(now) if now == "5MB" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sql_on_one_member_restarts_and_renews_another() {
+    let cluster = Cluster::of(2).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let started = standby.one("SELECT pg_postmaster_start_time()").await.expect("ask");
+    let another_start = async |before: &str| {
+        wait::until("another start of the standby", PATIENCE, async || match standby.one("SELECT pg_postmaster_start_time()").await {
+            Ok(now) if now != before => Ok(now),
+            seen => Err(format!("{seen:?}")),
+        })
+        .await
+    };
+    let nothing = leader.one(&format!("SELECT tenure.restart('{}', only_pending => true)", standby.name())).await.expect("ask");
+    assert_eq!(nothing, format!("restart of {} was requested", standby.name()));
+    standby.logged(&["its conditions are not met"], PATIENCE).await;
+    assert_eq!(standby.one("SELECT pg_postmaster_start_time()").await.expect("ask"), started);
+
+    leader.one(&format!("SELECT tenure.restart('{}')", standby.name())).await.expect("ask");
+    let started = another_start(&started).await;
+    cluster.healthy().await;
+    // From a standby, too.
+    standby.one(&format!("SELECT tenure.reload('{}')", leader.name())).await.expect("ask");
+    leader.logged(&["reload asked for by SQL on", "reading"], PATIENCE).await;
+    leader.one(&format!("SELECT tenure.reinit('{}')", standby.name())).await.expect("ask");
+    standby.logged(&["cloned from"], PATIENCE).await;
+    another_start(&started).await;
+    let view = cluster.healthy().await;
+    assert!(!format!("{view:?}").contains("tenure/request/"), "a request was left: {view:?}");
+
+    for (sql, words) in [
+        (format!("SELECT tenure.reinit('{}')", leader.name()), "is the leader"),
+        ("SELECT tenure.restart('nobody')".to_owned(), "no member is called nobody"),
+    ] {
+        let refused = leader.one(&sql).await.expect_err("it can't be done");
+        assert!(format!("{refused:#}").contains(words), "{refused:#}");
+    }
+    // Every function there is, by who may call it; the rest is the arbiter's.
+    let may = async |role: &str| {
+        let functions = "SELECT coalesce(string_agg(p.proname, ' ' ORDER BY p.proname), '') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace";
+        leader
+            .one(&format!("{functions} WHERE n.nspname = 'tenure' AND has_function_privilege('{role}', p.oid, 'EXECUTE')"))
+            .await
+            .expect("ask")
+    };
+    assert_eq!(may("public").await, "");
+    assert_eq!(may("pg_monitor").await, "config events history lease status");
+    let acting = "config events failover history lease pause reinit reload restart resume set_config status switchover";
+    assert_eq!(may("tenure_operator").await, acting);
+    // Whoever may only look may not act.
+    for action in ["restart('n1')", "reload('n1')", "reinit('n1')", "set_config('{}')"] {
+        let refused = leader.query(&format!("SET ROLE pg_monitor; SELECT tenure.{action}")).await.expect_err("pg_monitor acts");
+        assert!(format!("{refused:#}").contains("permission denied"), "{refused:#}");
+    }
+}
+
+#[tokio::test]
+async fn members_are_queried_and_explained_and_a_cluster_is_removed() {
+    let cluster = Cluster::of(2).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let asked = cluster.cli_ok(&["query", "-C", "SELECT pg_is_in_recovery() AS standby", "--format", "json"]).await;
+    assert_eq!(asked.trim(), r#"[{"standby":"f"}]"#);
+    let asked = cluster.cli_ok(&["query", "-r", "replica", "-C", "SELECT pg_is_in_recovery()"]).await;
+    assert_eq!(asked.trim(), "pg_is_in_recovery\nt");
+    let wrong = cluster.cli(&["query", "-m", standby.name(), "-C", "SELECT nonsense"]).await;
+    assert!(wrong.status.code() == Some(1) && String::from_utf8_lossy(&wrong.stderr).contains("nonsense"), "{wrong:?}");
+
+    let explained = cluster.cli_ok(&["explain", "-n", "1"]).await;
+    for node in &cluster.nodes {
+        assert!(explained.contains(&format!("{}:\n", node.name())), "{explained}");
+    }
+    assert!(explained.contains(&format!("{} leads in term", leader.name())), "{explained}");
+
+    for node in &cluster.nodes {
+        node.kill();
+    }
+    cluster.wait_until("the leases to run out", |view| view.members().is_empty()).await;
+    let remove = async |answers: &str| {
+        let first = &cluster.nodes[0];
+        let mut command = tokio::process::Command::from(first.command(&cluster.room));
+        command.arg("-c").arg(first.config_file()).args(["remove", stories::node::SCOPE]);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("run tenure");
+        tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().expect("it is piped"), answers.as_bytes()).await.expect("answer");
+        tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("an end").expect("its output")
+    };
+    let kept = remove("story\nyes\n").await;
+    assert!(kept.status.code() == Some(1) && String::from_utf8_lossy(&kept.stderr).contains("Yes I am aware"), "{kept:?}");
+    let gone = remove("story\nYes I am aware\n").await;
+    assert!(gone.status.success(), "{gone:?}");
+    let keys = cluster.etcd.keys(&stories::view::prefix()).await.expect("look");
+    assert!(keys.is_empty(), "{keys:?}");
+}
