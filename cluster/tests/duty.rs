@@ -363,7 +363,7 @@ fn while_it_leads() {
                 view.config = config(json!({"pause": true}));
             },
             Duty::Switchover { candidates: vec![name("n3")] },
-            "n3 takes over",
+            "a switchover to n3 was asked for",
         ),
         (
             "a switchover to whom it may concern in maintenance mode",
