@@ -16,8 +16,8 @@ export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
 PACKAGES := postgresql-$(PG_MAJOR) postgresql-server-dev-$(PG_MAJOR) etcd-server etcd-client \
-            libclang-dev clang protobuf-compiler pkg-config build-essential python3-venv
-PATRONI  := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary
+            libclang-dev clang protobuf-compiler pkg-config build-essential python3-venv haproxy
+PATRONI  := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary check_patroni==2.2.0
 
 # The product is built in release, once, for tests, demo and installation alike: one command, so that cargo
 # sees one set of features and compiles every dependency once. The crates of the arbiter and the tests are
@@ -42,9 +42,9 @@ setup:
 	fi
 	@command -v cargo >/dev/null || { echo "setup: no cargo; install Rust 1.95 or newer (rustup)"; exit 1; }
 
-# patronictl, for the stories on compatibility; they skip, loudly, where it can't be had.
+# patronictl and check_patroni, for the stories on compatibility; they skip, loudly, where it can't be had.
 patroni: setup
-	@[ -x $(TARGET)/patroni/bin/patronictl ] || { \
+	@[ -x $(TARGET)/patroni/bin/patronictl -a -x $(TARGET)/patroni/bin/check_patroni ] || { \
 	    echo "setup: patronictl into $(TARGET)/patroni"; \
 	    { python3 -m venv $(TARGET)/patroni || /usr/bin/python3 -m venv $(TARGET)/patroni; } && \
 	    $(TARGET)/patroni/bin/pip install --quiet $(foreach p,$(PATRONI),'$(p)'); } || \

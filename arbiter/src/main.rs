@@ -6,6 +6,8 @@ mod cli;
 mod config;
 mod daemon;
 mod failsafe;
+#[cfg(test)]
+mod fuzz_tests;
 mod hands;
 mod journal;
 mod logging;

@@ -36,6 +36,18 @@ pub fn patronictl() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// `check_patroni`, beside [`patronictl`].
+pub fn check_patroni() -> Option<PathBuf> {
+    let path = patronictl()?.with_file_name("check_patroni");
+    path.exists().then_some(path)
+}
+
+/// HAProxy, where Debian's package is installed.
+pub fn haproxy() -> Option<PathBuf> {
+    let path = PathBuf::from("/usr/sbin/haproxy");
+    path.exists().then_some(path)
+}
+
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
 }

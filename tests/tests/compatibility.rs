@@ -182,3 +182,52 @@ async fn a_patroni_yml_from_a_deployment_guide_starts_a_node_as_it_is() {
     let unknown = node.log().to_lowercase().contains("unknown key");
     assert!(!unknown, "a key from the guide is unknown:\n{}", node.log());
 }
+
+#[tokio::test]
+async fn patronictl_changes_restarts_reloads_reinitializes_and_pauses_our_cluster() {
+    let cluster = Cluster::of(3).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let Some(tree) = patronictl(&cluster, &["topology", "story"]) else {
+        return;
+    };
+    assert!(tree.contains(leader.name()) && tree.contains(&format!("+ {}", standby.name())), "{tree}");
+
+    let arguments = ["edit-config", "story", "-s", "maximum_lag_on_failover=2097152", "-p", "max_connections=121", "--force"];
+    patronictl(&cluster, &arguments);
+    let config = patronictl(&cluster, &["show-config", "story"]).expect("it is here");
+    assert!(config.contains("2097152") && config.contains("121"), "{config}");
+
+    let standbys: Vec<&str> = cluster.others(leader).iter().map(|node| node.name()).collect();
+    for name in standbys.into_iter().chain([leader.name()]) {
+        wait::until("a setting to wait for a restart", PATIENCE, async || {
+            let pending = cluster.node(name).one("SELECT count(*) FROM pg_settings WHERE pending_restart").await?;
+            let raised = cluster.node(name).one("SHOW max_connections").await?;
+            anyhow::ensure!(pending != "0" || raised == "121", "{name}: {pending} pending, {raised}");
+            Ok(())
+        })
+        .await;
+        let said = patronictl(&cluster, &["restart", "story", name, "--force"]).expect("it is here");
+        assert!(said.contains(&format!("Success: restart on member {name}")), "{said}");
+    }
+    cluster.healthy().await;
+    for node in &cluster.nodes {
+        assert_eq!(node.one("SHOW max_connections").await.expect("ask"), "121", "{}", node.name());
+    }
+
+    let said = patronictl(&cluster, &["reload", "story", standby.name(), "--force"]).expect("it is here");
+    assert!(said.contains(&format!("Reload request received for member {}", standby.name())), "{said}");
+
+    let said = patronictl(&cluster, &["reinit", "story", standby.name(), "--force"]).expect("it is here");
+    assert!(said.contains(&format!("Success: reinitialize for member {}", standby.name())), "{said}");
+    standby.logged(&["clone"], PATIENCE).await;
+    cluster.healthy().await;
+
+    let said = patronictl(&cluster, &["pause", "story", "--wait"]).expect("it is here");
+    assert!(said.contains("cluster management has been paused"), "{said}");
+    let paused: serde_json::Value = serde_json::from_str(&leader.get("/cluster").await.expect("ask").body).expect("JSON");
+    assert_eq!(paused["pause"], true, "{paused}");
+    let said = patronictl(&cluster, &["resume", "story", "--wait"]).expect("it is here");
+    assert!(said.contains("cluster management has been resumed"), "{said}");
+    cluster.healthy().await;
+}

@@ -65,6 +65,12 @@ pub fn is_bare(path: &str) -> bool {
     matches!(Check::of(path), Check::Liveness | Check::Readiness)
 }
 
+/// True for what is no check at all, and answers 503.
+#[cfg(test)]
+pub fn is_unknown(path: &str) -> bool {
+    matches!(Check::of(path), Check::Unknown)
+}
+
 /// etcd answered recently enough to believe what it said of others.
 pub fn is_fresh(snapshot: &Snapshot, now: Instant) -> bool {
     snapshot.view_at.is_some_and(|at| now.saturating_duration_since(at) < snapshot.view.config().timing().ttl)

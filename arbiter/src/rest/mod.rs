@@ -301,6 +301,8 @@ fn check(node: &Node, uri: &Uri) -> Reply {
 }
 
 #[cfg(test)]
-mod tests;
+mod openapi_tests;
+#[cfg(test)]
+pub(crate) mod tests;
 #[cfg(test)]
 mod tls_tests;

@@ -7,14 +7,14 @@ use crate::snapshot::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
-pub(super) struct World {
+pub(crate) struct World {
     pub(super) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     _snapshot: watch::Sender<Snapshot>,
 }
 
 /// A node without a server and without an etcd that answers.
-pub(super) fn world(authentication: &str) -> World {
+pub(crate) fn world(authentication: &str) -> World {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("postgres"), "").unwrap();
     let file = directory.path().join("node.yml");
@@ -43,7 +43,7 @@ pub(super) fn world(authentication: &str) -> World {
 
 const PASSWORD: &str = ", authentication: {username: admin, password: s3cret}";
 
-async fn ask(world: &World, method: &Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (u16, String) {
+pub(crate) async fn ask(world: &World, method: &Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (u16, String) {
     let mut request = Request::builder().method(method.clone()).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);

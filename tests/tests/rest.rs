@@ -1,0 +1,179 @@
+//! REST as others use it: by its description, by a monitor, by a load balancer.
+
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use stories::cluster::{Cluster, PATIENCE};
+use stories::node::{self, Node, PASSWORD};
+use stories::ports::Port;
+use stories::{programs, wait};
+
+/// docs/openapi.yaml.
+fn description() -> Value {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.yaml");
+    serde_saphyr::from_str(&std::fs::read_to_string(file).expect("read the description")).expect("understand the description")
+}
+
+/// What `reference` (`#/components/...`) or the value itself says.
+fn resolved<'a>(root: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(reference) => root.pointer(&reference[1..]).unwrap_or_else(|| panic!("{reference} is not described")),
+        None => value,
+    }
+}
+
+/// Every path that only looks: what is wrong with this node's answers by the description.
+async fn faults(root: &Value, node: &Node) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (path, methods) in root["paths"].as_object().expect("paths") {
+        if methods["get"].is_null() {
+            continue;
+        }
+        let answer = node.get(path).await.expect("an answer");
+        let Some(response) = methods["get"]["responses"].get(answer.status.to_string()) else {
+            faults.push(format!("GET {path} answers {}, which is not described", answer.status));
+            continue;
+        };
+        let schema = &resolved(root, response)["content"]["application/json"]["schema"];
+        if schema.is_null() {
+            continue;
+        }
+        let body: Value = serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("GET {path}: {error} in {}", answer.body));
+        let whole = json!({"allOf": [schema], "components": root["components"]});
+        let validator = jsonschema::validator_for(&whole).expect("a schema");
+        faults.extend(validator.iter_errors(&body).map(|error| format!("GET {path}: {error} at {}", error.instance_path())));
+    }
+    faults
+}
+
+#[tokio::test]
+async fn every_answer_is_as_the_description_says() {
+    let root = description();
+    let cluster = Cluster::of(2).synchronous(true).start().await;
+    let leader = cluster.leader().await;
+    leader
+        .patch("/config", &json!({"failsafe_mode": true, "postgresql": {"parameters": {"max_connections": 111}}}))
+        .await
+        .expect("configure");
+    wait::until("the failsafe key", PATIENCE, async || {
+        let answer = leader.get("/failsafe").await?;
+        anyhow::ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    })
+    .await;
+    for node in &cluster.nodes {
+        assert_eq!(faults(&root, node).await, Vec::<String>::new(), "{}", node.name());
+    }
+}
+
+/// check_patroni's exit code and line.
+fn check(program: &Path, cluster: &Cluster, nodes: &[&Node], arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(program);
+    command.current_dir(cluster.room.path());
+    for node in nodes {
+        command.args(["-e", &format!("http://127.0.0.1:{}", node.rest_port())]);
+    }
+    let output = command.args(arguments).output().expect("run check_patroni");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap_or(-1), said)
+}
+
+#[tokio::test]
+async fn check_patroni_judges_our_cluster_unchanged() {
+    let Some(program) = programs::check_patroni() else {
+        println!("SKIPPED: no check_patroni here; `make setup` installs it into target/patroni");
+        return;
+    };
+    let cluster = Cluster::of(3).synchronous(true).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let all: Vec<&Node> = cluster.nodes.iter().collect();
+    // Exit codes of the trade: 0 well, 1 warning, 2 critical, 3 unknown.
+    for (nodes, arguments, expected) in [
+        (&all[..], &["cluster_has_leader"][..], 0),
+        (&all, &["cluster_has_replica", "--critical", "2:"], 0),
+        (&all, &["cluster_has_replica", "--critical", "3:"], 2),
+        (&all, &["cluster_has_replica", "--sync-critical", "1:", "--max-lag", "1MB"], 0),
+        (&all, &["cluster_node_count", "--critical", "3:", "--healthy-critical", "3:"], 0),
+        (&all, &["cluster_is_in_maintenance"], 0),
+        (&all, &["cluster_has_scheduled_action"], 0),
+        (&[leader], &["node_is_alive"], 0),
+        (&[leader], &["node_is_primary"], 0),
+        (&[leader], &["node_is_leader"], 0),
+        (&[leader], &["node_is_replica"], 2),
+        (&[leader], &["node_is_pending_restart"], 0),
+        (&[leader], &["node_patroni_version", "--patroni-version", "4.1.5"], 0),
+        (&[leader], &["node_tl_has_changed", "--timeline", "1"], 0),
+        (&[standby], &["node_is_replica"], 0),
+        (&[standby], &["node_is_replica", "--max-lag", "10MB"], 0),
+        (&[standby], &["node_is_primary"], 2),
+    ] {
+        let (code, said) = check(&program, &cluster, nodes, arguments);
+        assert_eq!(code, expected, "check_patroni {arguments:?} on {:?}: {said}", nodes.iter().map(|node| node.name()).collect::<Vec<_>>());
+    }
+    leader.patch("/config", &json!({"pause": true})).await.expect("pause");
+    wait::until("check_patroni to see the pause", PATIENCE, async || {
+        let (code, said) = check(&program, &cluster, &all, &["cluster_is_in_maintenance"]);
+        if code == 2 { Ok(()) } else { Err(format!("{code}: {said}")) }
+    })
+    .await;
+}
+
+/// The recipe of docs/routing.md with this room's addresses.
+fn recipe(cluster: &Cluster, writes: &Port, reads: &Port) -> String {
+    let servers = || -> String {
+        let line =
+            |node: &Node| format!("    server {} 127.0.0.1:{} maxconn 100 check port {}\n", node.name(), node.port(), node.rest_port());
+        cluster.nodes.iter().map(line).collect()
+    };
+    format!(
+        "global\n    maxconn 100\ndefaults\n    mode tcp\n    retries 2\n    timeout client 30m\n    timeout connect 1s\n    timeout server 30m\n    timeout check 1s\n\
+         listen primary\n    bind 127.0.0.1:{}\n    option httpchk OPTIONS /primary\n    http-check expect status 200\n    default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions\n{}\
+         listen replicas\n    bind 127.0.0.1:{}\n    option httpchk OPTIONS /replica?lag=16MB\n    http-check expect status 200\n    default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions\n{}",
+        writes.number(),
+        servers(),
+        reads.number(),
+        servers(),
+    )
+}
+
+/// Who answers behind this port: its address in the cluster, and whether it is a standby.
+async fn behind(port: &Port) -> anyhow::Result<(String, bool)> {
+    let client = node::connect_as(port.number(), "postgres", PASSWORD, Duration::from_secs(5)).await?;
+    let rows = node::rows(&client, "SELECT current_setting('port'), pg_is_in_recovery()").await?;
+    Ok((rows[0][0].clone(), rows[0][1] == "t" || rows[0][1] == "true"))
+}
+
+#[tokio::test]
+async fn haproxy_with_the_usual_recipe_moves_the_traffic() {
+    let Some(program) = programs::haproxy() else {
+        println!("SKIPPED: no HAProxy here; `make setup` installs it");
+        return;
+    };
+    let cluster = Cluster::of(3).start().await;
+    let (writes, reads) = (Port::free(), Port::free());
+    let directory = cluster.room.directory("haproxy");
+    let file = directory.join("haproxy.cfg");
+    cluster.room.file(&file, &recipe(&cluster, &writes, &reads));
+    let mut haproxy = cluster.room.command(&program, &directory).arg("-db").arg("-f").arg(&file).spawn().expect("start HAProxy");
+    let old = cluster.leader().await;
+    let reaches = async |wanted: &Node| {
+        wait::until("HAProxy to lead to the primary and to the standbys", PATIENCE, async || {
+            let (writer, reader) = (behind(&writes).await?, behind(&reads).await?);
+            anyhow::ensure!(writer == (wanted.port().to_string(), false) && reader.1, "writes {writer:?}, reads {reader:?}");
+            Ok(())
+        })
+        .await;
+    };
+    reaches(old).await;
+    let candidate = cluster.others(old)[0];
+    cluster.cli_ok(&["switchover", "--candidate", candidate.name(), "--force"]).await;
+    reaches(candidate).await;
+    // A standby that is asked not to be read from leaves the pool; with one down and one reloading nothing else changes.
+    candidate.kill_postmaster();
+    cluster.healthy().await;
+    reaches(cluster.leader().await).await;
+    haproxy.kill().expect("end HAProxy");
+    haproxy.wait().expect("its end");
+}
