@@ -94,11 +94,11 @@ async fn who_has_to_show_a_certificate() {
     let foreign = Client { identity: Some(stranger.identity("client")), ..authority.client(None) };
     // What each answers to a look and to a change that needs nothing else: who, verify_client, look, change.
     for (who, client, verify, look, change) in [
-        ("nobody", authority.client(None), "none", Ok(200), Ok(404)),
+        ("nobody", authority.client(None), "none", Ok(200), Ok(503)),
         ("nobody", authority.client(None), "optional", Ok(200), Ok(403)),
         ("nobody", authority.client(None), "required", Err(()), Err(())),
-        ("a member", mine(), "optional", Ok(200), Ok(404)),
-        ("a member", mine(), "required", Ok(200), Ok(404)),
+        ("a member", mine(), "optional", Ok(200), Ok(503)),
+        ("a member", mine(), "required", Ok(200), Ok(503)),
         ("a stranger", foreign.clone(), "optional", Err(()), Err(())),
         ("a stranger", foreign, "required", Err(()), Err(())),
     ] {
