@@ -396,6 +396,12 @@ impl Daemon {
                 }
             }
             Postgres::Stopped if !self.hands.lease.speaking() => self.hands.speak(MemberState::Stopped, MemberRole::Replica),
+            Postgres::Starting { .. }
+                if !self.hands.lease.speaking() && cluster::duty::keeps_lease_for_recovery(&self.view, &seen.local) =>
+            {
+                tracing::warn!("Postgres recovers from the crash of one of its processes: the arbiter keeps the lease meanwhile");
+                self.hands.speak(MemberState::Starting, MemberRole::Primary);
+            }
             Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => {}
         }
     }

@@ -154,7 +154,8 @@ async fn server(hands: &Hands, received: &mut Received) -> (Postgres, Option<Ser
             let status = PidFile::read(&hands.config.postgres.data_dir).await.ok().flatten().and_then(|file| file.status);
             let since = hands.started().map_or(Duration::ZERO, |at| at.elapsed());
             match status.as_deref() {
-                Some("ready") => {
+                // The file still says "ready" while the server recovers from the crash of one of its processes.
+                Some("ready") if !postgres::query::is_starting(&why) => {
                     tracing::warn!("Postgres runs but does not answer: {why:#}");
                     (Postgres::Silent, None)
                 }

@@ -192,6 +192,16 @@ fn start_timeout(view: &ClusterView) -> Decision<Duty> {
     Decision::new(Duty::Release, Reason::StartTimeout(view.config().primary_start_timeout().as_secs()))
 }
 
+/// The leader's postmaster lives and its server starts: after a crash of one of its processes Postgres recovers by itself, and
+/// meanwhile no lease worker runs. Does the arbiter keep the leadership for it? Not where a synchronous standby has every acknowledged
+/// commit: that one takes over when the lease runs out, as nothing is lost by it and a recovery may take long.
+pub fn keeps_lease_for_recovery(view: &ClusterView, local: &LocalState) -> bool {
+    matches!((&local.data, &local.postgres), (DataDir::Present(_), Postgres::Starting { .. }))
+        && view.leader_if(&local.name).is_some()
+        && local.down_for <= view.config().primary_start_timeout()
+        && lossless_successor(view, local).is_none()
+}
+
 /// Who can go on without losing an acknowledged commit.
 enum Successor {
     /// This synchronous standby: it has them all, runs, and can be promoted.

@@ -4,7 +4,7 @@
 
 mod world;
 
-use cluster::duty::{Duty, decide};
+use cluster::duty::{Duty, decide, keeps_lease_for_recovery};
 use cluster::history::History;
 use cluster::leader::Leader;
 use cluster::local::{DataDir, Ended, LocalState, Postgres};
@@ -406,6 +406,35 @@ fn while_it_leads() {
     ];
     for (case, twist, duty, why) in cases {
         check(case, *twist, duty, why);
+    }
+}
+
+#[test]
+fn the_arbiter_keeps_the_lease_through_a_crash_recovery_unless_a_synchronous_standby_can_take_over() {
+    let starting = || Postgres::Starting { since: Duration::from_secs(7) };
+    let cases: &[(&str, Twist, bool)] = &[
+        ("a leader recovers", |_, _| {}, true),
+        ("it serves", |_, local| local.postgres = primary(1, LOW), false),
+        ("it does not answer", |_, local| local.postgres = Postgres::Silent, false),
+        ("it has ended", |_, local| local.postgres = Postgres::Stopped, false),
+        ("another leads", |view, _| view.leader = leader("n1"), false),
+        ("nobody leads", |view, _| view.leader = None, false),
+        ("for too long", |_, local| local.down_for = Duration::from_secs(301), false),
+        ("synchronous, n3 has everything", |view, _| (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3")), false),
+        (
+            "synchronous, n3 is down",
+            |view, _| {
+                (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3"));
+                view.members.get_mut(&name("n3")).unwrap().member.state = MemberState::Starting;
+            },
+            true,
+        ),
+    ];
+    for (case, twist, keeps) in cases {
+        let (mut view, mut local) = healthy();
+        leads(&mut view, &mut local, Ended::CrashedPrimary, starting());
+        twist(&mut view, &mut local);
+        assert_eq!(keeps_lease_for_recovery(&view, &local), *keeps, "{case}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Something dies unasked.
 
-use std::time::Duration;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
 use stories::cluster::{Cluster, PATIENCE};
+use stories::process;
 use stories::wait::{self, seconds};
 
 #[tokio::test]
@@ -101,6 +103,40 @@ async fn a_node_with_writes_of_its_own_past_the_fork_is_rewound() {
         other.one("SELECT count(*) FROM t").await.expect("ask"),
         "both have the same rows again"
     );
+}
+
+/// A crash of one process, and a recovery that outlasts the lease: the startup process is stopped for twice the TTL.
+#[tokio::test]
+async fn a_crash_recovery_longer_than_the_lease_costs_an_asynchronous_leader_neither_its_key_nor_commits() {
+    const TTL: u64 = 3;
+    let cluster = Cluster::of(2).ttl(TTL).start().await;
+    let leader = cluster.leader().await;
+    let term = leader.one("SELECT term FROM tenure.lease()").await.expect("ask for the term");
+    let writer = cluster.writer().await;
+    let postmaster = leader.postmaster().expect("a postmaster");
+    let of_title = |word: &str| process::below(&leader.data_dir()).into_iter().find(|pid| process::title(*pid).contains(word));
+    let checkpointer = of_title("checkpointer").expect("a checkpointer");
+    // Nothing begins before we look for it.
+    process::signal(postmaster, Signal::STOP);
+    process::signal(checkpointer, Signal::KILL);
+    process::signal(postmaster, Signal::CONT);
+    let began = Instant::now();
+    let startup = loop {
+        match of_title("startup") {
+            Some(pid) => break pid,
+            None => assert!(began.elapsed() < PATIENCE, "Postgres does not recover"),
+        }
+    };
+    process::signal(startup, Signal::STOP);
+    tokio::time::sleep(seconds(2 * TTL)).await;
+    let view = cluster.view().await.expect("etcd answers");
+    process::signal(startup, Signal::CONT);
+    assert_eq!(view.leader(), Some(leader.name()), "after twice the TTL in recovery: {view}");
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("crash recovery of {} s: {}", 2 * TTL, ledger.summary());
+    assert_eq!(leader.one("SELECT term FROM tenure.lease()").await.expect("ask for the term"), term);
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
 
 #[tokio::test]

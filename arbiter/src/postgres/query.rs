@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Statement};
 
 /// Longest wait for a connection, as in Patroni.
@@ -390,6 +391,12 @@ impl LocalSql {
         }
         result
     }
+}
+
+/// The server takes no sessions yet, or no more: it starts, recovers from a crash, or shuts down. None of its own serves then.
+pub fn is_starting(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    causes.any(|cause| cause.code() == Some(&SqlState::CANNOT_CONNECT_NOW))
 }
 
 async fn connect(config: &tokio_postgres::Config, more_options: &str) -> Result<Client> {
