@@ -21,7 +21,11 @@ pub async fn keep(hands: &Hands, view: &ClusterView, primary: bool) -> Result<()
         tracing::info!("created the replication slot {name}");
     }
     for name in &changes.dropped {
-        let anew = if changes.created.contains(name) { " and made it anew, holding nothing back" } else { "" };
+        let anew = match (changes.created.contains(name), primary) {
+            (false, _) => "",
+            (true, false) => " and made it anew, holding nothing back",
+            (true, true) => " and made it anew, holding back log from now on",
+        };
         tracing::info!("dropped the replication slot {name}{anew}");
     }
     Ok(())

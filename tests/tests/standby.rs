@@ -82,3 +82,30 @@ async fn standbys_do_not_rewind_when_the_new_primary_only_restarts() {
     }
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
+
+/// Found by a storm: the old leader's slot at the new one held nothing back until it connected for the first time.
+#[tokio::test]
+async fn a_leader_that_stopped_finds_its_log_at_the_next_one_however_much_was_written_meanwhile() {
+    let cluster = Cluster::of(2).ttl(3).start().await;
+    let old = cluster.leader().await;
+    let next = cluster.others(old)[0];
+    old.stop();
+    old.ended(PATIENCE).await;
+    cluster.wait_until("the other to lead", |view| view.leader() == Some(next.name())).await;
+    let slot = format!("SELECT restart_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_name = '{}'", old.name());
+    wait::until("the slot of the one that is away to hold its log", PATIENCE, async || match next.one(&slot).await {
+        Ok(held) if held == "t" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    // More than wal_keep_size (128 MB), and a checkpoint that removes what nobody holds.
+    for _ in 0..12 {
+        next.one("SELECT pg_switch_wal() FROM pg_logical_emit_message(false, 'story', 'more')").await.expect("begin a segment");
+    }
+    next.query("CHECKPOINT").await.expect("a checkpoint");
+    cluster.start(old);
+    let view = cluster.healthy().await;
+    assert_eq!(view.leader(), Some(next.name()), "{view}");
+    let log = old.log();
+    assert!(!log.contains("rewinding") && !log.contains("cloning"), "it only follows: {log}");
+}

@@ -293,8 +293,8 @@ impl LocalSql {
     }
 
     /// Makes the physical slots that are wanted and missing (`reserve`: holding back log at once), and drops those that nobody uses,
-    /// that are not wanted and that `owned` says are ours. Without `reserve`, an unused slot that holds back log is made anew: it is
-    /// left from when this server was primary. Works on a standby too.
+    /// that are not wanted and that `owned` says are ours. An unused one that holds back log without `reserve`, or none with it, is left from
+    /// this server's other role and is made anew: a member that was away through a promotion must find its log. Works on a standby too.
     pub async fn ensure_slots(&self, wanted: &BTreeSet<String>, reserve: bool, owned: impl Fn(&str) -> bool) -> Result<SlotChanges> {
         let session = self.session().await?;
         let listed = answer(session.client.query(
@@ -308,7 +308,7 @@ impl LocalSql {
         for row in &rows {
             let (name, kind, active, holds): (String, String, bool, bool) =
                 (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-            let stale = if wanted.contains(&name) { holds && !reserve } else { owned(&name) };
+            let stale = if wanted.contains(&name) { holds != reserve } else { owned(&name) };
             if kind == "physical" && !active && stale {
                 let dropped = answer(session.client.execute("SELECT pg_drop_replication_slot($1::text::name)", &[&name])).await;
                 self.noting_loss(dropped).await.with_context(|| format!("drop replication slot {name}"))?;
