@@ -554,13 +554,14 @@ impl Arbiter {
                 let confirmed = async {
                     let from = match from {
                         Some(from) => from,
-                        None => self.world.in_force(server).await,
+                        None => self.world.in_force(server).await.ok_or("no answer")?,
                     };
                     *self.synchronous.borrow_mut() = (setting.clone(), Some(from));
                     let enough = || quorum::follows(&trust, &goal.trust, &caught_up(Some(from)));
                     server.confirmations.wait(&self.world.time, || enough().then_some(())).await;
+                    Ok::<(), String>(())
                 };
-                Ok(self.world.time.timeout(CONFIRM_PATIENCE, confirmed).await.is_some())
+                Ok(self.world.time.timeout(CONFIRM_PATIENCE, confirmed).await.transpose()?.is_some())
             }
         }
     }
@@ -590,7 +591,8 @@ impl Arbiter {
         }
         self.claim_timeline(&view).await?;
         let others = view.members.iter().filter(|(name, entry)| **name != self.name && entry.member.is_running());
-        let setting = Rules::of(view.config()).at_promotion(others.map(|(name, _)| name.clone()).collect());
+        let own = view.sync.as_ref().map(|sync| Trust::own(&self.name, &sync.value)).unwrap_or_default();
+        let setting = Rules::of(view.config()).at_promotion(others.map(|(name, _)| name.clone()).collect(), &own);
         if let Some(server) = self.world.server(self.at) {
             *server.standby_names.borrow_mut() = setting.clone();
         }

@@ -581,20 +581,23 @@ impl World {
         awaited.names.iter().filter(|name| has(name)).count() >= awaited.count
     }
 
-    /// Waits until commits go by the setting, then writes a marker; gives its end.
-    pub async fn in_force(self: &Rc<Self>, server: &Rc<Server>) -> u64 {
+    /// Waits until commits go by the setting, then commits a marker; gives its end. None where this server does not
+    /// answer any more: what asks is a session, and nobody else's log gets the marker.
+    pub async fn in_force(self: &Rc<Self>, server: &Rc<Server>) -> Option<u64> {
         let kept = || *server.awaited.borrow() == *server.standby_names.borrow();
         server.confirmations.wait(&self.time, || kept().then_some(())).await;
-        let end = self.nodes[server.at].data.borrow_mut().disk_mut().map_or(u64::MAX, |disk| disk.wal.write(80, 0));
+        self.sql(server.at).await.filter(|now| Rc::ptr_eq(now, server) && !now.in_recovery.get())?;
+        let end = self.nodes[server.at].data.borrow_mut().disk_mut()?.wal.write(80, 0);
         server.flushed.set(server.flushed.get().max(end));
         server.wal.tell(&self.time);
-        end
+        Some(end)
     }
 
-    /// The standbys that have confirmed up to here.
+    /// The standbys that stream and have confirmed up to here.
     pub fn caught_up(&self, server: &Server, from: u64) -> BTreeSet<MemberName> {
-        let confirmed = server.confirmed.borrow();
-        confirmed.iter().filter(|(_, lsn)| **lsn >= from).map(|(at, _)| self.nodes[*at].name.clone()).collect()
+        let (confirmed, senders) = (server.confirmed.borrow(), server.senders.borrow());
+        let has = |at: &&usize| confirmed.get(*at).is_some_and(|lsn| *lsn >= from);
+        senders.iter().filter(has).map(|at| self.nodes[*at].name.clone()).collect()
     }
 
     // ---- Files ----
