@@ -145,6 +145,11 @@ impl Trust {
         SyncState { other: before.other.clone(), quorum, ..SyncState::of(leader, &self.voters) }
     }
 
+    /// As the key has it where `me` wrote it; nobody is trusted by me otherwise.
+    pub fn own(me: &MemberName, key: &SyncState) -> Trust {
+        if key.leader.as_deref() == Some(me.as_str()) { Trust::of(key) } else { Trust::none() }
+    }
+
     /// What commits have to wait for at least, so that this trust is deserved: for a server that starts.
     pub fn demands(&self, method: Method) -> Setting {
         Setting::of(method, self.voters.len().saturating_sub(self.quorum), self.voters.clone())
@@ -350,7 +355,14 @@ impl Rules {
     /// What a server that is about to be promoted begins with. `members`: the other members that run and may be
     /// synchronous. In quorum mode and in strict mode the first commit already waits for one of them; else
     /// nobody is waited for until the first standby has come.
-    pub fn at_promotion(self, members: BTreeSet<MemberName>) -> Setting {
+    ///
+    /// `own`: what the key trusts where it is this node's own already. A node that went down before its first
+    /// checkpoint as primary recovers as a standby and is promoted a second time in the same term (simulation, seed
+    /// 216272929): those that its key trusts may lead at any moment, so commits wait for them from the first on.
+    pub fn at_promotion(self, members: BTreeSet<MemberName>, own: &Trust) -> Setting {
+        if !own.voters.is_empty() {
+            return self.at_start(own);
+        }
         match (self.mode, self.strict) {
             (SynchronousMode::Off, _) | (SynchronousMode::On, false) => Setting::nobody(),
             (_, true) if members.is_empty() => Setting::placeholder(),

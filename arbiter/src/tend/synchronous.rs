@@ -179,14 +179,16 @@ async fn until(hands: &Hands, deadline: Instant, so: impl Fn(&ServerFacts) -> bo
     }
 }
 
-/// Before a promotion in quorum mode or strict mode: the first commit is to wait for a standby already. Gives what was set.
+/// Before a promotion in quorum mode or strict mode, and before one under this node's own key: the first commit is to
+/// wait for a standby already. Gives what was set.
 pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setting> {
     let rules = Rules::of(view.config());
     let may_confirm = |name: &MemberName| {
         let entry = view.members.get(name);
         *name != hands.config.name && entry.is_some_and(|entry| entry.member.is_running() && !entry.member.tags.nosync())
     };
-    let setting = rules.at_promotion(view.members.keys().filter(|name| may_confirm(name)).cloned().collect());
+    let own = view.sync.as_ref().map(|sync| Trust::own(&hands.config.name, &sync.value)).unwrap_or_default();
+    let setting = rules.at_promotion(view.members.keys().filter(|name| may_confirm(name)).cloned().collect(), &own);
     if setting.count == 0 {
         return Ok(setting);
     }
@@ -194,11 +196,13 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setti
     let recovery = settings::recovery(&hands.config, &hands.dynamic(view), None);
     hands.write_configuration_with(view, &recovery, &setting).await?;
     hands.sql.reload().await?;
-    let patience = if rules.strict { CONFIRM_PATIENCE } else { PROMOTION_PATIENCE };
+    // Somebody is promised that commits wait: not one may pass before they do.
+    let must = rules.strict || !own.voters.is_empty();
+    let patience = if must { CONFIRM_PATIENCE } else { PROMOTION_PATIENCE };
     let deadline = Instant::now() + patience;
     while !hands.sql.ask("SELECT tenure.standbys_awaited()").await? {
         if Instant::now() > deadline {
-            anyhow::ensure!(!rules.strict, "the server does not take synchronous_standby_names '{setting}'");
+            anyhow::ensure!(!must, "the server does not take synchronous_standby_names '{setting}'");
             tracing::warn!("the checkpointer is busy: the first commits may not wait for a standby");
             break;
         }

@@ -137,7 +137,14 @@ fn what_a_new_primary_and_a_restarted_one_begin_with() {
         (strict(QUORUM), "", Setting::placeholder()),
         (Rules { mode: SynchronousMode::Off, ..strict(ON) }, "n2", Setting::nobody()),
     ] {
-        assert_eq!(rules.at_promotion(set(members)), setting, "{rules:?} {members}");
+        assert_eq!(rules.at_promotion(set(members), &Trust::none()), setting, "{rules:?} {members}");
+    }
+    // Promoted again under its own key: whoever is trusted is waited for, whoever is there and whatever the mode.
+    for (rules, key) in [(ON, trust(0, "n2")), (QUORUM, trust(1, "n2 n3")), (Rules { mode: SynchronousMode::Off, ..ON }, trust(0, "n3"))] {
+        for members in ["", "n2", "n2 n3 n4"] {
+            let begun = rules.at_promotion(set(members), &key);
+            assert!(begun.count > 0 && overlap(&key, &begun), "{rules:?} {key:?} {members}: {begun}");
+        }
     }
     for (rules, key, setting) in [
         (ON, trust(0, "n2"), first(1, "n2")),
