@@ -297,6 +297,10 @@ pub fn server<'a>(snapshot: &'a Snapshot, role: &'a str) -> Server<'a> {
 
 /// DELETE `/restart`.
 pub async fn forget_restart(node: &Node) -> Result<Reply, Reply> {
+    if node.snapshot.borrow().view_at.is_none() {
+        // Whether one is planned is not known yet: that is no 404.
+        return Err(Reply::text(503, "etcd was not reached yet since this arbiter began"));
+    }
     match command(node, Command::ForgetRestart, REFUSAL_WITHIN).await {
         Some(Ok(())) => Ok(Reply::text(200, "scheduled restart deleted")),
         Some(Err(why)) => Err(Reply::text(404, why)),
