@@ -73,8 +73,7 @@ async fn in_quorum_mode_whichever_standby_has_everything_takes_over() {
     writer.goes_on(50, PATIENCE).await;
     let ledger = writer.finish();
     println!("quorum, leader's node killed: {}", ledger.summary());
-    // With the mode off nobody is to stand in the sync key.
-    let view = cluster.wait_until("two healthy members", |view| view.fault(2, to != "off").is_none()).await;
+    let view = cluster.healthy_members(2).await;
     assert!(view.leads_other_than(old.name()), "{view}");
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
@@ -201,7 +200,8 @@ async fn dies_in_a_change(from: &str, to: &str) {
         _ => unreachable!("one of the two"),
     };
     println!("{from} to {to}, leader's node killed meanwhile: {}", ledger.summary());
-    let view = cluster.healthy_members(2).await;
+    // With the mode off nobody is to stand in the sync key.
+    let view = cluster.wait_until("two healthy members", |view| view.fault(2, to != "off").is_none()).await;
     assert!(view.leads_other_than(old.name()), "{view}");
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
