@@ -61,6 +61,11 @@ fn set_read_only(value: &std::ffi::CStr) {
     }
 }
 
+/// The fence was closed when this session began, and it has not been reopened.
+pub(super) fn made_read_only() -> bool {
+    MADE_READ_ONLY.get()
+}
+
 /// A session that began read-only because the fence was closed becomes read-write at its first
 /// statement after the fence opened; pooled connections would stay read-only for ever otherwise.
 /// (Where that statement is one of several sent as one, its transaction stays read-only, and the next is

@@ -1,7 +1,7 @@
 //! What is asked before a statement: the end of a prepared transaction, and, where reads are held, queries and COPY TO.
 
 use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
-use super::session::maybe_reopen_session;
+use super::session::{made_read_only, maybe_reopen_session};
 use super::{PREVIOUS, in_recovery, managed_page};
 use crate::error;
 use crate::guc;
@@ -50,7 +50,7 @@ pub(super) unsafe extern "C-unwind" fn utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     // SAFETY: Postgres hands in a utility statement.
-    let ends_prepared = unsafe { before_utility(statement) };
+    let ends_prepared = unsafe { is_ours(statement) && before_utility(statement) };
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().utility {
@@ -58,7 +58,9 @@ pub(super) unsafe extern "C-unwind" fn utility(
             None => standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, destination, completion),
         }
     }
-    after_utility(ends_prepared);
+    if ends_prepared {
+        after_utility();
+    }
 }
 
 #[cfg(feature = "pg13")]
@@ -72,7 +74,7 @@ pub(super) unsafe extern "C-unwind" fn utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     // SAFETY: Postgres hands in a utility statement.
-    let ends_prepared = unsafe { before_utility(statement) };
+    let ends_prepared = unsafe { is_ours(statement) && before_utility(statement) };
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().utility {
@@ -80,7 +82,30 @@ pub(super) unsafe extern "C-unwind" fn utility(
             None => standard_ProcessUtility(statement, text, context, params, environment, destination, completion),
         }
     }
-    after_utility(ends_prepared);
+    if ends_prepared {
+        after_utility();
+    }
+}
+
+/// May this statement be one of those that [`before_utility`] looks at? Most are not, and the guard costs more
+/// than the question, which calls nothing that could raise an ERROR or panic.
+///
+/// # Safety
+/// `statement` is a utility statement.
+unsafe fn is_ours(statement: *mut pg_sys::PlannedStmt) -> bool {
+    use pg_sys::TransactionStmtKind::*;
+    // SAFETY: as demanded; the tag says what the node is.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        match (*node).type_ {
+            _ if made_read_only() => true,
+            pg_sys::NodeTag::T_TransactionStmt => {
+                matches!((*node.cast::<pg_sys::TransactionStmt>()).kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED)
+            }
+            pg_sys::NodeTag::T_CopyStmt => !(*node.cast::<pg_sys::CopyStmt>()).is_from,
+            _ => false,
+        }
+    }
 }
 
 /// Judges what has no xid of its own. True where the statement ends a prepared transaction.
@@ -123,17 +148,17 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) 
 }
 
 #[pgrx::pg_guard]
-extern "C-unwind" fn after_utility(ends_prepared: bool) {
-    if ends_prepared {
-        remember_end_of_prepared();
-    }
+extern "C-unwind" fn after_utility() {
+    remember_end_of_prepared();
 }
 
 // ---- Reads -------------------------------------------------------------------------------------
 
 pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    // SAFETY: Postgres hands in a query that is about to start.
-    unsafe { before_executor_start(query) };
+    if queries_are_held() {
+        // SAFETY: Postgres hands in a query that is about to start.
+        unsafe { before_executor_start(query) };
+    }
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().executor_start {
@@ -141,6 +166,11 @@ pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryD
             None => standard_ExecutorStart(query, flags),
         }
     }
+}
+
+/// Is there anything to ask before a query? As with [`is_ours`], most often not.
+fn queries_are_held() -> bool {
+    made_read_only() || managed_page().is_some_and(|page| guc::fence_reads() || page.recovered() != Recovered::Settled)
 }
 
 /// # Safety
