@@ -54,8 +54,10 @@ pub fn take(profiles: &Path) -> Result<Count> {
             continue;
         }
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        if text.is_empty() {
-            continue; // of a process that lives: the file is made at its start and written at its end
+        // Of a process that lives: the file is made at its start and written at its end.
+        let lives = || path.file_name().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        if text.is_empty() || !text.contains("totals: ") && lives() {
+            continue;
         }
         count += read(&text).with_context(|| format!("understand {}", path.display()))?;
         fs::remove_file(&path)?;

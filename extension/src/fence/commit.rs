@@ -12,8 +12,14 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::time::Duration;
 
+unsafe extern "C-unwind" {
+    // Declared here and not taken from pgrx, whose binding saves the stack with sigsetjmp first: this one
+    // only reads a variable, and it is asked at the end of every transaction.
+    fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+}
+
 /// What this backend must remember from before a commit until after it.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Pending {
     /// The transaction has an xid, or ends a prepared one: somebody waits for an acknowledgement.
     writes: bool,
@@ -30,12 +36,30 @@ struct Pending {
     changed_from: Option<c_int>,
 }
 
+impl Pending {
+    const NONE: Self = Self { writes: false, wrote_wal: false, awaits_standbys: false, two_phase_end: None, changed_from: None };
+}
+
 thread_local! {
-    static PENDING: Cell<Pending> = const { Cell::new(Pending { writes: false, wrote_wal: false, awaits_standbys: false, two_phase_end: None, changed_from: None }) };
+    static PENDING: Cell<Pending> = const { Cell::new(Pending::NONE) };
+}
+
+/// Most transactions only read. They are let go before the guard against panics, which costs more than the question.
+pub(super) unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    use pg_sys::XactEvent::*;
+    let ours = match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => has_xid(),
+        XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => has_xid() || PENDING.get() != Pending::NONE,
+        XACT_EVENT_ABORT => PENDING.get() != Pending::NONE,
+        _ => false,
+    };
+    if ours {
+        judged_event(event);
+    }
 }
 
 #[pgrx::pg_guard]
-pub(super) unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+extern "C-unwind" fn judged_event(event: pg_sys::XactEvent::Type) {
     use pg_sys::XactEvent::*;
     match event {
         XACT_EVENT_PRE_COMMIT => before_commit("commit"),
@@ -49,16 +73,13 @@ pub(super) unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEven
 }
 
 fn has_xid() -> bool {
-    // SAFETY: reads this backend's transaction state; allowed at any time.
-    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+    // SAFETY: reads this backend's transaction state; allowed at any time, raises nothing.
+    unsafe { GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
 /// Nothing is written yet: an ERROR here is an ordinary abort.
 fn before_commit(what: &str) {
     let Some(page) = managed_page() else { return };
-    if !has_xid() {
-        return;
-    }
     if exiting() {
         return set_synchronous_commit(pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH.cast_signed());
     }

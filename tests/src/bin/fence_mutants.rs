@@ -102,6 +102,14 @@ const MUTANTS: &[Mutant] = &[
         stories: &[("fence_commit", "an_xid_that_is_drawn_while_committing_is_seen_afterwards")],
     },
     Mutant {
+        name: "late-xid-filter",
+        guard: "the same in the look before the guard",
+        file: COMMIT,
+        from: "XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => has_xid() || ",
+        to: "XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => ",
+        stories: &[("fence_commit", "an_xid_that_is_drawn_while_committing_is_seen_afterwards")],
+    },
+    Mutant {
         name: "acknowledge-deadline",
         guard: "durable, and the deadline has passed meanwhile: cut",
         file: COMMIT,
@@ -307,6 +315,22 @@ const MUTANTS: &[Mutant] = &[
         from: "                recovered::hold(page);\n                if guc::fence_reads() {",
         to: "                if guc::fence_reads() {",
         stories: &[("fence_standby", "after_a_crash_nobody_sees_what_the_standby_does_not_have")],
+    },
+    Mutant {
+        name: "recovered-query-filter",
+        guard: "the same in the look before the guard",
+        file: STATEMENT,
+        from: "guc::fence_reads() || page.recovered() != Recovered::Settled)",
+        to: "guc::fence_reads() || page.term() < 0)",
+        stories: &[("fence_standby", "after_a_crash_giving_the_standby_up_lets_readers_go")],
+    },
+    Mutant {
+        name: "copy-filter",
+        guard: "the same for COPY TO",
+        file: STATEMENT,
+        from: "            pg_sys::NodeTag::T_CopyStmt => !(*node.cast::<pg_sys::CopyStmt>()).is_from,",
+        to: "            pg_sys::NodeTag::T_CopyStmt => false,",
+        stories: &[("fence_session", "with_fence_reads_no_table_is_copied_out_past_the_deadline")],
     },
     Mutant {
         name: "recovered-confirmed",
