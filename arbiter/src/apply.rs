@@ -1,13 +1,13 @@
 //! Duty -> procedure: one match, no wildcard arm; the only door from a decision to the server's files and process.
 
 use crate::hands::Hands;
-use crate::postgres::basebackup::basebackup;
 use crate::postgres::conf::Recovery;
 use crate::postgres::postmaster::{Readiness, StopMode, last_words};
 use crate::postgres::promote::promote;
 use crate::postgres::query::{ServerFacts, member_conninfo};
-use crate::postgres::rewind::{Rewound, rewind};
-use crate::{bootstrap, settings, switchover, tend};
+use crate::postgres::rewind::{self, Rewound, rewind};
+use crate::postgres::timelines;
+use crate::{bootstrap, hook, program, replica, settings, switchover, tend};
 use anyhow::{Context, Result, bail};
 use cluster::duty::Duty;
 use cluster::failover::FailoverRequest;
@@ -59,7 +59,11 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
     match duty {
         Duty::Rest => rest(&hands, &judged).await,
         Duty::Bootstrap => bootstrap::bootstrap(&hands, &judged.local.data).await.context("found the cluster").map(|()| Done::LookAgain),
-        Duty::Clone { from } => clone(&hands, view, &from).await.with_context(|| format!("clone from {from}")),
+        Duty::Clone { from } => {
+            let only_basebackup = judged.local.cloning.from_leader;
+            replica::clone(&hands, view, &from, only_basebackup).await.with_context(|| format!("clone from {from}"))
+        }
+        Duty::Restore => replica::restore(&hands, view).await.context("make the data from a backup"),
         Duty::StartPrimary { term: _ } => start(&hands, view, &Recovery::None).await.context("start Postgres as primary"),
         Duty::StartStandby { upstream } => {
             let recovery = follow(&hands, view, upstream.as_ref());
@@ -69,7 +73,7 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
         Duty::Demote => demote(&hands).await.context("demote"),
         Duty::Follow { upstream } => {
             hands.write_configuration(view, &follow(&hands, view, Some(&upstream))).await?;
-            hands.sql.reload().await.with_context(|| format!("follow {upstream}"))?;
+            hands.reload().await.with_context(|| format!("follow {upstream}"))?;
             Ok(Done::LookAgain)
         }
         Duty::Rewind { from } => rewind_from(&hands, view, &from).await.with_context(|| format!("rejoin {from} by pg_rewind")),
@@ -100,22 +104,33 @@ async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
 }
 
 /// Recovery settings for following a member, or nobody.
-fn follow(hands: &Hands, view: &ClusterView, upstream: Option<&MemberName>) -> Recovery {
+pub fn follow(hands: &Hands, view: &ClusterView, upstream: Option<&MemberName>) -> Recovery {
     let member = upstream.and_then(|name| Some((name, &view.members.get(name)?.member)));
     settings::recovery(&hands.config, &hands.dynamic(view), member)
 }
 
 /// The process is started, not waited for: the loop sees when it serves, and keeps the lease until then.
-async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result<Done> {
+pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result<Done> {
     let role = if *recovery == Recovery::None { MemberRole::Primary } else { MemberRole::Replica };
     hands.speak(MemberState::Starting, role);
     hands.clear_orphans().await?;
+    if *recovery != Recovery::None {
+        for name in timelines::set_damaged_aside(&hands.config.postgres.data_dir).await? {
+            tracing::warn!("pg_wal/{name} is no history file and was renamed to {name}.damaged: it is fetched again where it is needed");
+        }
+    }
     let postmaster = hands.start(view, recovery).await?;
-    let (wake, config) = (hands.wake.clone(), hands.config.clone());
+    let (wake, config, noting) = (hands.wake.clone(), hands.config.clone(), hands.clone());
     tokio::spawn(async move {
         // Ready or ended, the loop looks.
-        if let Ok(Readiness::Ended) = postmaster.ready().await {
-            tracing::error!("Postgres ended while it started: {}", last_words(&config.postgres.data_dir).await);
+        match postmaster.ready().await {
+            Ok(Readiness::Ended) => {
+                let words = last_words(&config.postgres.data_dir).await;
+                tracing::error!("Postgres ended while it started: {words}");
+                noting.note_start(Some(words));
+            }
+            Ok(Readiness::Ready | Readiness::Standby) => noting.note_start(None),
+            Err(why) => tracing::warn!("watch the start of Postgres: {why:#}"),
         }
         wake.notify_one();
     });
@@ -123,6 +138,11 @@ async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result
 }
 
 async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
+    if let Err(why) = hook::pre_promote(hands).await {
+        tracing::error!("this node is not promoted and stands down: {why:#}");
+        return not_promoted(hands, term).await;
+    }
+    // Read after the hook: it may have taken long.
     let view = hands.etcd.load_view().await?;
     // The key in our name, in the term that was judged, on a lease that etcd confirms now.
     if view.leader_if(&hands.config.name).is_none_or(|leader| leader.term != term) {
@@ -149,11 +169,22 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     let facts = tokio::time::timeout(PROMOTION_PATIENCE, promoted).await.context("Postgres does not leave recovery")??;
     tracing::info!("promoted: timeline {}, term {term}", facts.timeline);
     hands.begin_synchronous(begins_with);
+    hands.callbacks.serves(&hands.config, &MemberRole::Primary);
     // Wakes the lease worker: the new role is to be in the member key.
     if let Err(why) = hands.sql.execute("SELECT tenure.attach_arbiter()").await {
         tracing::warn!("attach to the lease worker: {why:#}");
     }
     tend::first_checkpoint(hands);
+    Ok(Done::LookAgain)
+}
+
+/// The hook refused: the key goes back, for another to take, and this node leaves it alone for a TTL.
+async fn not_promoted(hands: &Hands, term: Term) -> Result<Done> {
+    let view = hands.etcd.load_view().await?;
+    hands.stand_down(view.config().timing().ttl).await;
+    if let Some(leader) = view.leader_if(&hands.config.name).filter(|leader| leader.term == term) {
+        hands.etcd.release_leader(leader).await.context("give the leader key up")?;
+    }
     Ok(Done::LookAgain)
 }
 
@@ -185,33 +216,6 @@ async fn demote(hands: &Hands) -> Result<Done> {
     Ok(Done::LookAgain)
 }
 
-async fn clone(hands: &Hands, view: &ClusterView, from: &MemberName) -> Result<Done> {
-    let config = &hands.config;
-    let source = &view.members.get(from).with_context(|| format!("{from} has no member key"))?.member;
-    let (host, port) = source.host_port().with_context(|| format!("{from} has no usable address: {}", source.conn_url))?;
-    tend::leaving::leave(hands).await;
-    hands.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
-    hands.stop(StopMode::Immediate).await?;
-    hands.clear_orphans().await?;
-    hands.write_pgpass().await?;
-    let passfile = config.postgres.pgpass.display().to_string();
-    let conninfo = member_conninfo(&host, port, &config.postgres.authentication.replication, &passfile, config.name.as_str(), None);
-    tracing::info!("cloning from {from} ({host}:{port})");
-    let mut told = 0;
-    let progress = |percent: u8| {
-        hands.speak_progress(percent);
-        if percent >= told + 10 {
-            told = percent;
-            tracing::info!("clone from {from}: {percent} %");
-        }
-    };
-    let what = format!("clone from {from}");
-    basebackup(&hands.programs, &config.postgres.data_dir, &conninfo, &config.postgres.basebackup, &what, progress).await?;
-    hands.note_rewind(None);
-    tracing::info!("cloned from {from}");
-    start(hands, view, &follow(hands, view, Some(from))).await
-}
-
 async fn rewind_from(hands: &Hands, view: &ClusterView, from: &MemberName) -> Result<Done> {
     let config = &hands.config;
     let source = &view.members.get(from).with_context(|| format!("{from} has no member key"))?.member;
@@ -219,14 +223,15 @@ async fn rewind_from(hands: &Hands, view: &ClusterView, from: &MemberName) -> Re
     hands.speak(MemberState::Stopping, MemberRole::Replica);
     hands.stop(StopMode::Fast).await?;
     hands.clear_orphans().await?;
+    program::end_leftovers(&config.postgres.data_dir).await?;
     hands.speak(MemberState::Stopped, MemberRole::Replica);
     hands.write_configuration(view, &follow(hands, view, Some(from))).await?;
     let passfile = config.postgres.pgpass.display().to_string();
     let credentials = config.postgres.authentication.for_rewind();
     let conninfo = member_conninfo(&host, port, credentials, &passfile, config.name.as_str(), Some(&config.postgres.database));
     tracing::info!("rewinding to the history of {from} ({host}:{port})");
-    let restores = config.postgres.recovery_conf.contains_key("restore_command");
-    match rewind(&hands.programs, &config.postgres.data_dir, &config.postgres.files().main(), &conninfo, restores).await? {
+    let options = rewind::Options { user: &config.postgres.rewind, restore_target_wal: settings::restores(config) };
+    match rewind(&hands.programs, &config.postgres.data_dir, &config.postgres.files().main(), &conninfo, options).await? {
         Rewound::Done => {
             hands.note_rewind(None);
             tracing::info!("rewound");

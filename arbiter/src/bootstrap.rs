@@ -6,7 +6,9 @@ use crate::postgres::conf::Recovery;
 use crate::postgres::controldata;
 use crate::postgres::initdb::initdb;
 use crate::postgres::marker::Incomplete;
+use crate::postgres::postmaster::StopMode;
 use crate::postgres::query::{identifier, literal};
+use crate::restore;
 use anyhow::{Context, Result, bail};
 use cluster::described::Described;
 use cluster::leader::Leader;
@@ -34,12 +36,27 @@ pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
     };
     tracing::info!("founding the cluster {}: this node makes the first data directory", hands.config.scope);
     let made = make(hands, data, claim, lease).await;
+    if made.is_err() && hands.config.bootstrap.method.is_some() && !matches!(data, DataDir::Present(_)) {
+        // The claim goes back whatever becomes of the data: its mark keeps it from being started.
+        if let Err(why) = failed(hands).await {
+            tracing::error!("put the data of the failed founding aside: {why:#}");
+        }
+    }
     if made.is_err()
         && let Err(why) = give_back(hands, claim).await
     {
         tracing::warn!("the claim on the making of the cluster was not given back: {why}");
     }
     made
+}
+
+/// A method of the user's did not work: what it left is put aside before another node may try.
+async fn failed(hands: &Hands) -> Result<()> {
+    hands.speak(MemberState::from("custom bootstrap failed".to_owned()), MemberRole::Uninitialized);
+    if hands.postmaster().is_some() {
+        hands.stop(StopMode::Immediate).await?;
+    }
+    restore::set_aside(&hands.config.postgres.data_dir).await
 }
 
 async fn give_back(hands: &Hands, claim: i64) -> Result<(), Error> {
@@ -67,10 +84,18 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     let mark = Incomplete::of(&postgres.data_dir);
     let fresh = !matches!(data, DataDir::Present(_));
     if fresh {
+        if hands.postmaster().is_some() {
+            // An arbiter that was killed left it in the middle of the founding.
+            hands.stop(StopMode::Immediate).await?;
+        }
+        hands.clear_orphans().await?;
         if matches!(data, DataDir::Incomplete { .. }) {
             crate::postgres::empty_directory(&postgres.data_dir).await?;
         }
-        initdb(&hands.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?;
+        match &config.bootstrap.method {
+            Some(method) => restore::make(hands, method).await?,
+            None => initdb(&hands.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?,
+        }
         // Marked until the cluster exists: what a crash leaves before that is nobody's data.
         mark.set("founding the cluster").await?;
     }
@@ -107,6 +132,9 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
 /// Ties the extension's page to our session: the lease worker then knows that somebody could promote, and what the member key is to
 /// say besides.
 pub async fn attach(hands: &Hands, described: Option<&Described>) -> Result<()> {
+    if hands.stands_down() {
+        return Ok(());
+    }
     hands.promise.renew(&hands.sql).await?;
     let describe = described.map(serde_json::to_string).transpose()?;
     let describe = describe.map(|text| format!("; SELECT tenure.describe({})", literal(&text))).unwrap_or_default();

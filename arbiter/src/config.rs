@@ -2,16 +2,19 @@
 
 mod address;
 mod known;
+mod methods;
 mod overlay;
 mod rest;
 mod tree;
 mod validate;
 
 pub use address::{HostPort, Listen};
+pub use methods::{BootstrapMethod, MethodCommand, ReplicaMethod};
 
 use crate::postgres::Programs;
 use crate::postgres::conf::ConfigFiles;
 use crate::postgres::initdb::LongOption;
+use crate::program::CommandLine;
 use crate::secret::Secret;
 use crate::tls;
 use cluster::name::{MemberName, Scope};
@@ -120,8 +123,8 @@ pub struct BootstrapConfig {
     pub pg_hba: Option<Vec<String>>,
     /// Roles to make.
     pub users: Vec<BootstrapUser>,
-    /// A `method` other than initdb, which is not served: the node then founds no cluster.
-    pub other_method: Option<String>,
+    /// A method other than initdb that makes the first data directory.
+    pub method: Option<BootstrapMethod>,
     /// A command to run when the cluster is made (`post_bootstrap`, or its old name `post_init`).
     pub post_bootstrap: Option<String>,
 }
@@ -162,8 +165,12 @@ pub struct PostgresConfig {
     pub pg_hba: Option<Vec<String>>,
     /// Lines of pg_ident.conf.
     pub pg_ident: Option<Vec<String>>,
+    /// How copies are made, best first; never empty.
+    pub create_replica_methods: Vec<ReplicaMethod>,
     /// Long options of pg_basebackup.
     pub basebackup: Vec<LongOption>,
+    /// Long options of pg_rewind.
+    pub rewind: Vec<LongOption>,
     /// Our own connections go through the socket directory.
     pub use_unix_socket: bool,
     /// Members have replication slots; `None`: the dynamic configuration says (default true).
@@ -178,6 +185,10 @@ pub struct PostgresConfig {
     pub pg_ctl_timeout_s: Option<u64>,
     /// Commands to run after events.
     pub callbacks: Callbacks,
+    /// A command to run before a promotion.
+    pub pre_promote: Option<CommandLine>,
+    /// A command to run before every stop.
+    pub before_stop: Option<CommandLine>,
     /// Recovery settings beside our own (`restore_command`, ...).
     pub recovery_conf: BTreeMap<String, String>,
 }
@@ -186,15 +197,15 @@ pub struct PostgresConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Callbacks {
     /// The server became ready after a start.
-    pub on_start: Option<String>,
+    pub on_start: Option<CommandLine>,
     /// The arbiter stopped the server.
-    pub on_stop: Option<String>,
+    pub on_stop: Option<CommandLine>,
     /// The server was restarted in the same role.
-    pub on_restart: Option<String>,
+    pub on_restart: Option<CommandLine>,
     /// The configuration was reloaded.
-    pub on_reload: Option<String>,
+    pub on_reload: Option<CommandLine>,
     /// The server was promoted or demoted.
-    pub on_role_change: Option<String>,
+    pub on_role_change: Option<CommandLine>,
 }
 
 /// `postgresql.authentication`.

@@ -34,6 +34,9 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Pause after a procedure failed, so that a fault that stays does not become a flood.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
+/// When the arbiter ends, the last callback may take so long.
+const CALLBACK_WITHIN: Duration = Duration::from_secs(10);
+
 /// Why the loop turns.
 #[derive(Debug)]
 enum WakeUp {
@@ -131,6 +134,10 @@ struct Daemon {
     told: Option<Decision<Duty>>,
     journal: crate::journal::Journal,
     told_etcd: bool,
+    /// Copies that failed, in a row.
+    failures: u32,
+    /// A new copy was asked for while one was under way.
+    reinit_owed: bool,
     /// Something woke the loop while a procedure was under way: look once more when it has ended.
     look_owed: bool,
     /// What was last said about `failsafe_mode`, while etcd is away.
@@ -144,7 +151,7 @@ impl Daemon {
         Daemon {
             hands,
             path,
-            memory: Memory::default(),
+            memory: Memory { lot: lot(), ..Memory::default() },
             view: Arc::default(),
             view_at: None,
             procedure: None,
@@ -152,6 +159,8 @@ impl Daemon {
             told: None,
             journal: Default::default(),
             told_etcd: false,
+            failures: 0,
+            reinit_owed: false,
             look_owed: false,
             told_failsafe: None,
             gate: watch::channel(Arc::new(gate)).0,
@@ -211,6 +220,7 @@ impl Daemon {
                 }
             }
         };
+        self.hands.callbacks.finish(CALLBACK_WITHIN).await;
         keeping.abort();
         watching.abort();
         rest.abort();
@@ -270,14 +280,31 @@ impl Daemon {
                 self.memory.control = None;
                 match done {
                     Ok(Done::Stopped) => return Ok(Turn::End(ExitCode::SUCCESS)),
-                    Ok(_) => self.not_before = None,
+                    Ok(_) => (self.not_before, self.failures) = (None, 0),
                     Err(why) => {
                         tracing::error!("{why:#}");
-                        self.not_before = Some(Instant::now() + AFTER_FAILURE);
+                        if duty == Some(Duty::Bootstrap) && self.hands.config.bootstrap.method.is_some() {
+                            tracing::error!(
+                                "the cluster was not founded by bootstrap.method, which is not tried again here: this arbiter ends"
+                            );
+                            return Ok(Turn::End(ExitCode::FAILURE));
+                        }
+                        if matches!(duty, Some(Duty::Clone { .. } | Duty::Restore)) {
+                            let again = self.pause_after_copy();
+                            let why = format!("{why:#}; tried again in {} s", again.as_secs());
+                            self.hands.speak_reason(MemberState::CreatingReplica, MemberRole::Uninitialized, why);
+                            self.not_before = Some(Instant::now() + again);
+                        } else {
+                            self.not_before = Some(Instant::now() + AFTER_FAILURE);
+                        }
                     }
                 }
                 if matches!(duty, Some(Duty::Clone { .. })) {
-                    self.memory.reinit = false;
+                    // A copy that was ended by force for another one is not the one that was asked for.
+                    if !std::mem::take(&mut self.reinit_owed) {
+                        (self.memory.reinit, self.memory.from_leader) = (false, false);
+                    }
+                    self.memory.lot = lot();
                 }
             }
         }
@@ -291,12 +318,14 @@ impl Daemon {
             },
             read => read.is_ok(),
         };
-        self.memory.in_surgery = matches!(&self.procedure, Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Rewind { .. })));
+        self.memory.in_surgery =
+            matches!(&self.procedure, Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. })));
         let mut seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         if self.procedure.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. }) {
             self.memory.start_owed = false;
         }
         self.speak_for(&seen).await;
+        self.call_back(&seen);
         if fresh && self.view.leader_if(&self.hands.config.name).is_some() && matches!(seen.local.postgres, Postgres::Standby { .. }) {
             // About to be promoted: what the lease worker knows of the lease is asked of etcd itself.
             seen.local.lease_valid = self.hands.lease.confirm(&self.view).await;
@@ -319,6 +348,13 @@ impl Daemon {
         Ok(Turn::Again(planned.map_or(pause, |due| due.min(pause).max(Duration::from_millis(1)))))
     }
 
+    /// A copy costs its source dear: tried again after 1, 2, 4, ... seconds.
+    fn pause_after_copy(&mut self) -> Duration {
+        let pause = AFTER_FAILURE * 2_u32.pow(self.failures.min(5));
+        self.failures += 1;
+        pause
+    }
+
     /// Begins what was decided, unless something is under way. Gives the time until the next look.
     fn begin(&mut self, decision: Decision<Duty>, seen: Seen) -> Duration {
         let loop_wait = self.view.config().timing().loop_wait;
@@ -332,6 +368,11 @@ impl Daemon {
             return left.max(Duration::from_millis(1));
         }
         self.tell(&decision, &seen.local);
+        if decision.what == Duty::Rest && seen.local.postgres == Postgres::Stopped {
+            // Down, and nothing is done about it: that must not be a secret of this log.
+            let state = if seen.local.start_failed.is_some() { MemberState::StartFailed } else { MemberState::Stopped };
+            self.hands.speak_reason(state, MemberRole::Replica, decision.why.to_string());
+        }
         let judged = Judged { view: self.view.clone(), local: Arc::new(seen.local), facts: seen.facts.map(Arc::new) };
         self.memory.start_owed |= matches!(decision.what, Duty::Switchover { .. });
         let task = tokio::spawn(apply::apply(self.hands.clone(), decision.what.clone(), judged));
@@ -406,6 +447,18 @@ impl Daemon {
         }
     }
 
+    /// Tells the callbacks what the server is now. Nothing is told before the cluster exists.
+    fn call_back(&self, seen: &Seen) {
+        let role = match seen.local.postgres {
+            Postgres::Primary { .. } => MemberRole::Primary,
+            Postgres::Standby { .. } => MemberRole::Replica,
+            Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => return,
+        };
+        if !matches!(self.procedure, Some((_, Duty::Bootstrap))) {
+            self.hands.callbacks.serves(&self.hands.config, &role);
+        }
+    }
+
     async fn postmaster_gone(&mut self) {
         let expected = self.procedure.as_ref().is_some_and(|(_, duty)| *duty != Duty::Rest) || self.memory.stopping;
         if expected {
@@ -416,6 +469,7 @@ impl Daemon {
             None => String::new(),
         };
         tracing::warn!("Postgres has ended{status}");
+        self.hands.callbacks.ended();
         self.hands.speak(MemberState::Crashed, MemberRole::Replica);
         self.interrupt_procedure();
         self.not_before = None;
@@ -426,8 +480,11 @@ impl Daemon {
 
     /// Housekeeping gives way at once; a clone is begun again later. Everything else is let through.
     fn interrupt_procedure(&mut self) {
-        if let Some((task, Duty::Rest | Duty::Clone { .. })) = &self.procedure {
-            task.abort();
+        match &self.procedure {
+            Some((task, Duty::Rest | Duty::Clone { .. } | Duty::Restore)) => task.abort(),
+            // A restore may take hours; the mark says that its half is nobody's data.
+            Some((task, Duty::Bootstrap)) if self.hands.config.bootstrap.method.is_some() => task.abort(),
+            _ => {}
         }
     }
 
@@ -473,7 +530,7 @@ impl Daemon {
             Command::LookNow => {}
             Command::Reload(answer) => {
                 self.reload().await;
-                let done = self.hands.sql.reload().await.map_err(|why| format!("{why:#}"));
+                let done = self.hands.reload().await.map_err(|why| format!("{why:#}"));
                 let _ = answer.send(done);
             }
             Command::Restart(answer) => {
@@ -498,11 +555,8 @@ impl Daemon {
                 let word = self.memory.scheduled_restart.take().map(|_| tracing::info!("the planned restart was taken back"));
                 let _ = answer.send(word.ok_or_else(|| "no restarts are scheduled".to_owned()));
             }
-            Command::Reinitialize(answer) => {
-                let leads = self.view.leader_if(&self.hands.config.name).is_some();
-                let word = if leads { Err("I am the leader, can not reinitialize".to_owned()) } else { Ok(()) };
-                self.memory.reinit = word.is_ok();
-                let _ = answer.send(word);
+            Command::Reinitialize { force, from_leader, answer } => {
+                let _ = answer.send(self.reinitialize(force, from_leader));
             }
         }
     }
@@ -545,7 +599,7 @@ impl Daemon {
             Wish::Restart if !conditions.hold(&server) => tracing::info!("no restart: its conditions are not met"),
             Wish::Restart => self.asked(Command::Restart(answer)).await,
             Wish::Reload => self.asked(Command::Reload(answer)).await,
-            Wish::Reinit => self.asked(Command::Reinitialize(answer)).await,
+            Wish::Reinit => self.asked(Command::Reinitialize { force: false, from_leader: false, answer }).await,
         }
         tokio::spawn(async move {
             if let Ok(Err(why)) = answered.await {
@@ -585,6 +639,25 @@ impl Daemon {
         None
     }
 
+    /// Takes note that a new copy is wanted; a job that is under way is ended where that is forced.
+    fn reinitialize(&mut self, force: bool, from_leader: bool) -> Result<(), String> {
+        if self.view.leader_if(&self.hands.config.name).is_some() {
+            return Err("I am the leader, can not reinitialize".to_owned());
+        }
+        if let Some((task, duty)) = self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
+            if !force {
+                return Err(format!("another job is under way ({}); `--force` ends it", word(duty)));
+            }
+            // What it leaves is replaced by the copy.
+            tracing::warn!("ending what is under way ({}) for a new copy", word(duty));
+            task.abort();
+            self.reinit_owed = matches!(duty, Duty::Clone { .. });
+        }
+        (self.memory.reinit, self.memory.from_leader) = (true, from_leader);
+        self.not_before = None;
+        Ok(())
+    }
+
     /// One line when the decision changed: what and why.
     fn tell(&mut self, decision: &Decision<Duty>, local: &cluster::local::LocalState) {
         if self.told.as_ref() != Some(decision) {
@@ -608,6 +681,11 @@ impl Daemon {
             turned_at: Instant::now(),
         }
     }
+}
+
+/// A number to draw a source with: the low bits of the clock do, nothing depends on its quality.
+fn lot() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| u64::from(since.subsec_micros()))
 }
 
 enum Turn {
@@ -642,6 +720,7 @@ async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
     let role = if facts.in_recovery { MemberRole::Replica } else { MemberRole::Primary };
     tend::leaving::leave(hands).await;
     hands.speak(MemberState::Restarting, role);
+    hands.callbacks.restarting();
     hands.stop(postgres::postmaster::StopMode::Fast).await?;
     hands.start_and_wait(view, &recovery).await?;
     tracing::info!("restarted");
@@ -657,6 +736,7 @@ fn word(duty: &Duty) -> String {
         Duty::Rest => "rest".to_owned(),
         Duty::Bootstrap => "found the cluster".to_owned(),
         Duty::Clone { from } => format!("clone from {from}"),
+        Duty::Restore => "make the data from a backup".to_owned(),
         Duty::StartPrimary { term } => format!("start as primary (term {term})"),
         Duty::StartStandby { upstream: Some(upstream) } => format!("start as standby of {upstream}"),
         Duty::StartStandby { upstream: None } => "start as standby".to_owned(),

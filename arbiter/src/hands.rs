@@ -1,5 +1,6 @@
 //! Everything that the arbiter's procedures work with: one node's server, files, lease and store.
 
+use crate::callback::Callbacks;
 use crate::cli::http::Caller;
 use crate::config::NodeConfig;
 use crate::node_lease::{NodeLease, Word};
@@ -25,6 +26,12 @@ use tokio::sync::Notify;
 /// A fast shutdown may take this long before it becomes an immediate one, where the configuration says nothing else.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
+/// So many starts in a row may end before the server is ready, before the node says so and waits.
+const STARTS: u32 = 3;
+
+/// A server that does not start is tried again after this.
+const START_AGAIN: Duration = Duration::from_secs(60);
+
 /// What the procedures share. Cheap to clone.
 #[derive(Clone)]
 pub struct Hands {
@@ -42,6 +49,8 @@ pub struct Hands {
     pub programs: Programs,
     /// Wakes the daemon's loop.
     pub wake: Arc<Notify>,
+    /// Commands that are told what became of the server.
+    pub callbacks: Arc<Callbacks>,
     /// What this node promised in `failsafe_mode`.
     pub promise: crate::failsafe::Promise,
     state: Arc<Mutex<State>>,
@@ -53,7 +62,13 @@ pub struct Hands {
 struct State {
     postmaster: Option<Postmaster>,
     started: Option<Instant>,
+    /// Until then this node does not stand for leadership.
+    stands_down: Option<Instant>,
     rewind_failed: Option<String>,
+    /// The source other than the leader from which the last clone failed.
+    clone_failed: Option<MemberName>,
+    /// Starts that ended before the server was ready, in a row: how many, when the last, its words.
+    start_failed: Option<(u32, Instant, String)>,
     synchronous: Synchronous,
     expected: Expected,
     /// This node is about to stop: its member key says that it is not to be synchronous.
@@ -102,6 +117,7 @@ impl Hands {
             sql,
             programs,
             wake,
+            callbacks: Arc::default(),
             promise: Default::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -139,6 +155,18 @@ impl Hands {
         self.checkpoint.clone().try_acquire_owned().ok()
     }
 
+    /// From now on and for so long this node does not stand: the lease worker stands only while an arbiter is
+    /// attached to it, so the session that says so is ended, and none says so before the time is over.
+    pub async fn stand_down(&self, time: Duration) {
+        self.state().stands_down = Some(Instant::now() + time);
+        self.sql.hang_up().await;
+    }
+
+    /// This node does not stand for leadership now.
+    pub fn stands_down(&self) -> bool {
+        self.state().stands_down.is_some_and(|until| Instant::now() < until)
+    }
+
     /// Why the last rewind failed, if it did.
     pub fn rewind_failed(&self) -> Option<String> {
         self.state().rewind_failed.clone()
@@ -147,6 +175,31 @@ impl Hands {
     /// Notes how a rewind ended.
     pub fn note_rewind(&self, failed: Option<String>) {
         self.state().rewind_failed = failed;
+    }
+
+    /// The source other than the leader from which the last clone failed.
+    pub fn clone_failed(&self) -> Option<MemberName> {
+        self.state().clone_failed.clone()
+    }
+
+    /// Notes how a clone ended.
+    pub fn note_clone(&self, failed: Option<MemberName>) {
+        self.state().clone_failed = failed;
+    }
+
+    /// The words of a server that does not start, once it did not [`STARTS`] times. After [`START_AGAIN`] it is
+    /// tried again: what kept it from starting (a full disk) may have passed.
+    pub fn start_failed(&self) -> Option<String> {
+        let state = self.state();
+        let (count, at, words) = state.start_failed.as_ref()?;
+        (*count >= STARTS && at.elapsed() < START_AGAIN).then(|| words.clone())
+    }
+
+    /// Notes how a start ended.
+    pub fn note_start(&self, failed: Option<String>) {
+        let mut state = self.state();
+        let before = state.start_failed.take().map_or(0, |(count, ..)| count);
+        state.start_failed = failed.map(|words| (before + 1, Instant::now(), words));
     }
 
     /// The synchronous standbys this server is set to.
@@ -209,7 +262,12 @@ impl Hands {
 
     /// Says what this node is doing while no server speaks for it.
     pub fn speak(&self, state: MemberState, role: MemberRole) {
-        self.lease.speak(Some(Word { state, role, progress_percent: None }));
+        self.lease.speak(Some(Word { state, role, progress_percent: None, reason: None }));
+    }
+
+    /// As [`Hands::speak`], with why nothing is done, or why the last copy failed: nobody should have to look for it.
+    pub fn speak_reason(&self, state: MemberState, role: MemberRole, reason: String) {
+        self.lease.speak(Some(Word { state, role, progress_percent: None, reason: Some(reason) }));
     }
 
     /// As [`Hands::speak`], with how far a clone is.
@@ -218,6 +276,7 @@ impl Hands {
             state: MemberState::CreatingReplica,
             role: MemberRole::Uninitialized,
             progress_percent: Some(percent),
+            reason: None,
         }));
     }
 
@@ -276,6 +335,13 @@ impl Hands {
             .map_or_else(|| cluster::config::DynamicConfig(self.config.bootstrap.dcs.clone()), |config| config.value.clone())
     }
 
+    /// Makes the server read its configuration again.
+    pub async fn reload(&self) -> Result<()> {
+        self.sql.reload().await?;
+        self.callbacks.reloaded(&self.config);
+        Ok(())
+    }
+
     /// Starts the server and returns as soon as its process runs.
     pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
         let files = self.config.postgres.files();
@@ -321,8 +387,10 @@ impl Hands {
     /// As [`Hands::stop`], with this much patience for a fast stop.
     pub async fn stop_within(&self, mode: StopMode, patience: Duration) -> Result<bool> {
         let Some(postmaster) = self.postmaster() else { return Ok(true) };
+        crate::hook::before_stop(self).await;
         postmaster.stop(mode)?;
         if tokio::time::timeout(patience, postmaster.exited()).await.is_ok() {
+            self.callbacks.stopped(&self.config);
             return Ok(mode != StopMode::Immediate);
         }
         tracing::warn!("Postgres did not stop within {} s: stopping it at once, it recovers at its next start", patience.as_secs());
@@ -332,6 +400,7 @@ impl Hands {
             postmaster.exited().await;
         }
         self.clear_orphans().await?;
+        self.callbacks.stopped(&self.config);
         Ok(false)
     }
 

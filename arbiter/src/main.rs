@@ -2,6 +2,7 @@
 
 mod apply;
 mod bootstrap;
+mod callback;
 mod cli;
 mod config;
 mod daemon;
@@ -9,13 +10,17 @@ mod failsafe;
 #[cfg(test)]
 mod fuzz_tests;
 mod hands;
+mod hook;
 mod journal;
 mod logging;
 mod node_lease;
 mod observe;
 mod postgres;
 mod present;
+mod program;
+mod replica;
 mod rest;
+mod restore;
 mod secret;
 mod settings;
 mod slots;

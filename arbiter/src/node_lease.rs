@@ -29,6 +29,8 @@ pub struct Word {
     pub role: MemberRole,
     /// How far a clone is.
     pub progress_percent: Option<u8>,
+    /// Why nothing is done, or why the last copy failed.
+    pub reason: Option<String>,
 }
 
 /// The lease as the arbiter knows it.
@@ -129,6 +131,7 @@ impl NodeLease {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 arbiter: true,
                 progress_percent: word.progress_percent,
+                reason: word.reason.clone(),
                 ..TenureFacts::default()
             });
             self.described.lock().unwrap_or_else(std::sync::PoisonError::into_inner).put_into(&mut member);

@@ -1,5 +1,6 @@
 //! LocalState: what the data directory, the process and the server itself say, once per turn.
 
+use crate::config::ReplicaMethod;
 use crate::hands::Hands;
 use crate::postgres::controldata::{self, ClusterState, ControlData};
 use crate::postgres::marker::Incomplete;
@@ -8,7 +9,7 @@ use crate::postgres::query::ServerFacts;
 use crate::{postgres, settings};
 use anyhow::{Context, Result};
 use cluster::described::Described;
-use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
+use cluster::local::{Cloning, Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
 use cluster::restart::Scheduled;
@@ -28,6 +29,12 @@ pub struct Memory {
     pub start_owed: bool,
     /// A restart that waits for its time.
     pub scheduled_restart: Option<Scheduled>,
+    /// It is to come from the leader, by pg_basebackup.
+    pub from_leader: bool,
+    /// Draws one of several sources of a copy; drawn anew after each.
+    pub lot: u64,
+    /// Why the data directory can't be used is not known well enough to replace it.
+    pub unsure_of_damage: bool,
     /// A procedure works on the data directory itself: there is no server to be looked for.
     pub in_surgery: bool,
     /// The data directory as last read while no server ran.
@@ -104,12 +111,25 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         postgres,
         lease_valid: hands.lease.lease().is_some(),
         rewind_failed: hands.rewind_failed().or_else(|| (!rewinds).then(|| "use_pg_rewind is off".to_owned())),
-        may_clone_over: allowed(config.postgres.remove_data_directory_on_rewind_failure, "remove_data_directory_on_rewind_failure")
-            || allowed(config.postgres.remove_data_directory_on_diverged_timelines, "remove_data_directory_on_diverged_timelines"),
-        may_bootstrap: config.bootstrap.other_method.is_none(),
+        may_clone_over: !memory.unsure_of_damage
+            // As in Patroni: one allows it where pg_rewind failed, the other also where it may not be tried.
+            && (allowed(config.postgres.remove_data_directory_on_diverged_timelines, "remove_data_directory_on_diverged_timelines")
+                || rewinds && allowed(config.postgres.remove_data_directory_on_rewind_failure, "remove_data_directory_on_rewind_failure")),
+        may_bootstrap: true,
         down_for: memory.down_since.map_or(Duration::ZERO, |since| since.elapsed()),
         stopping: memory.stopping,
         reinit: memory.reinit,
+        cloning: Cloning {
+            lot: memory.lot,
+            failed: hands.clone_failed(),
+            from_leader: memory.from_leader,
+            without_leader: config
+                .postgres
+                .create_replica_methods
+                .iter()
+                .any(|method| matches!(method, ReplicaMethod::Command(command) if command.no_leader)),
+        },
+        start_failed: hands.start_failed(),
         request_due: request_due(view),
         start_owed: memory.start_owed,
     };
@@ -180,6 +200,7 @@ fn of_facts(facts: &ServerFacts) -> Postgres {
 
 async fn data(hands: &Hands, postgres: &Postgres, facts: Option<&ServerFacts>, memory: &mut Memory) -> Result<DataDir> {
     let data_dir = &hands.config.postgres.data_dir;
+    memory.unsure_of_damage = false;
     if let Some(what) = Incomplete::of(data_dir).read().await? {
         return Ok(DataDir::Incomplete { what });
     }
@@ -192,7 +213,14 @@ async fn data(hands: &Hands, postgres: &Postgres, facts: Option<&ServerFacts>, m
         if postgres::is_empty_directory(data_dir).await? {
             return Ok(DataDir::Empty);
         }
-        memory.control = Some(control(&controldata::read(&hands.programs, data_dir).await?));
+        match controldata::read(&hands.programs, data_dir).await {
+            Ok(read) => memory.control = Some(control(&read)),
+            Err(why) => {
+                memory.control = None;
+                memory.unsure_of_damage = !controldata::is_lost(data_dir, &why).await;
+                return Ok(DataDir::Damaged { why: format!("{why:#}") });
+            }
+        }
     }
     match &memory.control {
         Some(control) => Ok(DataDir::Present(control.clone())),

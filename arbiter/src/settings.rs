@@ -171,6 +171,11 @@ pub fn recovery(config: &NodeConfig, dynamic: &DynamicConfig, upstream: Option<(
     }
 }
 
+/// A `restore_command` is in force here.
+pub fn restores(config: &NodeConfig) -> bool {
+    [&config.postgres.recovery_conf, &config.postgres.parameters].iter().any(|settings| settings.contains_key("restore_command"))
+}
+
 fn extra_recovery(config: &NodeConfig) -> BTreeMap<String, String> {
     config.postgres.recovery_conf.clone()
 }

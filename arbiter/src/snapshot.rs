@@ -46,7 +46,14 @@ pub enum Command {
     /// Forget the restart that was planned; an error where none was.
     ForgetRestart(oneshot::Sender<Result<(), String>>),
     /// Replace this standby's data by a new copy.
-    Reinitialize(oneshot::Sender<Result<(), String>>),
+    Reinitialize {
+        /// A job that is under way is ended first.
+        force: bool,
+        /// From the leader, by pg_basebackup.
+        from_leader: bool,
+        /// Started, or why not.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
 }
 
 impl Command {
@@ -58,7 +65,7 @@ impl Command {
             | Command::Reload(answer)
             | Command::Schedule(_, answer)
             | Command::ForgetRestart(answer)
-            | Command::Reinitialize(answer) => drop(answer.send(Err(why.to_owned()))),
+            | Command::Reinitialize { answer, .. } => drop(answer.send(Err(why.to_owned()))),
         }
     }
 }

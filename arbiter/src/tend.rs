@@ -46,7 +46,7 @@ pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> 
 async fn configuration(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result<()> {
     if hands.write_configuration(view, recovery).await? {
         tracing::info!("the configuration changed: reloading Postgres");
-        hands.sql.reload().await?;
+        hands.reload().await?;
     }
     Ok(())
 }

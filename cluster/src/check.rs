@@ -166,7 +166,10 @@ fn leading(view: &ClusterView, leader: &Leader, found: &mut Found) {
 fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &mut Found) {
     let warning = Severity::Warning;
     if !member.is_running() {
-        return found.member(warning, name, format!("its Postgres is {}", member.state), "look at its arbiter's log");
+        let why = member.tenure.as_ref().and_then(|facts| facts.reason.as_ref());
+        let said =
+            why.map_or_else(|| format!("its Postgres is {}", member.state), |why| format!("its Postgres is {}: {why}", member.state));
+        return found.member(warning, name, said, "look at its arbiter's log");
     }
     let Some(leader) = &view.leader else { return };
     if member.role == MemberRole::Primary {

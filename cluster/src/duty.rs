@@ -6,6 +6,7 @@ use crate::local::{DataDir, Ended, LocalState, Postgres};
 use crate::name::MemberName;
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
+use crate::source;
 use crate::view::{ClusterView, Initialize};
 
 /// One thing to do, or nothing.
@@ -20,6 +21,8 @@ pub enum Duty {
         /// The source.
         from: MemberName,
     },
+    /// Make the data from a backup: nobody leads, and a method is configured that needs nobody.
+    Restore,
     /// Start Postgres as primary: this node leads and its data was a primary's.
     StartPrimary {
         /// The term it leads in.
@@ -132,14 +135,17 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
             None if !local.may_bootstrap => on(Rest, Reason::NoBootstrapSection),
             None => on(Bootstrap, Reason::NotInitialized),
             Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
+            Some(Initialize::Done(_)) if local.cloning.without_leader => on(Restore, Reason::RestoreWithoutLeader),
             Some(Initialize::Done(_)) => on(Rest, Reason::NobodyToCloneFrom),
         },
+        (DataDir::Damaged { why }, Postgres::Stopped) => on(Rest, Reason::DataDamaged(why.clone())),
         (DataDir::Present(control), Postgres::Stopped) => {
             match view.initialize.as_ref().map(|key| &key.value) {
                 Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
                 // Data from before the cluster: only a former primary may found it.
                 None if control.ended == Ended::Standby => on(Quit, Reason::StandbyDataWithoutCluster(control.system_id.clone())),
                 None => on(Bootstrap, Reason::NotInitialized),
+                Some(Initialize::Done(_)) if local.start_failed.is_some() => on(Rest, start_failed(local)),
                 Some(Initialize::Done(_)) => on(StartStandby { upstream: None }, Reason::NoLeaderStart),
             }
         }
@@ -161,6 +167,7 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
     match (&local.data, &local.postgres) {
         (DataDir::Empty, _) => on(Release, Reason::Incomplete { what: "the data directory is empty: something".to_owned() }),
         (DataDir::Incomplete { what }, _) => on(Release, Reason::Incomplete { what: what.clone() }),
+        (DataDir::Damaged { why }, _) => on(Release, Reason::DataDamaged(why.clone())),
         (DataDir::Present(_), Postgres::Primary { .. }) => requested(view, local, leader),
         (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => on(Promote { term: leader.term }, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
@@ -252,29 +259,35 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     let on = Decision::new;
     let theirs = || Reason::AnotherHoldsTheLease(leader.name.clone(), leader.term);
     let from = || leader.name.clone();
+    let source = || source::of_clone(view, local, &leader.name);
     if local.reinit && view.members.contains_key(&leader.name) {
-        return on(Clone { from: from() }, Reason::ReinitAsked);
+        return on(Clone { from: source() }, Reason::ReinitAsked);
     }
     if view.system_id().is_none() {
         return on(Rest, Reason::AnotherInitializes);
     }
     match (&local.data, &local.postgres) {
         (DataDir::Empty, _) => match view.members.get(&leader.name) {
-            Some(entry) if entry.member.is_running() => on(Clone { from: from() }, Reason::Empty(from())),
+            Some(entry) if entry.member.is_running() => on(Clone { from: source() }, Reason::Empty(from())),
             _ => on(Rest, Reason::LeaderHistoryUnknown(from())),
         },
-        (DataDir::Incomplete { what }, _) => on(Clone { from: from() }, Reason::Incomplete { what: what.clone() }),
+        (DataDir::Incomplete { what }, _) => on(Clone { from: source() }, Reason::Incomplete { what: what.clone() }),
+        (DataDir::Damaged { why }, Postgres::Stopped) if local.may_clone_over => {
+            on(Clone { from: source() }, Reason::DataDamagedCloneAllowed(why.clone()))
+        }
+        (DataDir::Damaged { why }, Postgres::Stopped) => on(Rest, Reason::DataDamaged(why.clone())),
         (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (_, Postgres::Silent) => on(Rest, Reason::Silent),
         (_, Postgres::Primary { .. }) => on(Demote, theirs()),
         (DataDir::Present(control), Postgres::Stopped) => match rejoin::of_stopped(view, &leader.name, control) {
+            Rejoin::Follow if local.start_failed.is_some() => on(Rest, start_failed(local)),
             Rejoin::Follow => on(StartStandby { upstream: Some(upstream(view, local, &leader.name)) }, theirs()),
-            Rejoin::Rewind(why) => rewind_or(local, from(), why),
+            Rejoin::Rewind(why) => rewind_or(local, from(), source(), why),
             Rejoin::Wait(why) => on(Rest, why),
         },
         (_, Postgres::Standby { timeline, position, upstream: now, .. }) => {
             match rejoin::of_standby(view, &leader.name, *timeline, *position) {
-                Rejoin::Rewind(why) => rewind_or(local, from(), why),
+                Rejoin::Rewind(why) => rewind_or(local, from(), source(), why),
                 Rejoin::Wait(why) => on(Rest, why),
                 Rejoin::Follow => {
                     let wanted = upstream(view, local, &leader.name);
@@ -317,10 +330,14 @@ fn upstream(view: &ClusterView, local: &LocalState, leader: &MemberName) -> Memb
     tagged
 }
 
-fn rewind_or(local: &LocalState, from: MemberName, why: Reason) -> Decision<Duty> {
+fn start_failed(local: &LocalState) -> Reason {
+    Reason::StartFailed(local.start_failed.clone().unwrap_or_default())
+}
+
+fn rewind_or(local: &LocalState, from: MemberName, source: MemberName, why: Reason) -> Decision<Duty> {
     match &local.rewind_failed {
         None => Decision::new(Duty::Rewind { from }, why),
-        Some(words) if local.may_clone_over => Decision::new(Duty::Clone { from }, Reason::RewindFailedCloneAllowed(words.clone())),
+        Some(words) if local.may_clone_over => Decision::new(Duty::Clone { from: source }, Reason::RewindFailedCloneAllowed(words.clone())),
         Some(words) => Decision::new(Duty::Rest, Reason::RewindFailedNeedsHand(words.clone())),
     }
 }

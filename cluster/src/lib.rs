@@ -36,5 +36,6 @@ pub mod duty;
 pub mod race;
 pub mod rejoin;
 pub mod roles;
+pub mod source;
 
 pub mod check;

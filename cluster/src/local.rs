@@ -17,6 +17,11 @@ pub enum DataDir {
     },
     /// A database, as `pg_control` tells.
     Present(Control),
+    /// Something that is no usable database: `pg_control` is missing or damaged.
+    Damaged {
+        /// Why it can't be used.
+        why: String,
+    },
 }
 
 /// The part of `pg_control` that decisions rest on.
@@ -75,6 +80,19 @@ pub enum Postgres {
     Silent,
 }
 
+/// How this node makes a copy of another's data.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cloning {
+    /// Draws one of several sources.
+    pub lot: u64,
+    /// The source other than the leader from which the last copy failed.
+    pub failed: Option<MemberName>,
+    /// The leader itself is asked for as source.
+    pub from_leader: bool,
+    /// A method is configured that needs no running member (`no_leader`).
+    pub without_leader: bool,
+}
+
 /// All that the arbiter knows of its own node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalState {
@@ -100,6 +118,10 @@ pub struct LocalState {
     pub stopping: bool,
     /// A reinit was asked for.
     pub reinit: bool,
+    /// Where copies come from.
+    pub cloning: Cloning,
+    /// Postgres ended several times while it started as standby: its last words.
+    pub start_failed: Option<String>,
     /// A scheduled request is due.
     pub request_due: bool,
     /// This arbiter stopped Postgres itself, for a switchover, and owes it a start: also in maintenance mode.

@@ -239,6 +239,9 @@ pub struct TenureFacts {
     /// Percent of a clone or another long step that is done, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_percent: Option<u8>,
+    /// Why its Postgres does not run and nothing is done about it, where that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub other: Map<String, Value>,

@@ -26,6 +26,14 @@ pub enum Reason {
     NoBootstrapSection,
     #[error("the data directory is empty and nobody leads, so there is nobody to clone from")]
     NobodyToCloneFrom,
+    #[error("nobody leads, and a replica method is configured that needs nobody (no_leader)")]
+    RestoreWithoutLeader,
+    #[error("the data directory can't be used ({0}); repair it, or `tenure reinit` makes a new copy once a leader is there")]
+    DataDamaged(String),
+    #[error("the data directory can't be used ({0}) and the configuration allows to replace the data by a clone")]
+    DataDamagedCloneAllowed(String),
+    #[error("Postgres does not start as standby ({0}); it is tried again every minute; repair it, or `tenure reinit` makes a new copy")]
+    StartFailed(String),
     #[error("the data directory is empty and {0} leads")]
     Empty(MemberName),
     #[error("{what} was interrupted here, so the data can't be used")]

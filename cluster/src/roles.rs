@@ -60,7 +60,7 @@ impl Role {
             (_, Postgres::Starting { .. }) => Some(Role::Starting),
             (_, Postgres::Primary { .. }) => Some(Role::Primary),
             (_, Postgres::Standby { .. }) => Some(Role::Standby),
-            (DataDir::Empty | DataDir::Incomplete { .. }, Postgres::Stopped) => Some(Role::Uninitialized),
+            (DataDir::Empty | DataDir::Incomplete { .. } | DataDir::Damaged { .. }, Postgres::Stopped) => Some(Role::Uninitialized),
             (DataDir::Present(_), Postgres::Stopped) => Some(Role::Stopped),
         }
     }
@@ -113,7 +113,7 @@ impl On {
         Some(match duty {
             Duty::Rest => return None,
             Duty::Bootstrap => On::Bootstrap,
-            Duty::Clone { .. } => On::Clone,
+            Duty::Clone { .. } | Duty::Restore => On::Clone,
             Duty::StartPrimary { .. } => On::StartPrimary,
             Duty::StartStandby { .. } => On::StartStandby,
             Duty::Promote { .. } => On::Promote,

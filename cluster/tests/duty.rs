@@ -129,6 +129,54 @@ fn while_another_leads() {
             "`tenure reinit`",
         ),
         ("reinit", |_, local| local.reinit = true, Duty::Clone { from: n1() }, "reinit"),
+        (
+            "reinit, and n3 offers itself as source",
+            |view, local| {
+                local.reinit = true;
+                view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"clonefrom":true}"#);
+            },
+            Duty::Clone { from: name("n3") },
+            "reinit",
+        ),
+        (
+            "the copy from n3 failed",
+            |view, local| {
+                (local.reinit, local.cloning.failed) = (true, Some(name("n3")));
+                view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"clonefrom":true}"#);
+            },
+            Duty::Clone { from: n1() },
+            "reinit",
+        ),
+        (
+            "reinit from the leader",
+            |view, local| {
+                (local.reinit, local.cloning.from_leader) = (true, true);
+                view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"clonefrom":true}"#);
+            },
+            Duty::Clone { from: n1() },
+            "reinit",
+        ),
+        (
+            "pg_control is damaged, a clone is allowed",
+            |_, local| (local.data, local.postgres) = (DataDir::Damaged { why: "checksum".to_owned() }, Postgres::Stopped),
+            Duty::Clone { from: n1() },
+            "can't be used (checksum)",
+        ),
+        (
+            "pg_control is damaged, a clone is not allowed",
+            |_, local| {
+                (local.data, local.postgres) = (DataDir::Damaged { why: "checksum".to_owned() }, Postgres::Stopped);
+                local.may_clone_over = false;
+            },
+            Duty::Rest,
+            "`tenure reinit`",
+        ),
+        (
+            "it does not start",
+            |_, local| (local.postgres, local.start_failed) = (Postgres::Stopped, Some("FATAL: no space".to_owned())),
+            Duty::Rest,
+            "does not start as standby (FATAL: no space)",
+        ),
         ("it follows nobody", |_, local| local.postgres = standby(1, LOW, None), Duty::Follow { upstream: n1() }, "n1 holds"),
         (
             "it is tagged to follow n3",
@@ -469,6 +517,15 @@ fn while_nobody_leads() {
             "another node is making",
         ),
         (
+            "no data, nobody to clone from, and a method that needs nobody",
+            |view, local| {
+                alone(view, local, DataDir::Empty, Postgres::Stopped);
+                local.cloning.without_leader = true;
+            },
+            Duty::Restore,
+            "no_leader",
+        ),
+        (
             "no data, and nobody to clone from",
             |view, local| alone(view, local, DataDir::Empty, Postgres::Stopped),
             Duty::Rest,
@@ -633,6 +690,7 @@ fn only_the_leader_is_told_to_be_primary_and_every_duty_is_a_row_of_the_table() 
                     assert!(mine.is_none() && matches!(local.postgres, Postgres::Primary { .. }), "{}", told());
                 }
                 Duty::Bootstrap => assert!(view.initialize.is_none(), "{}", told()),
+                Duty::Restore => assert!(view.leader.is_none(), "{}", told()),
                 Duty::Rest | Duty::Stop | Duty::Quit => {}
             }
             if let (Some(role), Some(on)) = (Role::seen(local), On::told(&decision.what)) {

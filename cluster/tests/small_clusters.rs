@@ -270,7 +270,7 @@ impl Cluster {
                 self.leader = None;
                 return;
             }
-            Duty::Switchover { .. } | Duty::Stop | Duty::Quit => panic!("{duty:?} although nobody asked"),
+            Duty::Restore | Duty::Switchover { .. } | Duty::Stop | Duty::Quit => panic!("{duty:?} although nobody asked"),
         };
         self.nodes[at].data = node_data;
     }

@@ -395,6 +395,8 @@ impl Arbiter {
             down_for: since.map_or(Duration::ZERO, |since| world.now() - since),
             stopping: false,
             reinit: false,
+            cloning: Default::default(),
+            start_failed: None,
             request_due: true,
             start_owed: false,
         }
@@ -405,7 +407,7 @@ impl Arbiter {
     async fn apply(&self, duty: Duty, view: &ClusterView) -> Done {
         match duty {
             Duty::Rest => self.rest(view).await,
-            Duty::Bootstrap | Duty::Stop | Duty::Quit => Err(format!("{duty:?} is not simulated")),
+            Duty::Bootstrap | Duty::Restore | Duty::Stop | Duty::Quit => Err(format!("{duty:?} is not simulated")),
             Duty::Clone { from } => self.clone_from(&from).await,
             Duty::StartPrimary { .. } => self.start(view, Recovery::None).await,
             Duty::StartStandby { upstream } => self.start(view, self.follow(upstream.as_ref())).await,

@@ -153,6 +153,11 @@ impl Cluster {
         self.nodes.iter().filter(|node| node.name() != one.name()).collect()
     }
 
+    /// Changes a node's configuration file.
+    pub fn reconfigure(&self, node: &Node, change: impl FnOnce(&mut Config)) {
+        node.reconfigure(&self.room, change);
+    }
+
     /// Starts a node's arbiter.
     pub fn start(&self, node: &Node) {
         node.start(&self.room);

@@ -21,6 +21,7 @@ pub mod etcd;
 pub mod node;
 pub mod view;
 
+pub mod backup;
 pub mod by_hand;
 pub mod verdict;
 pub mod workload;

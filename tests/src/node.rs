@@ -148,6 +148,14 @@ impl Node {
         room.file(&self.config_file(), &text);
     }
 
+    /// Changes the configuration file that is there; a running arbiter reads it when told to.
+    pub fn reconfigure(&self, room: &Room, change: impl FnOnce(&mut Config)) {
+        let text = fs::read_to_string(self.config_file()).expect("read the configuration");
+        let mut config = serde_json::from_str(&text).expect("the configuration is JSON");
+        change(&mut config);
+        self.configure(room, &config);
+    }
+
     fn at(&self, port: &Port) -> String {
         format!("{}:{}", self.place.host, port.number())
     }

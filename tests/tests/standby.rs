@@ -109,3 +109,27 @@ async fn a_leader_that_stopped_finds_its_log_at_the_next_one_however_much_was_wr
     let log = old.log();
     assert!(!log.contains("rewinding") && !log.contains("cloning"), "it only follows: {log}");
 }
+
+#[tokio::test]
+async fn an_arbiter_that_begins_while_nobody_streams_knows_what_its_standby_received() {
+    let cluster = Cluster::of(2).start().await;
+    let writer = cluster.writer().await;
+    cluster.cli_ok(&["switchover", "--force"]).await;
+    writer.goes_on(50, PATIENCE).await;
+    cluster.healthy().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    // The primary is down for a moment and nobody restarts it yet; its key and its member key stand.
+    standby.kill_arbiter();
+    leader.freeze_arbiter();
+    leader.kill_postmaster();
+    cluster.start(standby);
+    standby.logged(&["adopting the server"], PATIENCE).await;
+    stories::wait::lasting(std::time::Duration::from_secs(2)).await;
+    leader.thaw_arbiter();
+    writer.goes_on(50, PATIENCE).await;
+    cluster.healthy().await;
+    let ledger = writer.finish();
+    assert!(!standby.log().contains("rewind to"), "it had nothing to take back:\n{}", standby.log());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}

@@ -116,7 +116,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("postgresql.pg_ident_replica", ROLE_LISTS),
     ("postgresql.pg_ident_standby_leader", ROLE_LISTS),
     ("postgresql.basebackup", Free),
-    ("postgresql.rewind", NotServed("pg_rewind runs with our own options")),
+    ("postgresql.rewind", Free),
     ("postgresql.use_unix_socket", Served),
     ("postgresql.use_unix_socket_repl", NotServed("replication connections go over TCP")),
     ("postgresql.use_slots", Served),
@@ -124,9 +124,13 @@ const KEYS: &[(&str, Kind)] = &[
     ("postgresql.remove_data_directory_on_rewind_failure", Served),
     ("postgresql.remove_data_directory_on_diverged_timelines", Served),
     ("postgresql.pg_ctl_timeout", Served),
-    ("postgresql.callbacks", NotServed("no callback is run yet")),
-    ("postgresql.pre_promote", NotServed("no command is run before a promotion")),
-    ("postgresql.before_stop", NotServed("no command is run before a stop")),
+    ("postgresql.callbacks.on_reload", Served),
+    ("postgresql.callbacks.on_restart", Served),
+    ("postgresql.callbacks.on_role_change", Served),
+    ("postgresql.callbacks.on_start", Served),
+    ("postgresql.callbacks.on_stop", Served),
+    ("postgresql.pre_promote", Served),
+    ("postgresql.before_stop", Served),
     ("postgresql.create_replica_methods", Served),
     ("postgresql.create_replica_method", Served),
     ("postgresql.recovery_conf", Free),
@@ -173,12 +177,12 @@ pub fn survey(root: &Map<String, Value>) -> Survey {
     }
     // A section named by the list of methods belongs to that method.
     for method in methods(root) {
-        known.push((format!("postgresql.{method}"), NotServed("a method's section; only pg_basebackup makes replicas")));
+        known.push((format!("postgresql.{method}"), Free));
     }
     if let Some(method) =
         root.get("bootstrap").and_then(|section| section.get("method")).and_then(Value::as_str).filter(|method| *method != "initdb")
     {
-        known.push((format!("bootstrap.{method}"), NotServed("a method's section; only initdb makes a new cluster")));
+        known.push((format!("bootstrap.{method}"), Free));
     }
     let mut survey = Survey::default();
     walk(root, "", &known, &mut survey);
@@ -271,13 +275,7 @@ mod tests {
             "tags: {anything: 1}\npostgresql: {parameters: {x.y: 1}, create_replica_methods: [pgbackrest, basebackup], pgbackrest: {command: x}}\nbootstrap: {dcs: {odd: 1}, method: wal_e, wal_e: {command: y}}",
         );
         assert_eq!(survey.unknown, Vec::<String>::new());
-        assert_eq!(
-            survey.not_served,
-            [
-                "bootstrap.wal_e: a method's section; only initdb makes a new cluster",
-                "postgresql.pgbackrest: a method's section; only pg_basebackup makes replicas"
-            ]
-        );
+        assert_eq!(survey.not_served, Vec::<String>::new());
     }
 
     #[test]

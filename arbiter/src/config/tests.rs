@@ -1,6 +1,7 @@
 //! Whole files: three from deployment guides, and what is said of wrong ones.
 
 use super::*;
+use crate::program::CommandLine;
 
 const MINIMAL: &str = "{scope: s, name: n1, restapi: {listen: '127.0.0.1:8008'}, etcd3: {host: 'e:2379'}, postgresql: {listen: '127.0.0.1:5432', data_dir: /data}}";
 
@@ -61,7 +62,7 @@ fn a_debian_node_starts_as_its_file_is() {
 }
 
 #[test]
-fn a_pgbackrest_node_starts_and_is_told_what_is_not_served() {
+fn a_pgbackrest_node_has_its_methods() {
     let config = load(include_str!("../../tests/fixtures/pgbackrest.yml"), &[]).unwrap();
     assert_eq!(config.etcd.endpoints, ["https://etcd1.example.net:2379", "http://etcd2.example.net:2379", "http://etcd3.example.net:2379"]);
     assert_eq!((config.namespace.as_str(), config.rest.connect_address.to_string()), ("/service", "10.1.0.2:8008".to_owned()));
@@ -73,7 +74,8 @@ fn a_pgbackrest_node_starts_and_is_told_what_is_not_served() {
     );
     assert_eq!((postgres.use_unix_socket, postgres.pg_ctl_timeout_s, postgres.use_slots), (true, Some(120), None));
     assert_eq!(postgres.basebackup.len(), 3);
-    assert_eq!(postgres.callbacks.on_stop.as_deref(), Some("/etc/patroni/callback.sh"));
+    assert_eq!(postgres.callbacks.on_stop, CommandLine::parse("/etc/patroni/callback.sh").ok());
+    assert_eq!(postgres.create_replica_methods.iter().map(ReplicaMethod::name).collect::<Vec<_>>(), ["pgbackrest", "basebackup"]);
     assert!(postgres.recovery_conf["restore_command"].contains("archive-get"));
     assert_eq!(postgres.pgpass, Path::new("/data/pg.pgpass"));
     assert_eq!(
@@ -82,11 +84,9 @@ fn a_pgbackrest_node_starts_and_is_told_what_is_not_served() {
     );
     assert_eq!(config.bootstrap.initdb.len(), 2);
     assert_eq!(config.bootstrap.post_bootstrap.as_deref(), Some("/usr/local/bin/after_bootstrap.sh"));
-    let keys: Vec<&str> = config.not_served.iter().filter_map(|line| line.split(':').next()).collect();
-    assert_eq!(
-        keys,
-        ["bootstrap.pgbackrest", "postgresql.callbacks", "postgresql.pgbackrest", "bootstrap.method", "postgresql.create_replica_methods"]
-    );
+    let method = config.bootstrap.method.as_ref().unwrap();
+    assert_eq!(method.command.name, "pgbackrest");
+    assert_eq!(config.not_served, Vec::<String>::new());
 }
 
 #[test]
@@ -188,4 +188,36 @@ fn the_files_of_a_directory_are_merged_in_order() {
     std::fs::write(directory.path().join("30-ignored.txt"), "nonsense: 1").unwrap();
     let config = NodeConfig::load(directory.path(), [path]).unwrap();
     assert_eq!((config.name.as_str(), config.postgres.use_slots, config.scope.as_str()), ("later", Some(false), "s"));
+}
+
+#[test]
+fn a_methods_section_becomes_its_command() {
+    let methods = "create_replica_methods: [wal_e, pgbackrest, bare, basebackup],\n\
+        wal_e: {command: 'restore \"a b\"', no_leader: 1, envdir: /e, threshold: 30, dry: false},\n\
+        pgbackrest: {command: /usr/bin/pgbackrest --delta restore, keep_data: true, no_params: true, log-level-console: info}, ";
+    let config = load(&MINIMAL.replace("postgresql: {", &format!("postgresql: {{{methods}")), &[]).unwrap();
+    let ours = [("scope".to_owned(), "s".to_owned())];
+    let found: Vec<(String, Vec<String>, bool, bool)> = config
+        .postgres
+        .create_replica_methods
+        .iter()
+        .filter_map(|method| match method {
+            ReplicaMethod::Basebackup => None,
+            ReplicaMethod::Command(command) => {
+                let mut arguments = command.arguments(&ours);
+                arguments.sort();
+                Some((command.name.clone(), arguments, command.no_leader, command.keep_data))
+            }
+        })
+        .collect();
+    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        found,
+        [
+            ("wal_e".to_owned(), texts(&["--dry=False", "--envdir=/e", "--no_leader=1", "--scope=s", "--threshold=30"]), true, false),
+            ("pgbackrest".to_owned(), texts(&["--log-level-console=info"]), false, true),
+            ("bare".to_owned(), texts(&["--scope=s"]), false, false),
+        ]
+    );
+    assert_eq!(load(MINIMAL, &[]).unwrap().postgres.create_replica_methods, [ReplicaMethod::Basebackup]);
 }

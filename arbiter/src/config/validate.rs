@@ -5,21 +5,18 @@ use super::{
     Authentication, BootstrapConfig, BootstrapUser, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
     PostgresConfig,
 };
-use super::{known, rest};
+use super::{known, methods, rest};
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
-use crate::postgres::{basebackup, initdb};
+use crate::postgres::{basebackup, initdb, rewind};
+use crate::program::CommandLine;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Validates a whole tree. `not_served` comes from the survey and grows by what only the values tell.
-pub fn node(
-    root: &Map<String, Value>,
-    environment: &BTreeMap<String, String>,
-    mut not_served: Vec<String>,
-) -> Result<NodeConfig, Vec<String>> {
+/// Validates a whole tree. `not_served` comes from the survey.
+pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, not_served: Vec<String>) -> Result<NodeConfig, Vec<String>> {
     let errors = RefCell::new(Vec::new());
     let at = |name: &str| At::root(root, name, &errors);
     let scope = named(&at("scope"));
@@ -27,8 +24,8 @@ pub fn node(
     let rest = rest::restapi(&at("restapi"));
     let ctl = rest::ctl(&at("ctl"), &At::root(root, "restapi", &RefCell::default()));
     let etcd = etcd(&at("etcd3"), &at("etcd"));
-    let bootstrap = bootstrap(&at("bootstrap"), &mut not_served);
-    let postgres = postgres(&at("postgresql"), environment, &mut not_served);
+    let bootstrap = bootstrap(&at("bootstrap"));
+    let postgres = postgres(&at("postgresql"), environment);
     let free = |name: &str| at(name).map().cloned();
     let tags = free("tags").unwrap_or_default();
     // Not served yet, or the operator's tool's own: only that they are sections is checked here.
@@ -136,11 +133,7 @@ fn endpoints(at: &At<'_>, protocol: &str) -> Option<Vec<String>> {
     listed.into_iter().map(endpoint).collect()
 }
 
-fn bootstrap(at: &At<'_>, not_served: &mut Vec<String>) -> BootstrapConfig {
-    let method = at.at("method").text().filter(|name| name != "initdb");
-    if let Some(name) = &method {
-        not_served.push(format!("bootstrap.method: \"{name}\" is not run; this node can join a cluster, but will not found one"));
-    }
+fn bootstrap(at: &At<'_>) -> BootstrapConfig {
     let hook = at.at("post_bootstrap").text().or_else(|| at.at("post_init").text());
     BootstrapConfig {
         dcs: at.at("dcs").map().cloned().unwrap_or_default(),
@@ -148,7 +141,7 @@ fn bootstrap(at: &At<'_>, not_served: &mut Vec<String>) -> BootstrapConfig {
         pg_hba: at.at("pg_hba").lines(),
         users: users(&at.at("users")),
         post_bootstrap: hook,
-        other_method: method,
+        method: methods::bootstrap_method(at),
     }
 }
 
@@ -197,13 +190,16 @@ fn options(at: &At<'_>, forbidden: &[&'static str]) -> Vec<LongOption> {
         }
         Some(other) => at.note(format!("found {}, expected a list or a map of long options", described(other))),
     }
-    if let Some(refused) = refused_option(&options, forbidden) {
+    // From PostgreSQL 15 on a server may compress what it sends, which changes nothing of what is written here.
+    let by_server = |(name, value): &LongOption| name == "compress" && value.as_ref().is_some_and(|value| value.starts_with("server"));
+    let own: Vec<LongOption> = options.iter().filter(|option| !by_server(option)).cloned().collect();
+    if let Some(refused) = refused_option(&own, forbidden) {
         at.at(refused).note("this option is not yours to give: the arbiter gives it, or it would make an unusable data directory");
     }
     options
 }
 
-fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>, not_served: &mut Vec<String>) -> Option<PostgresConfig> {
+fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<PostgresConfig> {
     at.required(at.value)?;
     at.map()?;
     let listen = match at.at("listen").text() {
@@ -219,22 +215,20 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>, not_served: &mu
     let config_dir = if config_dir.is_some() { absolute(&at.at("config_dir"), config_dir) } else { data_dir.clone() };
     let bin_dir = bin_dir(&at.at("bin_dir"), environment);
     let authentication = authentication(&at.at("authentication"));
-    let methods = at.at("create_replica_methods").lines().or_else(|| at.at("create_replica_method").lines()).unwrap_or_default();
-    for method in methods.iter().filter(|method| *method != "basebackup") {
-        not_served.push(format!("postgresql.create_replica_methods: \"{method}\" is not run; replicas are made with pg_basebackup"));
-    }
     let settings = |name: &str| at.at(name).map().map(parameters_of).unwrap_or_default();
     let pgpass = at.at("pgpass").path();
     let callbacks = at.at("callbacks");
     callbacks.map();
-    let callback = |name: &str| callbacks.at(name).text();
+    let callback = |name: &str| command(&callbacks.at(name));
     let config = PostgresConfig {
         proxy_address: host_port(&at.at("proxy_address"), 5432),
         database: at.at("database").text().unwrap_or_else(|| "postgres".to_owned()),
         parameters: settings("parameters"),
         pg_hba: at.at("pg_hba").lines(),
         pg_ident: at.at("pg_ident").lines(),
+        create_replica_methods: methods::replica_methods(at),
         basebackup: options(&at.at("basebackup"), &basebackup::FORBIDDEN),
+        rewind: options(&at.at("rewind"), &rewind::FORBIDDEN),
         use_unix_socket: at.at("use_unix_socket").flag().unwrap_or(false),
         use_slots: at.at("use_slots").flag(),
         use_pg_rewind: at.at("use_pg_rewind").flag(),
@@ -248,6 +242,8 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>, not_served: &mu
             on_reload: callback("on_reload"),
             on_role_change: callback("on_role_change"),
         },
+        pre_promote: command(&at.at("pre_promote")),
+        before_stop: command(&at.at("before_stop")),
         recovery_conf: settings("recovery_conf"),
         pgpass: pgpass.unwrap_or_else(|| beside(data_dir.as_deref(), ".pgpass")),
         listen: listen?,
@@ -258,6 +254,11 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>, not_served: &mu
         authentication: authentication?,
     };
     Some(config)
+}
+
+/// A command line.
+fn command(at: &At<'_>) -> Option<CommandLine> {
+    CommandLine::parse(&at.text()?).map_err(|why| at.note(why)).ok()
 }
 
 fn absolute(at: &At<'_>, path: Option<PathBuf>) -> Option<PathBuf> {

@@ -1,7 +1,7 @@
 //! What `pg_control` says of a data directory, read through `pg_controldata`.
 
 use super::{Programs, run};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
 use std::collections::HashMap;
@@ -113,10 +113,24 @@ pub async fn read(programs: &Programs, data_dir: &Path) -> Result<ControlData> {
     parse(&text).with_context(|| format!("read pg_control of {}", data_dir.display()))
 }
 
+/// True where this failure to read `pg_control` is known to be damage of a data directory: the checksum is
+/// wrong, or the file is missing beside a `PG_VERSION`. Anything else may be a file system that is not mounted,
+/// a missing right, or a machine without memory.
+pub async fn is_lost(data_dir: &Path, why: &anyhow::Error) -> bool {
+    let missing = matches!(tokio::fs::try_exists(data_dir.join("global/pg_control")).await, Ok(false));
+    let is_database = matches!(tokio::fs::try_exists(data_dir.join("PG_VERSION")).await, Ok(true));
+    why.is::<Damaged>() || why.chain().any(|cause| cause.is::<Damaged>()) || missing && is_database
+}
+
+/// The checksum of `pg_control` does not match.
+#[derive(Debug, thiserror::Error)]
+#[error("pg_control is damaged: its checksum does not match")]
+pub struct Damaged;
+
 /// Parses what the program wrote (`LC_ALL=C`). Of a wrong checksum it only warns (where and how depends on the version): here it is refused.
 pub fn parse(text: &str) -> Result<ControlData> {
     if text.to_ascii_lowercase().contains("crc checksum does not match") {
-        bail!("pg_control is damaged: its checksum does not match");
+        return Err(Damaged.into());
     }
     let lines: HashMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once(':')).map(|(label, value)| (label.trim(), value.trim())).collect();

@@ -7,7 +7,7 @@ use super::marker::Incomplete;
 use super::pgpass::Entry;
 use super::postmaster::{PidFile, Postmaster, Readiness, StopMode, kill_orphans};
 use super::query::{LocalAddress, LocalSql, member_conninfo};
-use super::rewind::{Rewound, rewind};
+use super::rewind::{Options, Rewound, rewind};
 use super::{Programs, basebackup, hba, initdb, pgpass, promote};
 use crate::config::{Authentication, Credentials};
 use crate::secret::Secret;
@@ -201,12 +201,16 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     let crashed = controldata::read(&programs, &one.data_dir()).await.unwrap();
     assert_eq!(crashed.state, ClusterState::InProduction);
     let gone = member_conninfo("127.0.0.1", 1, one.authentication.for_rewind(), "/nowhere", "one", Some("postgres"));
-    let error = rewind(&programs, &one.data_dir(), &one.files().main(), &gone, false).await.unwrap_err();
+    let error =
+        rewind(&programs, &one.data_dir(), &one.files().main(), &gone, Options { user: &[], restore_target_wal: false }).await.unwrap_err();
     assert!(format!("{error:#}").contains("connection to server"), "{error:#}");
     assert_eq!(Incomplete::of(&one.data_dir()).read().await.unwrap(), None);
     let source = two.conninfo(two.authentication.for_rewind(), "one", Some("postgres")).await;
     let begin = Instant::now();
-    assert_eq!(rewind(&programs, &one.data_dir(), &one.files().main(), &source, false).await.unwrap(), Rewound::Done);
+    assert_eq!(
+        rewind(&programs, &one.data_dir(), &one.files().main(), &source, Options { user: &[], restore_target_wal: false }).await.unwrap(),
+        Rewound::Done
+    );
     println!("rewound after {:?}", begin.elapsed());
     let conninfo = two.conninfo(&two.authentication.replication, "one", None).await;
     let begin = Instant::now();
@@ -230,7 +234,8 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     initdb::initdb(&programs, &other.data_dir(), &other.authentication.superuser, &[]).await.unwrap();
     let running = other.start(&Recovery::None).await;
     let source = other.conninfo(&other.authentication.superuser, "one", Some("postgres")).await;
-    let verdict = rewind(&programs, &one.data_dir(), &one.files().main(), &source, false).await.unwrap();
+    let verdict =
+        rewind(&programs, &one.data_dir(), &one.files().main(), &source, Options { user: &[], restore_target_wal: false }).await.unwrap();
     assert!(matches!(&verdict, Rewound::NotPossible { why, half_done: false } if why.contains("different systems")), "{verdict:?}");
     running.stop(StopMode::Immediate).unwrap();
     running.exited().await;
@@ -247,7 +252,10 @@ async fn what_is_there_is_not_wiped_by_mistake() {
     assert!(error.to_string().contains("is not empty") && node.data_dir().join("precious").exists(), "{error}");
     // Half of a clone is nothing to rewind, and nothing worth keeping.
     Incomplete::of(&node.data_dir()).set("clone from db1").await.unwrap();
-    let verdict = rewind(&programs, &node.data_dir(), &node.files().main(), "host=nowhere", false).await.unwrap();
+    let verdict =
+        rewind(&programs, &node.data_dir(), &node.files().main(), "host=nowhere", Options { user: &[], restore_target_wal: false })
+            .await
+            .unwrap();
     assert!(matches!(&verdict, Rewound::NotPossible { why, half_done: true } if why.contains("clone from db1")), "{verdict:?}");
     initdb::initdb(&programs, &node.data_dir(), &node.authentication.superuser, &[]).await.unwrap();
     assert_eq!(Incomplete::of(&node.data_dir()).read().await.unwrap(), None);

@@ -232,7 +232,8 @@ async fn log_file(data_dir: &Path) -> Option<(Stdio, Stdio)> {
     Some((out.into(), err.into()))
 }
 
-fn watchable(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
+/// A descriptor of a process that becomes readable when it ends.
+pub(crate) fn watchable(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
     when_readable(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
 }
 

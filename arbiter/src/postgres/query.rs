@@ -146,12 +146,24 @@ pub struct PendingSetting {
     pub wanted: Option<String>,
 }
 
+/// A standby whose walreceiver has ended tells its timeline by the newest segment file that holds its position: a
+/// server without a receiver otherwise knows only that of its last restart point, and an arbiter that was started
+/// anew just then would take what was received since for a fork.
+///
 /// One statement, one row, one JSON text: a tick costs one round trip. Positions are plain numbers there, as in [`Lsn`].
 const FACTS: &str = "
 SELECT json_build_object(
   'in_recovery', r.yes,
   'timeline', CASE WHEN r.yes THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver WHERE received_tli > 0),
-                (pg_control_recovery()).min_recovery_end_timeline, (pg_control_checkpoint()).timeline_id)
+                (pg_control_recovery()).min_recovery_end_timeline, (pg_control_checkpoint()).timeline_id,
+                CASE WHEN NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE received_tli > 0) THEN
+                  (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir(),
+                     LATERAL (SELECT div(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/1', s.bytes)::bigint AS number,
+                                     4294967296 / s.bytes AS per_id
+                              FROM (SELECT pg_size_bytes(current_setting('wal_segment_size')) AS bytes) s) segment
+                   WHERE length(name) = 24
+                     AND substr(name, 9) = upper(lpad(to_hex(number / per_id), 8, '0') || lpad(to_hex(number % per_id), 8, '0')))
+                END)
               ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
   'current_lsn', CASE WHEN NOT r.yes THEN pg_current_wal_lsn() - '0/0' END,
   'flush_lsn', CASE WHEN NOT r.yes THEN pg_current_wal_flush_lsn() - '0/0' END,
@@ -253,6 +265,11 @@ impl LocalSql {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
+    }
+
+    /// Ends the session; the next question makes a new one.
+    pub async fn hang_up(&self) {
+        *self.session.lock().await = None;
     }
 
     /// Runs statements without results.

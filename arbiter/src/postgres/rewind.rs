@@ -1,10 +1,35 @@
 //! Takes a data directory back to where it forked from the new primary's history, with pg_rewind.
 
 use super::controldata;
+use super::initdb::{LongOption, as_argument};
 use super::marker::Incomplete;
 use super::{Programs, read_if_there, remove_if_there, run, sync_data_directory, tail};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
+
+/// Options that are ours to give, or that would make the result unusable, as in Patroni.
+pub const FORBIDDEN: [&str; 11] = [
+    "target-pgdata",
+    "source-pgdata",
+    "source-server",
+    "write-recovery-conf",
+    "dry-run",
+    "restore-target-wal",
+    "config-file",
+    "no-ensure-shutdown",
+    "version",
+    "help",
+    "progress",
+];
+
+/// How pg_rewind is called besides its source and target.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// The user's long options.
+    pub user: &'a [LongOption],
+    /// A `restore_command` is set: WAL that the target lacks is fetched with it.
+    pub restore_target_wal: bool,
+}
 
 /// How a rewind ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +48,7 @@ pub enum Rewound {
 /// Rewinds `data_dir` to follow the server at `conninfo` (which names its passfile and a database).
 /// The server of `data_dir` must be down. Where it was not shut down cleanly, one
 /// single-user recovery comes first. An unreachable source is an error (try again), not `NotPossible`.
-pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, conninfo: &str, restore_target_wal: bool) -> Result<Rewound> {
+pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, conninfo: &str, options: Options<'_>) -> Result<Rewound> {
     super::refuse_root()?;
     let mark = Incomplete::of(data_dir);
     if let Some(what) = mark.read().await? {
@@ -37,7 +62,8 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
     mark.set("rewind").await?;
     let mut command = programs.command("pg_rewind");
     command.arg("--target-pgdata").arg(data_dir).arg("--progress").arg("--no-sync").arg(format!("--source-server={conninfo}"));
-    if restore_target_wal {
+    command.args(options.user.iter().map(as_argument)).env(crate::program::WORKS_ON, data_dir);
+    if options.restore_target_wal {
         command.arg("--restore-target-wal");
         // Only where it is not where pg_rewind looks by itself: versions before 15 don't know the option.
         if config_file.parent() != Some(data_dir) {

@@ -310,7 +310,9 @@ pub async fn forget_restart(node: &Node) -> Result<Reply, Reply> {
 
 /// POST `/reinitialize`.
 pub async fn reinitialize(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
-    optional_object(body)?;
+    let body = optional_object(body)?;
+    let flag = |name: &str| body.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let (force, from_leader) = (flag("force"), flag("from_leader"));
     let refusal = {
         let snapshot = node.snapshot.borrow();
         match &snapshot.view.leader {
@@ -323,7 +325,7 @@ pub async fn reinitialize(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
     if let Some(refusal) = refusal {
         return Err(Reply::text(503, refusal));
     }
-    match command(node, Command::Reinitialize, REFUSAL_WITHIN).await {
+    match command(node, |answer| Command::Reinitialize { force, from_leader, answer }, REFUSAL_WITHIN).await {
         Some(Err(why)) => Err(Reply::text(503, why)),
         Some(Ok(())) | None => Ok(Reply::text(200, "reinitialize started")),
     }

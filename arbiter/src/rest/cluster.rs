@@ -32,7 +32,7 @@ pub fn role(snapshot: &Snapshot) -> &'static str {
         (Postgres::Primary { .. }, _) => "primary",
         (Postgres::Standby { .. }, _) if leads && present::is_standby_cluster(snapshot.view.config()) => "standby_leader",
         (Postgres::Standby { .. }, _) => "replica",
-        (_, DataDir::Empty | DataDir::Incomplete { .. }) => "uninitialized",
+        (_, DataDir::Empty | DataDir::Incomplete { .. } | DataDir::Damaged { .. }) => "uninitialized",
         (_, DataDir::Present(_)) if leads => "primary",
         _ => "replica",
     }

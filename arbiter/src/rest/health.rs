@@ -230,6 +230,8 @@ pub(crate) mod tests {
             down_for: Duration::ZERO,
             stopping: false,
             reinit: false,
+            cloning: Default::default(),
+            start_failed: None,
             request_due: false,
             start_owed: false,
         };

@@ -117,7 +117,7 @@ async fn commands_reach_the_daemon_and_its_answer_comes_back() {
             let _ = match command {
                 Command::Restart(answer) => answer.send(Ok(())),
                 Command::Reload(answer) => answer.send(Err("no such file".to_owned())),
-                Command::Reinitialize(answer) => answer.send(Ok(())),
+                Command::Reinitialize { answer, .. } => answer.send(Ok(())),
                 Command::Schedule(plan, answer) => {
                     answer.send(if plan.schedule.contains("2999") { Ok(()) } else { Err("taken".to_owned()) })
                 }

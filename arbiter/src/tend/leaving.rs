@@ -48,7 +48,7 @@ async fn try_to_leave(hands: &Hands) -> Result<Left> {
     let recovery: Recovery = settings::recovery(&hands.config, &hands.dynamic(&view), member);
     hands.note_leaving(true);
     hands.write_configuration(&view, &recovery).await?;
-    hands.sql.reload().await?;
+    hands.reload().await?;
     let bound = 2 * view.config().timing().loop_wait;
     let deadline = Instant::now() + bound;
     while Instant::now() < deadline {

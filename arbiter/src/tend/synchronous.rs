@@ -88,7 +88,7 @@ async fn apply_setting(hands: &Hands, view: &ClusterView, setting: Setting) -> R
     let wanted = setting.to_string();
     hands.note_synchronous(setting, None);
     hands.write_configuration(view, &Recovery::None).await?;
-    hands.sql.reload().await?;
+    hands.reload().await?;
     // The reload reaches our own session with its next statement, not before the postmaster has read the file.
     let effective = async {
         while hands.sql.facts().await?.synchronous_standby_names != wanted {
@@ -104,7 +104,7 @@ async fn give_up_setting(hands: &Hands, view: &ClusterView) -> Result<()> {
     hands.note_synchronous(Setting::nobody(), None);
     if hands.write_configuration(view, &Recovery::None).await? {
         tracing::info!("synchronous_mode is off: synchronous_standby_names is left to the configuration");
-        hands.sql.reload().await?;
+        hands.reload().await?;
     }
     Ok(())
 }
@@ -195,7 +195,7 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setti
     // It follows nobody from here on: it was elected, or it was handed the key.
     let recovery = settings::recovery(&hands.config, &hands.dynamic(view), None);
     hands.write_configuration_with(view, &recovery, &setting).await?;
-    hands.sql.reload().await?;
+    hands.reload().await?;
     // Somebody is promised that commits wait: not one may pass before they do.
     let must = rules.strict || !own.voters.is_empty();
     let patience = if must { CONFIRM_PATIENCE } else { PROMOTION_PATIENCE };

@@ -168,6 +168,8 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         down_for: Duration::ZERO,
         stopping: false,
         reinit: false,
+        cloning: Default::default(),
+        start_failed: None,
         request_due: false,
         start_owed: false,
     }

@@ -1,0 +1,240 @@
+//! Replicas and clusters out of a backup, with the tools that people have. docs/backup.md shows these configurations.
+
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use stories::cluster::{Cluster, PATIENCE};
+use stories::node::Node;
+use stories::wait::{self, seconds};
+
+/// A repository in the room of the cluster that is backed up, and a configuration file for each node.
+struct PgBackRest {
+    program: PathBuf,
+    directory: PathBuf,
+}
+
+impl PgBackRest {
+    fn of(cluster: &Cluster) -> Option<PgBackRest> {
+        let program = stories::backup::tool("pgbackrest")?;
+        Some(PgBackRest { program, directory: cluster.room.directory("pgbackrest") })
+    }
+
+    /// As in docs/backup.md; the stanza is the scope.
+    fn configure(&self, cluster: &Cluster, node: &Node) -> String {
+        let at = |name: &str| self.directory.join(name).display().to_string();
+        let text = format!(
+            "[global]\nrepo1-path={}\nlog-path={}\nlock-path={}\nspool-path={}\nlog-level-file=off\nlog-level-console=info\n\
+             start-fast=y\ncompress-type=lz4\n\n[story]\npg1-path={}\npg1-port={}\npg1-socket-path={}\npg1-user=postgres\n",
+            at("repo"),
+            at("log"),
+            node.dir().join("lock").display(),
+            node.dir().join("spool").display(),
+            node.data_dir().display(),
+            node.port(),
+            node.dir().display()
+        );
+        let file = node.dir().join("pgbackrest.conf");
+        cluster.room.file(&file, &text);
+        format!("{} --config={} --stanza=story", self.program.display(), file.display())
+    }
+
+    async fn run(&self, cluster: &Cluster, node: &Node, arguments: &[&str]) {
+        let config = format!("--config={}", node.dir().join("pgbackrest.conf").display());
+        let output = run(cluster, &self.program, node, &[&[config.as_str(), "--stanza=story"], arguments].concat()).await;
+        assert!(output.status.success(), "pgbackrest {arguments:?}: {output:?}");
+    }
+}
+
+async fn run(cluster: &Cluster, program: &Path, node: &Node, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::from(cluster.room.command(program, node.dir()));
+    command.args(arguments).kill_on_drop(true);
+    tokio::time::timeout(seconds(120), command.output()).await.expect("the tool ends").expect("start the tool")
+}
+
+/// Every node archives into the repository and reads from it; replicas are made from it.
+fn with_pgbackrest(cluster: &Cluster, tool: &PgBackRest) {
+    for node in &cluster.nodes {
+        let line = tool.configure(cluster, node);
+        cluster.reconfigure(node, |config| {
+            config["postgresql"]["parameters"]["archive_mode"] = json!("on");
+            config["postgresql"]["parameters"]["archive_command"] = json!(format!("{line} archive-push %p"));
+            config["postgresql"]["recovery_conf"] = json!({"restore_command": format!("{line} archive-get %f \"%p\"")});
+            config["postgresql"]["create_replica_methods"] = json!(["pgbackrest", "basebackup"]);
+            config["postgresql"]["pgbackrest"] =
+                json!({"command": format!("{line} --delta restore"), "keep_data": true, "no_params": true, "no_leader": true});
+        });
+    }
+}
+
+#[tokio::test]
+async fn pgbackrest_makes_a_replica_and_a_new_cluster_at_a_named_point() {
+    let cluster = Cluster::of(2).planned().await;
+    let Some(tool) = PgBackRest::of(&cluster) else { return };
+    with_pgbackrest(&cluster, &tool);
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    cluster.start(first);
+    cluster.healthy_members(1).await;
+    tool.run(&cluster, first, &["stanza-create"]).await;
+    first.query("CREATE TABLE t AS SELECT generate_series(1, 10) AS n").await.expect("write");
+    tool.run(&cluster, first, &["--type=full", "backup"]).await;
+    first.query("INSERT INTO t SELECT generate_series(11, 20)").await.expect("write after the backup");
+
+    cluster.start(second);
+    cluster.healthy().await;
+    second
+        .logged(
+            &["replica method pgbackrest: ", "restore command end: completed successfully", "the replica was made by pgbackrest"],
+            seconds(5),
+        )
+        .await;
+    wait::until("the rows on the replica", PATIENCE, async || {
+        let count = second.one("SELECT count(*) FROM t").await?;
+        anyhow::ensure!(count == "20", "{count} rows");
+        Ok(())
+    })
+    .await;
+
+    // The password of the new cluster's configuration is not the one in the backup.
+    first.query("ALTER ROLE replicator PASSWORD 'of the old cluster'").await.expect("another password");
+    first.query("SELECT pg_create_restore_point('wanted')").await.expect("name the point");
+    first.query("INSERT INTO t SELECT generate_series(21, 30)").await.expect("write after the point");
+    first.query("SELECT pg_switch_wal()").await.expect("end the segment");
+    wait::until("the log in the archive", PATIENCE, async || {
+        let waiting = first.one("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'").await?;
+        anyhow::ensure!(waiting == "0", "{waiting} segments wait");
+        Ok(())
+    })
+    .await;
+    for node in [second, first] {
+        node.stop();
+        node.ended(PATIENCE).await;
+    }
+    recovered_to_the_point(&tool).await;
+}
+
+async fn recovered_to_the_point(tool: &PgBackRest) {
+    let cluster = Cluster::of(2).planned().await;
+    with_pgbackrest(&cluster, tool);
+    for node in &cluster.nodes {
+        let line = tool.configure(&cluster, node);
+        cluster.reconfigure(node, |config| {
+            config["bootstrap"]["method"] = json!("pgbackrest");
+            config["bootstrap"]["pgbackrest"] = json!({
+                "command": format!("{line} restore"),
+                "no_params": true,
+                "recovery_conf": {
+                    "restore_command": format!("{line} archive-get %f \"%p\""),
+                    "recovery_target_name": "wanted",
+                    "recovery_target_action": "promote",
+                    "recovery_target_timeline": "latest",
+                },
+            });
+            config["postgresql"]["create_replica_methods"] = json!(["basebackup"]);
+            config["postgresql"].as_object_mut().expect("a section").remove("pgbackrest");
+        });
+        cluster.start(node);
+    }
+    let view = cluster.healthy().await;
+    assert_eq!(view.leader_timeline(), Some(2), "recovery ended on a timeline of its own: {view}");
+    for node in &cluster.nodes {
+        wait::until("the rows of the named point", PATIENCE, async || {
+            let count = node.one("SELECT count(*) FROM t").await?;
+            anyhow::ensure!(count == "20", "{count} rows");
+            Ok(())
+        })
+        .await;
+    }
+    let leader = cluster.leader().await;
+    leader.logged(&["bootstrap method pgbackrest", "waiting for the end of recovery", "recovery ended after"], seconds(5)).await;
+    let founders = cluster.nodes.iter().filter(|node| node.log().contains("bootstrap method pgbackrest begins")).count();
+    assert_eq!(founders, 1, "one node founds, the other makes a copy");
+    leader.query("INSERT INTO t VALUES (100)").await.expect("the new cluster takes writes");
+}
+
+#[tokio::test]
+async fn a_founding_that_fails_leaves_no_claim_and_its_data_aside() {
+    let cluster = Cluster::of(1).planned().await;
+    let node = cluster.node("n1");
+    let bin = stories::programs::postgres_bin();
+    // A backup that lacks what the target asks for: recovery ends before it.
+    let makes = format!("sh -c '{}/initdb -D \"$0\" -U postgres -A trust >/dev/null && echo made it'", bin.display());
+    cluster.reconfigure(node, |config| {
+        config["bootstrap"]["method"] = json!("own");
+        config["bootstrap"]["own"] = json!({
+            "command": format!("{makes} {}", node.data_dir().display()),
+            "no_params": true,
+            "recovery_conf": {"restore_command": "false", "recovery_target_name": "never"},
+        });
+    });
+    cluster.start(node);
+    let status = node.ended(PATIENCE).await;
+    assert!(!status.success(), "{status}");
+    node.logged(
+        &["bootstrap method own: made it", "Postgres ended before the end of recovery", "this arbiter ends", "data.failed"],
+        seconds(5),
+    )
+    .await;
+    let mut failed = node.data_dir().into_os_string();
+    failed.push(".failed");
+    assert!(Path::new(&failed).join("PG_VERSION").exists(), "what it left is there to be looked at");
+    assert!(!node.data_dir().exists());
+    let view = cluster.view().await.expect("look");
+    assert_eq!(view.key("initialize"), None, "another node may try: {view}");
+
+    cluster.reconfigure(node, |config| config["bootstrap"]["own"]["recovery_conf"] = serde_json::Value::Null);
+    cluster.start(node);
+    cluster.healthy().await;
+    assert_eq!(node.one("SELECT pg_is_in_recovery()").await.expect("ask with this configuration's password"), "f");
+}
+
+#[tokio::test]
+async fn barman_makes_a_replica() {
+    let cluster = Cluster::of(2).planned().await;
+    let Some(program) = stories::backup::tool("barman") else { return };
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    let home = cluster.room.directory("barman");
+    let _ = cluster.room.directory("barman/conf.d");
+    let (at, server) = (home.display(), first.dir().display());
+    let config = home.join("barman.conf");
+    let text = format!(
+        "[barman]\nbarman_user = postgres\nbarman_home = {at}\nbarman_lock_directory = {at}\nconfiguration_files_directory = {at}/conf.d\n\
+         log_file = {at}/barman.log\n\n[story]\ndescription = the story's cluster\nconninfo = host={server} port={0} user=postgres dbname=postgres\n\
+         streaming_conninfo = host={server} port={0} user=postgres\nbackup_method = postgres\nstreaming_archiver = on\nslot_name = barman\n\
+         create_slot = auto\npath_prefix = {1}\n",
+        first.port(),
+        stories::programs::postgres_bin().display()
+    );
+    cluster.room.file(&config, &text);
+    let line = format!("{} -c {}", program.display(), config.display());
+    for node in &cluster.nodes {
+        cluster.reconfigure(node, |config| {
+            config["postgresql"]["pg_hba"].as_array_mut().expect("a list").push(json!("local replication all trust"));
+            config["postgresql"]["create_replica_methods"] = json!(["barman", "basebackup"]);
+            config["postgresql"]["barman"] =
+                json!({"command": format!("{line} recover story latest {}", node.data_dir().display()), "no_params": true});
+        });
+    }
+    cluster.start(first);
+    cluster.healthy_members(1).await;
+    first.query("CREATE TABLE t AS SELECT generate_series(1, 10) AS n").await.expect("write");
+    let config = config.display().to_string();
+    for arguments in [
+        &["receive-wal", "--create-slot", "story"][..],
+        &["cron"],
+        &["switch-wal", "--force", "--archive", "--archive-timeout", "60", "story"],
+        &["backup", "--wait", "--wait-timeout", "60", "story"],
+    ] {
+        let output = run(&cluster, &program, first, &[&["-c", config.as_str()], arguments].concat()).await;
+        assert!(output.status.success() || arguments[0] == "receive-wal", "barman {arguments:?}: {output:?}");
+    }
+    first.query("INSERT INTO t SELECT generate_series(11, 20)").await.expect("write after the backup");
+    cluster.start(second);
+    cluster.healthy().await;
+    second.logged(&["replica method barman: ", "the replica was made by barman"], seconds(5)).await;
+    wait::until("the rows on the replica", PATIENCE, async || {
+        let count = second.one("SELECT count(*) FROM t").await?;
+        anyhow::ensure!(count == "20", "{count} rows");
+        Ok(())
+    })
+    .await;
+}
