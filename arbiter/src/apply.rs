@@ -1,5 +1,6 @@
 //! Duty -> procedure: one match, no wildcard arm; the only door from a decision to the server's files and process.
 
+use crate::config::Credentials;
 use crate::hands::Hands;
 use crate::postgres::conf::Recovery;
 use crate::postgres::postmaster::{Readiness, StopMode, last_words};
@@ -7,15 +8,16 @@ use crate::postgres::promote::promote;
 use crate::postgres::query::{ServerFacts, member_conninfo};
 use crate::postgres::rewind::{self, Rewound, rewind};
 use crate::postgres::timelines;
-use crate::{bootstrap, hook, program, replica, settings, switchover, tend};
+use crate::{bootstrap, demote_cluster, hook, program, recovery, replica, switchover, tend};
 use anyhow::{Context, Result, bail};
 use cluster::duty::Duty;
 use cluster::failover::FailoverRequest;
 use cluster::history::History;
 use cluster::leader::Term;
 use cluster::local::LocalState;
-use cluster::member::{MemberRole, MemberState};
+use cluster::member::{MemberRole, MemberState, Tags};
 use cluster::name::MemberName;
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::sync::Arc;
@@ -66,13 +68,14 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
         Duty::Restore => replica::restore(&hands, view).await.context("make the data from a backup"),
         Duty::StartPrimary { term: _ } => start(&hands, view, &Recovery::None).await.context("start Postgres as primary"),
         Duty::StartStandby { upstream } => {
-            let recovery = follow(&hands, view, upstream.as_ref());
+            let recovery = follow(&hands, view, &upstream);
             start(&hands, view, &recovery).await.context("start Postgres as standby")
         }
         Duty::Promote { term } => promote_to(&hands, term).await.context("promote"),
         Duty::Demote => demote(&hands).await.context("demote"),
+        Duty::DemoteCluster { term } => demote_to_standby_cluster(&hands, view, term).await.context("become a standby cluster"),
         Duty::Follow { upstream } => {
-            hands.write_configuration(view, &follow(&hands, view, Some(&upstream))).await?;
+            hands.write_configuration(view, &follow(&hands, view, &upstream)).await?;
             hands.reload().await.with_context(|| format!("follow {upstream}"))?;
             Ok(Done::LookAgain)
         }
@@ -103,15 +106,32 @@ async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
     Ok(if again { Done::LookAgain } else { Done::Settled })
 }
 
-/// Recovery settings for following a member, or nobody.
-pub fn follow(hands: &Hands, view: &ClusterView, upstream: Option<&MemberName>) -> Recovery {
-    let member = upstream.and_then(|name| Some((name, &view.members.get(name)?.member)));
-    settings::recovery(&hands.config, &hands.dynamic(view), member)
+/// Recovery settings for following an upstream.
+pub fn follow(hands: &Hands, view: &ClusterView, upstream: &Upstream) -> Recovery {
+    recovery::of(&hands.config, &hands.dynamic(view), view, upstream)
+}
+
+/// How a copy or a rewind reaches its source, as whom.
+pub fn source(hands: &Hands, view: &ClusterView, from: &Upstream, credentials: &Credentials, database: Option<&str>) -> Result<String> {
+    let config = &hands.config;
+    match from {
+        Upstream::Member(name) => {
+            let source = &view.members.get(name).with_context(|| format!("{name} has no member key"))?.member;
+            let (host, port) = source.host_port().with_context(|| format!("{name} has no usable address: {}", source.conn_url))?;
+            let passfile = config.postgres.pgpass.display().to_string();
+            Ok(member_conninfo(&host, port, credentials, &passfile, config.name.as_str(), database))
+        }
+        Upstream::Remote => {
+            let remote = hands.dynamic(view).standby_cluster().context("standby_cluster names nothing to copy from")?;
+            recovery::remote_conninfo(config, &remote, credentials, database).context("standby_cluster names no host")
+        }
+        Upstream::Nobody => bail!("nobody to copy from"),
+    }
 }
 
 /// The process is started, not waited for: the loop sees when it serves, and keeps the lease until then.
 pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result<Done> {
-    let role = if *recovery == Recovery::None { MemberRole::Primary } else { MemberRole::Replica };
+    let role = if *recovery == Recovery::None { MemberRole::Primary } else { hands.standby_role(view) };
     hands.speak(MemberState::Starting, role);
     hands.clear_orphans().await?;
     if *recovery != Recovery::None {
@@ -147,6 +167,9 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     // The key in our name, in the term that was judged, on a lease that etcd confirms now.
     if view.leader_if(&hands.config.name).is_none_or(|leader| leader.term != term) {
         bail!("term {term} is over");
+    }
+    if view.is_standby_cluster() {
+        bail!("the cluster is to follow another one (standby_cluster)");
     }
     if !hands.lease.confirm(&view).await {
         bail!("the lease was not confirmed by etcd");
@@ -216,26 +239,50 @@ async fn demote(hands: &Hands) -> Result<Done> {
     Ok(Done::LookAgain)
 }
 
-async fn rewind_from(hands: &Hands, view: &ClusterView, from: &MemberName) -> Result<Done> {
+/// Stops and starts again as a standby of the other cluster, in a new term.
+async fn demote_to_standby_cluster(hands: &Hands, view: &ClusterView, term: Term) -> Result<Done> {
+    let view = demote_cluster::stop_and_begin_term(hands, view, term).await?;
+    start(hands, &view, &follow(hands, &view, &unless_nostream(hands, Upstream::Remote))).await
+}
+
+/// This upstream, but for a node that streams from nobody.
+pub fn unless_nostream(hands: &Hands, upstream: Upstream) -> Upstream {
+    if Tags(hands.config.tags.clone()).nostream() { Upstream::Nobody } else { upstream }
+}
+
+/// Host and port of a conninfo, for the log: the rest is nobody's business there.
+pub fn address(conninfo: &str) -> String {
+    let words = conninfo.split_whitespace().filter(|word| word.starts_with("host=") || word.starts_with("port="));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+async fn rewind_from(hands: &Hands, view: &ClusterView, from: &Upstream) -> Result<Done> {
     let config = &hands.config;
-    let source = &view.members.get(from).with_context(|| format!("{from} has no member key"))?.member;
-    let (host, port) = source.host_port().with_context(|| format!("{from} has no usable address: {}", source.conn_url))?;
-    hands.speak(MemberState::Stopping, MemberRole::Replica);
+    let conninfo = source(hands, view, from, config.postgres.authentication.for_rewind(), Some(&config.postgres.database))?;
+    // A member of a standby cluster is wound back to the other cluster's history, and follows its own leader again.
+    let upstream = unless_nostream(
+        hands,
+        match view.leader.as_ref().filter(|leader| leader.name != config.name) {
+            Some(leader) => Upstream::Member(leader.name.clone()),
+            None => from.clone(),
+        },
+    );
+    let role = hands.standby_role(view);
+    hands.speak(MemberState::Stopping, role.clone());
     hands.stop(StopMode::Fast).await?;
     hands.clear_orphans().await?;
     program::end_leftovers(&config.postgres.data_dir).await?;
-    hands.speak(MemberState::Stopped, MemberRole::Replica);
-    hands.write_configuration(view, &follow(hands, view, Some(from))).await?;
-    let passfile = config.postgres.pgpass.display().to_string();
-    let credentials = config.postgres.authentication.for_rewind();
-    let conninfo = member_conninfo(&host, port, credentials, &passfile, config.name.as_str(), Some(&config.postgres.database));
-    tracing::info!("rewinding to the history of {from} ({host}:{port})");
-    let options = rewind::Options { user: &config.postgres.rewind, restore_target_wal: settings::restores(config) };
+    hands.speak(MemberState::Stopped, role);
+    let recovery = follow(hands, view, &upstream);
+    hands.write_configuration(view, &recovery).await?;
+    tracing::info!("rewinding to the history of {from} ({})", address(&conninfo));
+    let options = rewind::Options { user: &config.postgres.rewind, restore_target_wal: recovery::restores(config, &recovery) };
     match rewind(&hands.programs, &config.postgres.data_dir, &config.postgres.files().main(), &conninfo, options).await? {
         Rewound::Done => {
             hands.note_rewind(None);
             tracing::info!("rewound");
-            start(hands, view, &follow(hands, view, Some(from))).await
+            hands.remote.forget();
+            start(hands, view, &recovery).await
         }
         Rewound::NotPossible { why, .. } => {
             tracing::error!("pg_rewind failed: {why}");

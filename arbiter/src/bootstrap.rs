@@ -8,12 +8,13 @@ use crate::postgres::initdb::initdb;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::StopMode;
 use crate::postgres::query::{identifier, literal};
-use crate::restore;
+use crate::{recovery, replica, restore};
 use anyhow::{Context, Result, bail};
 use cluster::described::Described;
 use cluster::leader::Leader;
 use cluster::local::DataDir;
 use cluster::member::{MemberRole, MemberState};
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
     };
     tracing::info!("founding the cluster {}: this node makes the first data directory", hands.config.scope);
     let made = make(hands, data, claim, lease).await;
-    if made.is_err() && hands.config.bootstrap.method.is_some() && !matches!(data, DataDir::Present(_)) {
+    if made.is_err() && hands.config.founding_method().is_some() && !matches!(data, DataDir::Present(_)) {
         // The claim goes back whatever becomes of the data: its mark keeps it from being started.
         if let Err(why) = failed(hands).await {
             tracing::error!("put the data of the failed founding aside: {why:#}");
@@ -82,7 +83,13 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     let config = &hands.config;
     let postgres = &config.postgres;
     let mark = Incomplete::of(&postgres.data_dir);
-    let fresh = !matches!(data, DataDir::Present(_));
+    let dynamic = cluster::config::DynamicConfig(config.bootstrap.dcs.clone());
+    let follows = dynamic.standby_cluster().is_some();
+    if follows && !matches!(data, DataDir::Present(_)) {
+        replica::replace(hands, &ClusterView::default(), &Upstream::Remote, false).await?;
+        mark.set("founding the cluster").await?;
+    }
+    let fresh = !follows && !matches!(data, DataDir::Present(_));
     if fresh {
         if hands.postmaster().is_some() {
             // An arbiter that was killed left it in the middle of the founding.
@@ -92,7 +99,7 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
         if matches!(data, DataDir::Incomplete { .. }) {
             crate::postgres::empty_directory(&postgres.data_dir).await?;
         }
-        match &config.bootstrap.method {
+        match config.founding_method() {
             Some(method) => restore::make(hands, method).await?,
             None => initdb(&hands.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?,
         }
@@ -100,7 +107,6 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
         mark.set("founding the cluster").await?;
     }
     let control = controldata::read(&hands.programs, &postgres.data_dir).await?;
-    let dynamic = cluster::config::DynamicConfig(config.bootstrap.dcs.clone());
     for fault in dynamic.faults() {
         tracing::warn!("bootstrap.dcs: {fault}");
     }
@@ -108,7 +114,9 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     let leader = Leader { name: config.name.clone(), lease, term };
     let nothing = ClusterView::default();
     if hands.postmaster().is_none() {
-        hands.start_and_wait(&nothing, &Recovery::None).await?;
+        let upstream = if follows { Upstream::Remote } else { Upstream::Nobody };
+        let recovery = if follows { recovery::of(config, &dynamic, &nothing, &upstream) } else { Recovery::None };
+        hands.start_and_wait(&nothing, &recovery).await?;
     }
     // From here on the lease worker keeps the lease, and opens the fence.
     hands.lease.speak(None);
@@ -118,8 +126,17 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
             hands.sql.ensure_role(&user.credentials, &user.options).await?;
         }
     }
-    hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.context("create the extension pg_tenure")?;
-    attach(hands, None).await?;
+    if follows {
+        // Nothing can be created here: the extension comes from the other side, or with the promotion.
+        if let Err(why) = attach(hands, None).await {
+            tracing::warn!(
+                "{why:#}; hint: run CREATE EXTENSION pg_tenure in the cluster that this one follows: without it no other member here can take over"
+            );
+        }
+    } else {
+        hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.context("create the extension pg_tenure")?;
+        attach(hands, None).await?;
+    }
     if fresh && let Some(command) = &config.bootstrap.post_bootstrap {
         post_bootstrap(hands, command).await?;
     }

@@ -161,10 +161,16 @@ pub struct PostgresConfig {
     pub authentication: Authentication,
     /// Local settings.
     pub parameters: BTreeMap<String, String>,
+    /// Settings over those, by the server's role.
+    pub parameters_by_role: ByRole<BTreeMap<String, String>>,
     /// Lines of pg_hba.conf.
     pub pg_hba: Option<Vec<String>>,
+    /// Instead of those, by the server's role.
+    pub pg_hba_by_role: ByRole<Option<Vec<String>>>,
     /// Lines of pg_ident.conf.
     pub pg_ident: Option<Vec<String>>,
+    /// Instead of those, by the server's role.
+    pub pg_ident_by_role: ByRole<Option<Vec<String>>>,
     /// How copies are made, best first; never empty.
     pub create_replica_methods: Vec<ReplicaMethod>,
     /// Long options of pg_basebackup.
@@ -191,6 +197,59 @@ pub struct PostgresConfig {
     pub before_stop: Option<CommandLine>,
     /// Recovery settings beside our own (`restore_command`, ...).
     pub recovery_conf: BTreeMap<String, String>,
+}
+
+/// What a server is, as far as its settings go: the suffix in `parameters_primary` and the like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerRole {
+    /// Out of recovery.
+    Primary,
+    /// In recovery, not leading.
+    Replica,
+    /// In recovery, leading a standby cluster.
+    StandbyLeader,
+}
+
+impl ServerRole {
+    /// Every role.
+    pub const ALL: [ServerRole; 3] = [ServerRole::Primary, ServerRole::Replica, ServerRole::StandbyLeader];
+}
+
+impl fmt::Display for ServerRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ServerRole::Primary => "primary",
+            ServerRole::Replica => "replica",
+            ServerRole::StandbyLeader => "standby_leader",
+        })
+    }
+}
+
+/// One value for each role.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ByRole<T> {
+    /// [`ServerRole::Primary`]'s.
+    pub primary: T,
+    /// [`ServerRole::Replica`]'s.
+    pub replica: T,
+    /// [`ServerRole::StandbyLeader`]'s.
+    pub standby_leader: T,
+}
+
+impl<T> ByRole<T> {
+    /// Of this role.
+    pub fn of(&self, role: ServerRole) -> &T {
+        match role {
+            ServerRole::Primary => &self.primary,
+            ServerRole::Replica => &self.replica,
+            ServerRole::StandbyLeader => &self.standby_leader,
+        }
+    }
+
+    /// From what makes one value out of the role's name.
+    pub fn each(mut value: impl FnMut(&str) -> T) -> ByRole<T> {
+        ByRole { primary: value("primary"), replica: value("replica"), standby_leader: value("standby_leader") }
+    }
 }
 
 /// `postgresql.callbacks`: commands, called with action, role and scope.
@@ -272,6 +331,12 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl NodeConfig {
+    /// The method that makes the first data directory instead of initdb. A standby cluster begins with a copy.
+    pub fn founding_method(&self) -> Option<&BootstrapMethod> {
+        let follows = cluster::config::DynamicConfig(self.bootstrap.dcs.clone()).standby_cluster().is_some();
+        self.bootstrap.method.as_ref().filter(|_| !follows)
+    }
+
     /// Reads a file, or a directory of `*.yml` and `*.yaml` (sorted, the last one wins), puts the environment's
     /// `PATRONI_*` and `TENURE_*` over it, and validates. All that is wrong is reported together. Reads files and blocks: call it before the runtime's work begins.
     pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<NodeConfig, ConfigErrors> {
@@ -303,6 +368,19 @@ impl PostgresConfig {
     /// PostgreSQL's programs.
     pub fn programs(&self) -> Programs {
         Programs::new(&self.bin_dir)
+    }
+
+    /// Lines of pg_hba.conf in this role, where the file gives any.
+    pub fn hba(&self, role: ServerRole) -> Option<&Vec<String>> {
+        self.pg_hba_by_role.of(role).as_ref().or(self.pg_hba.as_ref())
+    }
+
+    /// Lines of pg_ident.conf in this role, where the file gives any (none, where it gives some to other roles only).
+    pub fn ident(&self, role: ServerRole) -> Option<&[String]> {
+        let by_role = &self.pg_ident_by_role;
+        let given = by_role.of(role).as_ref().or(self.pg_ident.as_ref()).map(Vec::as_slice);
+        let other = ServerRole::ALL.into_iter().any(|role| by_role.of(role).is_some());
+        given.or_else(|| other.then_some(&[]))
     }
 
     /// The server's configuration files.

@@ -16,6 +16,7 @@ use cluster::member::{MemberRole, MemberState};
 use cluster::reason::Decision;
 use cluster::request::{MemberRequest, Wish};
 use cluster::restart::{self as scheduled, Server};
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::key::Keys;
 use dcs::{Dcs, Etcd, Settings};
@@ -283,7 +284,7 @@ impl Daemon {
                     Ok(_) => (self.not_before, self.failures) = (None, 0),
                     Err(why) => {
                         tracing::error!("{why:#}");
-                        if duty == Some(Duty::Bootstrap) && self.hands.config.bootstrap.method.is_some() {
+                        if duty == Some(Duty::Bootstrap) && self.hands.config.founding_method().is_some() {
                             tracing::error!(
                                 "the cluster was not founded by bootstrap.method, which is not tried again here: this arbiter ends"
                             );
@@ -326,7 +327,8 @@ impl Daemon {
         }
         self.speak_for(&seen).await;
         self.call_back(&seen);
-        if fresh && self.view.leader_if(&self.hands.config.name).is_some() && matches!(seen.local.postgres, Postgres::Standby { .. }) {
+        let leads = self.view.leader_if(&self.hands.config.name).is_some();
+        if fresh && leads && !self.view.is_standby_cluster() && matches!(seen.local.postgres, Postgres::Standby { .. }) {
             // About to be promoted: what the lease worker knows of the lease is asked of etcd itself.
             seen.local.lease_valid = self.hands.lease.confirm(&self.view).await;
         }
@@ -371,7 +373,7 @@ impl Daemon {
         if decision.what == Duty::Rest && seen.local.postgres == Postgres::Stopped {
             // Down, and nothing is done about it: that must not be a secret of this log.
             let state = if seen.local.start_failed.is_some() { MemberState::StartFailed } else { MemberState::Stopped };
-            self.hands.speak_reason(state, MemberRole::Replica, decision.why.to_string());
+            self.hands.speak_reason(state, self.hands.standby_role(&self.view), decision.why.to_string());
         }
         let judged = Judged { view: self.view.clone(), local: Arc::new(seen.local), facts: seen.facts.map(Arc::new) };
         self.memory.start_owed |= matches!(decision.what, Duty::Switchover { .. });
@@ -436,12 +438,15 @@ impl Daemon {
                     tracing::debug!("{why:#}");
                 }
             }
-            Postgres::Stopped if !self.hands.lease.speaking() => self.hands.speak(MemberState::Stopped, MemberRole::Replica),
+            Postgres::Stopped if !self.hands.lease.speaking() => {
+                self.hands.speak(MemberState::Stopped, self.hands.standby_role(&self.view))
+            }
             Postgres::Starting { .. }
                 if !self.hands.lease.speaking() && cluster::duty::keeps_lease_for_recovery(&self.view, &seen.local) =>
             {
                 tracing::warn!("Postgres recovers from the crash of one of its processes: the arbiter keeps the lease meanwhile");
-                self.hands.speak(MemberState::Starting, MemberRole::Primary);
+                let role = if self.view.is_standby_cluster() { MemberRole::StandbyLeader } else { MemberRole::Primary };
+                self.hands.speak(MemberState::Starting, role);
             }
             Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => {}
         }
@@ -451,7 +456,7 @@ impl Daemon {
     fn call_back(&self, seen: &Seen) {
         let role = match seen.local.postgres {
             Postgres::Primary { .. } => MemberRole::Primary,
-            Postgres::Standby { .. } => MemberRole::Replica,
+            Postgres::Standby { .. } => self.hands.standby_role(&self.view),
             Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => return,
         };
         if !matches!(self.procedure, Some((_, Duty::Bootstrap))) {
@@ -470,7 +475,7 @@ impl Daemon {
         };
         tracing::warn!("Postgres has ended{status}");
         self.hands.callbacks.ended();
-        self.hands.speak(MemberState::Crashed, MemberRole::Replica);
+        self.hands.speak(MemberState::Crashed, self.hands.standby_role(&self.view));
         self.interrupt_procedure();
         self.not_before = None;
         if let Err(why) = self.hands.clear_orphans().await {
@@ -483,7 +488,7 @@ impl Daemon {
         match &self.procedure {
             Some((task, Duty::Rest | Duty::Clone { .. } | Duty::Restore)) => task.abort(),
             // A restore may take hours; the mark says that its half is nobody's data.
-            Some((task, Duty::Bootstrap)) if self.hands.config.bootstrap.method.is_some() => task.abort(),
+            Some((task, Duty::Bootstrap)) if self.hands.config.founding_method().is_some() => task.abort(),
             _ => {}
         }
     }
@@ -669,7 +674,12 @@ impl Daemon {
 
     fn snapshot(&self, seen: &Seen, decision: Option<&Decision<Duty>>) -> Snapshot {
         // A primary's own page says until when it may write; whoever has no server asks the lease the arbiter keeps.
-        let lease_until = if matches!(seen.local.postgres, Postgres::Primary { .. }) { seen.fence_until } else { self.hands.lease.until() };
+        let by_page = match seen.local.postgres {
+            Postgres::Primary { .. } => true,
+            Postgres::Standby { .. } => self.view.is_standby_cluster(),
+            Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => false,
+        };
+        let lease_until = if by_page { seen.fence_until } else { self.hands.lease.until() };
         Snapshot {
             view: self.view.clone(),
             view_at: self.view_at,
@@ -711,13 +721,13 @@ async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
     use crate::postgres::conf::Recovery;
     let facts = hands.sql.facts().await?;
     let recovery = if facts.in_recovery {
-        let upstream = settings::address_in(&facts.primary_conninfo);
-        let member = view.members.iter().find(|(_, entry)| upstream.is_some() && entry.member.host_port() == upstream);
-        settings::recovery(&hands.config, view.config(), member.map(|(name, entry)| (name, &entry.member)))
+        let dynamic = hands.dynamic(view);
+        let upstream = crate::recovery::in_force(&hands.config, &dynamic, view, &facts).unwrap_or(Upstream::Nobody);
+        crate::recovery::of(&hands.config, &dynamic, view, &upstream)
     } else {
         Recovery::None
     };
-    let role = if facts.in_recovery { MemberRole::Replica } else { MemberRole::Primary };
+    let role = if facts.in_recovery { hands.standby_role(view) } else { MemberRole::Primary };
     tend::leaving::leave(hands).await;
     hands.speak(MemberState::Restarting, role);
     hands.callbacks.restarting();
@@ -738,10 +748,11 @@ fn word(duty: &Duty) -> String {
         Duty::Clone { from } => format!("clone from {from}"),
         Duty::Restore => "make the data from a backup".to_owned(),
         Duty::StartPrimary { term } => format!("start as primary (term {term})"),
-        Duty::StartStandby { upstream: Some(upstream) } => format!("start as standby of {upstream}"),
-        Duty::StartStandby { upstream: None } => "start as standby".to_owned(),
+        Duty::StartStandby { upstream: Upstream::Nobody } => "start as standby".to_owned(),
+        Duty::StartStandby { upstream } => format!("start as standby of {upstream}"),
         Duty::Promote { term } => format!("promote (term {term})"),
         Duty::Demote => "demote".to_owned(),
+        Duty::DemoteCluster { term } => format!("become a standby cluster (after term {term})"),
         Duty::Follow { upstream } => format!("follow {upstream}"),
         Duty::Rewind { from } => format!("rewind to {from}"),
         Duty::Switchover { .. } => "switch over".to_owned(),

@@ -2,7 +2,7 @@
 
 use crate::callback::Callbacks;
 use crate::cli::http::Caller;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, ServerRole};
 use crate::node_lease::{NodeLease, Word};
 use crate::postgres::conf::Recovery;
 use crate::postgres::pgpass;
@@ -51,6 +51,8 @@ pub struct Hands {
     pub wake: Arc<Notify>,
     /// Commands that are told what became of the server.
     pub callbacks: Arc<Callbacks>,
+    /// What the cluster in `standby_cluster` said.
+    pub remote: crate::remote::Heard,
     /// What this node promised in `failsafe_mode`.
     pub promise: crate::failsafe::Promise,
     state: Arc<Mutex<State>>,
@@ -118,6 +120,7 @@ impl Hands {
             programs,
             wake,
             callbacks: Arc::default(),
+            remote: Default::default(),
             promise: Default::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -289,6 +292,20 @@ impl Hands {
         pgpass::write(&self.config.postgres.pgpass, &entries).await
     }
 
+    /// What a server of this node in recovery is: it leads a standby cluster, or it follows a member.
+    pub fn standby_role(&self, view: &ClusterView) -> MemberRole {
+        let leads = view.leader_if(&self.config.name).is_some() && view.is_standby_cluster();
+        if leads { MemberRole::StandbyLeader } else { MemberRole::Replica }
+    }
+
+    fn server_role(&self, view: &ClusterView, recovery: &Recovery) -> ServerRole {
+        match recovery {
+            Recovery::None => ServerRole::Primary,
+            Recovery::Standby { .. } if self.standby_role(view) == MemberRole::StandbyLeader => ServerRole::StandbyLeader,
+            Recovery::Standby { .. } => ServerRole::Replica,
+        }
+    }
+
     /// Writes every configuration file for the next start or reload; true if something changed.
     pub async fn write_configuration(&self, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
         let synchronous = match recovery {
@@ -304,16 +321,17 @@ impl Hands {
         let dynamic = self.dynamic(view);
         // Where the cluster does not manage synchronous standbys, the user's own setting stands.
         let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || synchronous.count > 0;
-        let mut parameters = settings::parameters(&self.config, &dynamic, managed.then_some(synchronous));
+        let role = self.server_role(view, recovery);
+        let mut parameters = settings::parameters(&self.config, &dynamic, role, managed.then_some(synchronous));
         if self.state().leaving {
             parameters.file.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
         }
         let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
         files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
-        let hba = self.config.postgres.pg_hba.as_ref().or(self.config.bootstrap.pg_hba.as_ref());
+        let hba = self.config.postgres.hba(role).or(self.config.bootstrap.pg_hba.as_ref());
         let lines = hba.cloned().unwrap_or_else(|| crate::postgres::hba::default_lines(&self.config.postgres.authentication));
         changed |= crate::postgres::hba::write(&files.hba(), &lines).await.context("write pg_hba.conf")?;
-        if let Some(lines) = &self.config.postgres.pg_ident {
+        if let Some(lines) = self.config.postgres.ident(role) {
             changed |= crate::postgres::hba::write(&files.ident(), lines).await.context("write pg_ident.conf")?;
         }
         if let Some(password) = &self.config.etcd.password {
@@ -322,7 +340,7 @@ impl Hands {
         self.write_pgpass().await?;
         for name in if changed { settings::refused(&self.config, &dynamic) } else { Vec::new() } {
             tracing::warn!(
-                "{name} in the dynamic configuration is left out: it runs code, and this node's file does not say the same; hint: set it in postgresql.parameters of each node's file"
+                "{name} in the dynamic configuration is left out: it runs code, and this node's file does not say the same; hint: set it in each node's file too (docs/security.md)"
             );
         }
         Ok(changed)
@@ -357,7 +375,7 @@ impl Hands {
         self.write_configuration(view, recovery).await?;
         files.signal(recovery).await.context("write standby.signal")?;
         let dynamic = self.dynamic(view);
-        let mut parameters = settings::parameters(&self.config, &dynamic, None);
+        let mut parameters = settings::parameters(&self.config, &dynamic, self.server_role(view, recovery), None);
         if matches!(recovery, Recovery::Standby { .. }) {
             let control = controldata::read(&self.programs, &self.config.postgres.data_dir).await?;
             for name in parameters.raise_to(&control.required) {

@@ -6,6 +6,7 @@ mod callback;
 mod cli;
 mod config;
 mod daemon;
+mod demote_cluster;
 mod failsafe;
 #[cfg(test)]
 mod fuzz_tests;
@@ -18,6 +19,8 @@ mod observe;
 mod postgres;
 mod present;
 mod program;
+mod recovery;
+mod remote;
 mod replica;
 mod rest;
 mod restore;
@@ -144,6 +147,8 @@ mod tests {
             "-k switchover demo --leader a --candidate b --force",
             "switchover --primary a --scheduled 2030-01-01T00:00+00:00",
             "failover --candidate b --force",
+            "demote-cluster demo --host a,b --port 5432 --primary-slot-name s --restore-command x --force",
+            "promote-cluster --force",
             "restart demo a b --force",
             "restart demo -r replica --pending --pg-version 15.3 --timeout 10 --any",
             "reload demo a",

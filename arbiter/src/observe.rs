@@ -6,13 +6,14 @@ use crate::postgres::controldata::{self, ClusterState, ControlData};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster};
 use crate::postgres::query::ServerFacts;
-use crate::{postgres, settings};
+use crate::{postgres, recovery, remote, settings};
 use anyhow::{Context, Result};
 use cluster::described::Described;
 use cluster::local::{Cloning, Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
 use cluster::restart::Scheduled;
+use cluster::standby_cluster::Remote;
 use cluster::view::ClusterView;
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
     }
     let (postgres, facts) = server(hands, &mut memory.received).await;
     let data = data(hands, &postgres, facts.as_ref(), memory).await?;
+    let remote = followed(hands, view, &data, &postgres, facts.as_ref());
     let config = &hands.config;
     let allowed = |local: Option<bool>, key: &str| {
         local.unwrap_or_else(|| {
@@ -132,10 +134,11 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         start_failed: hands.start_failed(),
         request_due: request_due(view),
         start_owed: memory.start_owed,
+        remote,
     };
     let fence_until = match &facts {
         // The clock is read before the question: the page's time runs on while the answer travels.
-        Some(facts) if !facts.in_recovery => {
+        Some(facts) if !facts.in_recovery || view.is_standby_cluster() => {
             let asked = Instant::now();
             hands.sql.fence_left().await.ok().flatten().map(|left| asked + left)
         }
@@ -144,6 +147,23 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
     let pending_restart = facts.as_ref().map(|facts| settings::pending(config, &hands.dynamic(view), facts)).unwrap_or_default();
     let described = Described { pending_restart, scheduled_restart: memory.scheduled_restart.clone(), paused: view.config().paused() };
     Ok(Seen { local, facts, fence_until, described })
+}
+
+/// The cluster that this one follows. It is asked in the background, by the one who leads here and does not stream from it.
+fn followed(hands: &Hands, view: &ClusterView, data: &DataDir, postgres: &Postgres, facts: Option<&ServerFacts>) -> Remote {
+    let mine = match (postgres, data) {
+        (Postgres::Standby { streaming: false, timeline, .. }, _) => Some(*timeline),
+        (Postgres::Stopped, DataDir::Present(control)) => Some(control.timeline),
+        _ => None,
+    };
+    let leads = view.is_standby_cluster() && view.leader_if(&hands.config.name).is_some();
+    match mine.filter(|_| leads) {
+        Some(mine) => remote::ask(hands, view, mine),
+        None => hands.remote.forget(),
+    }
+    // Where the configuration's key is lost, nothing is known that would have to be followed instead.
+    let followed = |facts: &ServerFacts| view.config.is_none() || recovery::follows_remote(&hands.config, &hands.dynamic(view), facts);
+    Remote { followed: leads && facts.is_some_and(followed), said: hands.remote.said() }
 }
 
 /// A scheduled request whose time has come (or one that is not scheduled).

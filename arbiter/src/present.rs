@@ -1,6 +1,6 @@
 //! The member table as JSON and as a tree: `tenure list`, `topology` and REST `/cluster`; the rows are `cluster::rows`.
 
-pub use cluster::rows::{Position, Role, Row, is_standby_cluster, role, rows};
+pub use cluster::rows::{Position, Role, Row, role, rows};
 use cluster::view::ClusterView;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};

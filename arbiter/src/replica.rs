@@ -1,39 +1,69 @@
 //! A new copy of the cluster's data: the methods of the node's file, in their order, until one works.
 
-use crate::apply::{Done, follow, start};
+use crate::apply::{self, Done, follow, start};
 use crate::config::{MethodCommand, ReplicaMethod};
 use crate::hands::Hands;
 use crate::postgres::basebackup::basebackup;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{Postmaster, StopMode};
-use crate::postgres::query::member_conninfo;
 use crate::postgres::{controldata, empty_directory, is_empty_directory, sync_data_directory};
 use crate::program::{self, Run, Stragglers, WORKS_ON};
 use crate::tend;
 use anyhow::{Context, Result, bail};
+use cluster::config::DynamicConfig;
 use cluster::member::{MemberRole, MemberState};
-use cluster::name::MemberName;
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 
-/// Makes a copy of this member's data and starts it as a standby.
-pub async fn clone(hands: &Hands, view: &ClusterView, from: &MemberName, only_basebackup: bool) -> Result<Done> {
-    let source = &view.members.get(from).with_context(|| format!("{from} has no member key"))?.member;
-    let (host, port) = source.host_port().with_context(|| format!("{from} has no usable address: {}", source.conn_url))?;
-    let passfile = hands.config.postgres.pgpass.display().to_string();
-    let replication = &hands.config.postgres.authentication.replication;
-    let conninfo = member_conninfo(&host, port, replication, &passfile, hands.config.name.as_str(), None);
-    tracing::info!("cloning from {from} ({host}:{port})");
-    let methods: Vec<&ReplicaMethod> = match only_basebackup {
-        true => vec![&ReplicaMethod::Basebackup],
-        false => hands.config.postgres.create_replica_methods.iter().collect(),
-    };
-    let made = make(hands, view, &methods, Some((from, &conninfo))).await;
-    let leads = view.leader.as_ref().is_some_and(|leader| leader.name == *from);
-    hands.note_clone(if made.is_err() && !leads { Some(from.clone()) } else { None });
+/// Makes a copy of this member's (or the remote cluster's) data and starts it as a standby.
+pub async fn clone(hands: &Hands, view: &ClusterView, from: &Upstream, only_basebackup: bool) -> Result<Done> {
+    let made = replace(hands, view, from, only_basebackup).await;
+    let failed = from.member().filter(|name| made.is_err() && view.leader.as_ref().is_none_or(|leader| leader.name != **name));
+    hands.note_clone(failed.cloned());
     made?;
     hands.note_rewind(None);
     // A copy of a standby streams from where `follow` says next; until then from its source.
-    start(hands, view, &follow(hands, view, Some(from))).await
+    start(hands, view, &follow(hands, view, &apply::unless_nostream(hands, from.clone()))).await
+}
+
+/// Replaces the data directory by a copy; of the remote cluster's data by the methods that `standby_cluster` names.
+pub async fn replace(hands: &Hands, view: &ClusterView, from: &Upstream, only_basebackup: bool) -> Result<()> {
+    let of_file = &hands.config.postgres.create_replica_methods;
+    let dynamic = hands.dynamic(view);
+    let methods: Vec<&ReplicaMethod> = match from {
+        _ if only_basebackup => vec![&ReplicaMethod::Basebackup],
+        Upstream::Remote => of_remote(of_file, &dynamic),
+        Upstream::Member(_) | Upstream::Nobody => of_file.iter().collect(),
+    };
+    let credentials = &hands.config.postgres.authentication.replication;
+    let conninfo = match apply::source(hands, view, from, credentials, None) {
+        Ok(conninfo) => conninfo,
+        // Only an archive is named: a command may know where a backup is.
+        Err(_) if *from == Upstream::Remote && methods.iter().any(|method| matches!(method, ReplicaMethod::Command(_))) => String::new(),
+        Err(why) => return Err(why),
+    };
+    tracing::info!("cloning from {from} ({})", apply::address(&conninfo));
+    make(hands, view, &methods, Some((from, &conninfo))).await
+}
+
+/// The methods in `standby_cluster.create_replica_methods` that the node's file lists as well: what the dynamic
+/// configuration says is no command. All of the file's where it names none.
+fn of_remote<'a>(of_file: &'a [ReplicaMethod], dynamic: &DynamicConfig) -> Vec<&'a ReplicaMethod> {
+    let names = dynamic.standby_cluster().map(|remote| remote.create_replica_methods).unwrap_or_default();
+    if names.is_empty() {
+        return of_file.iter().collect();
+    }
+    let method = |name: &String| match of_file.iter().find(|method| method.name() == name) {
+        Some(method) => Some(method),
+        None if name == "basebackup" => Some(&ReplicaMethod::Basebackup),
+        None => {
+            tracing::warn!(
+                "standby_cluster.create_replica_methods names {name}, which is not in postgresql.create_replica_methods of this node's file: left out"
+            );
+            None
+        }
+    };
+    names.iter().filter_map(method).collect()
 }
 
 /// Makes the data from a backup, with the methods that need no member, and starts it as a standby of nobody.
@@ -41,10 +71,10 @@ pub async fn restore(hands: &Hands, view: &ClusterView) -> Result<Done> {
     let needs_nobody = |method: &&ReplicaMethod| matches!(method, ReplicaMethod::Command(command) if command.no_leader);
     let methods: Vec<&ReplicaMethod> = hands.config.postgres.create_replica_methods.iter().filter(needs_nobody).collect();
     make(hands, view, &methods, None).await?;
-    start(hands, view, &follow(hands, view, None)).await
+    start(hands, view, &follow(hands, view, &Upstream::Nobody)).await
 }
 
-async fn make(hands: &Hands, view: &ClusterView, methods: &[&ReplicaMethod], source: Option<(&MemberName, &str)>) -> Result<()> {
+async fn make(hands: &Hands, view: &ClusterView, methods: &[&ReplicaMethod], source: Option<(&Upstream, &str)>) -> Result<()> {
     let data_dir = &hands.config.postgres.data_dir;
     tend::leaving::leave(hands).await;
     hands.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
@@ -55,6 +85,8 @@ async fn make(hands: &Hands, view: &ClusterView, methods: &[&ReplicaMethod], sou
     let mut failures = Vec::new();
     for method in methods {
         let made = match (method, source) {
+            // An archive is no source for it.
+            (ReplicaMethod::Basebackup, Some((_, ""))) => continue,
             (ReplicaMethod::Basebackup, Some((from, conninfo))) => copy(hands, from, conninfo).await,
             (ReplicaMethod::Basebackup, None) => continue,
             (ReplicaMethod::Command(command), _) => by_command(hands, view, command, source).await,
@@ -77,7 +109,7 @@ async fn make(hands: &Hands, view: &ClusterView, methods: &[&ReplicaMethod], sou
     bail!("no replica method worked ({})", failures.join("; "))
 }
 
-async fn copy(hands: &Hands, from: &MemberName, conninfo: &str) -> Result<()> {
+async fn copy(hands: &Hands, from: &Upstream, conninfo: &str) -> Result<()> {
     let config = &hands.config;
     let mut told = 0;
     let progress = |percent: u8| {
@@ -91,7 +123,7 @@ async fn copy(hands: &Hands, from: &MemberName, conninfo: &str) -> Result<()> {
     basebackup(&hands.programs, &config.postgres.data_dir, conninfo, &config.postgres.basebackup, &what, progress).await
 }
 
-async fn by_command(hands: &Hands, view: &ClusterView, method: &MethodCommand, source: Option<(&MemberName, &str)>) -> Result<()> {
+async fn by_command(hands: &Hands, view: &ClusterView, method: &MethodCommand, source: Option<(&Upstream, &str)>) -> Result<()> {
     let config = &hands.config;
     let data_dir = &config.postgres.data_dir;
     let mark = Incomplete::of(data_dir);

@@ -1,7 +1,7 @@
 //! The first data directory by a method of the node's file: the command is run, what it left recovers to its
 //! target on a server that nobody else can reach, and the roles get this configuration's passwords there.
 
-use crate::config::BootstrapMethod;
+use crate::config::{BootstrapMethod, ServerRole};
 use crate::hands::Hands;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster, StopMode, kill_orphans, last_words};
@@ -67,7 +67,7 @@ async fn alone(hands: &Hands, method: &BootstrapMethod, sockets: &Path) -> Resul
     let files = postgres.files();
     let control = controldata::read(&hands.programs, &postgres.data_dir).await.context("the method left no usable data directory")?;
     let dynamic = DynamicConfig(config.bootstrap.dcs.clone());
-    let mut parameters = settings::parameters(config, &dynamic, None);
+    let mut parameters = settings::parameters(config, &dynamic, ServerRole::Primary, None);
     let _ = parameters.raise_to(&control.required);
     files.write(&parameters, &Recovery::None).await.context("write postgresql.conf")?;
     let hba = sockets.join("pg_hba.conf");

@@ -2,11 +2,10 @@
 //! the extension.
 
 use crate::config::NodeConfig;
-use crate::postgres::conf::{Identity, Parameters, Recovery, parameters_of};
-use crate::postgres::query::{ServerFacts, member_conninfo};
+use crate::config::ServerRole;
+use crate::postgres::conf::{Identity, Parameters, parameters_of};
+use crate::postgres::query::ServerFacts;
 use cluster::config::DynamicConfig;
-use cluster::member::Member;
-use cluster::name::MemberName;
 use cluster::pending::{self, Pending};
 use cluster::quorum::Setting;
 use serde_json::{Value, json};
@@ -49,35 +48,61 @@ const RUNS_CODE: [&str; 11] = [
     "jit_provider",
 ];
 
-/// The dynamic parameters that count here, and the names of those that do not: one that runs code
-/// counts only where this node's own file says the same, in `postgresql.parameters` or in its
-/// `bootstrap.dcs`.
-fn admitted(config: &NodeConfig, dynamic: &DynamicConfig) -> (BTreeMap<String, String>, Vec<&'static str>) {
-    let of = |document: &DynamicConfig| {
-        let section = document.postgresql().and_then(|section| section.get("parameters")).and_then(Value::as_object);
+/// By this setting Postgres runs a program or loads a library.
+pub fn runs_code(name: &str) -> bool {
+    RUNS_CODE.contains(&name)
+}
+
+/// The dynamic parameters in this section (`parameters`, or one of a role) that count here, and the names of
+/// those that do not: one that runs code counts only where this node's own file says the same, in
+/// `postgresql.parameters`, in the same section of the role, or in its `bootstrap.dcs`.
+fn admitted(
+    config: &NodeConfig,
+    dynamic: &DynamicConfig,
+    section: &str,
+    local: &BTreeMap<String, String>,
+) -> (BTreeMap<String, String>, Vec<&'static str>) {
+    let of = |document: &DynamicConfig, section: &str| {
+        let section = document.postgresql().and_then(|map| map.get(section)).and_then(Value::as_object);
         section.map(parameters_of).unwrap_or_default()
     };
-    let mut parameters = of(dynamic);
-    let own = of(&DynamicConfig(config.bootstrap.dcs.clone()));
+    let mut parameters = of(dynamic, section);
+    let own = DynamicConfig(config.bootstrap.dcs.clone());
+    let said = [config.postgres.parameters.clone(), local.clone(), of(&own, "parameters"), of(&own, section)];
     let foreign = |name: &&'static str| {
         let given = parameters.get(*name);
-        given.is_some() && given != own.get(*name) && given != config.postgres.parameters.get(*name)
+        given.is_some() && !said.iter().any(|said| said.get(*name) == given)
     };
     let refused: Vec<&'static str> = RUNS_CODE.into_iter().filter(foreign).collect();
     parameters.retain(|name, _| !refused.contains(&name.as_str()));
     (parameters, refused)
 }
 
-/// The dynamic parameters that are left out here because they would run code that this node's file does not name.
-pub fn refused(config: &NodeConfig, dynamic: &DynamicConfig) -> Vec<&'static str> {
-    admitted(config, dynamic).1
+/// The dynamic settings that are left out here because they would run code that this node's file does not name.
+pub fn refused(config: &NodeConfig, dynamic: &DynamicConfig) -> Vec<String> {
+    let postgres = &config.postgres;
+    let mut refused: Vec<String> = Vec::new();
+    let mut note = |section: &str, local: &BTreeMap<String, String>| {
+        refused.extend(admitted(config, dynamic, section, local).1.into_iter().map(|name| format!("postgresql.{section}.{name}")));
+    };
+    note("parameters", &postgres.parameters);
+    for role in ServerRole::ALL {
+        note(&format!("parameters_{role}"), postgres.parameters_by_role.of(role));
+    }
+    refused.extend(crate::recovery::refused(config, dynamic));
+    refused
 }
 
-/// The settings of this node's server under this dynamic configuration, with these synchronous standbys.
-pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, synchronous: Option<&Setting>) -> Parameters {
+/// The settings of this node's server in this role under this dynamic configuration, with these synchronous standbys.
+pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, role: ServerRole, synchronous: Option<&Setting>) -> Parameters {
     let addresses = config.postgres.listen.addresses();
     let identity = Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
-    let mut parameters = Parameters::settle(&identity, &config.postgres.parameters, &admitted(config, dynamic).0);
+    let postgres = &config.postgres;
+    let mut parameters =
+        Parameters::settle(&identity, &postgres.parameters, &admitted(config, dynamic, "parameters", &postgres.parameters).0);
+    let of_role = postgres.parameters_by_role.of(role);
+    parameters.overlay(admitted(config, dynamic, &format!("parameters_{role}"), of_role).0);
+    parameters.overlay(of_role.clone());
     if let Some(setting) = synchronous {
         parameters.file.insert("synchronous_standby_names".to_owned(), setting.to_string());
     }
@@ -93,7 +118,8 @@ pub fn pending(config: &NodeConfig, dynamic: &DynamicConfig, facts: &ServerFacts
     for setting in &facts.pending_restart {
         pending::note(&mut pending, &setting.name, &setting.value, setting.wanted.as_deref().unwrap_or(""));
     }
-    for (name, wanted) in &parameters(config, dynamic, None).argv {
+    // The command line is the same in every role.
+    for (name, wanted) in &parameters(config, dynamic, ServerRole::Primary, None).argv {
         if let Some(running) = facts.on_command_line.get(name) {
             pending::note(&mut pending, name, running, wanted);
         }
@@ -156,30 +182,6 @@ pub fn member_leaving(config: &NodeConfig) -> Value {
     member
 }
 
-/// How this node streams from a member: conninfo, slot, and the recovery settings of its file.
-pub fn recovery(config: &NodeConfig, dynamic: &DynamicConfig, upstream: Option<(&MemberName, &Member)>) -> Recovery {
-    let address = upstream.and_then(|(name, member)| Some((name, member.host_port()?)));
-    let conninfo = address.map(|(_, (host, port))| {
-        let passfile = config.postgres.pgpass.display().to_string();
-        member_conninfo(&host, port, &config.postgres.authentication.replication, &passfile, config.name.as_str(), None)
-    });
-    let slots = config.postgres.use_slots.unwrap_or_else(|| dynamic.use_slots());
-    Recovery::Standby {
-        primary_slot_name: conninfo.is_some().then(|| config.name.slot_name()).filter(|_| slots),
-        primary_conninfo: conninfo,
-        extra: extra_recovery(config),
-    }
-}
-
-/// A `restore_command` is in force here.
-pub fn restores(config: &NodeConfig) -> bool {
-    [&config.postgres.recovery_conf, &config.postgres.parameters].iter().any(|settings| settings.contains_key("restore_command"))
-}
-
-fn extra_recovery(config: &NodeConfig) -> BTreeMap<String, String> {
-    config.postgres.recovery_conf.clone()
-}
-
 /// Host and port in a conninfo of ours.
 pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
     let value = |keyword: &str| {
@@ -210,11 +212,11 @@ mod tests {
             let parameters = json!({"archive_command": archive_command, "restore_command": "foreign", "work_mem": "8MB"});
             let document = json!({"postgresql": {"parameters": parameters}});
             let dynamic = DynamicConfig(document.as_object().unwrap().clone());
-            let settled = super::parameters(&config, &dynamic, None).file;
+            let settled = super::parameters(&config, &dynamic, ServerRole::Primary, None).file;
             assert_eq!(settled.get("archive_command").map(String::as_str), counts.then_some("own"));
             assert!(!settled.contains_key("restore_command"));
             assert_eq!(settled.get("work_mem").map(String::as_str), Some("8MB"));
-            assert_eq!(refused(&config, &dynamic).contains(&"archive_command"), !counts);
+            assert_eq!(refused(&config, &dynamic).contains(&"postgresql.parameters.archive_command".to_owned()), !counts);
         }
     }
 

@@ -4,11 +4,12 @@
 use crate::hands::Hands;
 use crate::postgres::conf::Recovery;
 use crate::postgres::query::ServerFacts;
-use crate::{bootstrap, failsafe, settings, slots};
+use crate::{bootstrap, failsafe, recovery, slots};
 use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;
 use cluster::quorum::Setting;
+use cluster::sync::SyncState;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 
@@ -33,13 +34,39 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
 /// One round on a standby.
 pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<()> {
     hands.note_synchronous(Setting::nobody(), None);
-    slots::keep(hands, view, false).await?;
-    let upstream = settings::address_in(&facts.primary_conninfo);
-    let member = view.members.iter().find(|(_, entry)| upstream.is_some() && entry.member.host_port() == upstream);
-    if let Some((name, entry)) = member {
-        configuration(hands, view, &settings::recovery(&hands.config, view.config(), Some((name, &entry.member)))).await?;
+    let leads = view.leader_if(&hands.config.name).filter(|_| view.is_standby_cluster());
+    if let Some(leader) = leads {
+        standby_leader(hands, view, leader, facts).await?;
+    }
+    slots::keep(hands, view, leads.is_some()).await?;
+    // Without its key nobody knows what the configuration was: what is set stays.
+    if view.config.is_none() {
+        return Ok(());
+    }
+    let dynamic = hands.dynamic(view);
+    if let Some(upstream) = recovery::in_force(&hands.config, &dynamic, view, facts) {
+        configuration(hands, view, &recovery::of(&hands.config, &dynamic, view, &upstream)).await?;
     }
     Ok(())
+}
+
+/// What the one who leads a standby cluster keeps in etcd: the history of what it follows, and that nobody
+/// is synchronous, so that nobody is trusted to be after the cluster's promotion.
+async fn standby_leader(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<()> {
+    if let Some(sync) = view.sync.as_ref().filter(|sync| !sync.value.is_empty()) {
+        let nobody = SyncState { other: sync.value.other.clone(), ..SyncState::default() };
+        hands.etcd.write_sync(&nobody, sync.revision, leader).await.context("clear the sync key")?;
+    }
+    failsafe::publish(hands, view, leader).await?;
+    // The receiver brings the history of its upstream before the log; without it there is nothing to tell yet.
+    if facts.timeline > view.history().current() && tokio::fs::try_exists(history_file(hands, facts)).await? {
+        history(hands, view, leader, facts).await?;
+    }
+    Ok(())
+}
+
+fn history_file(hands: &Hands, facts: &ServerFacts) -> std::path::PathBuf {
+    hands.config.postgres.data_dir.join("pg_wal").join(format!("{:08X}.history", facts.timeline.0))
 }
 
 /// Puts a changed dynamic configuration into the files and reloads.
@@ -56,7 +83,7 @@ pub async fn history(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     if facts.timeline == view.history().current() {
         return Ok(());
     }
-    let file = hands.config.postgres.data_dir.join("pg_wal").join(format!("{:08X}.history", facts.timeline.0));
+    let file = history_file(hands, facts);
     let text = tokio::fs::read_to_string(&file).await.with_context(|| format!("read {}", file.display()))?;
     let now = jiff::Timestamp::now().to_string();
     let merged = view.history().merged(&History::from_file(&text).up_to(facts.timeline), &now, hands.config.name.as_str());

@@ -153,12 +153,32 @@ fn leading(view: &ClusterView, leader: &Leader, found: &mut Found) {
             format!("it leads, but its Postgres is {}", member.state),
             "look at its server log; the arbiter restarts it, or gives the leadership away after primary_start_timeout",
         );
+    } else if member.role == MemberRole::Primary && view.is_standby_cluster() {
+        found.member(
+            critical,
+            name,
+            "standby_cluster is set, but its Postgres is a primary still".to_owned(),
+            "its fence is closed, so it acknowledges nothing; see that its arbiter runs, which demotes it",
+        );
+    } else if member.role == MemberRole::StandbyLeader && view.is_standby_cluster() {
+        follows_remote(name, member, found);
     } else if member.role != MemberRole::Primary {
         found.member(
             critical,
             name,
             format!("it leads, but its Postgres is a {}", member.role),
             "it should be promoted within moments; if it is not, see that its arbiter runs",
+        );
+    }
+}
+
+fn follows_remote(name: &MemberName, member: &Member, found: &mut Found) {
+    if member.replication_state.as_deref() != Some("streaming") && !member.tags.nostream() {
+        found.member(
+            Severity::Warning,
+            name,
+            "it leads a standby cluster and does not stream from the cluster in standby_cluster".to_owned(),
+            "look at its arbiter's and its server's log: the addresses, authentication over there, the slot, or WAL that is gone",
         );
     }
 }
@@ -193,6 +213,7 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
     }
     match member.replication_state.as_deref() {
         Some("streaming") => {}
+        _ if member.tags.nostream() => {}
         other => found.member(
             warning,
             name,

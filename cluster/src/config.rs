@@ -161,8 +161,11 @@ impl DynamicConfig {
         Timing { ttl, loop_wait, retry_timeout }
     }
 
-    /// `synchronous_mode`: off, on or quorum.
+    /// `synchronous_mode`: off, on or quorum. A standby cluster acknowledges nothing: off, whatever it says.
     pub fn synchronous_mode(&self) -> SynchronousMode {
+        if self.standby_cluster().is_some() {
+            return SynchronousMode::Off;
+        }
         match self.0.get("synchronous_mode") {
             Some(Value::String(text)) if text.eq_ignore_ascii_case("quorum") => SynchronousMode::Quorum,
             _ if self.truthy("synchronous_mode") => SynchronousMode::On,
@@ -308,6 +311,7 @@ mod tests {
             (r#"{"synchronous_mode":"off"}"#, SynchronousMode::Off),
             (r#"{"synchronous_mode":"Quorum"}"#, SynchronousMode::Quorum),
             (r#"{"synchronous_mode":"quorum"}"#, SynchronousMode::Quorum),
+            (r#"{"synchronous_mode":true,"standby_cluster":{"host":"a"}}"#, SynchronousMode::Off),
         ] {
             assert_eq!(config(json).synchronous_mode(), mode, "{json}");
         }

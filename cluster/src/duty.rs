@@ -7,6 +7,8 @@ use crate::name::MemberName;
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
 use crate::source;
+use crate::standby_cluster;
+use crate::upstream::{self, Upstream};
 use crate::view::{ClusterView, Initialize};
 
 /// One thing to do, or nothing.
@@ -16,10 +18,10 @@ pub enum Duty {
     Rest,
     /// Race for `initialize`, and where it is won make the first data directory and lead.
     Bootstrap,
-    /// Replace whatever is in the data directory by a copy of this member's.
+    /// Replace whatever is in the data directory by a copy of this member's (or the remote cluster's).
     Clone {
         /// The source.
-        from: MemberName,
+        from: Upstream,
     },
     /// Make the data from a backup: nobody leads, and a method is configured that needs nobody.
     Restore,
@@ -30,8 +32,8 @@ pub enum Duty {
     },
     /// Start Postgres in recovery.
     StartStandby {
-        /// Whom to stream from; None while nobody leads.
-        upstream: Option<MemberName>,
+        /// Whom to stream from; nobody while nobody leads.
+        upstream: Upstream,
     },
     /// Leave recovery: this node leads in this term.
     Promote {
@@ -40,15 +42,20 @@ pub enum Duty {
     },
     /// Stop a primary that does not lead; what follows is decided from what it leaves.
     Demote,
-    /// Point the running standby at this member.
-    Follow {
-        /// The member.
-        upstream: MemberName,
+    /// This node leads and the cluster is to follow another one: stop cleanly, begin a new term, go on as its standby.
+    DemoteCluster {
+        /// The term that was judged.
+        term: Term,
     },
-    /// Stop if needed and wind back to before the fork, with this member as the source.
+    /// Point the running standby at this upstream.
+    Follow {
+        /// Whom to stream from.
+        upstream: Upstream,
+    },
+    /// Stop if needed and wind back to before the fork, with this source.
     Rewind {
         /// The source.
-        from: MemberName,
+        from: Upstream,
     },
     /// Planned: stop cleanly and hand the key to the first candidate that has everything.
     Switchover {
@@ -92,13 +99,15 @@ fn paused(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     let rest = || Decision::new(Rest, Reason::Paused);
     match (&view.leader, &local.postgres) {
         // Handed over or taken before the pause: without its promotion there would be no primary until it ends.
-        (Some(leader), Postgres::Standby { .. }) if leader.name == local.name && local.lease_valid => {
+        (Some(leader), Postgres::Standby { .. }) if leader.name == local.name && local.lease_valid && !view.is_standby_cluster() => {
             Decision::new(Promote { term: leader.term }, Reason::IHoldTheLease(leader.term))
         }
-        (Some(leader), Postgres::Primary { .. }) if leader.name == local.name && view.request().is_some() => requested(view, local, leader),
-        // Pointing a standby at another primary stops nothing.
-        (Some(leader), Postgres::Standby { .. }) if leader.name != local.name => match awake(view, local) {
-            Decision { what: Follow { upstream }, why } => Decision::new(Follow { upstream }, why),
+        (Some(leader), Postgres::Primary { .. }) if leader.name == local.name && view.request().is_some() && !view.is_standby_cluster() => {
+            requested(view, local, Reason::IHoldTheLease(leader.term))
+        }
+        // Pointing a standby at another primary stops nothing; nor does a switchover between standbys.
+        (Some(leader), Postgres::Standby { .. }) if leader.name != local.name || view.is_standby_cluster() => match awake(view, local) {
+            Decision { what: what @ (Follow { .. } | Switchover { .. }), why } => Decision::new(what, why),
             _ => rest(),
         },
         (_, Postgres::Stopped) if local.start_owed => awake(view, local),
@@ -108,6 +117,7 @@ fn paused(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
 
 fn awake(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     match &view.leader {
+        Some(leader) if leader.name == local.name && view.is_standby_cluster() => standby_cluster::leading(view, local, leader),
         Some(leader) if leader.name == local.name => leading(view, local, leader),
         Some(leader) => following(view, local, leader),
         None => vacant(view, local),
@@ -116,7 +126,12 @@ fn awake(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
 
 /// SIGTERM: leadership is handed over first where a standby can take it, then Postgres stops.
 fn stopping(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
-    if view.leader_if(&local.name).is_some() && matches!(local.postgres, Postgres::Primary { .. }) && !view.config().paused() {
+    let leads = match local.postgres {
+        Postgres::Primary { .. } => !view.is_standby_cluster(),
+        Postgres::Standby { .. } => view.is_standby_cluster(),
+        Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => false,
+    };
+    if view.leader_if(&local.name).is_some() && leads && !view.config().paused() {
         let request = failover::FailoverRequest { leader: Some(local.name.to_string()), ..Default::default() };
         if let Ok(candidates) = failover::candidates(view, &request)
             && let Some(first) = candidates.first().cloned()
@@ -136,6 +151,9 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
             None => on(Bootstrap, Reason::NotInitialized),
             Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
             Some(Initialize::Done(_)) if local.cloning.without_leader => on(Restore, Reason::RestoreWithoutLeader),
+            Some(Initialize::Done(_)) if view.is_standby_cluster() && !standby_cluster::another_could_lead(view, local) => {
+                on(Clone { from: Upstream::Remote }, Reason::EmptyStandbyCluster)
+            }
             Some(Initialize::Done(_)) => on(Rest, Reason::NobodyToCloneFrom),
         },
         (DataDir::Damaged { why }, Postgres::Stopped) => on(Rest, Reason::DataDamaged(why.clone())),
@@ -146,12 +164,13 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
                 None if control.ended == Ended::Standby => on(Quit, Reason::StandbyDataWithoutCluster(control.system_id.clone())),
                 None => on(Bootstrap, Reason::NotInitialized),
                 Some(Initialize::Done(_)) if local.start_failed.is_some() => on(Rest, start_failed(local)),
-                Some(Initialize::Done(_)) => on(StartStandby { upstream: None }, Reason::NoLeaderStart),
+                Some(Initialize::Done(_)) => on(StartStandby { upstream: Upstream::Nobody }, Reason::NoLeaderStart),
             }
         }
         (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (_, Postgres::Silent) => on(Rest, Reason::Silent),
         (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => on(Bootstrap, Reason::NotInitialized),
+        (_, Postgres::Primary { .. }) if view.is_standby_cluster() => on(Demote, Reason::StandbyClusterAsked),
         // As primary of an old timeline it may never lead; as a standby it may, if nothing it has forked.
         (_, Postgres::Primary { timeline, .. }) if *timeline < view.history().current() => {
             on(Demote, Reason::BehindTimeline { mine: *timeline, cluster: view.history().current() })
@@ -168,7 +187,7 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
         (DataDir::Empty, _) => on(Release, Reason::Incomplete { what: "the data directory is empty: something".to_owned() }),
         (DataDir::Incomplete { what }, _) => on(Release, Reason::Incomplete { what: what.clone() }),
         (DataDir::Damaged { why }, _) => on(Release, Reason::DataDamaged(why.clone())),
-        (DataDir::Present(_), Postgres::Primary { .. }) => requested(view, local, leader),
+        (DataDir::Present(_), Postgres::Primary { .. }) => requested(view, local, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => on(Promote { term: leader.term }, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
         (DataDir::Present(_), Postgres::Starting { .. }) if local.down_for > view.config().primary_start_timeout() => start_timeout(view),
@@ -177,7 +196,7 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
         (DataDir::Present(_), Postgres::Silent) => on(Rest, Reason::Silent),
         (DataDir::Present(control), Postgres::Stopped) => {
             if control.ended == Ended::Standby || control.timeline < view.history().current() {
-                return on(StartStandby { upstream: None }, mine());
+                return on(StartStandby { upstream: Upstream::Nobody }, mine());
             }
             match lossless_successor(view, local) {
                 Some(Successor::Known(standby)) => {
@@ -234,9 +253,9 @@ fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<Successo
     (voters.len() > sync.quorum as usize).then(|| Successor::AmongVoters(voters.join(", ")))
 }
 
-/// The leader serves; has anybody asked for a change?
-fn requested(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<Duty> {
-    let rest = || Decision::new(Duty::Rest, Reason::IHoldTheLease(leader.term));
+/// The leader serves (`why`); has anybody asked for a change?
+pub(crate) fn requested(view: &ClusterView, local: &LocalState, why: Reason) -> Decision<Duty> {
+    let rest = || Decision::new(Duty::Rest, why);
     let Some(request) = view.request() else {
         return rest();
     };
@@ -258,8 +277,10 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     use Duty::*;
     let on = Decision::new;
     let theirs = || Reason::AnotherHoldsTheLease(leader.name.clone(), leader.term);
-    let from = || leader.name.clone();
-    let source = || source::of_clone(view, local, &leader.name);
+    let from = || Upstream::Member(leader.name.clone());
+    // What a standby cluster has lost or has too much of is over there; a standby is no source for a rewind.
+    let rewinds_from = || if view.is_standby_cluster() { Upstream::Remote } else { from() };
+    let source = || Upstream::Member(source::of_clone(view, local, &leader.name));
     if local.reinit && view.members.contains_key(&leader.name) {
         return on(Clone { from: source() }, Reason::ReinitAsked);
     }
@@ -268,8 +289,8 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     }
     match (&local.data, &local.postgres) {
         (DataDir::Empty, _) => match view.members.get(&leader.name) {
-            Some(entry) if entry.member.is_running() => on(Clone { from: source() }, Reason::Empty(from())),
-            _ => on(Rest, Reason::LeaderHistoryUnknown(from())),
+            Some(entry) if entry.member.is_running() => on(Clone { from: source() }, Reason::Empty(leader.name.clone())),
+            _ => on(Rest, Reason::LeaderHistoryUnknown(leader.name.clone())),
         },
         (DataDir::Incomplete { what }, _) => on(Clone { from: source() }, Reason::Incomplete { what: what.clone() }),
         (DataDir::Damaged { why }, Postgres::Stopped) if local.may_clone_over => {
@@ -281,60 +302,37 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
         (_, Postgres::Primary { .. }) => on(Demote, theirs()),
         (DataDir::Present(control), Postgres::Stopped) => match rejoin::of_stopped(view, &leader.name, control) {
             Rejoin::Follow if local.start_failed.is_some() => on(Rest, start_failed(local)),
-            Rejoin::Follow => on(StartStandby { upstream: Some(upstream(view, local, &leader.name)) }, theirs()),
-            Rejoin::Rewind(why) => rewind_or(local, from(), source(), why),
+            Rejoin::Follow => on(StartStandby { upstream: upstream::wanted(view, local, &leader.name) }, theirs()),
+            Rejoin::Rewind(why) => rewind_or(local, rewinds_from(), source(), why),
             Rejoin::Wait(why) => on(Rest, why),
         },
         (_, Postgres::Standby { timeline, position, upstream: now, .. }) => {
             match rejoin::of_standby(view, &leader.name, *timeline, *position) {
-                Rejoin::Rewind(why) => rewind_or(local, from(), source(), why),
+                Rejoin::Rewind(why) => rewind_or(local, rewinds_from(), source(), why),
                 Rejoin::Wait(why) => on(Rest, why),
-                Rejoin::Follow => {
-                    let wanted = upstream(view, local, &leader.name);
-                    let address = view.members.get(&wanted).and_then(|entry| entry.member.host_port());
-                    if address.is_none() || *now == address {
-                        on(Rest, Reason::Follows(wanted))
-                    } else {
-                        on(Follow { upstream: wanted }, theirs())
+                Rejoin::Follow => match upstream::wanted(view, local, &leader.name) {
+                    Upstream::Member(wanted) => {
+                        let address = view.members.get(&wanted).and_then(|entry| entry.member.host_port());
+                        if address.is_none() || *now == address {
+                            on(Rest, Reason::Follows(wanted))
+                        } else {
+                            on(Follow { upstream: Upstream::Member(wanted) }, theirs())
+                        }
                     }
-                }
+                    Upstream::Remote | Upstream::Nobody if now.is_none() => on(Rest, Reason::FollowsArchive),
+                    Upstream::Remote | Upstream::Nobody => on(Follow { upstream: Upstream::Nobody }, theirs()),
+                },
             }
         }
     }
 }
 
-/// Whom to stream from: the member in the tag `replicatefrom` while it runs, else the leader. Members
-/// whose tags lead in a circle would stream from each other and from nobody: they follow the leader.
-fn upstream(view: &ClusterView, local: &LocalState, leader: &MemberName) -> MemberName {
-    let running = |name: &str| {
-        let name = MemberName::new(name).ok()?;
-        let entry = view.members.get(&name)?;
-        entry.member.is_running().then_some((name, entry))
-    };
-    let Some((tagged, mut entry)) = local.tags.replicatefrom().and_then(running) else {
-        return leader.clone();
-    };
-    let mut at = tagged.clone();
-    for _ in 0..view.members.len() {
-        if at == local.name {
-            return leader.clone();
-        }
-        if at == *leader {
-            break;
-        }
-        let Some(next) = entry.member.tags.replicatefrom().and_then(running) else {
-            break;
-        };
-        (at, entry) = next;
-    }
-    tagged
-}
-
-fn start_failed(local: &LocalState) -> Reason {
+pub(crate) fn start_failed(local: &LocalState) -> Reason {
     Reason::StartFailed(local.start_failed.clone().unwrap_or_default())
 }
 
-fn rewind_or(local: &LocalState, from: MemberName, source: MemberName, why: Reason) -> Decision<Duty> {
+/// Wind back, or where that failed clone from this source, if the configuration allows it.
+pub(crate) fn rewind_or(local: &LocalState, from: Upstream, source: Upstream, why: Reason) -> Decision<Duty> {
     match &local.rewind_failed {
         None => Decision::new(Duty::Rewind { from }, why),
         Some(words) if local.may_clone_over => Decision::new(Duty::Clone { from: source }, Reason::RewindFailedCloneAllowed(words.clone())),

@@ -26,6 +26,7 @@ pub mod view;
 
 pub mod local;
 pub mod reason;
+pub mod upstream;
 
 pub mod failsafe;
 pub mod fence;
@@ -37,5 +38,6 @@ pub mod race;
 pub mod rejoin;
 pub mod roles;
 pub mod source;
+pub mod standby_cluster;
 
 pub mod check;

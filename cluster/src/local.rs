@@ -3,6 +3,7 @@
 use crate::lsn::Lsn;
 use crate::member::Tags;
 use crate::name::{MemberName, SystemId, Timeline};
+use crate::standby_cluster::Remote;
 use std::time::Duration;
 
 /// What is in the data directory.
@@ -126,4 +127,6 @@ pub struct LocalState {
     pub request_due: bool,
     /// This arbiter stopped Postgres itself, for a switchover, and owes it a start: also in maintenance mode.
     pub start_owed: bool,
+    /// The cluster that this one follows, where it does.
+    pub remote: Remote,
 }

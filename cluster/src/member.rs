@@ -155,9 +155,9 @@ impl Tags {
         if self.nofailover() { 0 } else { self.integer("failover_priority").unwrap_or(1) }
     }
 
-    /// Never to be a synchronous standby: `nosync`, or `sync_priority` of 0 or less.
+    /// Never to be a synchronous standby: `nosync`, a `sync_priority` of 0 or less, or `nostream`.
     pub fn nosync(&self) -> bool {
-        self.truthy("nosync") || self.integer("sync_priority").is_some_and(|priority| priority <= 0)
+        self.truthy("nosync") || self.nostream() || self.integer("sync_priority").is_some_and(|priority| priority <= 0)
     }
 
     /// Preference among candidates for synchronous standby, higher first; 1 unless set.
@@ -168,6 +168,11 @@ impl Tags {
     /// Out of the balancing of reads: `/replica` answers 503.
     pub fn noloadbalance(&self) -> bool {
         self.truthy("noloadbalance")
+    }
+
+    /// Streams from nobody: follows by the archive alone. It may lead like any other; it has no slot to be kept for it.
+    pub fn nostream(&self) -> bool {
+        self.truthy("nostream")
     }
 
     /// A preferred source for clones.
@@ -344,6 +349,8 @@ mod tests {
         assert_eq!(tags(r#"{"failover_priority":"5"}"#).failover_priority(), 5);
         assert_eq!(tags("{}").failover_priority(), 1);
         assert!(tags(r#"{"sync_priority":0}"#).nosync());
+        assert!(tags(r#"{"nostream":true}"#).nosync());
+        assert!(!tags(r#"{"nostream":true}"#).nofailover());
         assert_eq!(tags(r#"{"replicatefrom":""}"#).replicatefrom(), None);
     }
 }

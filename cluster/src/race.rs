@@ -76,8 +76,9 @@ pub struct Judged {
     pub announcements: Vec<(MemberName, i64)>,
     /// Whether `sync` must be rewritten to name the new leader alone, in the same transaction.
     pub resets_sync: bool,
-    /// The timeline and position this node announced: it must not have more by now.
-    pub position: (Timeline, Lsn),
+    /// The timeline and position this node announced: it must not have more by now. None where it goes
+    /// on receiving ([`Announcement::receives`]).
+    pub position: Option<(Timeline, Lsn)>,
 }
 
 /// May this node stand, whatever the others are? The reason of a refusal names the rule.
@@ -93,6 +94,10 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     }
     if !me.primary && !me.arbiter {
         return Err(Reason::NoArbiter);
+    }
+    // It must not lead as it is, and its arbiter makes it a standby first.
+    if me.primary && view.is_standby_cluster() {
+        return Err(Reason::StandbyClusterAsked);
     }
     // Whatever the mode says by now, and whoever was asked for: a leader that is cut off may be serving on
     // the promises of those in the key, and only of those. (The leader itself empties the key.)
@@ -185,7 +190,9 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     if let Err(why @ Reason::NoData) = allowed {
         return Decision::new(Rest, why);
     }
-    if allowed.is_ok() && !me.primary && me.streaming && me.vacant_for < HEAD_START {
+    // In a standby cluster everybody streams from elsewhere: there is no primary to go first.
+    let receives = view.is_standby_cluster() && !me.primary;
+    if allowed.is_ok() && !me.primary && !receives && me.streaming && me.vacant_for < HEAD_START {
         return Decision::new(Wait(HEAD_START - me.vacant_for), Reason::HeadStart);
     }
     let word = Announcement {
@@ -193,6 +200,7 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         stands: allowed.is_ok(),
         why: allowed.as_ref().err().map(ToString::to_string),
         primary: me.primary,
+        receives,
         timeline: me.timeline,
         lsn: me.lsn,
         priority: me.tags.failover_priority(),
@@ -201,7 +209,8 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     let said = view.announcements.get(&me.name).filter(|said| {
         said.value.after == after
             && said.value.stands == word.stands
-            && (word.primary || !word.stands || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn))
+            && said.value.receives == word.receives
+            && (word.primary || word.receives || !word.stands || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn))
     });
     let Some(said) = said else {
         let why = allowed.err().unwrap_or(if me.primary { Reason::StillPrimary } else { Reason::NoLeader });
@@ -226,7 +235,7 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
             .map(|(name, word)| (name.clone(), word.revision))
             .collect(),
         resets_sync: sync.is_some_and(|sync| resets(&sync.value, me)),
-        position: (said.value.timeline, said.value.lsn),
+        position: (!receives).then_some((said.value.timeline, said.value.lsn)),
     };
     Decision::new(Take(judged), if me.primary { Reason::StillPrimary } else { Reason::Fittest })
 }

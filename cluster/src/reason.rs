@@ -86,6 +86,25 @@ pub enum Reason {
     Scheduled(String),
     #[error("streams from {0}")]
     Follows(MemberName),
+    #[error("tagged nostream: follows by the archive alone")]
+    FollowsArchive,
+    // A standby cluster.
+    #[error("this node leads a standby cluster (term {0}) and follows the cluster in standby_cluster")]
+    LeadsStandbyCluster(Term),
+    #[error("standby_cluster is set: this cluster is to follow another one")]
+    StandbyClusterAsked,
+    #[error("the data directory is empty and nobody leads this standby cluster, so the copy comes from the cluster that it follows")]
+    EmptyStandbyCluster,
+    #[error(
+        "the cluster in standby_cluster is the database system {remote}, this one is {mine}: it can't be followed; correct the addresses"
+    )]
+    RemoteForeign { mine: SystemId, remote: SystemId },
+    #[error(
+        "the cluster in standby_cluster is on timeline {remote} and does not know timeline {mine} of this node: it is the older one, so nothing is wound back to it; promote one of the two, or `tenure reinit` the members here"
+    )]
+    RemoteBehind { mine: Timeline, remote: Timeline },
+    #[error("the cluster in standby_cluster has not completed its first checkpoint after a promotion yet")]
+    RemoteCheckpointPending,
     // The race.
     #[error("this node promised the leader, which can't reach etcd, not to take its key for now (failsafe_mode)")]
     Promised,

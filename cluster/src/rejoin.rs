@@ -19,9 +19,10 @@ pub enum Rejoin {
     Wait(Reason),
 }
 
-/// The leader's timeline, once it runs as primary and the history reaches up to it.
+/// The leader's timeline, once it runs as primary (or leads a standby cluster) and the history reaches up to it.
 fn leader_timeline(view: &ClusterView, leader: &MemberName) -> Result<Timeline, Reason> {
-    let entry = view.members.get(leader).filter(|entry| entry.member.role == MemberRole::Primary);
+    let serves = |role: &MemberRole| *role == MemberRole::Primary || (*role == MemberRole::StandbyLeader && view.is_standby_cluster());
+    let entry = view.members.get(leader).filter(|entry| serves(&entry.member.role));
     let timeline = entry.and_then(|entry| entry.member.timeline).ok_or_else(|| Reason::LeaderHistoryUnknown(leader.clone()))?;
     // A leader on timeline 1 has no history; any other has written it after its promotion.
     if view.history().current() != timeline {
@@ -43,6 +44,8 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
     }
     let theirs = match leader_timeline(view, leader) {
         Ok(theirs) => theirs,
+        // Harmless: the log here is only replayed, and a server that forked is refused by the walsender.
+        Err(_) if view.is_standby_cluster() && control.ended == Ended::Standby => return Rejoin::Follow,
         Err(why) => return Rejoin::Wait(why),
     };
     if control.timeline == theirs && control.ended != Ended::CrashedPrimary {
@@ -75,7 +78,10 @@ pub fn of_standby(view: &ClusterView, leader: &MemberName, timeline: Timeline, p
         Ancestry::Diverged { fork } => rewind(view, leader, Reason::HistoryForked { timeline, mine: position, fork }),
         // Promoted from, or after, somebody whose history was never written: it can't stream from an
         // older timeline, ever. An older one that the history lacks is left to the walsender.
-        Ancestry::Unknown if timeline > theirs => rewind(view, leader, Reason::UnknownTimeline { timeline, leader: leader.clone() }),
+        // In a standby cluster it may have it from the archive before its leader does.
+        Ancestry::Unknown if timeline > theirs && !view.is_standby_cluster() => {
+            rewind(view, leader, Reason::UnknownTimeline { timeline, leader: leader.clone() })
+        }
         Ancestry::Unknown => Rejoin::Follow,
     }
 }

@@ -1,6 +1,6 @@
 //! One row for each member: what `tenure list`, REST `/cluster` and SQL's `tenure.status()` show, derived once.
 
-use crate::config::{DynamicConfig, SynchronousMode};
+use crate::config::SynchronousMode;
 use crate::lsn::Lsn;
 use crate::member::MemberEntry;
 use crate::name::{MemberName, Timeline};
@@ -98,16 +98,11 @@ pub struct Row {
     pub positions: Option<Positions>,
 }
 
-/// The cluster follows another cluster.
-pub fn is_standby_cluster(config: &DynamicConfig) -> bool {
-    config.get("standby_cluster").and_then(Value::as_object).is_some_and(|section| !section.is_empty())
-}
-
 /// The part that a member plays in this view.
 pub fn role(view: &ClusterView, name: &MemberName) -> Role {
     let config = view.config();
     if view.leader_if(name).is_some() {
-        return if is_standby_cluster(config) { Role::StandbyLeader } else { Role::Leader };
+        return if view.is_standby_cluster() { Role::StandbyLeader } else { Role::Leader };
     }
     let in_sync = view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(name));
     match config.synchronous_mode() {

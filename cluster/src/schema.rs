@@ -199,11 +199,17 @@ impl DynamicConfig {
             let lists = ["create_replica_methods", "create_replica_method"].into_iter().filter_map(|key| section.get(key)?.as_array());
             let methods: Vec<&str> = lists.flatten().filter_map(Value::as_str).collect();
             walk(section, "postgresql.", &POSTGRESQL, &methods, &mut faults);
-            for name in ["parameters", "parameters_primary", "parameters_replica", "parameters_standby_leader"] {
+            for name in ["parameters", "parameters_primary", "parameters_replica", "parameters_standby_leader", "recovery_conf"] {
                 if let Some(parameters) = section.get(name).and_then(Value::as_object) {
                     parameter_faults(&format!("postgresql.{name}"), parameters, &mut faults);
                 }
             }
+        }
+        if let Some(value) = self.0.get("standby_cluster").filter(|value| value.is_object())
+            && self.standby_cluster().is_none()
+        {
+            let expected = "a section with host, port or restore_command";
+            faults.push(ConfigError::Type { key: "standby_cluster".to_owned(), found: shown(value), expected });
         }
         faults
     }
@@ -256,6 +262,10 @@ mod tests {
     fn each_fault_names_the_key_and_what_belongs_there() {
         for (json, expected) in [
             (r#"{"ttl":2}"#, "ttl is 2: at least 3: etcd grants no shorter lease that survives one missed answer"),
+            (
+                r#"{"standby_cluster":{"hosts":"a"}}"#,
+                r#"standby_cluster is {"hosts":"a"}, expected a section with host, port or restore_command"#,
+            ),
             (r#"{"loop_wait":"soon"}"#, r#"loop_wait is "soon", expected a whole number"#),
             (r#"{"loop_wait":0}"#, "loop_wait is 0: at least 1"),
             (r#"{"tll":30}"#, "tll is no known setting; did you mean ttl?"),

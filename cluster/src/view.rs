@@ -5,7 +5,7 @@ use crate::failover::FailoverRequest;
 use crate::history::History;
 use crate::leader::{Leader, LeaseId, Term};
 use crate::lsn::Lsn;
-use crate::member::MemberEntry;
+use crate::member::{MemberEntry, MemberRole};
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::request::MemberRequest;
 use crate::sync::SyncState;
@@ -73,6 +73,10 @@ pub struct Announcement {
     /// It runs as primary (it lost its lease, not its data).
     #[serde(default)]
     pub primary: bool,
+    /// It goes on receiving, as everybody does in a standby cluster: there is no primary here to be cut off,
+    /// and what it receives from elsewhere is lost for nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub receives: bool,
     /// The timeline of its newest WAL.
     pub timeline: Timeline,
     /// What it has received (or, as primary, written), after it stopped receiving.
@@ -122,6 +126,16 @@ impl ClusterView {
     pub fn config(&self) -> &DynamicConfig {
         static NONE: OnceLock<DynamicConfig> = OnceLock::new();
         self.config.as_ref().map_or_else(|| NONE.get_or_init(DynamicConfig::default), |config| &config.value)
+    }
+
+    /// The cluster follows another one (`standby_cluster`). While `config` is missing or can't be read, what
+    /// the leader says of itself counts: a key that is lost must not promote a cluster.
+    pub fn is_standby_cluster(&self) -> bool {
+        if let Some(config) = &self.config {
+            return config.value.standby_cluster().is_some();
+        }
+        let leader = self.leader.as_ref().and_then(|leader| self.members.get(&leader.name));
+        leader.is_some_and(|entry| entry.member.role == MemberRole::StandbyLeader)
     }
 
     /// The history, or an empty one.

@@ -11,6 +11,7 @@ use cluster::local::{DataDir, Ended, LocalState, Postgres};
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::SystemId;
 use cluster::roles::{self, On, Role};
+use cluster::upstream::Upstream;
 use cluster::view::{ClusterView, Initialize};
 use serde_json::json;
 use std::time::Duration;
@@ -65,7 +66,7 @@ fn while_another_leads() {
         (
             "no data",
             |_, local| (local.data, local.postgres) = (DataDir::Empty, Postgres::Stopped),
-            Duty::Clone { from: n1() },
+            Duty::Clone { from: n1().into() },
             "the data directory is empty and n1 leads",
         ),
         (
@@ -83,7 +84,7 @@ fn while_another_leads() {
                 local.data = DataDir::Incomplete { what: "a clone".to_owned() };
                 local.postgres = Postgres::Stopped;
             },
-            Duty::Clone { from: n1() },
+            Duty::Clone { from: n1().into() },
             "a clone was interrupted",
         ),
         ("it is a primary", |_, local| local.postgres = primary(1, LOW), Duty::Demote, "n1 holds the leader key"),
@@ -92,7 +93,7 @@ fn while_another_leads() {
         (
             "stopped, a standby's data",
             |_, local| local.postgres = Postgres::Stopped,
-            Duty::StartStandby { upstream: Some(n1()) },
+            Duty::StartStandby { upstream: n1().into() },
             "n1 holds",
         ),
         (
@@ -103,7 +104,7 @@ fn while_another_leads() {
                 local.data = DataDir::Present(control(1, HIGH, Ended::CleanPrimary));
                 local.postgres = Postgres::Stopped;
             },
-            Duty::Rewind { from: n1() },
+            Duty::Rewind { from: n1().into() },
             "the history forked",
         ),
         (
@@ -114,7 +115,7 @@ fn while_another_leads() {
                 local.postgres = standby(1, HIGH, Some("n1"));
                 local.rewind_failed = Some("no WAL".to_owned());
             },
-            Duty::Clone { from: n1() },
+            Duty::Clone { from: n1().into() },
             "pg_rewind failed (no WAL)",
         ),
         (
@@ -128,14 +129,14 @@ fn while_another_leads() {
             Duty::Rest,
             "`tenure reinit`",
         ),
-        ("reinit", |_, local| local.reinit = true, Duty::Clone { from: n1() }, "reinit"),
+        ("reinit", |_, local| local.reinit = true, Duty::Clone { from: n1().into() }, "reinit"),
         (
             "reinit, and n3 offers itself as source",
             |view, local| {
                 local.reinit = true;
                 view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"clonefrom":true}"#);
             },
-            Duty::Clone { from: name("n3") },
+            Duty::Clone { from: name("n3").into() },
             "reinit",
         ),
         (
@@ -144,7 +145,7 @@ fn while_another_leads() {
                 (local.reinit, local.cloning.failed) = (true, Some(name("n3")));
                 view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"clonefrom":true}"#);
             },
-            Duty::Clone { from: n1() },
+            Duty::Clone { from: n1().into() },
             "reinit",
         ),
         (
@@ -153,13 +154,13 @@ fn while_another_leads() {
                 (local.reinit, local.cloning.from_leader) = (true, true);
                 view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"clonefrom":true}"#);
             },
-            Duty::Clone { from: n1() },
+            Duty::Clone { from: n1().into() },
             "reinit",
         ),
         (
             "pg_control is damaged, a clone is allowed",
             |_, local| (local.data, local.postgres) = (DataDir::Damaged { why: "checksum".to_owned() }, Postgres::Stopped),
-            Duty::Clone { from: n1() },
+            Duty::Clone { from: n1().into() },
             "can't be used (checksum)",
         ),
         (
@@ -177,11 +178,11 @@ fn while_another_leads() {
             Duty::Rest,
             "does not start as standby (FATAL: no space)",
         ),
-        ("it follows nobody", |_, local| local.postgres = standby(1, LOW, None), Duty::Follow { upstream: n1() }, "n1 holds"),
+        ("it follows nobody", |_, local| local.postgres = standby(1, LOW, None), Duty::Follow { upstream: n1().into() }, "n1 holds"),
         (
             "it is tagged to follow n3",
             |_, local| local.tags = tags(r#"{"replicatefrom":"n3"}"#),
-            Duty::Follow { upstream: name("n3") },
+            Duty::Follow { upstream: name("n3").into() },
             "n1 holds",
         ),
         (
@@ -208,7 +209,7 @@ fn while_another_leads() {
                 local.tags = tags(r#"{"replicatefrom":"n3"}"#);
                 view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"replicatefrom":"n3"}"#);
             },
-            Duty::Follow { upstream: name("n3") },
+            Duty::Follow { upstream: name("n3").into() },
             "",
         ),
         ("it is tagged to follow itself", |_, local| local.tags = tags(r#"{"replicatefrom":"n2"}"#), Duty::Rest, ""),
@@ -314,7 +315,7 @@ fn while_it_leads() {
         (
             "stopped, a standby's data: it starts as one and is promoted then",
             |view, local| leads(view, local, Ended::Standby, Postgres::Stopped),
-            Duty::StartStandby { upstream: None },
+            Duty::StartStandby { upstream: Upstream::Nobody },
             "",
         ),
         (
@@ -323,7 +324,7 @@ fn while_it_leads() {
                 leads(view, local, Ended::CleanPrimary, Postgres::Stopped);
                 view.history = history(&[(1, FORK)]);
             },
-            Duty::StartStandby { upstream: None },
+            Duty::StartStandby { upstream: Upstream::Nobody },
             "",
         ),
         (
@@ -561,7 +562,7 @@ fn while_nobody_leads() {
         (
             "stopped",
             |view, local| alone(view, local, present(Ended::CrashedPrimary), Postgres::Stopped),
-            Duty::StartStandby { upstream: None },
+            Duty::StartStandby { upstream: Upstream::Nobody },
             "must run to stand",
         ),
         (
@@ -679,11 +680,12 @@ fn only_the_leader_is_told_to_be_primary_and_every_duty_is_a_row_of_the_table() 
                 }
                 Duty::Release => assert!(mine.is_some(), "{}", told()),
                 Duty::Clone { from } | Duty::Rewind { from } => {
-                    assert!(mine.is_none() && *from != local.name, "{}", told());
+                    let is_ours = mine.is_some() || from.member() == Some(&local.name) || *from == Upstream::Nobody;
+                    assert!(!is_ours, "{}", told());
                 }
-                Duty::Follow { upstream } => assert_ne!(*upstream, local.name, "{}", told()),
+                Duty::Follow { upstream } => assert_ne!(upstream.member(), Some(&local.name), "{}", told()),
                 Duty::StartStandby { upstream } => {
-                    assert_ne!(upstream.as_ref(), Some(&local.name), "{}", told());
+                    assert_ne!(upstream.member(), Some(&local.name), "{}", told());
                     assert_eq!(local.postgres, Postgres::Stopped, "{}", told());
                 }
                 Duty::Demote => {
@@ -691,6 +693,7 @@ fn only_the_leader_is_told_to_be_primary_and_every_duty_is_a_row_of_the_table() 
                 }
                 Duty::Bootstrap => assert!(view.initialize.is_none(), "{}", told()),
                 Duty::Restore => assert!(view.leader.is_none(), "{}", told()),
+                Duty::DemoteCluster { .. } => panic!("no standby cluster here: {}", told()),
                 Duty::Rest | Duty::Stop | Duty::Quit => {}
             }
             if let (Some(role), Some(on)) = (Role::seen(local), On::told(&decision.what)) {

@@ -241,7 +241,7 @@ impl Cluster {
                 self.lead(&me);
                 Data::Present(present.unwrap_or_else(Wal::before_the_fork), Server::Primary)
             }
-            Duty::Clone { from } | Duty::Rewind { from } => match self.wal_of(&from, true) {
+            Duty::Clone { from } | Duty::Rewind { from } => match self.wal_of(from.member().unwrap(), true) {
                 Some(wal) => Data::Present(wal, Server::Stopped(Ended::Standby)),
                 None => Data::Incomplete,
             },
@@ -249,8 +249,8 @@ impl Cluster {
                 assert_eq!(leads, Some(term), "told to start as primary without the key");
                 server(Server::Primary)
             }
-            Duty::StartStandby { upstream } => server(Server::Standby { upstream }),
-            Duty::Follow { upstream } => server(Server::Standby { upstream: Some(upstream) }),
+            Duty::StartStandby { upstream } => server(Server::Standby { upstream: upstream.member().cloned() }),
+            Duty::Follow { upstream } => server(Server::Standby { upstream: Some(upstream.member().unwrap().clone()) }),
             Duty::Promote { term } => {
                 assert_eq!(leads, Some(term), "told to promote without the key");
                 assert!(self.promoted.insert(term), "two promotions in one term");
@@ -270,7 +270,9 @@ impl Cluster {
                 self.leader = None;
                 return;
             }
-            Duty::Restore | Duty::Switchover { .. } | Duty::Stop | Duty::Quit => panic!("{duty:?} although nobody asked"),
+            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Switchover { .. } | Duty::Stop | Duty::Quit => {
+                panic!("{duty:?} although nobody asked")
+            }
         };
         self.nodes[at].data = node_data;
     }

@@ -440,7 +440,7 @@ mod tests {
     }
 
     fn vacancy() -> Judged {
-        Judged { after: Term(0), sync: 0, config: 0, failover: 0, announcements: vec![], resets_sync: false, position: Default::default() }
+        Judged { after: Term(0), sync: 0, config: 0, failover: 0, announcements: vec![], resets_sync: false, position: None }
     }
 
     fn take(memory: &Memory, who: &str, lease: LeaseId) -> Result<Term> {

@@ -49,7 +49,7 @@ pub async fn race_step(worker: &Worker, decision: Decision<RaceStep>) -> Applied
 /// Stops receiving, reads the position after that, says it.
 async fn announce(worker: &Worker, mut word: Announcement) -> Applied {
     let Some(held) = worker.held.get() else { return Applied::LookAfter(RECEIVER_STOP) };
-    if word.stands && !word.primary {
+    if word.stands && !word.primary && !word.receives {
         // From here on the old leader, whatever its clock says, gets no further confirmation from us.
         let stopped = async {
             while observe::receiver_running() {
@@ -94,7 +94,7 @@ impl Drop for Taking {
 
 async fn take(worker: &Worker, judged: &Judged) -> Applied {
     let server = observe::server();
-    if !server.is_primary() && (server.timeline(), server.position()) != judged.position {
+    if !server.is_primary() && judged.position.is_some_and(|announced| announced != (server.timeline(), server.position())) {
         return Applied::LookNow; // received more since: say so first
     }
     let Some(held) = worker.held.get().filter(|held| shmem::boottime() < held.deadline) else {
@@ -106,7 +106,10 @@ async fn take(worker: &Worker, judged: &Judged) -> Applied {
         Ok(term) => {
             // The deadline is the lease's: the key hangs on it, so it lives as long.
             let held = worker.held.get().filter(|now| now.grant.lease == held.grant.lease).unwrap_or(held);
-            page().open(term.0, held.grant.lease.0, held.deadline);
+            // A standby cluster is led with a closed fence; the next turn says until when.
+            if judged.position.is_some() {
+                page().open(term.0, held.grant.lease.0, held.deadline);
+            }
             worker.tell("leader", &format!("took the leader key, term {term}"));
             shmem::wake_arbiter();
             Applied::LookNow
@@ -195,7 +198,7 @@ pub async fn change_ttl(worker: &Worker, view: &ClusterView, held: Held) {
         Ok(term) => {
             let deadline = lease::deadline(sent, grant.ttl);
             worker.held.set(Some(Held { grant, deadline }));
-            if let Some(term) = term {
+            if let Some(term) = term.filter(|_| !view.is_standby_cluster()) {
                 page().open(term.0, grant.lease.0, deadline);
             }
             worker.tell("lease", &format!("the lease now lives for {} s", grant.ttl.as_secs()));

@@ -92,7 +92,8 @@ fn lease() -> TableIterator<
     let fence = page.fence();
     let left = match fence.mode {
         Mode::Open | Mode::Draining => Some(left(fence.deadline, now)),
-        Mode::Unmanaged | Mode::Closed => None,
+        // A standby cluster is led with a closed fence.
+        Mode::Unmanaged | Mode::Closed => page.held_until().map(|until| left(until, now)),
     };
     let word = match fence.mode {
         Mode::Open | Mode::Draining if now >= fence.deadline => "expired",

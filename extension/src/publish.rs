@@ -45,7 +45,7 @@ pub fn compose(worker: &Worker, server: Server) -> Member {
             member.checkpoint_after_promote = pending.then_some(false);
         }
         Server::Standby { received, replayed, streaming, .. } => {
-            member.role = MemberRole::Replica;
+            member.role = if leads_standby_cluster(worker) { MemberRole::StandbyLeader } else { MemberRole::Replica };
             member.receive_lsn = received.is_valid().then_some(received);
             member.replay_lsn = Some(replayed);
             member.replication_state = Some(if streaming { "streaming" } else { "in archive recovery" }.to_owned());
@@ -65,6 +65,10 @@ pub fn compose(worker: &Worker, server: Server) -> Member {
 fn described() -> Described {
     let said: Described = page().described().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     Described { paused: said.paused && page().arbiter_pid().is_some(), ..said }
+}
+
+fn leads_standby_cluster(worker: &Worker) -> bool {
+    worker.view.borrow().as_ref().is_some_and(|(view, _)| view.leader_if(&worker.name).is_some() && view.is_standby_cluster())
 }
 
 /// Positions move all the time; anything else in the key is news.
@@ -98,7 +102,11 @@ pub async fn member(worker: &Worker, view: &ClusterView, server: Server, now: Mo
 
 /// The leader says how far it is: what `maximum_lag_on_failover` is measured against.
 pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Moment) {
-    let Server::Primary { flushed, .. } = server else { return };
+    let flushed = match server {
+        Server::Primary { flushed, .. } => flushed,
+        Server::Standby { .. } if view.is_standby_cluster() => server.position(),
+        Server::Standby { .. } => return,
+    };
     let Some(leader) = view.leader_if(&worker.name) else { return };
     let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
     let due = worker.status_written.get().is_none_or(|at| now.since(at) >= view.config().timing().loop_wait);

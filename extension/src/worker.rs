@@ -305,7 +305,7 @@ impl Worker {
     /// Opens the page where the view says that this node leads on the lease it holds; closes it where not.
     async fn settle_page(&self, view: &ClusterView, held: Held, server: observe::Server, now: Moment) {
         let Some(leader) = view.leader_if(&self.name).filter(|leader| leader.lease == held.grant.lease) else {
-            if page().term() != 0 {
+            if page().term() != 0 || page().held_until().is_some() {
                 page().close();
             }
             self.unpromoted_since.set(None);
@@ -318,6 +318,10 @@ impl Worker {
             self.tell("leader", "the leader key is ours, but this node promised to stay away from it (failsafe_mode): waiting");
             return;
         }
+        if view.is_standby_cluster() {
+            return self.lead_standby_cluster(server, held.deadline, now);
+        }
+        page().forget_demotion();
         page().open(leader.term.0, leader.lease.0, held.deadline);
         if server.is_primary() {
             self.unpromoted_since.set(None);
@@ -333,6 +337,17 @@ impl Worker {
             if let Err(why) = self.etcd.release_leader(leader).await {
                 self.tell("race", &format!("leader key not given up: {why}"));
             }
+        }
+    }
+
+    /// The key is kept without a promotion, and with a closed fence. A server that is primary still is to be
+    /// stopped by its arbiter: nothing that begins from now on is acknowledged, also if there is no arbiter.
+    fn lead_standby_cluster(&self, server: observe::Server, deadline: Moment, now: Moment) {
+        self.unpromoted_since.set(None);
+        if !server.is_primary() {
+            page().hold(deadline);
+        } else if page().drain_for_demotion(now) {
+            self.tell("leader", "standby_cluster is set: new transactions wait at their commit until this server is a standby");
         }
     }
 

@@ -18,8 +18,10 @@ use cluster::lsn::Lsn;
 use cluster::member::{Member, MemberRole, MemberState, Tags};
 use cluster::name::{MemberName, Timeline};
 use cluster::quorum::{self, Rules, Setting, StandbySeen, SyncStep, Trust};
+use cluster::standby_cluster::Remote;
 use cluster::sync::SyncState;
 use cluster::time::Moment;
+use cluster::upstream::Upstream;
 use cluster::view::{ClusterView, Status};
 use dcs::memory::Memory;
 use dcs::{Dcs, Error, Grant, HandOver};
@@ -399,6 +401,7 @@ impl Arbiter {
             start_failed: None,
             request_due: true,
             start_owed: false,
+            remote: Remote::default(),
         }
     }
 
@@ -407,10 +410,12 @@ impl Arbiter {
     async fn apply(&self, duty: Duty, view: &ClusterView) -> Done {
         match duty {
             Duty::Rest => self.rest(view).await,
-            Duty::Bootstrap | Duty::Restore | Duty::Stop | Duty::Quit => Err(format!("{duty:?} is not simulated")),
-            Duty::Clone { from } => self.clone_from(&from).await,
+            Duty::Bootstrap | Duty::Restore | Duty::DemoteCluster { .. } | Duty::Stop | Duty::Quit => {
+                Err(format!("{duty:?} is not simulated"))
+            }
+            Duty::Clone { from } => self.clone_from(member(&from)?).await,
             Duty::StartPrimary { .. } => self.start(view, Recovery::None).await,
-            Duty::StartStandby { upstream } => self.start(view, self.follow(upstream.as_ref())).await,
+            Duty::StartStandby { upstream } => self.start(view, self.follow(upstream.member())).await,
             Duty::Promote { term } => self.promote(term.0).await,
             Duty::Demote => {
                 self.speak(Some((MemberState::Stopping, MemberRole::Demoted)));
@@ -420,11 +425,11 @@ impl Arbiter {
             }
             Duty::Follow { upstream } => {
                 let server = self.world.sql(self.at).await.ok_or("no answer")?;
-                server.upstream.set(self.world.number_of(&upstream));
+                server.upstream.set(self.world.number_of(member(&upstream)?));
                 server.told_to_follow.tell(&self.world.time);
                 Ok(true)
             }
-            Duty::Rewind { from } => self.rewind(view, &from).await,
+            Duty::Rewind { from } => self.rewind(view, member(&from)?).await,
             Duty::Switchover { candidates } => self.switch_over(view, &candidates).await,
             Duty::HandOver { to } => {
                 self.speak(Some((MemberState::Crashed, MemberRole::Demoted)));
@@ -825,4 +830,9 @@ fn of_server(world: &World, server: &Server) -> Postgres {
     }
     let upstream = server.upstream.get().map(|at| (format!("10.0.0.{}", at + 1), 5432));
     Postgres::Standby { timeline, position, upstream, streaming: server.streaming.get() }
+}
+
+/// The member that is copied from or followed: no cluster follows another one here.
+fn member(upstream: &Upstream) -> Result<&MemberName, String> {
+    upstream.member().ok_or_else(|| format!("{upstream} is not simulated"))
 }

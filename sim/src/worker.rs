@@ -395,7 +395,7 @@ impl Worker {
 
     async fn take(&self, judged: Judged) -> Applied {
         let primary = !self.server.in_recovery.get();
-        if !primary && self.server.position(&self.world) != judged.position {
+        if !primary && judged.position.is_some_and(|announced| self.server.position(&self.world) != announced) {
             return Applied::LookNow;
         }
         let Some(held) = self.held.get().filter(|held| self.clock() < held.deadline) else { return Applied::LookAfter(100 * MS) };

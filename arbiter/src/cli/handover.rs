@@ -78,7 +78,7 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
         let named = match &wish.leader {
             Some(named) => named.clone(),
             None if wish.force => present.clone(),
-            None => context::ask(if crate::present::is_standby_cluster(view.config()) { "Standby Leader" } else { "Primary" }, &present)?,
+            None => context::ask(if view.is_standby_cluster() { "Standby Leader" } else { "Primary" }, &present)?,
         };
         if named != present {
             return Err(refuse_with(format!("Member {named} is not the leader of cluster {cluster}"), format!("{present} leads")));

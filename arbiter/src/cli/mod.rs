@@ -1,5 +1,6 @@
 //! The operator's commands: one file each, and what they share.
 
+mod cluster_role;
 pub mod context;
 mod handover;
 pub(crate) mod http;
@@ -8,6 +9,7 @@ pub mod table;
 
 pub mod check;
 pub mod completion;
+pub mod demote_cluster;
 pub mod dsn;
 pub mod edit_config;
 pub mod explain;
@@ -16,6 +18,7 @@ pub mod flush;
 pub mod history;
 pub mod list;
 pub mod pause;
+pub mod promote_cluster;
 pub mod query;
 pub mod reinit;
 pub mod reload;
@@ -39,6 +42,8 @@ pub enum Command {
     History(history::Args),
     Switchover(switchover::Args),
     Failover(failover::Args),
+    DemoteCluster(demote_cluster::Args),
+    PromoteCluster(promote_cluster::Args),
     Restart(restart::Args),
     Reload(reload::Args),
     Reinit(reinit::Args),
@@ -77,6 +82,8 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::History(args) => history::run(&tool, &args).await,
         Command::Switchover(args) => switchover::run(&tool, args).await,
         Command::Failover(args) => failover::run(&tool, args).await,
+        Command::DemoteCluster(args) => demote_cluster::run(&tool, &args).await,
+        Command::PromoteCluster(args) => promote_cluster::run(&tool, &args).await,
         Command::Restart(args) => restart::run(&tool, &args).await,
         Command::Reload(args) => reload::run(&tool, &args).await,
         Command::Reinit(args) => reinit::run(&tool, &args).await,

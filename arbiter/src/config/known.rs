@@ -26,7 +26,6 @@ use Kind::{Free, NotServed, Served};
 const OTHER_STORE: Kind = NotServed("etcd is the one store that is served");
 const LOG: Kind = NotServed("our log goes to standard error, one line per event; journald or the container keeps it");
 const RESTAPI: Kind = NotServed("the REST interface has its own server, with no such setting");
-const ROLE_LISTS: Kind = NotServed("settings per role are not applied; use one list for both roles");
 const DYNAMIC: Kind = NotServed("this setting belongs in the dynamic configuration (bootstrap.dcs or `tenure edit-config`)");
 
 /// Dotted keys. What is not listed but begins one of these is a section.
@@ -104,17 +103,17 @@ const KEYS: &[(&str, Kind)] = &[
     ("postgresql.pgpass", Served),
     ("postgresql.krbsrvname", NotServed("Kerberos is not used for our connections")),
     ("postgresql.parameters", Free),
-    ("postgresql.parameters_primary", ROLE_LISTS),
-    ("postgresql.parameters_replica", ROLE_LISTS),
-    ("postgresql.parameters_standby_leader", ROLE_LISTS),
+    ("postgresql.parameters_primary", Free),
+    ("postgresql.parameters_replica", Free),
+    ("postgresql.parameters_standby_leader", Free),
     ("postgresql.pg_hba", Served),
-    ("postgresql.pg_hba_primary", ROLE_LISTS),
-    ("postgresql.pg_hba_replica", ROLE_LISTS),
-    ("postgresql.pg_hba_standby_leader", ROLE_LISTS),
+    ("postgresql.pg_hba_primary", Served),
+    ("postgresql.pg_hba_replica", Served),
+    ("postgresql.pg_hba_standby_leader", Served),
     ("postgresql.pg_ident", Served),
-    ("postgresql.pg_ident_primary", ROLE_LISTS),
-    ("postgresql.pg_ident_replica", ROLE_LISTS),
-    ("postgresql.pg_ident_standby_leader", ROLE_LISTS),
+    ("postgresql.pg_ident_primary", Served),
+    ("postgresql.pg_ident_replica", Served),
+    ("postgresql.pg_ident_standby_leader", Served),
     ("postgresql.basebackup", Free),
     ("postgresql.rewind", Free),
     ("postgresql.use_unix_socket", Served),

@@ -2,7 +2,7 @@
 
 use super::tree::{At, described, truth};
 use super::{
-    Authentication, BootstrapConfig, BootstrapUser, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
+    Authentication, BootstrapConfig, BootstrapUser, ByRole, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
     PostgresConfig,
 };
 use super::{known, methods, rest};
@@ -224,8 +224,11 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<Postg
         proxy_address: host_port(&at.at("proxy_address"), 5432),
         database: at.at("database").text().unwrap_or_else(|| "postgres".to_owned()),
         parameters: settings("parameters"),
+        parameters_by_role: ByRole::each(|role| settings(&format!("parameters_{role}"))),
         pg_hba: at.at("pg_hba").lines(),
+        pg_hba_by_role: ByRole::each(|role| at.at(&format!("pg_hba_{role}")).lines()),
         pg_ident: at.at("pg_ident").lines(),
+        pg_ident_by_role: ByRole::each(|role| at.at(&format!("pg_ident_{role}")).lines()),
         create_replica_methods: methods::replica_methods(at),
         basebackup: options(&at.at("basebackup"), &basebackup::FORBIDDEN),
         rewind: options(&at.at("rewind"), &rewind::FORBIDDEN),

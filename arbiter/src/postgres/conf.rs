@@ -99,6 +99,14 @@ impl Parameters {
         Parameters { file, argv }
     }
 
+    /// Puts the settings of a role over those of every role. What is on the command line stays: it changes with a restart only.
+    pub fn overlay(&mut self, settings: BTreeMap<String, String>) {
+        let ours =
+            |name: &str| self.argv.contains_key(name) || OURS.contains(&name) || ON_COMMAND_LINE.iter().any(|(known, ..)| *known == name);
+        let settings: Vec<_> = settings.into_iter().filter(|(name, _)| !ours(name)).collect();
+        self.file.extend(settings);
+    }
+
     /// For a standby: raises what must not be lower than on the primary whose log it replays. The names of those raised are
     /// returned: a restart is pending for them.
     pub fn raise_to(&mut self, required: &RequiredSettings) -> Vec<&'static str> {

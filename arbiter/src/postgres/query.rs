@@ -279,10 +279,9 @@ impl LocalSql {
         self.noting_loss(done).await
     }
 
-    /// For how many seconds the fence is open yet; None where it is closed.
+    /// For how long this node leads yet by its own page: as primary with an open fence, or a standby cluster with a closed one.
     pub async fn fence_left(&self) -> Result<Option<Duration>> {
-        const LEFT: &str =
-            "SELECT greatest(extract(epoch FROM deadline_left), 0)::float8 FROM tenure.lease() WHERE fence IN ('open', 'draining')";
+        const LEFT: &str = "SELECT greatest(extract(epoch FROM deadline_left), 0)::float8 FROM tenure.lease() WHERE fence IN ('open', 'draining') OR pg_is_in_recovery() AND deadline_left IS NOT NULL";
         let session = self.session().await?;
         let asked = answer(session.client.query_opt(LEFT, &[])).await;
         let row = self.noting_loss(asked).await.context("ask for the fence")?;
@@ -300,6 +299,18 @@ impl LocalSql {
         let text: String = self.noting_loss(asked).await.context("ask the server for its parameters")?.try_get(0)?;
         let told: BTreeMap<String, Parameter> = serde_json::from_str(&text).context("understand the server's parameters")?;
         Ok(told.into_iter().map(|(name, parameter)| (name.to_lowercase(), parameter)).collect())
+    }
+
+    /// How the server archives: `archive_command` (empty where a library does it) and the bytes of a segment. None where it does not.
+    pub async fn archiving(&self) -> Result<Option<(String, u64)>> {
+        const ASKED: &str = "SELECT current_setting('archive_mode') <> 'off', current_setting('archive_command'), \
+            coalesce(current_setting('archive_library', true), '') <> '', (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size')";
+        let session = self.session().await?;
+        let asked = answer(session.client.query_one(ASKED, &[])).await;
+        let row = self.noting_loss(asked).await.context("ask how the server archives")?;
+        let (on, command, library, bytes): (bool, String, bool, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        let command = if library { String::new() } else { command };
+        Ok((on && (library || !command.is_empty())).then_some((command, u64::try_from(bytes)?)))
     }
 
     /// Asks a question whose answer is yes or no.

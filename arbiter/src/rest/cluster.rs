@@ -30,7 +30,7 @@ pub fn role(snapshot: &Snapshot) -> &'static str {
     let leads = snapshot.view.leader_if(&snapshot.local.name).is_some();
     match (&snapshot.local.postgres, &snapshot.local.data) {
         (Postgres::Primary { .. }, _) => "primary",
-        (Postgres::Standby { .. }, _) if leads && present::is_standby_cluster(snapshot.view.config()) => "standby_leader",
+        (Postgres::Standby { .. }, _) if leads && snapshot.view.is_standby_cluster() => "standby_leader",
         (Postgres::Standby { .. }, _) => "replica",
         (_, DataDir::Empty | DataDir::Incomplete { .. } | DataDir::Damaged { .. }) => "uninitialized",
         (_, DataDir::Present(_)) if leads => "primary",

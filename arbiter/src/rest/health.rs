@@ -85,16 +85,12 @@ fn leads(snapshot: &Snapshot, now: Instant) -> bool {
 
 /// Writes are served here.
 pub fn is_primary(snapshot: &Snapshot, now: Instant) -> bool {
-    leads(snapshot, now)
-        && matches!(snapshot.local.postgres, Postgres::Primary { .. })
-        && !present::is_standby_cluster(snapshot.view.config())
+    leads(snapshot, now) && matches!(snapshot.local.postgres, Postgres::Primary { .. }) && !snapshot.view.is_standby_cluster()
 }
 
 /// This node leads a cluster that follows another one.
 pub fn is_standby_leader(snapshot: &Snapshot, now: Instant) -> bool {
-    leads(snapshot, now)
-        && matches!(snapshot.local.postgres, Postgres::Standby { .. })
-        && present::is_standby_cluster(snapshot.view.config())
+    leads(snapshot, now) && matches!(snapshot.local.postgres, Postgres::Standby { .. }) && snapshot.view.is_standby_cluster()
 }
 
 /// What its standby is called: `streaming` or `in archive recovery`.
@@ -234,6 +230,7 @@ pub(crate) mod tests {
             start_failed: None,
             request_due: false,
             start_owed: false,
+            remote: Default::default(),
         };
         Snapshot {
             described: Default::default(),

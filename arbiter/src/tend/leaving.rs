@@ -1,9 +1,9 @@
 //! A synchronous standby on its way out: the primary is told and takes it off its list before it goes, so that no commit waits for it.
 
 use crate::hands::Hands;
-use crate::postgres::conf::Recovery;
-use crate::settings;
+use crate::recovery;
 use anyhow::Result;
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::time::{Duration, Instant};
@@ -42,10 +42,9 @@ async fn try_to_leave(hands: &Hands) -> Result<Left> {
     if !facts.in_recovery || !is_named(hands, &view) {
         return Ok(Left::NotNamed);
     }
-    let upstream = settings::address_in(&facts.primary_conninfo);
-    let member = view.members.iter().find(|(_, entry)| upstream.is_some() && entry.member.host_port() == upstream);
-    let member = member.map(|(name, entry)| (name, &entry.member));
-    let recovery: Recovery = settings::recovery(&hands.config, &hands.dynamic(&view), member);
+    let dynamic = hands.dynamic(&view);
+    let upstream = recovery::in_force(&hands.config, &dynamic, &view, &facts).unwrap_or(Upstream::Nobody);
+    let recovery = recovery::of(&hands.config, &dynamic, &view, &upstream);
     hands.note_leaving(true);
     hands.write_configuration(&view, &recovery).await?;
     hands.reload().await?;

@@ -3,7 +3,7 @@
 use crate::hands::{Hands, Synchronous};
 use crate::postgres::conf::Recovery;
 use crate::postgres::query::{Sender, ServerFacts};
-use crate::settings;
+use crate::recovery;
 use anyhow::{Context, Result};
 use cluster::config::SynchronousMode;
 use cluster::leader::Leader;
@@ -11,6 +11,7 @@ use cluster::lsn::Lsn;
 use cluster::name::MemberName;
 use cluster::quorum::{self, Applied, Goal, Rules, SenderSeen, Setting, StandbySeen, SyncStep, Trust};
 use cluster::sync::SyncState;
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::collections::BTreeSet;
@@ -193,7 +194,7 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setti
         return Ok(setting);
     }
     // It follows nobody from here on: it was elected, or it was handed the key.
-    let recovery = settings::recovery(&hands.config, &hands.dynamic(view), None);
+    let recovery = recovery::of(&hands.config, &hands.dynamic(view), view, &Upstream::Nobody);
     hands.write_configuration_with(view, &recovery, &setting).await?;
     hands.reload().await?;
     // Somebody is promised that commits wait: not one may pass before they do.

@@ -10,6 +10,7 @@ use cluster::lsn::Lsn;
 use cluster::member::{Member, MemberEntry, MemberRole, MemberState, Tags, TenureFacts};
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Candidate;
+use cluster::standby_cluster::Remote;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Initialize, LastTerm, Status, Versioned};
 use serde_json::json;
@@ -137,7 +138,16 @@ pub fn candidate(who: &str, timeline: u32, lsn: Lsn) -> Candidate {
 /// What a candidate says when it stands.
 pub fn word(timeline: u32, lsn: Lsn) -> Versioned<Announcement> {
     Versioned {
-        value: Announcement { after: AFTER, stands: true, why: None, primary: false, timeline: Timeline(timeline), lsn, priority: 1 },
+        value: Announcement {
+            after: AFTER,
+            stands: true,
+            why: None,
+            primary: false,
+            receives: false,
+            timeline: Timeline(timeline),
+            lsn,
+            priority: 1,
+        },
         revision: 6,
     }
 }
@@ -172,5 +182,6 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         start_failed: None,
         request_due: false,
         start_owed: false,
+        remote: Remote::default(),
     }
 }

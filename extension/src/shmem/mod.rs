@@ -44,6 +44,10 @@ pub struct Page {
     etcd_seen_ns: AtomicU64,
     /// Until when this node has promised the leader not to take its key (`failsafe_mode`).
     promised_until_ns: AtomicU64,
+    /// Until when this node leads a standby cluster; 0 where it does not.
+    held_until_ns: AtomicU64,
+    /// The worker began the drain, because the cluster is to follow another one.
+    demoting: AtomicU32,
     /// The worker is taking the leader key at this moment.
     taking: AtomicU32,
     /// See [`Recovered`].

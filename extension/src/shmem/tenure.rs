@@ -37,6 +37,7 @@ impl Page {
             }
             Mode::Closed | Mode::Open | Mode::Draining => {}
         }
+        self.held_until_ns.store(0, SeqCst);
         self.term.store(term, SeqCst);
         self.lease.store(lease, SeqCst);
         self.deadline_ns.store(deadline.as_nanos(), SeqCst);
@@ -61,7 +62,39 @@ impl Page {
         self.mode.store(Mode::Closed as u32, SeqCst);
         self.deadline_ns.store(0, SeqCst);
         self.draining_since_ns.store(0, SeqCst);
+        self.held_until_ns.store(0, SeqCst);
         self.broadcast_renewed();
+    }
+
+    /// Worker: this node leads a standby cluster until `deadline`. The fence stays closed: no commit is to be
+    /// acknowledged here, also not if somebody promotes the server by hand.
+    pub fn hold(&self, deadline: Moment) {
+        if self.mode() != Mode::Closed {
+            self.close();
+        }
+        self.held_until_ns.store(deadline.as_nanos(), SeqCst);
+    }
+
+    /// Worker: the cluster is to follow another one, and this server is primary still. True where the drain began now.
+    pub fn drain_for_demotion(&self, now: Moment) -> bool {
+        let begun = self.drain(now);
+        if begun {
+            self.demoting.store(1, SeqCst);
+        }
+        begun
+    }
+
+    /// Worker: the cluster follows nobody. Ends a drain that was begun for that, also by a worker before this one.
+    pub fn forget_demotion(&self) {
+        if self.demoting.swap(0, SeqCst) != 0 {
+            self.undrain();
+        }
+    }
+
+    /// Until when this node leads a standby cluster; None where it does not.
+    pub fn held_until(&self) -> Option<Moment> {
+        let until = self.held_until_ns.load(SeqCst);
+        (until != 0 && self.mode() == Mode::Closed).then(|| Moment::from_nanos(until))
     }
 
     /// A switchover begins: transactions that began before `now` may end, others wait. False where the
