@@ -125,6 +125,36 @@ fn what_the_leader_of_a_standby_cluster_owes() {
             Duty::Release,
             "the history forked",
         ),
+        (
+            "pg_control is damaged, and another could lead",
+            |_, l| (l.data, l.postgres) = (DataDir::Damaged { why: "checksum".to_owned() }, Postgres::Stopped),
+            Duty::Release,
+            "checksum",
+        ),
+        (
+            "pg_control is damaged, it is alone, and a clone is allowed",
+            |v, l| {
+                v.members.remove(&name("n3"));
+                (l.data, l.postgres) = (DataDir::Damaged { why: "checksum".to_owned() }, Postgres::Stopped);
+            },
+            Duty::Clone { from: Upstream::Remote },
+            "allows to replace",
+        ),
+        (
+            "it does not start, and another could lead",
+            |_, l| (l.postgres, l.start_failed) = (Postgres::Stopped, Some("FATAL: no space".to_owned())),
+            Duty::Release,
+            "no space",
+        ),
+        (
+            "it does not start, and it is alone",
+            |v, l| {
+                v.members.remove(&name("n3"));
+                (l.postgres, l.start_failed) = (Postgres::Stopped, Some("FATAL: no space".to_owned()));
+            },
+            Duty::Rest,
+            "no space",
+        ),
         ("the other side went on from all that this node has", |_, l| l.remote.said = remote(2, &[(1, LOW)]), Duty::Rest, "leads"),
         (
             "the other side is the older one: nothing is wound back",
@@ -411,7 +441,7 @@ impl Pair {
                 self.leader = None;
                 return;
             }
-            Duty::Bootstrap | Duty::Switchover { .. } | Duty::HandOver { .. } | Duty::Stop | Duty::Quit => {
+            Duty::Bootstrap | Duty::Restore | Duty::Switchover { .. } | Duty::HandOver { .. } | Duty::Stop | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")
             }
         };
