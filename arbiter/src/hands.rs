@@ -29,8 +29,15 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// So many starts in a row may end before the server is ready, before the node says so and waits.
 const STARTS: u32 = 3;
 
-/// A server that does not start is tried again after this.
-const START_AGAIN: Duration = Duration::from_secs(60);
+/// The longest pause before a server that does not start is tried again.
+const START_AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// None after the first starts that failed, then 1, 2, 4 ... seconds. A start that fails because what was killed a moment ago
+/// is not quite gone must not cost a minute.
+fn pause_after_starts(failed: u32) -> Duration {
+    let Some(more) = failed.checked_sub(STARTS) else { return Duration::ZERO };
+    START_AGAIN_MAX.min(Duration::from_secs(1 << more.min(6)))
+}
 
 /// What the procedures share. Cheap to clone.
 #[derive(Clone)]
@@ -190,12 +197,12 @@ impl Hands {
         self.state().clone_failed = failed;
     }
 
-    /// The words of a server that does not start, once it did not [`STARTS`] times. After [`START_AGAIN`] it is
-    /// tried again: what kept it from starting (a full disk) may have passed.
+    /// The words of a server that does not start, once it did not [`STARTS`] times. After a pause it is tried again: what
+    /// kept it from starting (a full disk) may have passed.
     pub fn start_failed(&self) -> Option<String> {
         let state = self.state();
         let (count, at, words) = state.start_failed.as_ref()?;
-        (*count >= STARTS && at.elapsed() < START_AGAIN).then(|| words.clone())
+        (at.elapsed() < pause_after_starts(*count)).then(|| words.clone())
     }
 
     /// Notes how a start ended.
@@ -429,5 +436,17 @@ impl Hands {
             tracing::warn!("killed {killed} processes that the dead postmaster left behind");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_after_starts_that_fail_grows_to_a_minute() {
+        for (failed, seconds) in [(1, 0), (2, 0), (3, 1), (4, 2), (5, 4), (8, 32), (9, 60), (1000, 60)] {
+            assert_eq!(pause_after_starts(failed), Duration::from_secs(seconds), "{failed}");
+        }
     }
 }

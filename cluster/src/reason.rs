@@ -32,7 +32,9 @@ pub enum Reason {
     DataDamaged(String),
     #[error("the data directory can't be used ({0}) and the configuration allows to replace the data by a clone")]
     DataDamagedCloneAllowed(String),
-    #[error("Postgres does not start as standby ({0}); it is tried again every minute; repair it, or `tenure reinit` makes a new copy")]
+    #[error(
+        "Postgres does not start as standby ({0}); it is tried again, later each time, at least once a minute; repair it, or `tenure reinit` makes a new copy"
+    )]
     StartFailed(String),
     #[error("the data directory is empty and {0} leads")]
     Empty(MemberName),
