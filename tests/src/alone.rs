@@ -16,8 +16,9 @@ use crate::wait::{self, seconds};
 use rustix::process::{Pid, Signal};
 use std::fmt;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -337,6 +338,16 @@ impl std::ops::Deref for Alone {
     }
 }
 
+/// A process that strace holds up; let go when this is dropped. What strace says is kept open, or it would end at its first word.
+pub struct Traced(Child, Option<BufReader<ChildStderr>>);
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
 impl Alone {
     /// Starts etcd and the server with these settings on top; returns once the fence is open and the SQL surface is there.
     pub async fn start(settings: &[(&str, &str)]) -> Alone {
@@ -429,15 +440,34 @@ impl Alone {
         .await
     }
 
-    /// All of the server on one processor, and the checkpointer of the lowest priority: whoever it wakes runs before it goes on.
-    pub async fn checkpointer_comes_last(&self) {
-        let mut first = rustix::thread::CpuSet::new();
-        first.set(0);
-        for pid in process::below(&self.server.dir) {
-            rustix::thread::sched_setaffinity(Some(pid), &first).expect("keep a process on one processor");
-        }
+    /// Each signal that the checkpointer sends holds it up for `by`: whom it wakes runs long before it goes on. None, and a line
+    /// says so, where it can't be traced.
+    pub async fn slow_checkpointer(&self, by: Duration) -> Option<Traced> {
         let checkpointer = self.process_called("checkpointer").await;
-        rustix::process::setpriority_process(Some(checkpointer), 19).expect("lower the checkpointer's priority");
+        let inject = format!("inject=kill:delay_exit={}", by.as_micros());
+        let started = Command::new("strace")
+            .args(["-o", "/dev/null", "-e", "trace=kill", "-e", &inject, "-p", &checkpointer.as_raw_nonzero().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut traced = match started {
+            Ok(mut child) => {
+                let said = child.stderr.take().map(BufReader::new);
+                Traced(child, said)
+            }
+            Err(why) => {
+                println!("SKIPPED: strace can't be run: {why}");
+                return None;
+            }
+        };
+        let mut said = String::new();
+        traced.1.as_mut().expect("it is piped").read_line(&mut said).expect("hear from strace");
+        if said.contains("attached") {
+            return Some(traced);
+        }
+        println!("SKIPPED: the checkpointer can't be traced here: {said}");
+        None
     }
 
     /// Waits until this backend waits for that event.

@@ -210,8 +210,8 @@ const MUTANTS: &[Mutant] = &[
         name: "parallel",
         guard: "parallel workers are not judged, their leader is",
         file: COMMIT,
-        from: "        _ => {}\n    }\n}\n\nfn has_xid",
-        to: "        XACT_EVENT_PARALLEL_PRE_COMMIT => before_commit(\"commit\"),\n        _ => {}\n    }\n}\n\nfn has_xid",
+        from: "    if ours {\n        judged_event(event);",
+        to: "    if event == XACT_EVENT_PARALLEL_PRE_COMMIT && has_xid() {\n        judged_event(XACT_EVENT_PRE_COMMIT);\n    } else if ours {\n        judged_event(event);",
         stories: &[("fence_commit", "a_parallel_query_in_a_writing_transaction_is_judged_once")],
     },
     Mutant {
