@@ -46,6 +46,8 @@ pub struct Candidate {
     pub vacant_for: Duration,
     /// It took the key lately and was not promoted.
     pub stood_down: bool,
+    /// It promised the leader not to take the key for now (`failsafe_mode`).
+    pub promised: bool,
 }
 
 /// What the lease worker does about the leader key.
@@ -88,6 +90,9 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     }
     if view.config().paused() && !me.primary {
         return Err(Reason::Paused);
+    }
+    if me.promised && !me.primary {
+        return Err(Reason::Promised);
     }
     if me.stood_down {
         return Err(Reason::NotPromotedInTime);
@@ -205,12 +210,15 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         lsn: me.lsn,
         priority: me.tags.failover_priority(),
     };
-    // A primary's position moves while it waits; what counts is that it is one.
+    // A primary's position moves while it waits; what counts is that it is one. Of who stands aside the reason counts: the first one
+    // may be that no arbiter was there yet, and whoever asks why nobody leads is to read the last.
     let said = view.announcements.get(&me.name).filter(|said| {
-        said.value.after == after
-            && said.value.stands == word.stands
-            && said.value.receives == word.receives
-            && (word.primary || word.receives || !word.stands || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn))
+        let same = if word.stands {
+            word.primary || word.receives || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn)
+        } else {
+            gist(said.value.why.as_deref()) == gist(word.why.as_deref())
+        };
+        said.value.after == after && said.value.stands == word.stands && said.value.receives == word.receives && same
     });
     let Some(said) = said else {
         let why = allowed.err().unwrap_or(if me.primary { Reason::StillPrimary } else { Reason::NoLeader });
@@ -238,6 +246,11 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         position: (!receives).then_some((said.value.timeline, said.value.lsn)),
     };
     Decision::new(Take(judged), if me.primary { Reason::StillPrimary } else { Reason::Fittest })
+}
+
+/// A refusal without its numbers: a lag that changes all the time is no news to be written again and again.
+fn gist(why: Option<&str>) -> String {
+    why.unwrap_or_default().chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Must the taker rewrite the sync key to name itself alone? Where another leads in it; and where it leads

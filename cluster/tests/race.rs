@@ -57,6 +57,12 @@ fn all_say(view: &mut ClusterView) {
     }
 }
 
+/// `n1` was heard to refuse, with this reason.
+fn refuses(view: &mut ClusterView, why: &str) {
+    let said = &mut view.announcements.get_mut(&name("n1")).unwrap().value;
+    (said.stands, said.why) = (false, Some(why.to_owned()));
+}
+
 #[test]
 fn who_may_stand() {
     let cases: &[(&str, Twist, &str, &str)] = &[
@@ -73,6 +79,8 @@ fn who_may_stand() {
             "running as primary",
         ),
         ("stood down", |_, me| me.stood_down = true, "refuse", "not promoted in time"),
+        ("promised to stay away", |_, me| me.promised = true, "refuse", "failsafe_mode"),
+        ("a primary promises nothing", |_, me| (me.promised, me.primary) = (true, true), "announce", "running as primary"),
         ("no arbiter", |_, me| me.arbiter = false, "refuse", "no arbiter"),
         ("a primary without arbiter", |_, me| (me.arbiter, me.primary) = (false, true), "announce", "running as primary"),
         ("nofailover", |_, me| me.tags = tags(r#"{"nofailover":true}"#), "refuse", "nofailover"),
@@ -299,11 +307,34 @@ fn who_goes_first() {
             "a refusal was heard",
             |view, me| {
                 all_say(view);
-                view.announcements.get_mut(&name("n1")).unwrap().value.stands = false;
+                refuses(view, "no arbiter is attached, so nothing could promote this node");
                 me.arbiter = false;
             },
             "wait 1000 ms",
             "no arbiter",
+        ),
+        (
+            "a refusal was heard, and there is another reason by now",
+            |view, me| {
+                all_say(view);
+                refuses(view, "no arbiter is attached, so nothing could promote this node");
+                me.tags = tags(r#"{"nofailover":true}"#);
+            },
+            "refuse",
+            "nofailover",
+        ),
+        (
+            "a refusal was heard, and its number is another by now",
+            |view, _| {
+                all_say(view);
+                view.status = status(HIGH);
+                refuses(
+                    view,
+                    "this node is 7 bytes behind the last known position of the leader, more than maximum_lag_on_failover (1048576)",
+                );
+            },
+            "wait 1000 ms",
+            "10485760 bytes behind",
         ),
         ("level, and first by name", |view, _| all_say(view), "take", "fittest"),
         (

@@ -15,7 +15,7 @@ use cluster::leader::{LeaseId, Term};
 use cluster::lease;
 use cluster::member::Member;
 use cluster::name::{MemberName, Scope};
-use cluster::race::{self, Candidate, RaceStep};
+use cluster::race::{self, Candidate};
 use cluster::reason::Reason;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
@@ -374,16 +374,10 @@ impl Worker {
             streaming: server.streaming(),
             arbiter: page().arbiter_pid().is_some(),
             vacant_for: now.since(since),
-            stood_down: promised || self.stands_down_until.get().is_some_and(|until| now < until),
+            promised,
+            stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
         };
-        let mut decision = race::decide(view, &me);
-        if promised && decision.why == Reason::NotPromotedInTime {
-            // Said aloud, so that the primary, back with etcd, need not wait for our word.
-            decision.why = Reason::Promised;
-            if let RaceStep::Announce(word) = &mut decision.what {
-                word.why = Some(Reason::Promised.to_string());
-            }
-        }
+        let decision = race::decide(view, &me);
         self.tell("race", &format!("{}: {}", apply::name_of(&decision.what), decision.why));
         match apply::race_step(self, decision).await {
             Applied::Settled => view.config().timing().loop_wait,

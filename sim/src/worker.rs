@@ -261,7 +261,8 @@ impl Worker {
             streaming,
             arbiter: self.server.attached.get(),
             vacant_for: now.since(since),
-            stood_down: promised || self.stands_down_until.get().is_some_and(|until| now < until),
+            promised,
+            stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
         };
         let decision = race::decide(&view, &me);
         self.tell(&format!("{}: {}", step_word(&decision.what), decision.why));

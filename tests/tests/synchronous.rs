@@ -273,3 +273,24 @@ async fn a_standby_that_is_too_far_behind_does_not_stand_and_says_why() {
     let view = cluster.healthy().await;
     assert_eq!(view.leader(), Some(leader.name()), "{view}");
 }
+
+#[tokio::test]
+async fn with_check_timeline_a_standby_of_an_older_timeline_does_not_stand() {
+    let cluster = Cluster::of(3).ttl(3).dynamic("check_timeline", json!(true)).start().await;
+    let old = cluster.leader().await;
+    let (candidate, missed) = (cluster.others(old)[0], cluster.others(old)[1]);
+    missed.kill();
+    cluster.wait_until("its member key to run out", |view| view.members().len() == 2).await;
+    cluster.cli_ok(&["switchover", "--leader", old.name(), "--candidate", candidate.name(), "--force"]).await;
+    cluster
+        .wait_until("the new timeline in the history", |view| view.json("history").as_array().is_some_and(|lines| !lines.is_empty()))
+        .await;
+    candidate.kill();
+    old.kill();
+    cluster.wait_until("nobody", |view| view.members().is_empty()).await;
+    cluster.start(missed);
+    let view = cluster
+        .wait_until("its reason", |view| why_not(view, missed.name()).contains("is on timeline 1, the cluster is on timeline 2"))
+        .await;
+    assert_eq!(view.leader(), None, "{view}");
+}

@@ -132,6 +132,7 @@ pub fn candidate(who: &str, timeline: u32, lsn: Lsn) -> Candidate {
         arbiter: true,
         vacant_for: Duration::from_secs(60),
         stood_down: false,
+        promised: false,
     }
 }
 
