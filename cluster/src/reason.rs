@@ -24,7 +24,7 @@ pub enum Reason {
     AnotherInitializes,
     #[error("the data directory is empty, there is no cluster yet, and this node may not found one: its bootstrap.method is not served")]
     NoBootstrapSection,
-    #[error("the data directory is empty and nobody leads, so there is nobody to clone from")]
+    #[error("there is no data here that could be used and nobody leads, so there is nobody to clone from")]
     NobodyToCloneFrom,
     #[error("nobody leads, and a replica method is configured that needs nobody (no_leader)")]
     RestoreWithoutLeader,

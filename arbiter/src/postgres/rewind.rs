@@ -56,8 +56,14 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
         return Ok(Rewound::NotPossible { why: format!("the data directory was left half-made ({what})"), half_done: true });
     }
     let control = controldata::read(programs, data_dir).await?;
-    if !control.state.is_clean() {
-        recover_alone(programs, data_dir, config_file).await?;
+    if !control.state.is_clean()
+        && let Err(why) = recover_alone(programs, data_dir, config_file).await
+    {
+        let words = format!("{why:#}");
+        if passes(&words) {
+            return Err(why);
+        }
+        return Ok(Rewound::NotPossible { why: words, half_done: false });
     }
     mark.set("rewind").await?;
     let mut command = programs.command("pg_rewind");
@@ -106,6 +112,12 @@ fn is_unreachable(said: &str) -> bool {
     phrases.iter().any(|phrase| said.contains(phrase))
 }
 
+/// True for failures to recover that say nothing of the data: tried again.
+fn passes(said: &str) -> bool {
+    let phrases = ["No space left on device", "Disk quota exceeded", "lock file", "memory", "Too many open files", "Resource temporarily"];
+    phrases.iter().any(|phrase| said.contains(phrase))
+}
+
 /// Runs crash recovery in single-user mode, so that the data directory ends with a clean shutdown checkpoint.
 /// The extension and everybody else's libraries stay out, and nothing is archived: this history is about to be dropped.
 pub async fn recover_alone(programs: &Programs, data_dir: &Path, config_file: &Path) -> Result<()> {
@@ -139,6 +151,8 @@ mod tests {
     #[test]
     fn an_unreachable_source_says_nothing_of_the_data() {
         assert!(is_unreachable("pg_rewind: error: connection to server at \"127.0.0.1\", port 1 failed: Connection refused"));
+        assert!(passes("FATAL:  lock file \"postmaster.pid\" already exists"));
+        assert!(!passes("PANIC:  could not locate a valid checkpoint record"));
         assert!(!is_unreachable("pg_rewind: error: could not find common ancestor of the source and target cluster's timelines"));
     }
 }
