@@ -113,6 +113,24 @@ CREATE FUNCTION tenure.extend_lease(until_boottime_ns bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'extend_lease_wrapper';
 COMMENT ON FUNCTION tenure.extend_lease(bigint) IS 'called by the arbiter in failsafe_mode: every member has promised not to race until then';
 
+CREATE FUNCTION tenure.note_slots(publication text) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_slots_wrapper';
+COMMENT ON FUNCTION tenure.note_slots(text) IS 'called by the arbiter of the leader: what the lease worker publishes of its slots';
+
+CREATE FUNCTION tenure.copy_slot(name text, plugin text, database oid, two_phase boolean, restart_lsn bigint,
+    confirmed_flush_lsn bigint, catalog_xmin bigint) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'copy_slot_wrapper';
+COMMENT ON FUNCTION tenure.copy_slot(text, text, oid, boolean, bigint, bigint, bigint)
+    IS 'called by the arbiter of a standby: a temporary copy of a logical slot of the primary; false where its WAL is not here';
+
+CREATE FUNCTION tenure.keep_slot(name text) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keep_slot_wrapper';
+COMMENT ON FUNCTION tenure.keep_slot(text) IS 'called by the arbiter of a standby: this session''s temporary copy was shown to be safe and becomes permanent';
+
+CREATE FUNCTION tenure.log_running_transactions() RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'log_running_transactions_wrapper';
+COMMENT ON FUNCTION tenure.log_running_transactions() IS 'called by the arbiter of the primary: a record at which copies of logical slots can become consistent';
+
 -- Rights -----------------------------------------------------------------------------------------------
 -- Nothing for PUBLIC. attach_arbiter and drain check for a superuser besides.
 

@@ -8,7 +8,7 @@ use crate::postgres::promote::promote;
 use crate::postgres::query::{ServerFacts, member_conninfo};
 use crate::postgres::rewind::{self, Rewound, rewind};
 use crate::postgres::timelines;
-use crate::{bootstrap, demote_cluster, hook, program, recovery, replica, switchover, tend};
+use crate::{bootstrap, demote_cluster, hook, program, recovery, replica, slots, switchover, tend};
 use anyhow::{Context, Result, bail};
 use cluster::duty::Duty;
 use cluster::failover::FailoverRequest;
@@ -91,9 +91,15 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
 async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
     let Some(facts) = &judged.facts else { return Ok(Done::Settled) };
     if judged.view.config().paused() {
+        let leader = judged.view.leader_if(&hands.config.name).filter(|_| !facts.in_recovery);
         // Without its history nobody could tell whether he may follow a leader that was promoted by hand or by name.
-        if let Some(leader) = judged.view.leader_if(&hands.config.name).filter(|_| !facts.in_recovery) {
+        if let Some(leader) = leader {
             tend::history(hands, &judged.view, leader, facts).await?;
+        }
+        // Maintenance or not: slots that nobody moves would hold WAL back. None is dropped meanwhile.
+        let leads = judged.view.leader_if(&hands.config.name).filter(|_| !facts.in_recovery || judged.view.is_standby_cluster());
+        if facts.in_recovery || leads.is_some() {
+            slots::keep(hands, &judged.view, leads, facts).await?;
         }
         return Ok(Done::Settled);
     }
@@ -177,6 +183,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     let postmaster = hands.postmaster().context("Postgres does not run")?;
     claim_timeline(hands, &view).await.context("claim a timeline")?;
     let begins_with = tend::synchronous::before_promotion(hands, &view).await.context("name the synchronous standbys to begin with")?;
+    slots::before_promotion(hands, &view).await;
     tracing::info!("promoting, term {term}");
     promote(&postmaster, &hands.config.postgres.data_dir).await?;
     let promoted = async {

@@ -18,7 +18,7 @@ use cluster::name::MemberName;
 use cluster::quorum::{Rules, Setting, Trust};
 use cluster::view::ClusterView;
 use dcs::Etcd;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -62,6 +62,8 @@ pub struct Hands {
     pub remote: crate::remote::Heard,
     /// What this node promised in `failsafe_mode`.
     pub promise: crate::failsafe::Promise,
+    /// What this node remembers of its slots.
+    pub slots: Arc<crate::slots::Memory>,
     state: Arc<Mutex<State>>,
     checkpoint: Arc<tokio::sync::Semaphore>,
 }
@@ -82,8 +84,6 @@ struct State {
     expected: Expected,
     /// This node is about to stop: its member key says that it is not to be synchronous.
     leaving: bool,
-    /// Slots of members, with when the member was last seen.
-    member_slots: BTreeMap<String, Instant>,
     /// Everybody who may stand in the `failsafe` key by what was sent to be written.
     failsafe_sent: Option<Members>,
 }
@@ -129,6 +129,7 @@ impl Hands {
             callbacks: Arc::default(),
             remote: Default::default(),
             promise: Default::default(),
+            slots: Arc::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
         }
@@ -244,16 +245,6 @@ impl Hands {
         expected.names.clone()
     }
 
-    /// Notes the slots of the members that are there now; gives those to keep and those whose member has
-    /// been gone for longer than `ttl` (`member_slots_ttl`).
-    pub fn note_slots(&self, present: BTreeSet<String>, ttl: Duration) -> (BTreeSet<String>, BTreeSet<String>) {
-        let slots = &mut self.state().member_slots;
-        slots.extend(present.into_iter().map(|slot| (slot, Instant::now())));
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            slots.iter().map(|(slot, seen)| (slot.clone(), seen.elapsed())).partition(|(_, ago)| *ago <= ttl);
-        (kept.into_iter().map(|(slot, _)| slot).collect(), gone.into_iter().map(|(slot, _)| slot).collect())
-    }
-
     /// The `failsafe` key is about to be written. Until one write is confirmed any of those sent may be carried out,
     /// so they add up.
     pub fn note_failsafe_sent(&self, members: &Members) {
@@ -333,6 +324,7 @@ impl Hands {
         if self.state().leaving {
             parameters.file.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
         }
+        crate::slots::settings(&self.config, &dynamic, &mut parameters.file).await;
         let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
         files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
         let hba = self.config.postgres.hba(role).or(self.config.bootstrap.pg_hba.as_ref());

@@ -32,6 +32,11 @@ pub fn etcd_password_file(config: &NodeConfig) -> PathBuf {
     beside(config, ".tenure-etcd-password")
 }
 
+/// The file that says which copies of logical slots here were shown to be safe.
+pub fn trusted_slots_file(config: &NodeConfig) -> PathBuf {
+    beside(config, ".tenure-slots")
+}
+
 /// Settings by which Postgres runs a program or loads a library: write access to the dynamic
 /// configuration must not be a way to run code on every node.
 const RUNS_CODE: [&str; 11] = [

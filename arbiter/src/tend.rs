@@ -26,7 +26,7 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
         first_checkpoint(hands);
     }
     failsafe::publish(hands, view, leader).await?;
-    slots::keep(hands, view, true).await?;
+    slots::keep(hands, view, Some(leader), facts).await?;
     configuration(hands, view, &Recovery::None).await?;
     synchronous::tend(hands, view, leader, facts).await
 }
@@ -38,7 +38,7 @@ pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> 
     if let Some(leader) = leads {
         standby_leader(hands, view, leader, facts).await?;
     }
-    slots::keep(hands, view, leads.is_some()).await?;
+    slots::keep(hands, view, leads, facts).await?;
     // Without its key nobody knows what the configuration was: what is set stays.
     if view.config.is_none() {
         return Ok(());

@@ -5,6 +5,7 @@ use crate::failover::{self, FailoverRequest};
 use crate::leader::Leader;
 use crate::member::{Member, MemberRole};
 use crate::name::MemberName;
+use crate::slots::{self, SlotFacts};
 use crate::view::ClusterView;
 use serde::Serialize;
 use std::fmt;
@@ -273,6 +274,20 @@ fn as_a_whole(view: &ClusterView, found: &mut Found) {
     }
     if view.config().paused() {
         found.cluster(Severity::Notice, "maintenance mode is on: nobody takes over by itself".to_owned(), "`tenure resume` ends it");
+    }
+    for (slot, bytes) in SlotFacts::of(view.status.as_ref().map(|status| &status.value)).holding_back {
+        found.cluster(
+            Severity::Warning,
+            format!("the replication slot {slot} holds back {bytes} bytes of WAL, or is about to lose what it needs"),
+            "see that its consumer runs, drop the slot, or bound it by max_slot_wal_keep_size",
+        );
+    }
+    for slot in slots::lost(view) {
+        found.cluster(
+            Severity::Critical,
+            format!("the permanent logical slot {slot} is not there: it did not survive, or could not be made"),
+            "the leader's log says why and what to do; its consumer must be put right before the slot is made by hand",
+        );
     }
     for key in &view.unreadable {
         found.cluster(Severity::Warning, format!("a key can't be read and is left out: {key}"), "put it right or delete it in etcd");

@@ -1,6 +1,7 @@
 //! The dynamic configuration (`config`) and the rules between its timings.
 
 use crate::lease;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -30,6 +31,19 @@ pub enum SynchronousMode {
     On,
     /// Any of the voters, as many as needed.
     Quorum,
+}
+
+/// `hold_back_logical`: whom a change waits for before it leaves for a logical consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldBack {
+    /// Not set: for the synchronous standbys, where commits wait for any.
+    #[default]
+    WhereCommitsWait,
+    /// On: where there are no synchronous standbys, for every member that may take over and streams.
+    Always,
+    /// Off: for nobody.
+    Never,
 }
 
 /// A value in the dynamic configuration that can't be used as it is.
@@ -230,6 +244,15 @@ impl DynamicConfig {
             Some(number * scale)
         });
         Duration::from_secs(scaled.or_else(|| self.seconds("member_slots_ttl")).unwrap_or(MEMBER_SLOTS_TTL_DEFAULT_S))
+    }
+
+    /// `hold_back_logical`, a setting of ours: whom logical consumers wait for.
+    pub fn hold_back(&self) -> HoldBack {
+        match self.0.get("hold_back_logical") {
+            None | Some(Value::Null) => HoldBack::WhereCommitsWait,
+            Some(_) if self.truthy("hold_back_logical") => HoldBack::Always,
+            Some(_) => HoldBack::Never,
+        }
     }
 
     /// `failsafe_mode`.

@@ -37,6 +37,7 @@ pub mod duty;
 pub mod race;
 pub mod rejoin;
 pub mod roles;
+pub mod slots;
 pub mod source;
 pub mod standby_cluster;
 

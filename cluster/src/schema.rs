@@ -33,7 +33,7 @@ enum Kind {
 use Kind::*;
 
 /// The keys at the top, as the field knows them.
-const TOP: [(&str, Kind); 27] = [
+const TOP: [(&str, Kind); 28] = [
     ("ttl", Whole(lease::TTL_MINIMUM.as_secs() as i64)),
     ("loop_wait", Whole(1)),
     ("retry_timeout", Whole(1)),
@@ -56,6 +56,7 @@ const TOP: [(&str, Kind); 27] = [
     ("permanent_slots", Section),
     ("permanent_replication_slots", Section),
     ("ignore_slots", List),
+    ("hold_back_logical", Switch),
     ("standby_cluster", Section),
     ("postgresql", Section),
     ("tags", Section),

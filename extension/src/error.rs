@@ -95,6 +95,13 @@ pub fn invalid(message: String, hint: &str) -> ! {
     raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, "functions").set_hint(hint))
 }
 
+/// A logical walsender waited in vain for the standbys.
+pub fn held_back(position: u64) -> ! {
+    let message = format!("standbys have not confirmed {}, which a subscriber was to get", cluster::lsn::Lsn(position));
+    let hint = "It connects again and goes on where it was; see that the standbys stream.";
+    raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "hold_back").set_hint(hint))
+}
+
 /// The lease worker answered that it can't be done.
 pub fn declined(message: String, hint: Option<String>) -> ! {
     let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "functions");

@@ -334,7 +334,8 @@ fn reinit(member: &str) -> String {
 
 // ---- For the arbiter ---------------------------------------------------------------------------
 
-fn demand_superuser(function: &str) {
+/// What only the arbiter may do.
+pub fn demand_superuser(function: &str) {
     // SAFETY: looks at this session's role, inside a transaction.
     if !unsafe { pg_sys::superuser() } {
         error::superuser_only(function);

@@ -1,7 +1,7 @@
 //! pg_tenure inside the server: what is registered when the library is loaded, nothing else.
 //!
 //! Rooms in reading order: [`guc`] the settings, [`shmem`] the page that backends read, [`fence`] the
-//! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`error`] what users are told, [`worker`] the
+//! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
 //! lease worker.
 
 use pgrx::pg_sys;
@@ -12,12 +12,14 @@ pub mod error;
 pub mod fence;
 pub mod functions;
 pub mod guc;
+pub mod hold_back;
 pub mod mailbox;
 pub mod observe;
 pub mod publish;
 pub mod recovered;
 pub mod shmem;
 pub mod signals;
+pub mod slots;
 pub mod worker;
 
 pgrx::pg_module_magic!();

@@ -8,6 +8,7 @@ use cluster::described::Described;
 use cluster::leader::LeaseId;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
 use cluster::rows;
+use cluster::slots::Publication;
 use cluster::time::Moment;
 use cluster::view::{ClusterView, Status};
 use dcs::{Dcs, SURFACE_VERSION};
@@ -100,7 +101,8 @@ pub async fn member(worker: &Worker, view: &ClusterView, server: Server, now: Mo
     }
 }
 
-/// The leader says how far it is: what `maximum_lag_on_failover` is measured against.
+/// The leader says how far it is (what `maximum_lag_on_failover` is measured against), and its slots: their positions as the
+/// arbiter has handed them over, and those that are kept for members which are away.
 pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Moment) {
     let flushed = match server {
         Server::Primary { flushed, .. } => flushed,
@@ -110,10 +112,24 @@ pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Mo
     let Some(leader) = view.leader_if(&worker.name) else { return };
     let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
     let due = worker.status_written.get().is_none_or(|at| now.since(at) >= view.config().timing().loop_wait);
-    if !due || before.optime == flushed {
+    if !due {
         return;
     }
-    if worker.etcd.write_status(&Status { optime: flushed, ..before }, leader).await.is_ok() {
+    let mut wanted = Status { optime: flushed, ..before.clone() };
+    let members = view.members.iter().filter(|(name, _)| **name != worker.name).map(|(name, _)| name.slot_name());
+    wanted.retain_slots = worker.retention.borrow_mut().kept(members, &before.retain_slots, view.config().member_slots_ttl(), now);
+    let said: Option<Publication> = page().read_slots().and_then(|json| serde_json::from_slice(&json).ok());
+    // What was handed over in another term was handed over to another publication.
+    if let Some(said) = said.filter(|said| said.facts.term == leader.term.0) {
+        wanted.slots = said.slots;
+        if let Ok(facts) = serde_json::to_value(&said.facts) {
+            wanted.other.insert("tenure".to_owned(), facts);
+        }
+    }
+    if wanted == before {
+        return;
+    }
+    if worker.etcd.write_status(&wanted, leader).await.is_ok() {
         worker.status_written.set(Some(now));
     }
 }

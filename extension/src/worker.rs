@@ -64,6 +64,8 @@ pub struct Worker {
     pub published: RefCell<Option<(Member, LeaseId, Moment)>>,
     /// When `status` was written.
     pub status_written: Cell<Option<Moment>>,
+    /// Whose slots are kept although their member is gone.
+    pub retention: RefCell<cluster::slots::Retention>,
     /// A TTL that etcd raised when it was asked for it: not asked for again.
     pub ttl_refused: Cell<Option<Duration>>,
     /// The last decision, so that only changes are told.
@@ -169,6 +171,7 @@ impl Worker {
             stands_down_until: Cell::new(None),
             published: RefCell::new(None),
             status_written: Cell::new(None),
+            retention: RefCell::default(),
             ttl_refused: Cell::new(None),
             told: RefCell::new(String::new()),
             wake: Arc::new(Notify::new()),

@@ -79,6 +79,15 @@ impl Told {
         }
     }
 
+    /// It has to be done; gives all of its rows.
+    #[track_caller]
+    pub fn rows(self) -> Vec<Vec<String>> {
+        match self {
+            Told::Done(rows) => rows,
+            other => panic!("expected an acknowledgement, got: {other}"),
+        }
+    }
+
     /// It has to be refused with this SQLSTATE; gives message and hint.
     #[track_caller]
     pub fn refused(self, wanted: &str) -> String {

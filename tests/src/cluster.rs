@@ -1,6 +1,7 @@
 //! A cluster of nodes with its etcd in one room: made, looked at, waited for, and spoken to by the CLI.
 
 use crate::etcd::Etcd;
+use crate::http;
 use crate::node::{Config, Node};
 use crate::room::Room;
 use crate::verdict::Verdict;
@@ -192,6 +193,14 @@ impl Cluster {
     pub async fn list(&self) -> Vec<Value> {
         let text = self.cli_ok(&["list", "--format", "json"]).await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// Changes the dynamic configuration: PATCH, so null takes a key away.
+    pub async fn configure(&self, change: &Value) {
+        let leader = self.leader().await;
+        let answer = http::request_to(leader.host(), leader.rest_port(), "PATCH", "/config", Some(&change.to_string())).await;
+        let answer = answer.expect("PATCH /config");
+        assert_eq!(answer.status, 200, "{change}: {answer:?}");
     }
 
     /// Where a client writes: all nodes, in order.

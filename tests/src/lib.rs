@@ -23,6 +23,7 @@ pub mod view;
 
 pub mod backup;
 pub mod by_hand;
+pub mod subscriber;
 pub mod verdict;
 pub mod workload;
 

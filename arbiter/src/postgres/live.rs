@@ -12,7 +12,7 @@ use super::{Programs, basebackup, hba, initdb, pgpass, promote};
 use crate::config::{Authentication, Credentials};
 use crate::secret::Secret;
 use cluster::name::Timeline;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -146,9 +146,9 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     }
 
     // A slot, and a clone that streams through it.
-    let wanted = BTreeSet::from(["two".to_owned()]);
-    assert_eq!(sql.ensure_slots(&wanted, true, |_| true).await.unwrap().created, ["two"]);
-    assert_eq!(sql.ensure_slots(&wanted, true, |_| true).await.unwrap(), Default::default());
+    assert_eq!(sql.run("SELECT pg_create_physical_replication_slot($1::text::name, true)", &[&"two"]).await.unwrap(), 1);
+    let slots = sql.facts().await.unwrap().slots;
+    assert!(slots.len() == 1 && slots[0].is_physical() && slots[0].restart_lsn.is_some() && !slots[0].active, "{slots:?}");
     let conninfo = one.conninfo(&one.authentication.replication, "two", None).await;
     let begin = Instant::now();
     let mut percents = Vec::new();

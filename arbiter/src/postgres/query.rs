@@ -6,14 +6,19 @@ use anyhow::{Context, Result, bail};
 use cluster::lsn::Lsn;
 use cluster::name::Timeline;
 use cluster::parameter::Parameter;
+use cluster::slots::SlotSeen;
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Statement};
+
+/// The name of the sessions that work on logical slots.
+pub const SLOTS_SESSION: &str = "tenure arbiter, slots";
 
 /// Longest wait for a connection, as in Patroni.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -57,6 +62,12 @@ pub struct ServerFacts {
     /// The servers that stream from this one.
     #[serde(default)]
     pub replication: Vec<Sender>,
+    /// Its replication slots.
+    #[serde(default)]
+    pub slots: Vec<SlotSeen>,
+    /// `max_slot_wal_keep_size` in MB, -1 for no limit.
+    #[serde(default)]
+    pub max_slot_wal_keep_mb: Option<i64>,
     /// When the postmaster started, as PostgreSQL prints it.
     pub postmaster_start_time: String,
     /// As in `server_version_num`.
@@ -176,6 +187,8 @@ SELECT json_build_object(
   'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'client_addr', client_addr::text,
                  'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
                  'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
+  'slots', coalesce((SELECT json_agg(to_json(s) ORDER BY slot_name) FROM pg_replication_slots s), '[]'),
+  'max_slot_wal_keep_mb', (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
   'postmaster_start_time', pg_postmaster_start_time()::text,
   'server_version', current_setting('server_version_num')::int,
   'system_id', (pg_control_system()).system_identifier::text,
@@ -200,15 +213,6 @@ pub struct LocalSql {
 struct Session {
     client: Arc<Client>,
     facts: Statement,
-}
-
-/// What [`LocalSql::ensure_slots`] did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SlotChanges {
-    /// Slots made.
-    pub created: Vec<String>,
-    /// Slots dropped.
-    pub dropped: Vec<String>,
 }
 
 impl LocalSql {
@@ -320,38 +324,21 @@ impl LocalSql {
         Ok(self.noting_loss(asked).await?.try_get(0)?)
     }
 
-    /// Makes the physical slots that are wanted and missing (`reserve`: holding back log at once), and drops those that nobody uses,
-    /// that are not wanted and that `owned` says are ours. An unused one that holds back log without `reserve`, or none with it, is left from
-    /// this server's other role and is made anew: a member that was away through a promotion must find its log. Works on a standby too.
-    pub async fn ensure_slots(&self, wanted: &BTreeSet<String>, reserve: bool, owned: impl Fn(&str) -> bool) -> Result<SlotChanges> {
+    /// Runs one statement with arguments in our session; gives how many rows came of it.
+    pub async fn run(&self, statement: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<u64> {
         let session = self.session().await?;
-        let listed = answer(session.client.query(
-            "SELECT slot_name::text, slot_type, active, restart_lsn IS NOT NULL FROM pg_replication_slots WHERE NOT temporary",
-            &[],
-        ))
-        .await;
-        let rows = self.noting_loss(listed).await.context("list replication slots")?;
-        let mut present = BTreeSet::new();
-        let mut changes = SlotChanges::default();
-        for row in &rows {
-            let (name, kind, active, holds): (String, String, bool, bool) =
-                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-            let stale = if wanted.contains(&name) { holds != reserve } else { owned(&name) };
-            if kind == "physical" && !active && stale {
-                let dropped = answer(session.client.execute("SELECT pg_drop_replication_slot($1::text::name)", &[&name])).await;
-                self.noting_loss(dropped).await.with_context(|| format!("drop replication slot {name}"))?;
-                changes.dropped.push(name);
-            } else {
-                present.insert(name);
-            }
+        let done = answer(session.client.execute(statement, arguments)).await;
+        self.noting_loss(done).await
+    }
+
+    /// A session of its own for what takes longer than a turn may; in this database, or in the usual one.
+    pub async fn open(&self, database: Option<&str>, options: &str) -> Result<Client> {
+        let mut config = self.config.clone();
+        config.application_name(SLOTS_SESSION);
+        if let Some(database) = database {
+            config.dbname(database);
         }
-        for name in wanted.difference(&present) {
-            let created =
-                answer(session.client.execute("SELECT pg_create_physical_replication_slot($1::text::name, $2)", &[name, &reserve])).await;
-            self.noting_loss(created).await.with_context(|| format!("create replication slot {name}"))?;
-            changes.created.push(name.clone());
-        }
-        Ok(changes)
+        connect(&config, options).await
     }
 
     /// Makes or updates the superuser's password, the replication role and the rewind role. Passwords travel and are stored as SCRAM

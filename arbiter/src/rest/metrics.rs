@@ -101,11 +101,29 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     add("tenure_lease_seconds_left", GAUGE, "How long this node's lease runs yet, 0 if it has run out.", left);
     add("tenure_writable", GAUGE, "Value is 1 if this node serves writes, 0 otherwise.", flag(health::is_primary(snapshot, now)));
 
+    page.push_str(&slots(facts, location, scope, name));
+
     // Zero-padded, as the field has it: 4.1.5 is 040105.
     let padded: String = dcs::SURFACE_VERSION.split('.').map(|part| format!("{part:0>2}")).collect();
     format!(
         "# HELP patroni_version Patroni semver without periods.\n# TYPE patroni_version gauge\npatroni_version{labels} {padded}\n{page}"
     )
+}
+
+/// What each slot of this server holds back, a line for each.
+fn slots(facts: Option<&ServerFacts>, location: u64, scope: &Scope, name: &cluster_rules::name::MemberName) -> String {
+    let metric = "tenure_slot_held_back_bytes";
+    let seen = facts.map(|facts| facts.slots.as_slice()).unwrap_or_default();
+    let lines = seen.iter().filter_map(|slot| {
+        let bytes = slot.restart_lsn?.lag_bytes_behind(cluster_rules::lsn::Lsn(location));
+        let (slot, kind, active) = (&slot.slot_name, &slot.slot_type, slot.active);
+        Some(format!("{metric}{{scope=\"{scope}\",name=\"{name}\",slot=\"{slot}\",type=\"{kind}\",active=\"{active}\"}} {bytes}\n"))
+    });
+    let lines: String = lines.collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    format!("# HELP {metric} WAL that a replication slot of this server holds back.\n# TYPE {metric} gauge\n{lines}")
 }
 
 /// PostgreSQL's timestamp text as seconds since 1970.

@@ -32,6 +32,10 @@ extern "C-unwind" fn after_authentication(status: c_int) {
         // SAFETY: the callback is guarded. on_proc_exit runs after the walsender has given its slot in
         // shared memory back, so that the arbiter, once woken, sees it gone.
         unsafe { pg_sys::on_proc_exit(Some(standby_left), pg_sys::Datum::from(0)) };
+        // SAFETY: as above.
+        if unsafe { pg_sys::am_db_walsender } {
+            crate::hold_back::install();
+        }
         return;
     }
     if may_acknowledge(page.fence(), boottime()) || in_recovery() {

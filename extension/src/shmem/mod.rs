@@ -1,7 +1,7 @@
 //! The page in shared memory: what backends read before they commit, and what they ask the worker.
 //!
 //! Nothing here takes a lock that a frozen process could keep from the lease worker: flags and
-//! deadlines are atomics, the snapshot has two buffers of which the worker writes the one nobody is
+//! deadlines are atomics, a document has two buffers of which its writer takes the one nobody is
 //! sent to, events sit in slots of their own, and the mailbox changes hands by compare-and-swap. The
 //! texts are arrays of atomic words, so a torn copy is wrong text that is thrown away, never a race in
 //! Rust's sense. Only the two condition variables are Postgres' own; they hold a spinlock for a few
@@ -58,8 +58,8 @@ pub struct Page {
     pub commits_refused: AtomicU64,
     /// Commits that became durable and were not acknowledged.
     pub commits_cut: AtomicU64,
-    snapshot_generation: AtomicU64,
-    snapshots: [snapshot::Buffer; 2],
+    snapshot: snapshot::Snapshot,
+    slots: snapshot::Slots,
     events_written: AtomicU64,
     events: [events::EventSlot; events::EVENTS_MAX],
     mailbox: mailbox::Mailbox,
