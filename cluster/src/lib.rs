@@ -42,3 +42,4 @@ pub mod source;
 pub mod standby_cluster;
 
 pub mod check;
+pub mod citus;

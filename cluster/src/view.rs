@@ -1,5 +1,6 @@
 //! ClusterView: every key of the cluster as read at one revision.
 
+use crate::citus::{HeldWord, HoldRequest};
 use crate::config::DynamicConfig;
 use crate::failover::FailoverRequest;
 use crate::history::History;
@@ -117,6 +118,10 @@ pub struct ClusterView {
     pub announcements: BTreeMap<MemberName, Versioned<Announcement>>,
     /// `tenure/request/<name>`.
     pub requests: BTreeMap<MemberName, Versioned<MemberRequest>>,
+    /// `tenure/hold`: of a group of a Citus cluster.
+    pub hold: Option<Versioned<HoldRequest>>,
+    /// `tenure/held`: the coordinator's answer to that.
+    pub held: Option<Versioned<HeldWord>>,
     /// Keys whose value could not be read, with the reason: shown, never acted on.
     pub unreadable: Vec<String>,
 }

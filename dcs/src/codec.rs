@@ -1,6 +1,7 @@
 //! Keys and values of etcd <-> cluster types. A value that can't be read is set aside with its reason.
 
 use crate::key::{Keys, Known};
+use cluster::citus::Groups;
 use cluster::config::DynamicConfig;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
@@ -9,6 +10,7 @@ use cluster::name::{MemberName, SystemId};
 use cluster::view::{ClusterView, Initialize, Status, Versioned};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// One key as etcd has it.
 #[derive(Debug, Clone)]
@@ -32,6 +34,17 @@ pub fn view<'a>(keys: &Keys, revision: i64, raws: impl Iterator<Item = Raw<'a>>)
         }
     }
     view
+}
+
+/// Builds the views of all groups below a scope, of one revision.
+pub fn groups<'a>(scope: &Keys, revision: i64, raws: impl Iterator<Item = Raw<'a>>) -> Groups {
+    let mut sorted: BTreeMap<u32, Vec<Raw<'a>>> = BTreeMap::new();
+    for raw in raws {
+        if let Some(group) = scope.group_of(raw.key) {
+            sorted.entry(group).or_default().push(raw);
+        }
+    }
+    sorted.into_iter().map(|(group, raws)| (group, view(&scope.group(group), revision, raws.into_iter()))).collect()
 }
 
 fn json<T: DeserializeOwned>(raw: &Raw<'_>) -> Result<Versioned<T>, String> {
@@ -81,6 +94,8 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
         Known::Request(member) => {
             view.requests.insert(name(member)?, json(raw)?);
         }
+        Known::Hold => view.hold = Some(json(raw)?),
+        Known::Held => view.held = Some(json(raw)?),
         Known::Other => {}
     }
     Ok(())

@@ -67,6 +67,11 @@ impl Etcd {
         Etcd { keys, settings, endpoints, preferred: AtomicUsize::new(0) }
     }
 
+    /// The same etcd, seen as other keys.
+    pub fn seen_as(&self, keys: Keys) -> Etcd {
+        Etcd::new(keys, self.settings.clone())
+    }
+
     /// The cluster's keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
@@ -201,8 +206,20 @@ impl Etcd {
         }
     }
 
+    /// Reads everything below the prefix at one revision, linearizably.
+    pub(crate) async fn read_all<T>(&self, build: impl FnOnce(i64, &mut dyn Iterator<Item = Raw<'_>>) -> T) -> Result<T> {
+        let prefix = self.keys.prefix();
+        let answer = self.call(|mut client| async move { client.get(prefix, Some(GetOptions::new().with_prefix())).await }).await?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let mut raws = answer.kvs().iter().filter_map(|kv| {
+            let key = kv.key_str().ok()?;
+            Some(Raw { key, value: kv.value(), revision: kv.mod_revision(), lease: kv.lease() })
+        });
+        Ok(build(revision, &mut raws))
+    }
+
     /// Runs a guarded transaction; `what` names what was judged, for [`Error::Lost`]. Gives the revision.
-    async fn guarded(&self, what: &'static str, when: Vec<Compare>, then: Vec<TxnOp>) -> Result<i64> {
+    pub(crate) async fn guarded(&self, what: &'static str, when: Vec<Compare>, then: Vec<TxnOp>) -> Result<i64> {
         let answer: TxnResponse = self
             .call(|mut client| {
                 let txn = Txn::new().when(when.clone()).and_then(then.clone());
@@ -242,7 +259,7 @@ impl Etcd {
         TxnOp::put(self.keys.leader(), name.as_str(), on(lease))
     }
 
-    fn is_leader(&self, leader: &Leader) -> Compare {
+    pub(crate) fn is_leader(&self, leader: &Leader) -> Compare {
         unchanged(self.keys.leader(), leader.term.0)
     }
 }
@@ -252,25 +269,18 @@ async fn connect(url: &str, options: ConnectOptions) -> std::result::Result<Clie
     Box::pin(Client::connect([url], Some(options))).await
 }
 
-fn on(lease: LeaseId) -> Option<PutOptions> {
+pub(crate) fn on(lease: LeaseId) -> Option<PutOptions> {
     Some(PutOptions::new().with_lease(lease.0))
 }
 
 /// The key's last write is still this revision (0: it does not exist).
-fn unchanged(key: String, revision: i64) -> Compare {
+pub(crate) fn unchanged(key: String, revision: i64) -> Compare {
     Compare::mod_revision(key, CompareOp::Equal, revision)
 }
 
 impl Dcs for Etcd {
     async fn load_view(&self) -> Result<ClusterView> {
-        let prefix = self.keys.prefix();
-        let answer = self.call(|mut client| async move { client.get(prefix, Some(GetOptions::new().with_prefix())).await }).await?;
-        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let raws = answer.kvs().iter().filter_map(|kv| {
-            let key = kv.key_str().ok()?;
-            Some(Raw { key, value: kv.value(), revision: kv.mod_revision(), lease: kv.lease() })
-        });
-        Ok(codec::view(&self.keys, revision, raws))
+        self.read_all(|revision, raws| codec::view(&self.keys, revision, raws)).await
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Grant> {

@@ -25,6 +25,8 @@ pub enum Known<'a> {
     ClaimedTimeline,
     Announcement(&'a str),
     Request(&'a str),
+    Hold,
+    Held,
     Other,
 }
 
@@ -104,6 +106,21 @@ impl Keys {
         self.at(&format!("tenure/request/{name}"))
     }
 
+    /// `tenure/hold`
+    pub fn hold(&self) -> String {
+        self.at("tenure/hold")
+    }
+    /// `tenure/held`
+    pub fn held(&self) -> String {
+        self.at("tenure/held")
+    }
+
+    /// The group that a key below the scope belongs to; what is no group's (Patroni's rule: a number without leading zeros) is nobody's.
+    pub fn group_of(&self, key: &str) -> Option<u32> {
+        let (group, _) = key.strip_prefix(&self.prefix)?.split_once('/')?;
+        group.parse().ok().filter(|number: &u32| number.to_string() == group)
+    }
+
     /// What `key` is.
     pub fn know<'a>(&self, key: &'a str) -> Known<'a> {
         let Some(tail) = key.strip_prefix(&self.prefix) else { return Known::Other };
@@ -118,6 +135,8 @@ impl Keys {
             "failsafe" => Known::Failsafe,
             "tenure/term" => Known::LastTerm,
             "tenure/timeline" => Known::ClaimedTimeline,
+            "tenure/hold" => Known::Hold,
+            "tenure/held" => Known::Held,
             _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/"), tail.strip_prefix("tenure/request/")) {
                 (Some(name), ..) => Known::Member(name),
                 (_, Some(name), _) => Known::Announcement(name),
@@ -142,6 +161,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_tells_its_group() {
+        let keys = Keys::new("service", &Scope::new("demo").unwrap());
+        for (key, group) in [
+            (keys.group(12).leader(), Some(12)),
+            (keys.leader(), None),
+            ("/service/demo/007/leader".to_owned(), None),
+            ("/service/demo/members/n1".to_owned(), None),
+            ("/service/other/1/leader".to_owned(), None),
+        ] {
+            assert_eq!(keys.group_of(&key), group, "{key}");
+        }
+    }
+
+    #[test]
     fn every_path_is_known_again() {
         let name = MemberName::new("n1").unwrap();
         let keys = Keys::new("service", &Scope::new("demo").unwrap());
@@ -149,6 +182,8 @@ mod tests {
         assert_eq!(keys.know(&keys.announcement(&name)), Known::Announcement("n1"));
         assert_eq!(keys.know(&keys.request(&name)), Known::Request("n1"));
         assert_eq!(keys.know(&keys.last_term()), Known::LastTerm);
+        assert_eq!(keys.know(&keys.hold()), Known::Hold);
+        assert_eq!(keys.know(&keys.held()), Known::Held);
         assert_eq!(keys.know("/service/demo/optime/leader"), Known::Other);
         assert_eq!(keys.know("/service/demo2/leader"), Known::Other);
     }

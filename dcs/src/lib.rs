@@ -5,6 +5,7 @@
 //! [`Error::Lost`] (the world changed: read again), [`Error::Unreachable`] (nothing is known),
 //! [`Error::LeaseGone`] (a fact), [`Error::Corrupt`].
 
+mod citus;
 pub mod codec;
 pub mod error;
 pub mod etcd;

@@ -1,0 +1,276 @@
+//! Tables of the coordinator's metadata: rows found, rows wanted, and the steps between; and every small world of them.
+
+use cluster::citus::{self, Address, COORDINATOR, HeldWord, HoldRequest, NodeRole, Release, Row, Step, Wanted};
+use cluster::leader::{Leader, LeaseId, Term};
+use cluster::member::{Member, MemberEntry};
+use cluster::name::{MemberName, SystemId};
+use cluster::view::{ClusterView, Initialize, Versioned};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+fn at(text: &str) -> Address {
+    let (host, port) = text.split_once(':').unwrap_or((text, "5432"));
+    Address { host: host.to_owned(), port: port.parse().unwrap() }
+}
+
+/// `id group address role`, role being `p` or `s`.
+fn found(lines: &[&str]) -> Vec<Row> {
+    let row = |line: &&str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let role = if words[3] == "p" { NodeRole::Primary } else { NodeRole::Secondary };
+        Row { id: words[0].parse().unwrap(), group: words[1].parse().unwrap(), at: at(words[2]), role }
+    };
+    lines.iter().map(row).collect()
+}
+
+/// `group primary standby...`
+fn wanted(lines: &[&str]) -> BTreeMap<u32, Wanted> {
+    let group = |line: &&str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let standbys = words[2..].iter().map(|word| at(word)).collect();
+        (words[0].parse().unwrap(), Wanted { primary: at(words[1]), standbys })
+    };
+    lines.iter().map(group).collect()
+}
+
+fn check(rows: &[&str], groups: &[&str], moves: &[&str], others: &[&str]) {
+    let plan = citus::plan(&found(rows), &wanted(groups));
+    let words = |steps: &[Step]| steps.iter().map(Step::to_string).collect::<Vec<_>>();
+    assert_eq!((words(&plan.moves), words(&plan.others)), (owned(moves), owned(others)), "{rows:?} to {groups:?}");
+    assert_eq!(plan.conflicts, Vec::<String>::new());
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn nodes_come() {
+    check(&[], &["0 c1"], &[], &["the coordinator is at c1:5432"]);
+    check(
+        &["1 0 c1 p"],
+        &["0 c1 c2", "1 a b"],
+        &[],
+        &["a:5432 is a primary of group 1", "c2:5432 is a secondary of group 0", "b:5432 is a secondary of group 1"],
+    );
+    check(&["1 0 c1 p", "2 1 a p"], &["0 c1", "1 a"], &[], &[]);
+}
+
+#[test]
+fn a_group_of_which_nothing_is_known_stays_as_it_is() {
+    check(&["1 0 c1 p", "2 1 a p", "3 1 b s"], &["0 c1"], &[], &[]);
+}
+
+#[test]
+fn a_promoted_standby_changes_places_with_the_old_primary() {
+    for (standbys, place) in [("", "a"), (" a", "a"), (" a c", "a"), (" c", "c")] {
+        let group = format!("1 b{standbys}");
+        let place = format!("node 3 is at {place}:5432");
+        let mut others = vec![];
+        if standbys.is_empty() {
+            others.push("a:5432 is gone");
+        }
+        if standbys == " a c" {
+            others.push("c:5432 is a secondary of group 1");
+        }
+        let moves = ["node 3 is at b-moving-3:5432", "node 2 is at b:5432", &place];
+        check(&["1 0 c1 p", "2 1 a p", "3 1 b s"], &["0 c1", &group], &moves, &others);
+    }
+}
+
+#[test]
+fn a_primary_that_was_set_aside_comes_back_or_is_followed_by_the_promoted_one() {
+    let rows = ["1 0 c1 p", "2 1 a-demoted p", "3 1 b s"];
+    check(&rows, &["0 c1", "1 a b"], &["node 2 is at a:5432"], &[]);
+    let moves = ["node 3 is at b-moving-3:5432", "node 2 is at b:5432", "node 3 is at a:5432"];
+    check(&rows, &["0 c1", "1 b a"], &moves, &[]);
+    // The old primary is not back yet: its place is kept for it, to be removed if it does not come.
+    check(&rows, &["0 c1", "1 b"], &moves, &["a:5432 is gone"]);
+}
+
+#[test]
+fn a_primary_without_a_row_yet_is_put_where_the_old_one_was() {
+    check(&["1 0 c1 p", "2 1 a p"], &["0 c1", "1 c"], &["node 2 is at c:5432"], &[]);
+    check(&["1 0 c1 p", "2 1 a p"], &["0 c2"], &["node 1 is at c2:5432"], &[]);
+}
+
+#[test]
+fn rows_of_standbys_that_went_are_used_for_those_that_came() {
+    check(&["1 0 c1 p", "2 0 c2 s", "3 0 c3 s"], &["0 c1 c3 c4"], &["node 2 is at c4:5432"], &[]);
+    check(&["1 0 c1 p", "2 0 c2 s"], &["0 c1"], &[], &["c2:5432 is gone"]);
+}
+
+#[test]
+fn two_groups_that_changed_machines() {
+    let moves = ["node 3 is at b-moving-3:5432", "node 2 is at b:5432", "node 3 is at a:5432"];
+    check(&["1 0 c p", "2 1 a p", "3 2 b p"], &["0 c", "1 b", "2 a"], &moves, &[]);
+}
+
+#[test]
+fn an_address_that_two_groups_claim_is_a_conflict_and_changes_nothing() {
+    let plan = citus::plan(&found(&["1 0 c p", "2 1 a p", "3 2 b p"]), &wanted(&["0 c", "1 b", "2 b"]));
+    assert!(plan.is_empty(), "{plan:?}");
+    assert_eq!(plan.conflicts.len(), 2, "{plan:?}");
+}
+
+/// Does the steps as Citus does: an address is at one row at a time, or the step fails.
+fn apply(rows: &mut Vec<Row>, step: &Step) {
+    let free = |rows: &[Row], at: &Address| assert!(rows.iter().all(|row| row.at != *at), "{step}: taken in {rows:?}");
+    let next = rows.iter().map(|row| row.id).max().unwrap_or(0) + 1;
+    match step {
+        Step::Move { id, to } => {
+            if rows.iter().any(|row| row.id == *id && row.at == *to) {
+                return;
+            }
+            free(rows, to);
+            rows.iter_mut().find(|row| row.id == *id).unwrap().at = to.clone();
+        }
+        Step::SetCoordinator { at } => {
+            free(rows, at);
+            rows.push(Row { id: next, group: COORDINATOR, at: at.clone(), role: NodeRole::Primary });
+        }
+        Step::Add { group, at, role } => {
+            free(rows, at);
+            assert!(*role == NodeRole::Secondary || rows.iter().all(|row| row.group != *group || row.role != NodeRole::Primary));
+            rows.push(Row { id: next, group: *group, at: at.clone(), role: *role });
+        }
+        Step::Remove { at } => {
+            let removed = rows.iter().position(|row| row.at == *at).unwrap();
+            assert_eq!(rows.remove(removed).role, NodeRole::Secondary);
+        }
+    }
+}
+
+/// Every assignment of four machines to the roles of two groups, from every other: the steps are possible in their order, the rows
+/// come out as wanted, each primary's row keeps its id, and a second look finds nothing to do.
+#[test]
+fn every_small_world_comes_out_right() {
+    let machines = ["a", "b", "c", "d"];
+    // Each machine: absent, or primary or standby of group 0 or 1.
+    let mut worlds = Vec::new();
+    for code in 0..5_usize.pow(4) {
+        let role = |machine: usize| code / 5_usize.pow(machine as u32) % 5;
+        let mut groups: BTreeMap<u32, (Vec<&str>, BTreeSet<Address>)> = BTreeMap::new();
+        for (index, machine) in machines.iter().enumerate() {
+            match role(index) {
+                0 => {}
+                role => {
+                    let group = groups.entry(if role <= 2 { 0 } else { 1 }).or_default();
+                    if role % 2 == 1 { group.0.push(machine) } else { drop(group.1.insert(at(machine))) }
+                }
+            }
+        }
+        if groups.values().all(|(primaries, _)| primaries.len() == 1) {
+            let wanted = groups.into_iter().map(|(group, (primary, standbys))| (group, Wanted { primary: at(primary[0]), standbys }));
+            worlds.push(wanted.collect::<BTreeMap<u32, Wanted>>());
+        }
+    }
+    assert!(worlds.len() > 50, "{}", worlds.len());
+    for before in &worlds {
+        let mut rows = Vec::new();
+        for step in &citus::plan(&[], before).others {
+            apply(&mut rows, step);
+        }
+        for after in &worlds {
+            let mut rows = rows.clone();
+            let ids = |rows: &[Row]| {
+                rows.iter().filter(|row| row.role == NodeRole::Primary).map(|row| (row.group, row.id)).collect::<BTreeMap<_, _>>()
+            };
+            let kept = ids(&rows);
+            // Groups of which nothing is known keep their rows, which may be in the way of others: those rounds are conflicts.
+            let mut plan = citus::plan(&rows, after);
+            let conflict = !plan.conflicts.is_empty();
+            for _ in 0..3 {
+                plan.moves.iter().chain(&plan.others).for_each(|step| apply(&mut rows, step));
+                plan = citus::plan(&rows, after);
+            }
+            let unknown = before.keys().any(|group| !after.contains_key(group));
+            assert!(!conflict || unknown, "{before:?} to {after:?}: {:?}", plan.conflicts);
+            for (group, id) in ids(&rows) {
+                assert!(kept.get(&group).is_none_or(|before| *before == id), "{before:?} to {after:?}: {rows:?}");
+            }
+            if unknown {
+                continue;
+            }
+            assert!(plan.is_empty(), "{before:?} to {after:?}: left {plan:?}");
+            let got: BTreeSet<_> = rows.iter().map(|row| (row.group, row.role, row.at.clone())).collect();
+            let all = after.iter().flat_map(|(group, want)| {
+                let standbys = want.standbys.iter().map(|at| (*group, NodeRole::Secondary, at.clone()));
+                standbys.chain([(*group, NodeRole::Primary, want.primary.clone())])
+            });
+            assert_eq!(got, all.collect(), "{before:?} to {after:?}");
+        }
+    }
+}
+
+fn name(text: &str) -> MemberName {
+    MemberName::new(text).unwrap()
+}
+
+/// A group that exists, led by `a` in this term, its members given as JSON.
+fn group(term: i64, members: &[(&str, &str, &str, &str)]) -> ClusterView {
+    let entry = |(member, role, state, tags): &(&str, &str, &str, &str)| {
+        let json = format!(r#"{{"conn_url":"postgres://{member}:1/x","api_url":"","role":"{role}","state":"{state}","tags":{tags}}}"#);
+        let member_of: Member = serde_json::from_str(&json).unwrap();
+        (name(member), MemberEntry { member: member_of, lease: LeaseId(1), revision: 1 })
+    };
+    ClusterView {
+        initialize: Some(Versioned { value: Initialize::Done(SystemId("1".to_owned())), revision: 1 }),
+        leader: Some(Leader { name: name("a"), lease: LeaseId(1), term: Term(term) }),
+        members: members.iter().map(entry).collect(),
+        ..ClusterView::default()
+    }
+}
+
+#[test]
+fn a_group_is_known_by_its_leader_that_runs_as_primary() {
+    let standbys =
+        [("b", "replica", "running", "{}"), ("c", "replica", "starting", "{}"), ("d", "replica", "running", r#"{"noloadbalance":true}"#)];
+    for (role, state, known) in [("primary", "running", true), ("replica", "running", false), ("primary", "stopping", false)] {
+        let mut view = group(5, &[&standbys[..], &[("a", role, state, "{}")]].concat());
+        let expected = Wanted { primary: at("a:1"), standbys: BTreeSet::from([at("b:1")]) };
+        assert_eq!(citus::wanted(&view), known.then_some(expected), "{role} {state}");
+        view.initialize = None;
+        assert_eq!(citus::wanted(&view), None, "it does not exist yet");
+    }
+}
+
+#[test]
+fn only_the_present_leaders_request_is_served() {
+    let asking = |leader: &str, term: i64| ClusterView {
+        hold: Some(Versioned { value: HoldRequest { leader: name(leader), term }, revision: 9 }),
+        ..group(5, &[])
+    };
+    assert_eq!(citus::hold_wanted(&asking("a", 5)).map(|(revision, _)| revision), Some(9));
+    assert_eq!(citus::hold_wanted(&asking("a", 4)), None);
+    assert_eq!(citus::hold_wanted(&asking("b", 5)), None);
+    let answered = ClusterView {
+        held: Some(Versioned { value: HeldWord { request: 9, coordinator: name("c"), term: 1 }, revision: 10 }),
+        ..asking("a", 5)
+    };
+    assert!(citus::is_held(&answered, 9) && !citus::is_held(&answered, 8) && !citus::is_held(&asking("a", 5), 9));
+}
+
+#[test]
+fn a_hold_ends_when_somebody_serves_or_it_took_too_long() {
+    let (short, long, limit) = (Duration::from_secs(1), Duration::from_secs(20), Duration::from_secs(20));
+    let serving = |term| group(term, &[("a", "primary", "running", "{}")]);
+    let stopped = |term| group(term, &[("a", "primary", "stopping", "{}")]);
+    for (view, asks, waited, released) in [
+        (serving(5), true, short, None), // has asked, and has not stopped yet
+        (stopped(5), true, short, None),
+        (stopped(5), true, long, Some(Release::TimedOut)),
+        (serving(5), true, long, Some(Release::TimedOut)),
+        (stopped(7), true, short, None), // the next one is being promoted
+        (serving(7), true, short, Some(Release::Served)),
+        (serving(7), false, short, Some(Release::Served)),
+        (serving(5), false, short, Some(Release::CalledOff)),
+        (stopped(5), false, short, None), // its node died, or it starts again: somebody will serve
+        (ClusterView::default(), false, short, None),
+        (ClusterView::default(), false, long, Some(Release::TimedOut)),
+    ] {
+        let request = Versioned { value: HoldRequest { leader: name("a"), term: 5 }, revision: 9 };
+        let view = ClusterView { hold: asks.then_some(request), ..view };
+        assert_eq!(citus::release(&view, 9, 5, waited, limit), released, "{view:?} after {waited:?}");
+    }
+}

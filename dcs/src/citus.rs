@@ -1,0 +1,55 @@
+//! What only a Citus cluster has in etcd: all its groups at one revision, and the messages by which a worker asks the coordinator to
+//! keep writers waiting. Each message is bound to a term and hangs on its author's lease.
+
+use crate::codec::{self, to_bytes};
+use crate::etcd::{Etcd, on, unchanged};
+use crate::{Error, Result};
+use cluster::citus::{COORDINATOR, Groups, HeldWord, HoldRequest};
+use cluster::leader::Leader;
+use etcd_client::TxnOp;
+
+impl Etcd {
+    /// Reads every group of the scope at one revision, linearizably. For an etcd that was named with the scope's keys.
+    pub async fn load_groups(&self) -> Result<Groups> {
+        self.read_all(|revision, raws| codec::groups(self.keys(), revision, raws)).await
+    }
+
+    /// Asks the coordinator to keep this group's writers waiting, as its leader. Gives the request's revision.
+    pub async fn ask_hold(&self, leader: &Leader) -> Result<i64> {
+        let request = HoldRequest { leader: leader.name.clone(), term: leader.term.0 };
+        let put = TxnOp::put(self.keys().hold(), to_bytes(&request), on(leader.lease));
+        self.guarded("the leader key", vec![self.is_leader(leader)], vec![put]).await
+    }
+
+    /// Takes the request of this group back; nothing happens where it is gone or another's.
+    pub async fn end_hold(&self, request: i64) -> Result<()> {
+        let when = vec![unchanged(self.keys().hold(), request)];
+        let then = vec![TxnOp::delete(self.keys().hold(), None), TxnOp::delete(self.keys().held(), None)];
+        ignoring_lost(self.guarded("the request to hold", when, then).await)
+    }
+
+    /// Answers a group's request, as the coordinator's leader: its writers wait. For an etcd that was named with the scope's keys.
+    pub async fn answer_hold(&self, group: u32, request: i64, coordinator: &Leader) -> Result<()> {
+        let (own, theirs) = (self.keys().group(COORDINATOR), self.keys().group(group));
+        let word = HeldWord { request, coordinator: coordinator.name.clone(), term: coordinator.term.0 };
+        let when = vec![unchanged(own.leader(), coordinator.term.0), unchanged(theirs.hold(), request)];
+        let put = TxnOp::put(theirs.held(), to_bytes(&word), on(coordinator.lease));
+        self.guarded("the request to hold", when, vec![put]).await.map(drop)
+    }
+
+    /// Clears a group's request and its answer, as the coordinator's leader: the hold is over.
+    pub async fn clear_hold(&self, group: u32, request: i64, coordinator: &Leader) -> Result<()> {
+        let (own, theirs) = (self.keys().group(COORDINATOR), self.keys().group(group));
+        let when = vec![unchanged(own.leader(), coordinator.term.0), unchanged(theirs.hold(), request)];
+        let then = vec![TxnOp::delete(theirs.hold(), None), TxnOp::delete(theirs.held(), None)];
+        ignoring_lost(self.guarded("the request to hold", when, then).await)
+    }
+}
+
+/// What was to go away is not there any more: as good as done.
+fn ignoring_lost(done: Result<i64>) -> Result<()> {
+    match done {
+        Ok(_) | Err(Error::Lost(_)) => Ok(()),
+        Err(why) => Err(why),
+    }
+}
