@@ -32,6 +32,8 @@ pub enum SynchronousCommit {
 static SCOPE: Text = Text::new(None);
 static NAMESPACE: Text = Text::new(Some(c"/service"));
 static NAME: Text = Text::new(None);
+/// Negative: no Citus cluster.
+static GROUP: GucSetting<i32> = GucSetting::<i32>::new(-1);
 static ETCD_ENDPOINTS: Text = Text::new(None);
 static ETCD_CACERT: Text = Text::new(None);
 static ETCD_CERT: Text = Text::new(None);
@@ -71,6 +73,16 @@ pub fn register() {
         open,
     );
     text(c"tenure.name", c"Name of this member, unique in its scope.", c"", &NAME, start(), open);
+    GucRegistry::define_int_guc(
+        c"tenure.group",
+        c"Group of this server in a Citus cluster.",
+        c"Each group has its own keys, below the scope's. -1: there are no groups.",
+        &GROUP,
+        -1,
+        i32::MAX,
+        start(),
+        open,
+    );
     text(c"tenure.etcd_endpoints", c"Addresses of etcd, as a comma-separated list of URLs.", c"", &ETCD_ENDPOINTS, reload(), secret);
     text(
         c"tenure.etcd_cacert",
@@ -174,6 +186,11 @@ pub fn namespace() -> String {
 /// `tenure.name`.
 pub fn name() -> Option<String> {
     text(&NAME)
+}
+
+/// `tenure.group`; None where there are no groups.
+pub fn group() -> Option<u32> {
+    u32::try_from(GROUP.get()).ok()
 }
 
 /// `tenure.etcd_endpoints`, split and trimmed.

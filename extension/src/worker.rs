@@ -160,8 +160,10 @@ impl Worker {
             ca_certificate: read_file(guc::etcd_cacert())?,
             identity: read_file(guc::etcd_cert())?.zip(read_file(guc::etcd_key())?),
         };
+        let keys = Keys::new(&guc::namespace(), &scope);
+        let keys = guc::group().map_or_else(|| keys.clone(), |group| keys.group(group));
         Ok(Worker {
-            etcd: Arc::new(Etcd::new(Keys::new(&guc::namespace(), &scope), settings)),
+            etcd: Arc::new(Etcd::new(keys, settings)),
             name,
             scope,
             held: Cell::new(None),
