@@ -184,6 +184,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     claim_timeline(hands, &view).await.context("claim a timeline")?;
     let begins_with = tend::synchronous::before_promotion(hands, &view).await.context("name the synchronous standbys to begin with")?;
     slots::before_promotion(hands, &view).await;
+    crate::citus::before_promotion(hands, &view, &begins_with).await.context("set Citus to reading from primaries")?;
     tracing::info!("promoting, term {term}");
     promote(&postmaster, &hands.config.postgres.data_dir).await?;
     let promoted = async {

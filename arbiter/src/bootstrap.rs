@@ -136,6 +136,7 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     } else {
         hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.context("create the extension pg_tenure")?;
         attach(hands, None).await?;
+        crate::citus::make_ready(hands).await.context("make the distributed databases ready")?;
     }
     if fresh && let Some(command) = &config.bootstrap.post_bootstrap {
         post_bootstrap(hands, command).await?;

@@ -1,6 +1,7 @@
 //! The node's configuration: a file in Patroni's schema and the environment, validated into a type that cannot be wrong.
 
 mod address;
+mod citus;
 mod known;
 mod methods;
 mod overlay;
@@ -18,6 +19,7 @@ use crate::program::CommandLine;
 use crate::secret::Secret;
 use crate::tls;
 use cluster::name::{MemberName, Scope};
+use dcs::key::Keys;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -46,6 +48,8 @@ pub struct NodeConfig {
     pub postgres: PostgresConfig,
     /// This member's tags, as given.
     pub tags: Map<String, Value>,
+    /// The group of a Citus cluster that this node belongs to.
+    pub citus: Option<CitusConfig>,
     /// Our own log.
     pub log: LogConfig,
     /// Known settings that have no effect yet: each a dotted key and half a sentence, for a WARN at start.
@@ -296,6 +300,17 @@ pub struct Credentials {
     pub connection: Vec<(String, String)>,
 }
 
+/// `citus`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CitusConfig {
+    /// The group: 0 is the coordinator's.
+    pub group: u32,
+    /// The databases that are distributed, each with metadata of its own; never empty.
+    pub databases: Vec<String>,
+    /// How long transactions that use a worker group may go on once its writers are held; `None`: `retry_timeout`, as with Patroni.
+    pub lock_cooldown_s: Option<u64>,
+}
+
 /// `log`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogConfig {
@@ -335,6 +350,17 @@ impl NodeConfig {
     pub fn founding_method(&self) -> Option<&BootstrapMethod> {
         let follows = cluster::config::DynamicConfig(self.bootstrap.dcs.clone()).standby_cluster().is_some();
         self.bootstrap.method.as_ref().filter(|_| !follows)
+    }
+
+    /// The keys of everything under the scope: of this cluster, or of all groups of the Citus cluster.
+    pub fn scope_keys(&self) -> Keys {
+        Keys::new(&self.namespace, &self.scope)
+    }
+
+    /// The keys of this node's own cluster.
+    pub fn keys(&self) -> Keys {
+        let keys = self.scope_keys();
+        self.citus.as_ref().map_or_else(|| keys.clone(), |citus| keys.group(citus.group))
     }
 
     /// Reads a file, or a directory of `*.yml` and `*.yaml` (sorted, the last one wins), puts the environment's

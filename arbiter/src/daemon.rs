@@ -18,7 +18,6 @@ use cluster::request::{MemberRequest, Wish};
 use cluster::restart::{self as scheduled, Server};
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
-use dcs::key::Keys;
 use dcs::{Dcs, Etcd, Settings};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,7 +76,7 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     let listener = tokio::net::TcpListener::bind((config.rest.listen.host.as_str(), config.rest.listen.port))
         .await
         .with_context(|| format!("listen for REST on {} (restapi.listen): is another arbiter running here?", config.rest.listen))?;
-    let etcd = Arc::new(Etcd::new(Keys::new(&config.namespace, &config.scope), etcd_settings(&config)?));
+    let etcd = Arc::new(Etcd::new(config.keys(), etcd_settings(&config)?));
     let config = Arc::new(config);
     let wake = Arc::new(Notify::new());
     let hands = Hands::new(config.clone(), files.caller, etcd, wake);
@@ -176,6 +175,7 @@ impl Daemon {
         let (ask, mut asked) = mpsc::channel(16);
         let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
+        let keeping_citus = tokio::spawn(crate::citus::keep(self.hands.clone(), shown.clone()));
         let node = Node {
             snapshot: shown,
             commands: ask,
@@ -223,6 +223,7 @@ impl Daemon {
         };
         self.hands.callbacks.finish(CALLBACK_WITHIN).await;
         keeping.abort();
+        keeping_citus.abort();
         watching.abort();
         rest.abort();
         let _ = std::fs::remove_file(settings::wake_socket(&self.hands.config));
@@ -506,14 +507,14 @@ impl Daemon {
                 let config = Arc::new(config);
                 let fixed = |config: &NodeConfig| {
                     (
-                        (config.scope.clone(), config.namespace.clone(), config.name.clone()),
+                        (config.scope.clone(), config.namespace.clone(), config.name.clone(), config.citus.clone()),
                         (config.postgres.data_dir.clone(), config.postgres.listen.clone(), config.etcd.clone()),
                         (config.rest.listen.clone(), config.rest.connect_address.clone(), config.rest.tls.is_some()),
                     )
                 };
                 if fixed(&config) != fixed(&self.hands.config) {
                     tracing::error!(
-                        "scope, namespace, name, etcd3, postgresql.listen, postgresql.data_dir, restapi.listen, restapi.connect_address or whether REST speaks HTTPS changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded",
+                        "scope, namespace, name, citus, etcd3, postgresql.listen, postgresql.data_dir, restapi.listen, restapi.connect_address or whether REST speaks HTTPS changed in {}: they take effect at the next start of the arbiter only; nothing was reloaded",
                         self.path.display()
                     );
                     return;
@@ -731,6 +732,7 @@ async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
     };
     let role = if facts.in_recovery { hands.standby_role(view) } else { MemberRole::Primary };
     tend::leaving::leave(hands).await;
+    crate::citus::ask(hands, view).await;
     hands.speak(MemberState::Restarting, role);
     hands.callbacks.restarting();
     hands.stop(postgres::postmaster::StopMode::Fast).await?;

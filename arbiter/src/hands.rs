@@ -321,6 +321,7 @@ impl Hands {
         let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || synchronous.count > 0;
         let role = self.server_role(view, recovery);
         let mut parameters = settings::parameters(&self.config, &dynamic, role, managed.then_some(synchronous));
+        crate::citus::settings::by_role(&self.config, view, recovery, &mut parameters);
         if self.state().leaving {
             parameters.file.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
         }

@@ -3,6 +3,7 @@
 mod apply;
 mod bootstrap;
 mod callback;
+mod citus;
 mod cli;
 mod config;
 mod daemon;

@@ -114,6 +114,7 @@ pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, role: ServerRole
     // Without the primary a standby asks again every 5 s by default; a new primary should not wait that long for its standbys.
     parameters.file.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "1s".to_owned());
     tenure(config, dynamic, &mut parameters);
+    crate::citus::settings::adjust(config, &mut parameters);
     parameters
 }
 

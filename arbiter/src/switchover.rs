@@ -58,6 +58,7 @@ pub async fn switch_over(
         Err(_) => tracing::warn!("checkpoint before the switchover takes longer than {} s: going on", CHECKPOINT_PATIENCE.as_secs()),
     }
     let checkpointed = began.elapsed();
+    crate::citus::ask(hands, view).await;
     hands.sql.execute("SELECT tenure.drain(true)").await.context("drain")?;
     wait_for_writers(hands).await;
     let drained = began.elapsed();

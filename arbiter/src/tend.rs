@@ -4,7 +4,7 @@
 use crate::hands::Hands;
 use crate::postgres::conf::Recovery;
 use crate::postgres::query::ServerFacts;
-use crate::{bootstrap, failsafe, recovery, slots};
+use crate::{bootstrap, citus, failsafe, recovery, slots};
 use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;
@@ -21,6 +21,7 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
     synchronous::applied(hands, view, facts);
     history(hands, view, leader, facts).await?;
+    citus::call_off(hands, view).await?;
     if view.members.get(&hands.config.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
         // An arbiter that died after the promotion left its checkpoint undone, and rewinds wait for it.
         first_checkpoint(hands);

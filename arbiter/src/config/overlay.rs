@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Variable (without its prefix) and the key it sets. `*` stands for the part in the variable's place.
-const VARIABLES: [(&str, &str); 30] = [
+const VARIABLES: [(&str, &str); 32] = [
     ("SCOPE", "scope"),
     ("NAME", "name"),
     ("NAMESPACE", "namespace"),
@@ -34,6 +34,8 @@ const VARIABLES: [(&str, &str); 30] = [
     ("POSTGRESQL_BIN_*", "postgresql.bin_name.*"),
     ("THREAD_POOL_SIZE", "thread_pool_size"),
     ("THREAD_STACK_SIZE", "thread_stack_size"),
+    ("CITUS_GROUP", "citus.group"),
+    ("CITUS_DATABASE", "citus.database"),
     ("ETCD3_*", "etcd3.*"),
     ("ETCD_*", "etcd.*"),
 ];

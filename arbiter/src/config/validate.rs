@@ -5,7 +5,7 @@ use super::{
     Authentication, BootstrapConfig, BootstrapUser, ByRole, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
     PostgresConfig,
 };
-use super::{known, methods, rest};
+use super::{citus, known, methods, rest};
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
 use crate::postgres::{basebackup, initdb, rewind};
@@ -24,12 +24,16 @@ pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, n
     let rest = rest::restapi(&at("restapi"));
     let ctl = rest::ctl(&at("ctl"), &At::root(root, "restapi", &RefCell::default()));
     let etcd = etcd(&at("etcd3"), &at("etcd"));
-    let bootstrap = bootstrap(&at("bootstrap"));
+    let mut bootstrap = bootstrap(&at("bootstrap"));
+    let citus = citus::citus(&at("citus"));
+    if citus.is_some() {
+        citus::default_mode(&mut bootstrap.dcs);
+    }
     let postgres = postgres(&at("postgresql"), environment);
     let free = |name: &str| at(name).map().cloned();
     let tags = free("tags").unwrap_or_default();
     // Not served yet, or the operator's tool's own: only that they are sections is checked here.
-    let _ = (free("watchdog"), free("citus"));
+    let _ = free("watchdog");
     let log = log(&at("log"));
     let namespace = at("namespace").text().unwrap_or_else(|| "service".to_owned());
     let namespace = format!("/{}", namespace.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
@@ -39,7 +43,7 @@ pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, n
     else {
         return Err(errors.into_inner());
     };
-    Ok(NodeConfig { scope, namespace, name, rest, ctl, etcd, bootstrap, postgres, tags, log, not_served })
+    Ok(NodeConfig { scope, namespace, name, rest, ctl, etcd, bootstrap, postgres, tags, citus, log, not_served })
 }
 
 /// A checked name. The error's own sentence names what it is.

@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Session settings under which no statement's text is logged, whatever happens to it.
-const QUIET: &str = "-c log_statement=none -c log_min_duration_statement=-1 -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
+pub const QUIET: &str = "-c log_statement=none -c log_min_duration_statement=-1 -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c log_parser_stats=off -c debug_print_parse=off -c synchronous_commit=local";
 
 /// Where the local server is reached.
@@ -228,6 +228,13 @@ impl LocalSql {
             config.password(password.reveal());
         }
         LocalSql { config, session: Mutex::new(None) }
+    }
+
+    /// A session of its own in a database, with options as on the server's command line.
+    pub async fn open(&self, database: &str, options: &str) -> Result<Client> {
+        let mut config = self.config.clone();
+        config.dbname(database);
+        connect(&config, options).await.with_context(|| format!("open a session in {database}"))
     }
 
     /// One look at the server: one round trip, or three when the connection is new.

@@ -1,0 +1,200 @@
+//! Citus: every group's primary keeps the distributed databases ready, the coordinator's primary keeps their metadata equal to what etcd
+//! says of all groups, and writers of a worker group wait while its primary is changed on purpose.
+//!
+//! A task of its own beside the daemon's loop: what it waits for (locks, other groups' servers) must not keep a node from its duties.
+//! It acts only while its node leads as primary, and each commit it makes passes that server's fence.
+
+mod ask;
+mod database;
+mod hold;
+mod ready;
+pub mod settings;
+
+pub use ask::{ask, call_off};
+pub use ready::make_ready;
+
+use crate::hands::Hands;
+use crate::snapshot::Snapshot;
+use anyhow::Result;
+use cluster::citus::{self, COORDINATOR, Groups};
+use cluster::leader::{Leader, Term};
+use cluster::local::Postgres;
+use cluster::quorum::Setting;
+use cluster::view::ClusterView;
+use database::Database;
+use dcs::Etcd;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// Pause after something failed: another node's server is away, or the nodes are not in step yet.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The rows are read again after this time though nothing changed in etcd: somebody may have changed them by hand.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Keeps Citus for as long as the future is polled; ends at once where the node's file has no section `citus`.
+pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
+    let Some(config) = hands.config.citus.clone() else { return };
+    let mut keeper = Keeper::new(hands.clone(), config.databases.clone());
+    let (wake, scope) = (Arc::new(Notify::new()), keeper.scope.clone());
+    let watching = async {
+        match config.group {
+            COORDINATOR => dcs::watch::keep_watching(scope, wake.clone()).await,
+            _ => std::future::pending().await,
+        }
+    };
+    let working = async {
+        loop {
+            let leads = leads(&hands, &shown.borrow_and_update());
+            let pause = match &leads {
+                Some(leader) => keeper.round(leader).await,
+                None => {
+                    keeper.let_go();
+                    Duration::MAX
+                }
+            };
+            let looked = Instant::now();
+            let changed = async {
+                while shown.changed().await.is_ok() {
+                    if self::leads(&hands, &shown.borrow_and_update()) != leads {
+                        return;
+                    }
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = changed => {}
+                () = wake.notified() => {}
+                () = tokio::time::sleep(pause.saturating_sub(looked.elapsed())) => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = watching => {}
+        () = working => {}
+    }
+}
+
+/// Settings that a coordinator's sessions must begin with from its first moment as primary on.
+pub async fn before_promotion(hands: &Hands, view: &ClusterView, synchronous: &Setting) -> Result<()> {
+    if hands.config.citus.as_ref().is_some_and(|citus| citus.group == COORDINATOR) {
+        let recovery = crate::settings::recovery(&hands.config, &hands.dynamic(view), None);
+        if hands.write_configuration_with(view, &recovery, synchronous).await? {
+            hands.sql.reload_and_see().await?;
+        }
+    }
+    Ok(())
+}
+
+/// How long transactions that use a group may go on once its writers are held: `citus.lock_cooldown`, or `retry_timeout`.
+fn cooldown(hands: &Hands, own: &ClusterView) -> Duration {
+    let given = hands.config.citus.as_ref().and_then(|citus| citus.lock_cooldown_s).map(Duration::from_secs);
+    given.unwrap_or_else(|| own.config().timing().retry_timeout)
+}
+
+/// This node's leadership, while its server serves as primary of a cluster that exists.
+fn leads(hands: &Hands, shown: &Snapshot) -> Option<Leader> {
+    let serves = matches!(shown.local.postgres, Postgres::Primary { .. }) && shown.view.system_id().is_some();
+    shown.view.leader_if(&hands.config.name).filter(|_| serves).cloned()
+}
+
+struct Keeper {
+    hands: Hands,
+    /// etcd, as all groups of the scope.
+    scope: Arc<Etcd>,
+    databases: Vec<Database>,
+    holds: hold::Holds,
+    /// The databases were made ready in this term.
+    ready: Option<Term>,
+    /// In-doubt transactions were settled since each group's leader took its term.
+    settled: BTreeMap<u32, Term>,
+    told: String,
+}
+
+impl Keeper {
+    fn new(hands: Hands, databases: Vec<String>) -> Keeper {
+        let scope = Arc::new(hands.etcd.seen_as(hands.config.scope_keys()));
+        let databases = databases.into_iter().map(|name| Database::new(hands.sql.clone(), name)).collect();
+        Keeper { hands, scope, databases, holds: Default::default(), ready: None, settled: BTreeMap::new(), told: String::new() }
+    }
+
+    /// This node leads no more: sessions end, and with them what they hold.
+    fn let_go(&mut self) {
+        self.databases.iter_mut().for_each(Database::close);
+        self.holds = Default::default();
+        self.ready = None;
+        self.settled.clear();
+    }
+
+    /// One round as the leader; gives the time until the next one, if nothing happens before.
+    async fn round(&mut self, leader: &Leader) -> Duration {
+        match self.look(leader).await {
+            Ok(pause) => {
+                self.told.clear();
+                pause
+            }
+            Err(why) => {
+                let why = format!("{why:#}");
+                if self.told != why {
+                    tracing::warn!("Citus: {why}");
+                    self.told = why;
+                }
+                RETRY
+            }
+        }
+    }
+
+    async fn look(&mut self, leader: &Leader) -> Result<Duration> {
+        if self.ready != Some(leader.term) {
+            ready::make_ready(&self.hands).await?;
+            self.ready = Some(leader.term);
+        }
+        if !self.hands.config.citus.as_ref().is_some_and(|citus| citus.group == COORDINATOR) {
+            self.settle(leader);
+            return Ok(Duration::MAX);
+        }
+        let groups = self.scope.load_groups().await?;
+        if groups.get(&COORDINATOR).and_then(|own| own.leader.as_ref()) != Some(leader) {
+            // The daemon sees that too, and says so soon.
+            return Ok(RETRY);
+        }
+        let until = self.hold(&groups, leader).await?;
+        if self.holds.is_empty() {
+            self.keep_rows(&groups).await?;
+            self.settle_all(&groups);
+        }
+        Ok(until.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
+    }
+
+    /// Makes every database's rows what etcd says. Not while writers are held: the rows are locked then.
+    async fn keep_rows(&mut self, groups: &Groups) -> Result<()> {
+        let wanted = citus::all_wanted(groups);
+        for database in &mut self.databases {
+            database.settle(&wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// After a promotion here: transactions that were prepared for others and whose end is recorded here are brought to it.
+    fn settle(&mut self, leader: &Leader) {
+        let group = self.hands.config.citus.as_ref().map_or(COORDINATOR, |citus| citus.group);
+        if self.settled.insert(group, leader.term) != Some(leader.term) {
+            ready::recover_prepared(self.hands.clone(), false);
+        }
+    }
+
+    /// After a promotion anywhere: the same, here and on every worker.
+    fn settle_all(&mut self, groups: &Groups) {
+        let mut due = false;
+        for (group, view) in groups {
+            if let (Some(leader), Some(_)) = (&view.leader, citus::wanted(view)) {
+                due |= self.settled.insert(*group, leader.term) != Some(leader.term);
+            }
+        }
+        if due {
+            ready::recover_prepared(self.hands.clone(), true);
+        }
+    }
+}

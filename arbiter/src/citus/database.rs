@@ -1,0 +1,176 @@
+//! One distributed database on the coordinator's primary: its rows in `pg_dist_node`, and the steps on them.
+
+use crate::postgres::query::LocalSql;
+use anyhow::{Context, Result, bail};
+use cluster::citus::{self, Address, NodeRole, Row, Step, Wanted};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+/// Our statements may wait for locks, and for other nodes; past this they are given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// After a failover: transactions that use the group whose primary is gone can't end well. They get this long to notice.
+pub const AFTER_FAILOVER: Duration = Duration::from_millis(100);
+
+/// Rows that are as they should be are believed for this long.
+const BELIEVED: Duration = Duration::from_secs(9);
+
+/// A session in the database, and what it found.
+pub struct Database {
+    sql: Arc<LocalSql>,
+    /// Its name.
+    pub name: String,
+    session: Option<Client>,
+    /// An open transaction of [`super::hold`].
+    in_transaction: bool,
+    /// With these the rows were found right, and when.
+    settled: Option<(BTreeMap<u32, Wanted>, Instant)>,
+    conflicts: Vec<String>,
+}
+
+impl Database {
+    /// Connects when first asked something.
+    pub fn new(sql: Arc<LocalSql>, name: String) -> Database {
+        Database { sql, name, session: None, in_transaction: false, settled: None, conflicts: Vec::new() }
+    }
+
+    /// Ends the session; a transaction that is open is rolled back by the server.
+    pub fn close(&mut self) {
+        self.session = None;
+        self.in_transaction = false;
+        self.settled = None;
+    }
+
+    /// Makes the rows what is wanted, for all groups of which that is known.
+    pub async fn settle(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
+        if self.settled.as_ref().is_some_and(|(settled, at)| settled == wanted && at.elapsed() < BELIEVED) {
+            return Ok(());
+        }
+        let made = self.make(wanted).await;
+        if made.is_err() {
+            // Whatever was open is rolled back.
+            self.close();
+        } else {
+            self.settled = Some((wanted.clone(), Instant::now()));
+        }
+        made.with_context(|| format!("keep pg_dist_node in {}", self.name))
+    }
+
+    async fn make(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
+        let plan = citus::plan(&self.rows().await?, wanted);
+        if self.conflicts != plan.conflicts {
+            plan.conflicts.iter().for_each(|conflict| tracing::warn!("Citus, {}: {conflict}", self.name));
+            self.conflicts = plan.conflicts;
+        }
+        if !plan.moves.is_empty() {
+            self.run("BEGIN").await?;
+            self.steps(&plan.moves, AFTER_FAILOVER).await?;
+            self.run("COMMIT").await?;
+        }
+        for step in &plan.others {
+            self.steps(std::slice::from_ref(step), AFTER_FAILOVER).await?;
+        }
+        Ok(())
+    }
+
+    /// In the transaction that holds writers: moves the rows of a group to where they belong.
+    pub async fn move_held(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
+        let plan = citus::plan(&self.rows().await?, wanted);
+        self.steps(&plan.moves, AFTER_FAILOVER).await
+    }
+
+    /// The rows, as this session sees them.
+    pub async fn rows(&mut self) -> Result<Vec<Row>> {
+        const ROWS: &str = "SELECT nodeid, groupid, nodename, nodeport, noderole::text FROM pg_dist_node WHERE nodecluster = 'default'";
+        let session = self.session().await?;
+        let rows = bounded(session.query(ROWS, &[])).await.context("read pg_dist_node")?;
+        let row = |row: &tokio_postgres::Row| -> Result<Row> {
+            let (group, port, role): (i32, i32, String) = (row.try_get(1)?, row.try_get(3)?, row.try_get(4)?);
+            Ok(Row {
+                id: row.try_get(0)?,
+                group: u32::try_from(group)?,
+                at: Address { host: row.try_get(2)?, port: u16::try_from(port)? },
+                role: if role == "primary" { NodeRole::Primary } else { NodeRole::Secondary },
+            })
+        };
+        rows.iter().map(row).collect()
+    }
+
+    /// Does the steps one by one; transactions in the way of a move end after `cooldown`.
+    pub async fn steps(&mut self, steps: &[Step], cooldown: Duration) -> Result<()> {
+        let cooldown = i32::try_from(cooldown.as_millis()).unwrap_or(i32::MAX);
+        for step in steps {
+            let session = self.session().await?;
+            let done = match step {
+                Step::SetCoordinator { at } => {
+                    let call = "SELECT citus_set_coordinator_host($1, $2, 'primary', 'default')";
+                    bounded(session.execute(call, &[&at.host, &i32::from(at.port)])).await
+                }
+                Step::Move { id, to } => {
+                    let call = "SELECT citus_update_node($1, $2, $3, true, $4)";
+                    bounded(session.execute(call, &[id, &to.host, &i32::from(to.port), &cooldown])).await
+                }
+                Step::Add { group, at, role } => {
+                    let call = "SELECT citus_add_node($1, $2, $3, $4::text::noderole, 'default')";
+                    let group = i32::try_from(*group)?;
+                    bounded(session.execute(call, &[&at.host, &i32::from(at.port), &group, &role.word()])).await
+                }
+                Step::Remove { at } => {
+                    let call = "SELECT citus_remove_node($1, $2)";
+                    bounded(session.execute(call, &[&at.host, &i32::from(at.port)])).await
+                }
+            };
+            done.with_context(|| step.to_string())?;
+            tracing::info!("Citus, {}: {step}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Opens the transaction in which writers are held, unless it is open.
+    pub async fn begin(&mut self, at_most: Duration) -> Result<()> {
+        if !self.in_transaction {
+            // Should this arbiter freeze, the server itself ends the hold.
+            self.run(&format!("SET idle_in_transaction_session_timeout = {}; BEGIN", at_most.as_millis())).await?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    /// Ends the transaction: what was moved in it counts, or the session is given up and nothing of it does.
+    pub async fn commit(&mut self) -> Result<()> {
+        let done = self.run("COMMIT").await;
+        self.in_transaction = false;
+        self.settled = None;
+        if done.is_err() {
+            self.close();
+        }
+        done
+    }
+
+    async fn run(&mut self, statements: &str) -> Result<()> {
+        let session = self.session().await?;
+        bounded(session.batch_execute(statements)).await.with_context(|| statements.to_owned())
+    }
+
+    async fn session(&mut self) -> Result<&Client> {
+        if self.session.as_ref().is_some_and(Client::is_closed) {
+            let held = self.in_transaction;
+            self.close();
+            if held {
+                bail!("the session that held writers in {} was lost", self.name);
+            }
+        }
+        if self.session.is_none() {
+            let options = format!("-c statement_timeout={}", PATIENCE.as_millis());
+            self.session = Some(self.sql.open(&self.name, &options).await?);
+        }
+        self.session.as_ref().context("no session")
+    }
+}
+
+async fn bounded<T>(exchange: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {
+    let bound = PATIENCE + Duration::from_secs(5);
+    Ok(tokio::time::timeout(bound, exchange).await.with_context(|| format!("no answer within {} s", bound.as_secs()))??)
+}
