@@ -1,4 +1,4 @@
-//! The only file that names `etcd_client`: bounded calls to one endpoint after another, guarded writes.
+//! With `citus.rs` the only file that names `etcd_client`: bounded calls to one endpoint after another, guarded writes.
 
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;

@@ -16,6 +16,7 @@ pub mod wait;
 
 pub mod alone;
 pub mod callgrind;
+pub mod citus;
 pub mod cluster;
 pub mod etcd;
 pub mod node;

@@ -23,6 +23,11 @@ impl Verdict {
     pub async fn of(node: &Node, ledger: &Ledger) -> Result<Verdict> {
         // No unique index on purpose: a doubled row has to be seen, not refused.
         let rows = node.query("SELECT id, count(*) FROM written GROUP BY id").await?;
+        Verdict::of_rows(rows, ledger)
+    }
+
+    /// Compares rows of id and count with the ledger.
+    pub fn of_rows(rows: Vec<Vec<String>>, ledger: &Ledger) -> Result<Verdict> {
         let mut there = BTreeMap::new();
         for row in rows {
             let [id, count] = row.as_slice() else {

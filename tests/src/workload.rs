@@ -28,6 +28,7 @@ pub struct Targets {
     servers: Vec<(String, u16)>,
     user: String,
     password: String,
+    database: String,
     patience: Duration,
     again_after: Duration,
     first_id: u64,
@@ -46,6 +47,7 @@ impl Targets {
             servers,
             user: "postgres".to_owned(),
             password: PASSWORD.to_owned(),
+            database: "postgres".to_owned(),
             patience: Duration::from_secs(20),
             again_after: AGAIN_AFTER,
             first_id: 1,
@@ -58,6 +60,12 @@ impl Targets {
         self.read_write = false;
         self.again_after = Duration::from_millis(100);
         self.first_id = first_id;
+        self
+    }
+
+    /// In this database.
+    pub fn database(mut self, name: &str) -> Targets {
+        name.clone_into(&mut self.database);
         self
     }
 
@@ -210,7 +218,7 @@ pub fn judge(error: &tokio_postgres::Error) -> Outcome {
 async fn connect_to_any(targets: &Targets) -> Option<Client> {
     for (host, port) in &targets.servers {
         let mut config = tokio_postgres::Config::new();
-        config.host(host).port(*port).user(&targets.user).password(&targets.password).dbname("postgres").application_name("writer");
+        config.host(host).port(*port).user(&targets.user).password(&targets.password).dbname(&targets.database).application_name("writer");
         if targets.read_write {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
