@@ -15,7 +15,7 @@ pub use ready::make_ready;
 
 use crate::hands::Hands;
 use crate::snapshot::Snapshot;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use cluster::citus::{self, COORDINATOR, Groups};
 use cluster::leader::{Leader, Term};
 use cluster::local::Postgres;
@@ -33,6 +33,10 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The rows are read again after this time though nothing changed in etcd: somebody may have changed them by hand.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Sessions that began as a standby's, and so with `always`.
+const END_READERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'
+    AND pid <> pg_backend_pid() AND backend_start < pg_conf_load_time() AND application_name <> 'tenure arbiter'";
 
 /// Keeps Citus for as long as the future is polled; ends at once where the node's file has no section `citus`.
 pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
@@ -83,6 +87,9 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView, synchronous: &S
         let recovery = crate::settings::recovery(&hands.config, &hands.dynamic(view), None);
         if hands.write_configuration_with(view, &recovery, synchronous).await? {
             hands.sql.reload_and_see().await?;
+        }
+        if hands.config.citus.as_ref().is_some_and(|citus| citus.end_sessions_at_promotion) {
+            hands.sql.execute(END_READERS).await.context("end sessions that could not write")?;
         }
     }
     Ok(())
@@ -151,7 +158,7 @@ impl Keeper {
             ready::make_ready(&self.hands).await?;
             self.ready = Some(leader.term);
         }
-        if !self.hands.config.citus.as_ref().is_some_and(|citus| citus.group == COORDINATOR) {
+        if self.hands.config.citus.as_ref().is_none_or(|citus| citus.group != COORDINATOR) {
             self.settle(leader);
             return Ok(Duration::MAX);
         }

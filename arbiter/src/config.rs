@@ -309,6 +309,8 @@ pub struct CitusConfig {
     pub databases: Vec<String>,
     /// How long transactions that use a worker group may go on once its writers are held; `None`: `retry_timeout`, as with Patroni.
     pub lock_cooldown_s: Option<u64>,
+    /// When a coordinator's standby is promoted, its sessions end: they began with `citus.use_secondary_nodes=always` and could never write.
+    pub end_sessions_at_promotion: bool,
 }
 
 /// `log`.

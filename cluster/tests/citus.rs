@@ -10,7 +10,7 @@ use std::time::Duration;
 
 fn at(text: &str) -> Address {
     let (host, port) = text.split_once(':').unwrap_or((text, "5432"));
-    Address { host: host.to_owned(), port: port.parse().unwrap() }
+    Address { host: host.to_owned(), port: port.parse().expect("a port") }
 }
 
 /// `id group address role`, role being `p` or `s`.
@@ -18,7 +18,7 @@ fn found(lines: &[&str]) -> Vec<Row> {
     let row = |line: &&str| {
         let words: Vec<&str> = line.split(' ').collect();
         let role = if words[3] == "p" { NodeRole::Primary } else { NodeRole::Secondary };
-        Row { id: words[0].parse().unwrap(), group: words[1].parse().unwrap(), at: at(words[2]), role }
+        Row { id: words[0].parse().expect("a number"), group: words[1].parse().expect("a number"), at: at(words[2]), role }
     };
     lines.iter().map(row).collect()
 }
@@ -28,7 +28,7 @@ fn wanted(lines: &[&str]) -> BTreeMap<u32, Wanted> {
     let group = |line: &&str| {
         let words: Vec<&str> = line.split(' ').collect();
         let standbys = words[2..].iter().map(|word| at(word)).collect();
-        (words[0].parse().unwrap(), Wanted { primary: at(words[1]), standbys })
+        (words[0].parse().expect("a number"), Wanted { primary: at(words[1]), standbys })
     };
     lines.iter().map(group).collect()
 }
@@ -123,7 +123,7 @@ fn apply(rows: &mut Vec<Row>, step: &Step) {
                 return;
             }
             free(rows, to);
-            rows.iter_mut().find(|row| row.id == *id).unwrap().at = to.clone();
+            rows.iter_mut().find(|row| row.id == *id).expect("the row").at = to.clone();
         }
         Step::SetCoordinator { at } => {
             free(rows, at);
@@ -135,7 +135,7 @@ fn apply(rows: &mut Vec<Row>, step: &Step) {
             rows.push(Row { id: next, group: *group, at: at.clone(), role: *role });
         }
         Step::Remove { at } => {
-            let removed = rows.iter().position(|row| row.at == *at).unwrap();
+            let removed = rows.iter().position(|row| row.at == *at).expect("the row");
             assert_eq!(rows.remove(removed).role, NodeRole::Secondary);
         }
     }
@@ -156,7 +156,7 @@ fn every_small_world_comes_out_right() {
                 0 => {}
                 role => {
                     let group = groups.entry(if role <= 2 { 0 } else { 1 }).or_default();
-                    if role % 2 == 1 { group.0.push(machine) } else { drop(group.1.insert(at(machine))) }
+                    if role % 2 == 1 { group.0.push(machine) } else { group.1.extend([at(machine)]) }
                 }
             }
         }
@@ -204,14 +204,14 @@ fn every_small_world_comes_out_right() {
 }
 
 fn name(text: &str) -> MemberName {
-    MemberName::new(text).unwrap()
+    MemberName::new(text).expect("a name")
 }
 
 /// A group that exists, led by `a` in this term, its members given as JSON.
 fn group(term: i64, members: &[(&str, &str, &str, &str)]) -> ClusterView {
     let entry = |(member, role, state, tags): &(&str, &str, &str, &str)| {
         let json = format!(r#"{{"conn_url":"postgres://{member}:1/x","api_url":"","role":"{role}","state":"{state}","tags":{tags}}}"#);
-        let member_of: Member = serde_json::from_str(&json).unwrap();
+        let member_of: Member = serde_json::from_str(&json).expect("a member");
         (name(member), MemberEntry { member: member_of, lease: LeaseId(1), revision: 1 })
     };
     ClusterView {

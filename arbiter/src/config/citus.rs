@@ -22,7 +22,12 @@ pub fn citus(at: &At<'_>) -> Option<CitusConfig> {
             distinct.push(name);
         }
     }
-    Some(CitusConfig { group: number?, databases: distinct, lock_cooldown_s: at.at("lock_cooldown").seconds() })
+    Some(CitusConfig {
+        group: number?,
+        databases: distinct,
+        lock_cooldown_s: at.at("lock_cooldown").seconds(),
+        end_sessions_at_promotion: at.at("end_sessions_at_promotion").flag().unwrap_or(true),
+    })
 }
 
 /// A group's number; the environment gives it as a text.

@@ -39,6 +39,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("citus.database", Served),
     ("citus.databases", Served),
     ("citus.lock_cooldown", Served),
+    ("citus.end_sessions_at_promotion", Served),
     ("ctl", Free),
     ("consul", OTHER_STORE),
     ("zookeeper", OTHER_STORE),
