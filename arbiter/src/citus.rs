@@ -20,6 +20,7 @@ use cluster::citus::{self, COORDINATOR, Groups};
 use cluster::leader::{Leader, Term};
 use cluster::local::Postgres;
 use cluster::quorum::Setting;
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use database::Database;
 use dcs::Etcd;
@@ -84,7 +85,7 @@ pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
 /// Settings that a coordinator's sessions must begin with from its first moment as primary on.
 pub async fn before_promotion(hands: &Hands, view: &ClusterView, synchronous: &Setting) -> Result<()> {
     if hands.config.citus.as_ref().is_some_and(|citus| citus.group == COORDINATOR) {
-        let recovery = crate::settings::recovery(&hands.config, &hands.dynamic(view), None);
+        let recovery = crate::recovery::of(&hands.config, &hands.dynamic(view), view, &Upstream::Nobody);
         if hands.write_configuration_with(view, &recovery, synchronous).await? {
             hands.sql.reload_and_see().await?;
         }

@@ -15,6 +15,7 @@ pub mod tls;
 pub mod wait;
 
 pub mod alone;
+pub mod bank;
 pub mod callgrind;
 pub mod citus;
 pub mod cluster;

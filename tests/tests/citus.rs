@@ -1,6 +1,8 @@
 //! Citus, every group highly available: three coordinators and two worker groups of two on this machine.
 
+use serde_json::json;
 use std::time::{Duration, Instant};
+use stories::bank::{self, Bank};
 use stories::citus::{self, CitusCluster};
 use stories::cluster::PATIENCE;
 use stories::wait::{self, seconds};
@@ -94,4 +96,37 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     assert!(ledger.longest_pause() < seconds(5), "{}", ledger.summary());
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
     cluster.healthy().await;
+}
+
+#[tokio::test]
+async fn a_bank_keeps_its_sum_and_every_acknowledged_transfer_when_primaries_are_killed() {
+    if !citus::is_installed() {
+        return;
+    }
+    let cluster = CitusCluster::planned(2, &[2, 2], |_, config| {
+        config["bootstrap"]["dcs"]["synchronous_mode"] = json!(true);
+        config["bootstrap"]["dcs"]["ttl"] = json!(3);
+        config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
+        config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
+    })
+    .await;
+    cluster.start_all();
+    cluster.healthy().await;
+    let bank = Bank::open(&cluster, 4).await;
+    for groups in [&[1][..], &[0], &[0, 2]] {
+        let mut killed = Vec::new();
+        for group in groups {
+            killed.push((*group, cluster.leader(*group).await));
+        }
+        killed.iter().for_each(|(_, node)| node.kill());
+        for (group, node) in &killed {
+            cluster.leads_other_than(*group, node).await;
+        }
+        bank.goes_on(20).await;
+        killed.iter().for_each(|(_, node)| node.start(&cluster.room));
+        cluster.healthy().await;
+        bank.goes_on(20).await;
+    }
+    let told = bank.close().await;
+    bank::judge(&cluster, &told).await;
 }
