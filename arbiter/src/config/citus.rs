@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn groups_begin_with_quorum_unless_something_is_said() {
-        for (given, mode) in [("{}", "\"quorum\""), ("{synchronous_mode: off}", "\"off\""), ("{synchronous_mode: true}", "true")] {
+        for (given, mode) in [("{}", "\"quorum\""), ("{synchronous_mode: false}", "false"), ("{synchronous_mode: true}", "true")] {
             let mut dcs = super::super::tree::parse(given).unwrap();
             default_mode(&mut dcs);
             assert_eq!(dcs["synchronous_mode"].to_string(), mode, "{given}");
