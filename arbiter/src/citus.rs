@@ -29,6 +29,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
+/// What our sessions are called.
+const SESSION: &str = "tenure arbiter, citus";
+
 /// Pause after something failed: another node's server is away, or the nodes are not in step yet.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -37,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Sessions that began as a standby's, and so with `always`.
 const END_READERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'
-    AND pid <> pg_backend_pid() AND backend_start < pg_conf_load_time() AND application_name <> 'tenure arbiter'";
+    AND pid <> pg_backend_pid() AND backend_start < pg_conf_load_time() AND application_name NOT LIKE 'tenure arbiter%'";
 
 /// Keeps Citus for as long as the future is polled; ends at once where the node's file has no section `citus`.
 pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {

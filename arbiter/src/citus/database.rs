@@ -164,7 +164,7 @@ impl Database {
         }
         if self.session.is_none() {
             let options = format!("-c statement_timeout={}", PATIENCE.as_millis());
-            self.session = Some(self.sql.open(&self.name, &options).await?);
+            self.session = Some(self.sql.open_as(super::SESSION, Some(&self.name), &options).await?);
         }
         self.session.as_ref().context("no session")
     }

@@ -19,7 +19,7 @@ const RECOVERY_TRIES: u32 = 10;
 /// Makes what is missing of the distributed databases.
 pub async fn make_ready(hands: &Hands) -> Result<()> {
     let Some(citus) = &hands.config.citus else { return Ok(()) };
-    let session = hands.sql.open(&hands.config.postgres.database, &format!("{QUIET} {PATIENT}")).await?;
+    let session = hands.sql.open_as(super::SESSION, None, &format!("{QUIET} {PATIENT}")).await?;
     for name in &citus.databases {
         if session.query_opt("SELECT FROM pg_database WHERE datname = $1", &[name]).await?.is_none() {
             session
@@ -28,7 +28,7 @@ pub async fn make_ready(hands: &Hands) -> Result<()> {
                 .with_context(|| format!("create database {name}"))?;
             tracing::info!("Citus: database {name} was created");
         }
-        let database = hands.sql.open(name, &format!("{QUIET} {PATIENT}")).await?;
+        let database = hands.sql.open_as(super::SESSION, Some(name), &format!("{QUIET} {PATIENT}")).await?;
         database
             .batch_execute("CREATE EXTENSION IF NOT EXISTS citus")
             .await
@@ -85,7 +85,7 @@ pub fn recover_prepared(hands: Hands, everywhere: bool) {
 }
 
 async fn recover(hands: &Hands, database: &str, everywhere: bool) -> Result<i32> {
-    let session = hands.sql.open(database, "-c statement_timeout=60000").await?;
+    let session = hands.sql.open_as(super::SESSION, Some(database), "-c statement_timeout=60000").await?;
     let mut count: i32 = session.query_one("SELECT recover_prepared_transactions()", &[]).await?.try_get(0)?;
     if everywhere {
         let on_workers =

@@ -230,13 +230,6 @@ impl LocalSql {
         LocalSql { config, session: Mutex::new(None) }
     }
 
-    /// A session of its own in a database, with options as on the server's command line.
-    pub async fn open(&self, database: &str, options: &str) -> Result<Client> {
-        let mut config = self.config.clone();
-        config.dbname(database);
-        connect(&config, options).await.with_context(|| format!("open a session in {database}"))
-    }
-
     /// One look at the server: one round trip, or three when the connection is new.
     pub async fn facts(&self) -> Result<ServerFacts> {
         let session = self.session().await?;
@@ -340,8 +333,13 @@ impl LocalSql {
 
     /// A session of its own for what takes longer than a turn may; in this database, or in the usual one.
     pub async fn open(&self, database: Option<&str>, options: &str) -> Result<Client> {
+        self.open_as(SLOTS_SESSION, database, options).await
+    }
+
+    /// As [`LocalSql::open`], under another name.
+    pub async fn open_as(&self, application_name: &str, database: Option<&str>, options: &str) -> Result<Client> {
         let mut config = self.config.clone();
-        config.application_name(SLOTS_SESSION);
+        config.application_name(application_name);
         if let Some(database) = database {
             config.dbname(database);
         }
