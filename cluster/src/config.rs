@@ -90,6 +90,8 @@ pub const MAXIMUM_LAG_DEFAULT_BYTES: u64 = 1_048_576;
 /// Default `primary_start_timeout`, in seconds, as the field has it.
 pub const PRIMARY_START_TIMEOUT_DEFAULT_S: u64 = 300;
 
+/// Longest time in the configuration, some thirty years: sums of several still fit, whatever stands in etcd.
+const SECONDS_MAX: u64 = 1_000_000_000;
 /// Default `member_slots_ttl`, in seconds, as the field has it.
 pub const MEMBER_SLOTS_TTL_DEFAULT_S: u64 = 1800;
 
@@ -140,11 +142,12 @@ impl DynamicConfig {
     }
 
     fn seconds(&self, key: &str) -> Option<u64> {
-        match self.0.get(key)? {
+        let seconds = match self.0.get(key)? {
             Value::Number(number) => number.as_u64().or_else(|| number.as_f64().map(|s| s.max(0.0) as u64)),
             Value::String(text) => text.trim().trim_end_matches('s').trim().parse().ok(),
             _ => None,
-        }
+        };
+        seconds.map(|seconds| seconds.min(SECONDS_MAX))
     }
 
     fn truthy(&self, key: &str) -> bool {
@@ -241,7 +244,7 @@ impl DynamicConfig {
                 "d" => 86400,
                 _ => return None,
             };
-            Some(number * scale)
+            Some(number.saturating_mul(scale).min(SECONDS_MAX))
         });
         Duration::from_secs(scaled.or_else(|| self.seconds("member_slots_ttl")).unwrap_or(MEMBER_SLOTS_TTL_DEFAULT_S))
     }
@@ -300,6 +303,8 @@ mod tests {
             (r#"{"ttl":3}"#, 3, 1, 1),
             (r#"{"ttl":1}"#, 3, 1, 1),
             (r#"{"ttl":20,"loop_wait":10,"retry_timeout":10}"#, 20, 1, 9),
+            (r#"{"loop_wait":18446744073709551615}"#, 10, 4, 3),
+            (r#"{"ttl":1e300,"loop_wait":1e300,"retry_timeout":1e300}"#, SECONDS_MAX, 1, 499_999_999),
         ] {
             let timing = config(json).timing();
             assert_eq!(timing.ttl.as_secs(), ttl, "{json}");
@@ -318,6 +323,7 @@ mod tests {
             (r#"{"member_slots_ttl":"30min"}"#, 1800),
             (r#"{"member_slots_ttl":"2 h"}"#, 7200),
             (r#"{"member_slots_ttl":"soon"}"#, 1800),
+            (r#"{"member_slots_ttl":"18446744073709551615 d"}"#, SECONDS_MAX),
         ] {
             assert_eq!(config(json).member_slots_ttl().as_secs(), seconds, "{json}");
         }
