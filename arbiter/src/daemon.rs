@@ -13,7 +13,7 @@ use cluster::duty::{self, Duty};
 use cluster::lease;
 use cluster::local::Postgres;
 use cluster::member::{MemberRole, MemberState};
-use cluster::reason::Decision;
+use cluster::reason::{Decision, Reason};
 use cluster::request::{MemberRequest, Wish};
 use cluster::restart::{self as scheduled, Server};
 use cluster::upstream::Upstream;
@@ -371,6 +371,7 @@ impl Daemon {
             return left.max(Duration::from_millis(1));
         }
         self.tell(&decision, &seen.local);
+        self.memory.stuck = matches!(decision.why, Reason::LogGoneNeedsHand { .. }).then(|| decision.why.to_string());
         if decision.what == Duty::Rest && seen.local.postgres == Postgres::Stopped {
             // Down, and nothing is done about it: that must not be a secret of this log.
             let state = if seen.local.start_failed.is_some() { MemberState::StartFailed } else { MemberState::Stopped };

@@ -26,6 +26,8 @@ pub struct Memory {
     pub stopping: bool,
     /// A new copy was asked for.
     pub reinit: bool,
+    /// Why the standby that runs can't go on, by the last decision.
+    pub stuck: Option<String>,
     /// Postgres was stopped for a switchover and does not serve again yet.
     pub start_owed: bool,
     /// A restart that waits for its time.
@@ -92,6 +94,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
     let (postgres, facts) = server(hands, &mut memory.received).await;
     let data = data(hands, &postgres, facts.as_ref(), memory).await?;
     let remote = followed(hands, view, &data, &postgres, facts.as_ref());
+    let log_until = log_until(hands, &postgres, facts.as_ref()).await;
     let config = &hands.config;
     let allowed = |local: Option<bool>, key: &str| {
         local.unwrap_or_else(|| {
@@ -135,6 +138,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         request_due: request_due(view),
         start_owed: memory.start_owed,
         remote,
+        log_until,
     };
     let fence_until = match &facts {
         // The clock is read before the question: the page's time runs on while the answer travels.
@@ -145,8 +149,22 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         _ => None,
     };
     let pending_restart = facts.as_ref().map(|facts| settings::pending(config, &hands.dynamic(view), facts)).unwrap_or_default();
-    let described = Described { pending_restart, scheduled_restart: memory.scheduled_restart.clone(), paused: view.config().paused() };
+    let described = Described {
+        pending_restart,
+        scheduled_restart: memory.scheduled_restart.clone(),
+        paused: view.config().paused(),
+        oldest_wal: facts.as_ref().and_then(|facts| facts.oldest_wal_lsn),
+        reason: memory.stuck.clone(),
+    };
     Ok(Seen { local, facts, fence_until, described })
+}
+
+/// Where the log of a standby without an archive ends. Also of one that streams: refused, a receiver streams for a moment every few seconds.
+async fn log_until(hands: &Hands, postgres: &Postgres, facts: Option<&ServerFacts>) -> Option<Lsn> {
+    let (Postgres::Standby { position, .. }, Some(facts)) = (postgres, facts) else { return None };
+    let bytes = facts.wal_segment_bytes.filter(|bytes| *bytes > 0 && !facts.restores && position.is_valid())?;
+    let end = postgres::segments::end_of_log(&hands.config.postgres.data_dir, *position, bytes).await;
+    end.inspect_err(|why| tracing::debug!("{why:#}")).ok()
 }
 
 /// The cluster that this one follows. It is asked in the background, by the one who leads here and does not stream from it.

@@ -212,15 +212,17 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
             "it should follow or be rewound by itself; `tenure reinit` makes a new copy",
         );
     }
+    let stuck = member.tenure.as_ref().and_then(|facts| facts.reason.as_ref());
     match member.replication_state.as_deref() {
-        Some("streaming") => {}
+        Some("streaming") if stuck.is_none() => {}
         _ if member.tags.nostream() => {}
         other => found.member(
             warning,
             name,
-            match other {
-                Some(state) => format!("it does not stream: it is {state}"),
-                None => "it does not stream".to_owned(),
+            match (stuck, other) {
+                (Some(why), _) => format!("it can't go on: {why}"),
+                (None, Some(state)) => format!("it does not stream: it is {state}"),
+                (None, None) => "it does not stream".to_owned(),
             },
             "look at its server log: authentication, the slot, or WAL that is gone; `tenure reinit` makes a new copy",
         ),

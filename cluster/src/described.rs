@@ -1,5 +1,6 @@
 //! What only a node's arbiter knows and the member key is to say: the arbiter hands it to the lease worker, which has no SQL.
 
+use crate::lsn::Lsn;
 use crate::member::Member;
 use crate::pending::Pending;
 use crate::restart::Scheduled;
@@ -19,11 +20,20 @@ pub struct Described {
     /// The arbiter has seen maintenance mode, and does nothing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// Where the oldest segment of its log begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_wal: Option<Lsn>,
+    /// Why its Postgres, which runs, can't go on as a standby.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 impl Described {
     /// Puts it into the key under the field's names; what is not so is absent there.
     pub fn put_into(&self, member: &mut Member) {
+        if let Some(facts) = &mut member.tenure {
+            (facts.oldest_wal, facts.reason) = (self.oldest_wal, self.reason.clone());
+        }
         member.pending_restart = !self.pending_restart.is_empty();
         let fields = [
             ("pending_restart_reason", member.pending_restart.then(|| json!(self.pending_restart))),

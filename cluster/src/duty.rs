@@ -3,6 +3,7 @@
 use crate::failover;
 use crate::leader::{Leader, Term};
 use crate::local::{DataDir, Ended, LocalState, Postgres};
+use crate::lsn::Lsn;
 use crate::name::MemberName;
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
@@ -314,7 +315,10 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
                     Upstream::Member(wanted) => {
                         let address = view.members.get(&wanted).and_then(|entry| entry.member.host_port());
                         if address.is_none() || *now == address {
-                            on(Rest, Reason::Follows(wanted))
+                            match rejoin::log_gone(view, &wanted, local.log_until) {
+                                Some(oldest) => log_gone(view, local, wanted, source(), oldest),
+                                None => on(Rest, Reason::Follows(wanted)),
+                            }
                         } else {
                             on(Follow { upstream: Upstream::Member(wanted) }, theirs())
                         }
@@ -329,6 +333,17 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
 
 pub(crate) fn start_failed(local: &LocalState) -> Reason {
     Reason::StartFailed(local.start_failed.clone().unwrap_or_default())
+}
+
+/// A standby that can't go on: its data is replaced where the configuration allows that. Not while the sync key trusts it: it may
+/// be the only one with a commit that the leader acknowledged.
+fn log_gone(view: &ClusterView, local: &LocalState, from: MemberName, source: Upstream, oldest: Lsn) -> Decision<Duty> {
+    let until = local.log_until.unwrap_or_default();
+    let trusted = view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(&local.name));
+    if local.may_clone_over && !trusted {
+        return Decision::new(Duty::Clone { from: source }, Reason::LogGoneCloneAllowed { from, until, oldest });
+    }
+    Decision::new(Duty::Rest, Reason::LogGoneNeedsHand { from, until, oldest })
 }
 
 /// Wind back, or where that failed clone from this source, if the configuration allows it.

@@ -129,4 +129,6 @@ pub struct LocalState {
     pub start_owed: bool,
     /// The cluster that this one follows, where it does.
     pub remote: Remote,
+    /// Of a standby without an archive: where the log that it has ends, at a segment's end. None of any other.
+    pub log_until: Option<Lsn>,
 }

@@ -244,9 +244,12 @@ pub struct TenureFacts {
     /// Percent of a clone or another long step that is done, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_percent: Option<u8>,
-    /// Why its Postgres does not run and nothing is done about it, where that is so.
+    /// Why its Postgres does not run or can't go on, and nothing is done about it, where that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Where the oldest segment of its log begins: what comes before can't be streamed from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_wal: Option<Lsn>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub other: Map<String, Value>,

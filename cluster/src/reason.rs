@@ -60,6 +60,14 @@ pub enum Reason {
     RewindFailedNeedsHand(String),
     #[error("pg_rewind failed ({0}) and the configuration allows to replace the data by a clone")]
     RewindFailedCloneAllowed(String),
+    #[error(
+        "the log that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and there is no restore_command; `tenure reinit` makes a new copy"
+    )]
+    LogGoneNeedsHand { from: MemberName, until: Lsn, oldest: Lsn },
+    #[error(
+        "the log that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and the configuration allows to replace the data by a clone"
+    )]
+    LogGoneCloneAllowed { from: MemberName, until: Lsn, oldest: Lsn },
     #[error("a new copy was asked for (reinit)")]
     ReinitAsked,
     #[error("Postgres is starting")]

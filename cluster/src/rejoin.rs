@@ -67,6 +67,12 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
     }
 }
 
+/// The log that a standby needs next is no more at its upstream: where the upstream's begins. Only an archive or a copy helps then.
+pub fn log_gone(view: &ClusterView, upstream: &MemberName, until: Option<Lsn>) -> Option<Lsn> {
+    let oldest = view.members.get(upstream)?.member.tenure.as_ref()?.oldest_wal?;
+    (until? < oldest).then_some(oldest)
+}
+
 /// For a running standby, from what it has received.
 pub fn of_standby(view: &ClusterView, leader: &MemberName, timeline: Timeline, position: Lsn) -> Rejoin {
     let theirs = match leader_timeline(view, leader) {

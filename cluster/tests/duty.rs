@@ -8,6 +8,7 @@ use cluster::duty::{Duty, decide, keeps_lease_for_recovery};
 use cluster::history::History;
 use cluster::leader::Leader;
 use cluster::local::{DataDir, Ended, LocalState, Postgres};
+use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::SystemId;
 use cluster::roles::{self, On, Role};
@@ -56,6 +57,12 @@ fn alone(view: &mut ClusterView, local: &mut LocalState, data: DataDir, postgres
 
 fn present(ended: Ended) -> DataDir {
     DataDir::Present(control(1, LOW, ended))
+}
+
+/// The log of this node ends here, that of `n1` begins there.
+fn log_from(view: &mut ClusterView, local: &mut LocalState, until: Lsn, oldest: Lsn) {
+    local.log_until = Some(until);
+    view.members.get_mut(&name("n1")).unwrap().member.tenure.as_mut().unwrap().oldest_wal = Some(oldest);
 }
 
 #[test]
@@ -179,6 +186,40 @@ fn while_another_leads() {
             "does not start as standby (FATAL: no space)",
         ),
         ("it follows nobody", |_, local| local.postgres = standby(1, LOW, None), Duty::Follow { upstream: n1().into() }, "n1 holds"),
+        (
+            "the log it needs is gone at n1",
+            |view, local| log_from(view, local, LOW, FORK),
+            Duty::Clone { from: n1().into() },
+            "gone at n1, which has it from 0/F00000 on, and the configuration allows",
+        ),
+        (
+            "the log it needs is gone at n1, and nothing may be replaced",
+            |view, local| {
+                log_from(view, local, LOW, FORK);
+                local.may_clone_over = false;
+            },
+            Duty::Rest,
+            "no restore_command; `tenure reinit` makes a new copy",
+        ),
+        (
+            "the log it needs is gone at n1, and the sync key trusts it",
+            |view, local| {
+                log_from(view, local, LOW, FORK);
+                view.sync = sync_key("n1", "n2");
+            },
+            Duty::Rest,
+            "`tenure reinit` makes a new copy",
+        ),
+        ("n1 has the log that it needs", |view, local| log_from(view, local, FORK, FORK), Duty::Rest, "streams from n1"),
+        (
+            "it has an archive",
+            |view, local| {
+                log_from(view, local, LOW, FORK);
+                local.log_until = None;
+            },
+            Duty::Rest,
+            "streams from n1",
+        ),
         (
             "it is tagged to follow n3",
             |_, local| local.tags = tags(r#"{"replicatefrom":"n3"}"#),

@@ -401,6 +401,7 @@ impl Arbiter {
             start_failed: None,
             request_due: true,
             start_owed: false,
+            log_until: None,
             remote: Remote::default(),
         }
     }

@@ -290,3 +290,30 @@ async fn an_old_primary_that_can_not_recover_says_what_to_do_and_is_copied_where
     cluster.healthy().await;
     same_rows(old, next).await;
 }
+
+#[tokio::test]
+async fn a_standby_whose_log_is_gone_everywhere_says_what_to_do_and_is_copied_where_that_is_allowed() {
+    let cluster = led_by_the_first(2, &[], |_, config| {
+        config["bootstrap"]["dcs"]["postgresql"]["use_slots"] = json!(false);
+        config["postgresql"]["parameters"]["wal_keep_size"] = json!("0");
+        config["postgresql"]["parameters"]["min_wal_size"] = json!("32MB");
+        config["postgresql"]["parameters"]["max_wal_size"] = json!("32MB");
+    })
+    .await;
+    let (leader, standby) = (cluster.node("n1"), cluster.node("n2"));
+    standby.stop();
+    standby.ended(PATIENCE).await;
+    for _ in 0..6 {
+        leader.one("SELECT pg_switch_wal() FROM pg_logical_emit_message(false, 'story', 'more')").await.expect("begin a segment");
+    }
+    leader.query("CHECKPOINT").await.expect("a checkpoint");
+    cluster.start(standby);
+    let why = |view: &stories::view::View| view.member("n2")["tenure"]["reason"].as_str().unwrap_or_default().to_owned();
+    cluster.wait_until("the reason in the member key", |view| why(view).contains("`tenure reinit` makes a new copy")).await;
+    let said = String::from_utf8_lossy(&cluster.cli(&["check", "story"]).await.stdout).into_owned();
+    assert!(said.contains("is gone at n1"), "{said}");
+    allow_clones(&cluster, standby);
+    cluster.cli_ok(&["reload", "story", "n2", "--force"]).await;
+    cluster.healthy().await;
+    same_rows(leader, standby).await;
+}

@@ -12,6 +12,7 @@ pub mod postmaster;
 pub mod promote;
 pub mod query;
 pub mod rewind;
+pub mod segments;
 pub mod timelines;
 
 use anyhow::{Context, Result, bail};

@@ -89,6 +89,15 @@ pub struct ServerFacts {
     pub primary_conninfo: String,
     /// See `primary_conninfo`.
     pub primary_slot_name: String,
+    /// Where the oldest segment in `pg_wal` begins.
+    #[serde(default)]
+    pub oldest_wal_lsn: Option<Lsn>,
+    /// `wal_segment_size` in bytes.
+    #[serde(default)]
+    pub wal_segment_bytes: Option<u64>,
+    /// A `restore_command` is in force: log may come from an archive.
+    #[serde(default)]
+    pub restores: bool,
 }
 
 impl ServerFacts {
@@ -199,7 +208,12 @@ SELECT json_build_object(
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
   'synchronous_commit', current_setting('synchronous_commit'),
   'primary_conninfo', current_setting('primary_conninfo'),
-  'primary_slot_name', current_setting('primary_slot_name')
+  'primary_slot_name', current_setting('primary_slot_name'),
+  'oldest_wal_lsn', (SELECT min(('x' || substr(name, 9, 8))::bit(32)::bigint * 4294967296
+                       + ('x' || substr(name, 17, 8))::bit(32)::bigint * pg_size_bytes(current_setting('wal_segment_size')))
+                     FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'),
+  'wal_segment_bytes', pg_size_bytes(current_setting('wal_segment_size')),
+  'restores', current_setting('restore_command') <> ''
 )::text
 FROM (SELECT pg_is_in_recovery() AS yes) r";
 

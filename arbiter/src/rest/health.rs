@@ -230,6 +230,7 @@ pub(crate) mod tests {
             start_failed: None,
             request_due: false,
             start_owed: false,
+            log_until: None,
             remote: Default::default(),
         };
         Snapshot {

@@ -184,5 +184,6 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         request_due: false,
         start_owed: false,
         remote: Remote::default(),
+        log_until: None,
     }
 }
