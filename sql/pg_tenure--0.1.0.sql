@@ -46,10 +46,34 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'history_wrapper';
 COMMENT ON FUNCTION tenure.history() IS 'the promotions this cluster went through';
 
-CREATE FUNCTION tenure.events(OUT at timestamptz, OUT kind text, OUT term bigint, OUT event text)
+CREATE FUNCTION tenure.events(OUT at timestamptz, OUT kind text, OUT term bigint, OUT event text, OUT cause text)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'events_wrapper';
 COMMENT ON FUNCTION tenure.events() IS 'what was decided on this server since it started, when and why';
+
+CREATE FUNCTION tenure.timings(
+    OUT timing text, OUT at_most_seconds double precision, OUT count bigint, OUT total_seconds double precision)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 40 AS 'MODULE_PATHNAME', 'timings_wrapper';
+COMMENT ON FUNCTION tenure.timings() IS 'how many renewals of the lease, commits held at the fence, and races took at most so long since the server started';
+
+-- Views for monitoring: what is above, by names that a query tool lists.
+
+CREATE VIEW tenure.members AS SELECT * FROM tenure.status();
+COMMENT ON VIEW tenure.members IS 'as tenure.status()';
+
+CREATE VIEW tenure.health AS
+SELECT l.scope, l.name AS member, l.fence, l.term, l.deadline_left, l.etcd_age, l.arbiter_attached,
+    (SELECT m.member FROM tenure.status() m WHERE m.role IN ('Leader', 'Standby Leader')) AS leader,
+    s.members, s.streaming, s.synchronous, s.pending_restarts, s.greatest_replay_lag,
+    coalesce((tenure.config() -> 'pause')::boolean, false) AS paused,
+    l.commits_waited, l.commits_refused, l.commits_cut
+FROM tenure.lease() l,
+    (SELECT count(*) AS members, count(*) FILTER (WHERE m.state IN ('streaming', 'in archive recovery')) AS streaming,
+        count(*) FILTER (WHERE m.role IN ('Sync Standby', 'Quorum Standby')) AS synchronous,
+        count(*) FILTER (WHERE m.pending_restart) AS pending_restarts, max(m.replay_lag) AS greatest_replay_lag
+     FROM tenure.status() m) s;
+COMMENT ON VIEW tenure.health IS 'one row for monitoring: this server''s fence and lease, and the cluster in numbers (lag in bytes)';
 
 -- Acting ----------------------------------------------------------------------------------------------
 -- The lease worker writes the request to etcd; these wait for its answer.
@@ -136,8 +160,9 @@ COMMENT ON FUNCTION tenure.log_running_transactions() IS 'called by the arbiter 
 
 REVOKE ALL ON SCHEMA tenure FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure FROM PUBLIC;
+GRANT SELECT ON tenure.members, tenure.health TO pg_monitor, tenure_operator;
 GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
-GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events()
+GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events(), tenure.timings()
     TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz), tenure.failover(text), tenure.pause(), tenure.resume(),
     tenure.set_config(jsonb), tenure.restart(text, boolean), tenure.reload(text), tenure.reinit(text)

@@ -8,6 +8,7 @@ use crate::postgres::promote::promote;
 use crate::postgres::query::{ServerFacts, member_conninfo};
 use crate::postgres::rewind::{self, Rewound, rewind};
 use crate::postgres::timelines;
+use crate::timings::Timed;
 use crate::{bootstrap, demote_cluster, hook, program, recovery, replica, slots, switchover, tend};
 use anyhow::{Context, Result, bail};
 use cluster::duty::Duty;
@@ -21,7 +22,7 @@ use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A promotion that takes longer than this is reported as failed; the loop then looks again.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
@@ -164,6 +165,7 @@ pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Re
 }
 
 async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
+    let began = Instant::now();
     if let Err(why) = hook::pre_promote(hands).await {
         tracing::error!("this node is not promoted and stands down: {why:#}");
         return not_promoted(hands, term).await;
@@ -199,6 +201,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     };
     let facts = tokio::time::timeout(PROMOTION_PATIENCE, promoted).await.context("Postgres does not leave recovery")??;
     tracing::info!("promoted: timeline {}, term {term}", facts.timeline);
+    hands.timings.observe(Timed::Promotion, began.elapsed());
     hands.begin_synchronous(begins_with);
     hands.callbacks.serves(&hands.config, &MemberRole::Primary);
     // Wakes the lease worker: the new role is to be in the member key.
@@ -352,7 +355,7 @@ async fn stop(hands: &Hands, view: &ClusterView) -> Result<Done> {
     }
     tend::leaving::leave(hands).await;
     hands.speak(MemberState::Stopping, MemberRole::Replica);
-    hands.stop(StopMode::Fast).await?;
+    hands.stop_within(StopMode::Fast, hands.patience(view)).await?;
     hands.speak(MemberState::Stopped, MemberRole::Replica);
     let bound = Duration::from_secs(5);
     let given_back = tokio::time::timeout(bound, async {

@@ -19,6 +19,7 @@ use cluster::restart::{self as scheduled, Server};
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::{Dcs, Etcd, Settings};
+use sd_notify::NotifyState;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -182,9 +183,11 @@ impl Daemon {
             journal: self.journal.clone(),
             etcd: self.hands.etcd.clone(),
             promise: self.hands.promise.clone(),
+            timings: self.hands.timings.clone(),
             config: self.hands.config.clone(),
             sql: self.hands.sql.clone(),
         };
+        logging::tell_systemd(&[NotifyState::Ready]);
         let rest = tokio::spawn(rest::serve(listener, node, self.gate.subscribe()));
         let watching = tokio::spawn(dcs::watch::keep_watching(self.hands.etcd.clone(), self.hands.wake.clone()));
         let keeper = self.hands.lease.clone();
@@ -268,11 +271,16 @@ impl Daemon {
             WakeUp::PostmasterGone => self.postmaster_gone().await,
             WakeUp::Terminate => {
                 tracing::info!("told to end");
+                logging::tell_systemd(&[NotifyState::Stopping]);
                 self.memory.stopping = true;
                 self.not_before = None;
                 self.interrupt_procedure();
             }
-            WakeUp::Reload => self.reload().await,
+            WakeUp::Reload => {
+                logging::tell_systemd(&logging::reloading());
+                self.reload().await;
+                logging::tell_systemd(&[NotifyState::Ready]);
+            }
             WakeUp::Asked(command) => self.asked(command).await,
             WakeUp::Ended(done) => {
                 let duty = self.procedure.take().map(|(_, duty)| duty);
@@ -520,6 +528,8 @@ impl Daemon {
                     );
                     return;
                 }
+                self.hands.sql.authenticate_as(&config.postgres.authentication.superuser);
+                self.hands.lease.reconfigure(config.clone());
                 self.hands.config = config;
                 self.hands.caller = files.caller;
                 self.gate.send_replace(Arc::new(files.gate));
@@ -736,7 +746,7 @@ async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
     crate::citus::ask(hands, view).await;
     hands.speak(MemberState::Restarting, role);
     hands.callbacks.restarting();
-    hands.stop(postgres::postmaster::StopMode::Fast).await?;
+    hands.stop_within(postgres::postmaster::StopMode::Fast, hands.patience(view)).await?;
     hands.start_and_wait(view, &recovery).await?;
     tracing::info!("restarted");
     Ok(Done::LookAgain)

@@ -64,6 +64,8 @@ pub struct Hands {
     pub promise: crate::failsafe::Promise,
     /// What this node remembers of its slots.
     pub slots: Arc<crate::slots::Memory>,
+    /// How long procedures took.
+    pub timings: crate::timings::Timings,
     state: Arc<Mutex<State>>,
     checkpoint: Arc<tokio::sync::Semaphore>,
 }
@@ -130,6 +132,7 @@ impl Hands {
             remote: Default::default(),
             promise: Default::default(),
             slots: Arc::default(),
+            timings: Default::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
         }
@@ -395,6 +398,11 @@ impl Hands {
             Readiness::Ended => bail!("Postgres ended while it started: {}", last_words(&self.config.postgres.data_dir).await),
             _ => Ok(()),
         }
+    }
+
+    /// How long a planned fast stop may take: `primary_stop_timeout`, where it counts.
+    pub fn patience(&self, view: &ClusterView) -> Duration {
+        view.config().primary_stop_timeout().unwrap_or(STOP_PATIENCE)
     }
 
     /// Stops the server; a fast stop that takes too long becomes an immediate one. True if it was clean.

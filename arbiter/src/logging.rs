@@ -1,8 +1,13 @@
-//! Our own log: one line per event on standard error, as text or as JSON.
+//! Our own log: one line per event, to the journal where systemd reads standard error, else to standard error as text or as JSON;
+//! and our word to systemd of when we are ready.
 
+use sd_notify::NotifyState;
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Sets the log up for the whole process. `level` is the least level written; `TENURE_LOG` (as in
 /// `info,dcs=debug`) beats it. Called once; a second call changes nothing.
@@ -11,8 +16,38 @@ pub fn start(level: Option<&str>, json: bool) {
         .ok()
         .and_then(|text| EnvFilter::try_new(text).ok())
         .unwrap_or_else(|| EnvFilter::new(level.unwrap_or("info")));
+    // The journal keeps level and fields apart. Where it can't be reached, standard error leads there too.
+    if !json
+        && standard_error_is_the_journal()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        let journal = journal.with_syslog_identifier("tenure".to_owned());
+        let _ = tracing_subscriber::registry().with(filter).with(journal).try_init();
+        return;
+    }
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_span_events(FmtSpan::NONE);
     // An error means that a subscriber is set already (tests): it stays.
     let _ = if json { log.json().flatten_event(true).try_init() } else { log.with_ansi(std::io::stderr().is_terminal()).try_init() };
+}
+
+/// systemd names the stream that it reads: `JOURNAL_STREAM=DEVICE:INODE` (systemd.exec(5)). Whoever inherits the variable but has
+/// standard error sent elsewhere is told apart by it.
+fn standard_error_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/dev/stderr").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
+}
+
+/// Tells systemd, where it asked to be told (`Type=notify`, `Type=notify-reload`).
+pub fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(why) = sd_notify::notify(states) {
+        tracing::warn!("systemd was not told: {why}");
+    }
+}
+
+/// A reload begins.
+pub fn reloading() -> Vec<NotifyState<'static>> {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    states
 }

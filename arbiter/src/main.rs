@@ -31,6 +31,7 @@ mod slots;
 mod snapshot;
 mod switchover;
 mod tend;
+mod timings;
 mod tls;
 
 use clap::Parser;

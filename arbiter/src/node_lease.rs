@@ -43,7 +43,7 @@ struct Held {
 /// Keeps the lease while told to.
 pub struct NodeLease {
     etcd: Arc<Etcd>,
-    config: Arc<NodeConfig>,
+    config: Mutex<Arc<NodeConfig>>,
     held: Mutex<Option<Held>>,
     wanted: watch::Sender<Option<Word>>,
     described: Mutex<Described>,
@@ -63,7 +63,24 @@ pub struct NameClash {
 impl NodeLease {
     /// Holds nothing and keeps nothing yet. `changed` is notified when the lease was got or lost.
     pub fn new(etcd: Arc<Etcd>, config: Arc<NodeConfig>, changed: Arc<Notify>) -> NodeLease {
-        NodeLease { etcd, config, held: Mutex::new(None), wanted: watch::Sender::new(None), described: Mutex::default(), changed }
+        NodeLease {
+            etcd,
+            config: Mutex::new(config),
+            held: Mutex::new(None),
+            wanted: watch::Sender::new(None),
+            described: Mutex::default(),
+            changed,
+        }
+    }
+
+    /// The node's file was read again: what the member key says of it is written at once where it is ours to write.
+    pub fn reconfigure(&self, config: Arc<NodeConfig>) {
+        *self.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = config;
+        self.wanted.send_modify(|_| ());
+    }
+
+    fn config(&self) -> Arc<NodeConfig> {
+        self.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// The lease, if it counts now.
@@ -112,15 +129,15 @@ impl NodeLease {
 
     /// Is the name in use by another node, as this view shows?
     pub fn clash(&self, view: &ClusterView) -> Result<(), NameClash> {
-        let Some(entry) = view.members.get(&self.config.name) else { return Ok(()) };
+        let Some(entry) = view.members.get(&self.config().name) else { return Ok(()) };
         if entry.member.conn_url == self.member(None).conn_url {
             return Ok(());
         }
-        Err(NameClash { name: self.config.name.clone(), other: entry.member.conn_url.clone() })
+        Err(NameClash { name: self.config().name.clone(), other: entry.member.conn_url.clone() })
     }
 
     fn member(&self, word: Option<&Word>) -> Member {
-        let mut member: Member = match serde_json::from_value(settings::member(&self.config)) {
+        let mut member: Member = match serde_json::from_value(settings::member(&self.config())) {
             Ok(member) => member,
             Err(why) => unreachable!("settings::member() writes every field that a member needs: {why}"),
         };
@@ -141,7 +158,7 @@ impl NodeLease {
 
     /// Renews once, now, and says whether the lease counts: what a promotion rests on.
     pub async fn confirm(&self, view: &ClusterView) -> bool {
-        let Some(lease) = view.lease_of(&self.config.name) else { return false };
+        let Some(lease) = view.lease_of(&self.config().name) else { return false };
         match self.adopt(lease).await {
             Ok(held) => {
                 self.hold(Some(held));
@@ -205,7 +222,7 @@ impl NodeLease {
         self.hold(Some(held));
         let member = self.member(Some(word));
         if said.as_ref() != Some(&(member.clone(), held.grant.lease)) {
-            self.etcd.write_member(&self.config.name, &member, held.grant.lease, None).await?;
+            self.etcd.write_member(&self.config().name, &member, held.grant.lease, None).await?;
             *said = Some((member, held.grant.lease));
         }
         Ok(held.grant.ttl)
@@ -217,7 +234,7 @@ impl NodeLease {
         if let Err(why) = self.clash(&view) {
             return Err(Error::Refused(why.to_string()));
         }
-        let entry = view.members.get(&self.config.name);
+        let entry = view.members.get(&self.config().name);
         if let Some(entry) = entry.filter(|entry| entry.lease != LeaseId::NONE) {
             match self.adopt(entry.lease).await {
                 Err(Error::LeaseGone) => {}
@@ -229,7 +246,7 @@ impl NodeLease {
         let grant = self.etcd.grant(ttl).await?;
         let judged = entry.map_or(0, |entry| entry.revision);
         let member = self.member(Some(word));
-        if let Err(why) = self.etcd.write_member(&self.config.name, &member, grant.lease, Some(judged)).await {
+        if let Err(why) = self.etcd.write_member(&self.config().name, &member, grant.lease, Some(judged)).await {
             let _ = self.etcd.revoke(grant.lease).await;
             return Err(why);
         }
@@ -239,6 +256,6 @@ impl NodeLease {
 
     /// Before there is a configuration in etcd: the one this node would found the cluster with.
     fn first_ttl(&self) -> Duration {
-        cluster::config::DynamicConfig(self.config.bootstrap.dcs.clone()).timing().ttl
+        cluster::config::DynamicConfig(self.config().bootstrap.dcs.clone()).timing().ttl
     }
 }

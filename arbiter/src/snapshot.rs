@@ -86,6 +86,8 @@ pub struct Node {
     /// Until when this node promised not to take the leader key (`failsafe_mode`): kept here, too, since
     /// a server that is restarted forgets it.
     pub promise: crate::failsafe::Promise,
+    /// How long procedures took.
+    pub timings: crate::timings::Timings,
     /// The node's own server.
     pub sql: Arc<crate::postgres::query::LocalSql>,
 }

@@ -6,6 +6,7 @@ use crate::hands::Hands;
 use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::postmaster::StopMode;
 use crate::postgres::query::{Sender, ServerFacts};
+use crate::timings::Timed;
 use anyhow::{Context, Result, bail};
 use cluster::leader::Leader;
 use cluster::lsn::Lsn;
@@ -51,6 +52,7 @@ pub async fn switch_over(
         return Ok(first.clone());
     }
     tracing::info!("switchover to {first}: checkpoint while still serving");
+    announce(hands, first);
     let began = Instant::now();
     match tokio::time::timeout(CHECKPOINT_PATIENCE, hands.sql.checkpoint()).await {
         Ok(Ok(())) => {}
@@ -59,12 +61,13 @@ pub async fn switch_over(
     }
     let checkpointed = began.elapsed();
     crate::citus::ask(hands, view).await;
+    let draining = Instant::now();
     hands.sql.execute("SELECT tenure.drain(true)").await.context("drain")?;
     wait_for_writers(hands).await;
     let drained = began.elapsed();
     // The lease worker ends with the stop's first moment: from here on the lease is ours to keep.
     hands.speak(MemberState::Stopping, MemberRole::Primary);
-    let clean = hands.stop(StopMode::Fast).await?;
+    let clean = hands.stop_within(StopMode::Fast, hands.patience(view)).await?;
     let stopped = began.elapsed();
     let control = controldata::read(&hands.programs, &hands.config.postgres.data_dir).await?;
     if !clean || control.state != ClusterState::ShutDown {
@@ -73,6 +76,7 @@ pub async fn switch_over(
     let to = confirmed(&hands.caller, view, &ready, Lsn(control.checkpoint.0 + CHECKPOINT_RECORD_BYTES)).await?;
     hand_over(hands, leader, &to, Some(control.checkpoint)).await?;
     let total = began.elapsed();
+    hands.timings.observe(Timed::Handover, draining.elapsed());
     tracing::info!(
         "leadership handed over to {to}: checkpoint {} ms, drain {} ms, stop {} ms, proof and handover {} ms",
         checkpointed.as_millis(),
@@ -82,6 +86,18 @@ pub async fn switch_over(
     );
     hands.speak(MemberState::Stopped, MemberRole::Demoted);
     Ok(to)
+}
+
+/// Tells whoever listens here (`LISTEN tenure`) that this server is about to be a standby. Nobody waits for it. Of a promotion nobody
+/// could hear: LISTEN is refused during recovery.
+fn announce(hands: &Hands, to: &MemberName) {
+    let told = serde_json::json!({"event": "switchover", "from": hands.config.name, "to": to});
+    let sql = hands.sql.clone();
+    tokio::spawn(async move {
+        if let Err(why) = sql.notify("tenure", &told.to_string()).await {
+            tracing::warn!("NOTIFY tenure: {why:#}");
+        }
+    });
 }
 
 /// Gives the leader key to a member, in one write guarded by the term that was judged.

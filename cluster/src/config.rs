@@ -270,6 +270,15 @@ impl DynamicConfig {
         Duration::from_secs(seconds.unwrap_or(PRIMARY_START_TIMEOUT_DEFAULT_S))
     }
 
+    /// `primary_stop_timeout` (`master_stop_timeout` of old): how long a fast stop of the primary may take before it becomes an
+    /// immediate one. As in the field it counts only in a synchronous mode, where whatever was acknowledged is elsewhere; None where
+    /// nothing (or 0) is said.
+    pub fn primary_stop_timeout(&self) -> Option<Duration> {
+        let seconds = self.seconds("primary_stop_timeout").or_else(|| self.seconds("master_stop_timeout"));
+        let seconds = seconds.filter(|seconds| *seconds > 0 && self.synchronous_mode() != SynchronousMode::Off);
+        seconds.map(Duration::from_secs)
+    }
+
     /// The `postgresql` section.
     pub fn postgresql(&self) -> Option<&Map<String, Value>> {
         self.0.get("postgresql").and_then(Value::as_object)

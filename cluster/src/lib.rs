@@ -43,3 +43,4 @@ pub mod standby_cluster;
 
 pub mod check;
 pub mod citus;
+pub mod histogram;

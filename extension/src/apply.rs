@@ -110,6 +110,9 @@ async fn take(worker: &Worker, judged: &Judged) -> Applied {
             if judged.position.is_some() {
                 page().open(term.0, held.grant.lease.0, held.deadline);
             }
+            if let Some(since) = worker.vacant_since() {
+                page().timings.race.observe(shmem::boottime().since(since));
+            }
             worker.tell("leader", &format!("took the leader key, term {term}"));
             shmem::wake_arbiter();
             Applied::LookNow

@@ -236,14 +236,31 @@ fn history() -> TableIterator<
 
 /// What was decided here, and why, oldest first.
 #[pg_extern]
-fn events()
--> TableIterator<'static, (name!(at, Option<TimestampWithTimeZone>), name!(kind, String), name!(term, Option<i64>), name!(event, String))> {
-    TableIterator::new(
-        shmem::page()
-            .events()
-            .into_iter()
-            .map(|event| (timestamp(event.at_unix_us), event.kind, Some(event.term).filter(|term| *term != 0), event.text)),
-    )
+#[expect(clippy::type_complexity, reason = "the columns of the row")]
+fn events() -> TableIterator<
+    'static,
+    (
+        name!(at, Option<TimestampWithTimeZone>),
+        name!(kind, String),
+        name!(term, Option<i64>),
+        name!(event, String),
+        name!(cause, Option<String>),
+    ),
+> {
+    TableIterator::new(shmem::page().events().into_iter().map(|event| {
+        let cause = Some(event.cause).filter(|cause| !cause.is_empty());
+        (timestamp(event.at_unix_us), event.kind, Some(event.term).filter(|term| *term != 0), event.text, cause)
+    }))
+}
+
+/// How long things took since the server started, as classes that add up.
+#[pg_extern]
+fn timings() -> TableIterator<'static, (name!(timing, String), name!(at_most_seconds, f64), name!(count, i64), name!(total_seconds, f64))> {
+    let rows = shmem::page().timings.all().into_iter().flat_map(|(name, histogram)| {
+        let row = move |(bound, sum): (f64, u64)| (name.to_owned(), bound, i64::try_from(sum).unwrap_or(i64::MAX), histogram.seconds);
+        histogram.cumulative().map(row).collect::<Vec<_>>()
+    });
+    TableIterator::new(rows)
 }
 
 // ---- Acting ------------------------------------------------------------------------------------
@@ -411,7 +428,7 @@ fn test_set_fence(mode: &str, deadline_ms: i32) {
         "closed" => page.close(),
         other => error::invalid(format!("unknown fence \"{other}\""), "open, renew, draining or closed."),
     }
-    page.record_event("test", &format!("fence set to {mode} for {deadline_ms} ms"), page.term());
+    page.record_event("test", &format!("fence set to {mode} for {deadline_ms} ms"), "", page.term());
 }
 
 /// Tests only: plays the worker, publishing a snapshot.

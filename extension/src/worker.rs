@@ -226,6 +226,7 @@ impl Worker {
         let sent = shmem::boottime();
         match self.etcd.renew(held.grant.lease).await {
             Ok(()) => {
+                page().timings.lease_renewal.observe(shmem::boottime().since(sent));
                 let deadline = lease::deadline(sent, held.grant.ttl);
                 self.etcd_answered();
                 // The turn may have changed the lease while the answer was under way.
@@ -383,7 +384,7 @@ impl Worker {
             stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
         };
         let decision = race::decide(view, &me);
-        self.tell("race", &format!("{}: {}", apply::name_of(&decision.what), decision.why));
+        self.tell_why("race", apply::name_of(&decision.what), &decision.why.to_string());
         match apply::race_step(self, decision).await {
             Applied::Settled => view.config().timing().loop_wait,
             Applied::LookAfter(pause) => pause,
@@ -394,16 +395,26 @@ impl Worker {
         }
     }
 
+    /// Since when nobody leads, as far as this node has seen.
+    pub fn vacant_since(&self) -> Option<Moment> {
+        self.vacancy.get().map(|(_, since)| since)
+    }
+
     /// Tells a change once: in Postgres' log and in `tenure.events()`.
     pub fn tell(&self, kind: &str, text: &str) {
-        let line = format!("{kind}: {text}");
+        self.tell_why(kind, text, "");
+    }
+
+    /// As [`Worker::tell`], with the reason apart.
+    pub fn tell_why(&self, kind: &str, text: &str, cause: &str) {
+        let line = if cause.is_empty() { format!("{kind}: {text}") } else { format!("{kind}: {text}: {cause}") };
         // Milliseconds left and the like change with every repetition; the words before them don't.
         let gist = |line: &str| line.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
         if gist(&self.told.borrow()) == gist(&line) {
             return;
         }
         pgrx::log!("pg_tenure {line}");
-        page().record_event(kind, text, page().term());
+        page().record_event(kind, text, cause, page().term());
         *self.told.borrow_mut() = line;
     }
 }

@@ -373,6 +373,23 @@ impl Node {
         http::request_to(&self.place.host, self.rest_port(), "PATCH", path, Some(&body.to_string())).await
     }
 
+    /// A session that hears the notifications of one channel.
+    pub async fn listen(&self, channel: &str) -> Result<(Client, tokio::sync::mpsc::UnboundedReceiver<String>)> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&self.place.host).port(self.port()).user("postgres").password(PASSWORD).dbname("postgres");
+        let (client, mut connection) = config.connect(NoTls).await?;
+        let (heard, hear) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+                if let tokio_postgres::AsyncMessage::Notification(notification) = message {
+                    let _ = heard.send(notification.payload().to_owned());
+                }
+            }
+        });
+        client.batch_execute(&format!("LISTEN {channel}")).await?;
+        Ok((client, hear))
+    }
+
     /// A session of the superuser on this very server.
     pub async fn connect(&self) -> Result<Client> {
         connect_to(&self.place.host, self.port(), "postgres", PASSWORD, Duration::from_secs(3)).await

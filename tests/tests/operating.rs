@@ -67,7 +67,7 @@ async fn sql_on_one_member_restarts_and_renews_another() {
     standby.one(&format!("SELECT tenure.reload('{}')", leader.name())).await.expect("ask");
     leader.logged(&["reload asked for by SQL on", "reading"], PATIENCE).await;
     leader.one(&format!("SELECT tenure.reinit('{}')", standby.name())).await.expect("ask");
-    standby.logged(&["cloned from"], PATIENCE).await;
+    standby.logged(&["the replica was made by basebackup"], PATIENCE).await;
     another_start(&started).await;
     let view = cluster.healthy().await;
     assert!(!format!("{view:?}").contains("tenure/request/"), "a request was left: {view:?}");
@@ -88,8 +88,8 @@ async fn sql_on_one_member_restarts_and_renews_another() {
             .expect("ask")
     };
     assert_eq!(may("public").await, "");
-    assert_eq!(may("pg_monitor").await, "config events history lease status");
-    let acting = "config events failover history lease pause reinit reload restart resume set_config status switchover";
+    assert_eq!(may("pg_monitor").await, "config events history lease status timings");
+    let acting = "config events failover history lease pause reinit reload restart resume set_config status switchover timings";
     assert_eq!(may("tenure_operator").await, acting);
     // Whoever may only look may not act.
     for action in ["restart('n1')", "reload('n1')", "reinit('n1')", "set_config('{}')"] {
@@ -135,4 +135,117 @@ async fn members_are_queried_and_explained_and_a_cluster_is_removed() {
     assert!(gone.status.success(), "{gone:?}");
     let keys = cluster.etcd.keys(&stories::view::prefix()).await.expect("look");
     assert!(keys.is_empty(), "{keys:?}");
+}
+
+/// What the commands print of a cluster, word for word. Ports, times, positions and identities differ from run to run.
+#[tokio::test]
+async fn what_the_commands_print() {
+    let cluster = Cluster::of(2).planned().await;
+    let (leader, standby) = (&cluster.nodes[0], &cluster.nodes[1]);
+    cluster.start(leader);
+    cluster.healthy_members(1).await;
+    cluster.start(standby);
+    cluster.healthy().await;
+    wait::until("a standby without lag", PATIENCE, async || match cluster.cli_ok(&["list", "-f", "tsv"]).await {
+        list if list.lines().filter(|line| line.ends_with("\t0")).count() == 1 => Ok(()),
+        list => Err(list),
+    })
+    .await;
+    let filters = vec![
+        (format!(r"\b{}\b", leader.name()), "LEADER".to_owned()),
+        (format!(r"\b{}\b", standby.name()), "STANDBY".to_owned()),
+        (r"127\.0\.0\.1:\d+".to_owned(), "HOST".to_owned()),
+        (r"\b\d{4}-\d\d-\d\d[T ][0-9:.]+(Z|[+-]\d\d:?\d\d)?".to_owned(), "TIME".to_owned()),
+        (r"\b[0-9A-F]{1,8}/[0-9A-F]{6,8}\b".to_owned(), "LSN".to_owned()),
+        (r"\b\d{17,20}\b".to_owned(), "SYSTEM".to_owned()),
+        (r"port=\d+".to_owned(), "port=PORT".to_owned()),
+        (r"\b1[5-8]\.\d+\b".to_owned(), "MAJOR.MINOR".to_owned()),
+        (r"/tmp/[^ ]*".to_owned(), "PATH".to_owned()),
+        (r"[ \t]+\n".to_owned(), "\n".to_owned()),
+    ];
+    let mut settings = insta::Settings::clone_current();
+    for (pattern, words) in &filters {
+        settings.add_filter(pattern, words.as_str());
+    }
+    settings.set_prepend_module_to_snapshot(false);
+    let _bound = settings.bind_to_scope();
+    let mut seen = String::new();
+    for line in [
+        "list",
+        "list -f tsv",
+        "list -f yaml",
+        "topology",
+        "history",
+        "dsn",
+        "dsn -r replica",
+        "check",
+        "show-config",
+        "version",
+        "pause --wait",
+        "list",
+        "pause",
+        "resume --wait",
+        "edit-config -s ttl=12 --force",
+        "edit-config -s ttl=12 --force",
+        "switchover --candidate nobody --force",
+        "switchover --leader STANDBY --force",
+        "failover --force",
+        "reinit LEADER --force",
+        "restart nobody --force",
+        "flush switchover --force",
+        "flush restart --force",
+        "explain nobody",
+    ] {
+        let words: Vec<&str> = line
+            .split_whitespace()
+            .map(|word| match word {
+                "LEADER" => leader.name(),
+                "STANDBY" => standby.name(),
+                other => other,
+            })
+            .collect();
+        let output = cluster.cli(&words).await;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(|line| format!("    {line}\n")).collect::<String>();
+        seen.push_str(&format!("$ tenure {line}\n    [{}]\n", output.status.code().expect("an exit code")));
+        seen.push_str(&text(&output.stdout));
+        seen.push_str(&text(&output.stderr));
+    }
+    insta::assert_snapshot!("what the commands print", seen);
+}
+
+/// What monitoring asks by SQL and REST.
+#[tokio::test]
+async fn monitoring_sees_the_cluster_by_views_histograms_and_notifications() {
+    let cluster = Cluster::of(2).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let row = leader.one("SELECT leader || ' ' || members || ' ' || streaming || ' ' || fence || ' ' || paused FROM tenure.health").await;
+    assert_eq!(row.expect("ask"), format!("{} 2 1 open false", leader.name()));
+    let renewals = "SELECT count FROM tenure.timings() WHERE timing = 'lease_renewal' AND at_most_seconds = 'Infinity'";
+    wait::until("renewals to be counted", PATIENCE, async || match leader.one(renewals).await {
+        Ok(count) if count != "0" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    let caused = leader.one("SELECT count(*) > 0 FROM tenure.events() WHERE kind = 'race' AND cause IS NOT NULL").await.expect("ask");
+    assert_eq!(caused, "t", "no event has a cause");
+
+    let (_session, mut heard) = leader.listen("tenure").await.expect("listen");
+    cluster.cli_ok(&["switchover", "--candidate", standby.name(), "--force"]).await;
+    let told = heard.recv().await.expect("nothing was heard of the switchover");
+    assert_eq!(told, format!(r#"{{"event":"switchover","from":"{}","to":"{}"}}"#, leader.name(), standby.name()));
+    cluster.healthy().await;
+    let metric = async |node: &stories::node::Node, name: &str| -> String {
+        let page = node.get("/metrics").await.expect("metrics").body;
+        let line = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {page}"));
+        line.rsplit(' ').next().expect("a value").to_owned()
+    };
+    assert_eq!(metric(leader, "tenure_switchover_handover_seconds_count").await, "1");
+    assert_eq!(metric(standby, "tenure_promotion_seconds_count").await, "1");
+    wait::until("a renewal by the new leader", PATIENCE, async || match metric(standby, "tenure_lease_renewal_seconds_count").await {
+        count if count != "0" => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    assert_eq!(metric(standby, "tenure_commits_cut_total").await, "0");
 }

@@ -1,6 +1,6 @@
 //! `tenure completion SHELL` and `tenure man`: made from the commands themselves, so that they can't lag behind.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -29,8 +29,11 @@ pub fn run(args: &Args, mut command: clap::Command) -> Result<()> {
 pub fn man(args: &ManArgs, command: clap::Command) -> Result<()> {
     match &args.directory {
         Some(directory) => {
-            std::fs::create_dir_all(directory)?;
-            Ok(clap_mangen::generate_to(command, directory)?)
+            let write = || {
+                std::fs::create_dir_all(directory)?;
+                clap_mangen::generate_to(command, directory)
+            };
+            write().with_context(|| format!("write the manual to {}", directory.display()))
         }
         None => Ok(clap_mangen::Man::new(command).render(&mut std::io::stdout().lock())?),
     }

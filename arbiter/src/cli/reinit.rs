@@ -6,6 +6,7 @@ use anyhow::Result;
 use cluster::name::MemberName;
 use dcs::Dcs;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -60,17 +61,32 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// `n1  [########            ]  40 %`, one below the other: what runs in a pipe or a log stays readable.
+fn progress(name: &MemberName, percent: u8) -> String {
+    let done = usize::from(percent.min(100)) / 5;
+    format!("{name}  [{:<20}] {percent:>3} %", "#".repeat(done))
+}
+
 /// Looks whenever the cluster changed: a member is done when it was seen at work and then runs again.
 async fn wait(chosen: &members::Chosen, mut waiting: Vec<MemberName>) -> Result<()> {
     let wake = Arc::new(Notify::new());
     let etcd = chosen.target.etcd.clone();
     let mut at_work: Vec<MemberName> = Vec::new();
+    let mut told: BTreeMap<MemberName, u8> = BTreeMap::new();
     let looking = async {
         loop {
             wake.notified().await;
             let Ok(view) = etcd.load_view().await else { continue };
             let runs = |name: &MemberName| view.members.get(name).is_some_and(|entry| entry.member.is_running());
             at_work.extend(waiting.iter().filter(|name| !runs(name)).cloned());
+            for name in &waiting {
+                let facts = view.members.get(name).and_then(|entry| entry.member.tenure.as_ref());
+                if let Some(percent) = facts.and_then(|facts| facts.progress_percent)
+                    && told.insert(name.clone(), percent) != Some(percent)
+                {
+                    print(progress(name, percent))?;
+                }
+            }
             for name in waiting.iter().filter(|name| runs(name) && at_work.contains(name)) {
                 print(format!("Reinitialize is completed on: {name}"))?;
             }
@@ -83,5 +99,18 @@ async fn wait(chosen: &members::Chosen, mut waiting: Vec<MemberName>) -> Result<
     tokio::select! {
         ended = looking => ended,
         () = dcs::watch::keep_watching(etcd.clone(), wake.clone()) => Err(refuse("the watch on the cluster ended")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_grows_with_the_copy() {
+        let name = MemberName::new("n1").unwrap();
+        assert_eq!(progress(&name, 0), "n1  [                    ]   0 %");
+        assert_eq!(progress(&name, 40), "n1  [########            ]  40 %");
+        assert_eq!(progress(&name, 100), "n1  [####################] 100 %");
     }
 }

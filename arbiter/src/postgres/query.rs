@@ -108,6 +108,28 @@ impl ServerFacts {
     }
 }
 
+/// What the extension has counted.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct FenceCounts {
+    /// Commits that waited for a renewal of the lease.
+    pub waited: u64,
+    /// Commits that were refused.
+    pub refused: u64,
+    /// Commits that became durable and were not acknowledged.
+    pub cut: u64,
+    /// Durations by name.
+    pub timings: BTreeMap<String, FenceTiming>,
+}
+
+/// One of [`FenceCounts::timings`].
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct FenceTiming {
+    /// How many took at most as long as each of `cluster::histogram::BOUNDS_S`, then all.
+    pub counts: Vec<u64>,
+    /// Their sum in seconds.
+    pub seconds: f64,
+}
+
 /// The walreceiver of a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Receiver {
@@ -219,7 +241,7 @@ FROM (SELECT pg_is_in_recovery() AS yes) r";
 
 /// A persistent connection to the local server as superuser; made when first needed, made anew when it broke.
 pub struct LocalSql {
-    config: tokio_postgres::Config,
+    config: std::sync::Mutex<tokio_postgres::Config>,
     session: Mutex<Option<Session>>,
 }
 
@@ -241,7 +263,20 @@ impl LocalSql {
         if let Some(password) = &superuser.password {
             config.password(password.reveal());
         }
-        LocalSql { config, session: Mutex::new(None) }
+        LocalSql { config: std::sync::Mutex::new(config), session: Mutex::new(None) }
+    }
+
+    /// The next connection is made with these: the node's file was read again. The present one stays.
+    pub fn authenticate_as(&self, superuser: &Credentials) {
+        let mut config = self.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        config.user(&superuser.username);
+        if let Some(password) = &superuser.password {
+            config.password(password.reveal());
+        }
+    }
+
+    fn config(&self) -> tokio_postgres::Config {
+        self.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// One look at the server: one round trip, or three when the connection is new.
@@ -255,7 +290,7 @@ impl LocalSql {
 
     /// Writes a checkpoint, on a connection of its own: it may take minutes, and others must not wait behind it.
     pub async fn checkpoint(&self) -> Result<()> {
-        let client = connect(&self.config, "-c statement_timeout=0").await?;
+        let client = connect(&self.config(), "-c statement_timeout=0").await?;
         client.batch_execute("CHECKPOINT").await.context("checkpoint")
     }
 
@@ -307,6 +342,23 @@ impl LocalSql {
         Ok(seconds.map(Duration::from_secs_f64))
     }
 
+    /// Sends a notification to whoever listens in this database; on a connection of its own, as it is a commit and may wait at the fence.
+    pub async fn notify(&self, channel: &str, payload: &str) -> Result<()> {
+        let client = connect(&self.config(), QUIET).await?;
+        answer(client.execute("SELECT pg_notify($1, $2)", &[&channel, &payload])).await.map(drop)
+    }
+
+    /// What the extension has counted since the server started.
+    pub async fn fence_counts(&self) -> Result<FenceCounts> {
+        const COUNTS: &str = "SELECT json_build_object('waited', commits_waited, 'refused', commits_refused, 'cut', commits_cut,
+            'timings', (SELECT json_object_agg(timing, told) FROM (SELECT timing, json_build_object('counts', json_agg(count ORDER BY at_most_seconds),
+                'seconds', max(total_seconds)) AS told FROM tenure.timings() GROUP BY timing) t))::text FROM tenure.lease()";
+        let session = self.session().await?;
+        let asked = answer(session.client.query_one(COUNTS, &[])).await;
+        let text: String = self.noting_loss(asked).await.context("ask the extension for its counts")?.try_get(0)?;
+        serde_json::from_str(&text).context("understand the extension's counts")
+    }
+
     /// What the server says of these parameters; nothing of those it does not know.
     pub async fn parameters(&self, names: &[String]) -> Result<BTreeMap<String, Parameter>> {
         const ASKED: &str = "SELECT coalesce(json_object_agg(name, json_build_object('vartype', vartype, 'unit', unit, 'min_val', min_val,
@@ -352,7 +404,7 @@ impl LocalSql {
 
     /// As [`LocalSql::open`], under another name.
     pub async fn open_as(&self, application_name: &str, database: Option<&str>, options: &str) -> Result<Client> {
-        let mut config = self.config.clone();
+        let mut config = self.config();
         config.application_name(application_name);
         if let Some(database) = database {
             config.dbname(database);
@@ -391,7 +443,7 @@ impl LocalSql {
     /// Runs statements in one transaction, without waiting for a synchronous standby (there may be none yet). The log is quiet from the
     /// session's first moment: a `SET` in the same message would come too late, as the message is logged before it runs.
     async fn quietly(&self, statements: &str) -> Result<()> {
-        let client = connect(&self.config, QUIET).await?;
+        let client = connect(&self.config(), QUIET).await?;
         answer(client.batch_execute(statements)).await
     }
 
@@ -401,7 +453,7 @@ impl LocalSql {
             return Ok(session.clone());
         }
         *held = None;
-        let client = connect(&self.config, "").await?;
+        let client = connect(&self.config(), "").await?;
         let facts = answer(client.prepare(FACTS)).await.context("prepare the question for the server's state")?;
         let session = Session { client: Arc::new(client), facts };
         *held = Some(session.clone());

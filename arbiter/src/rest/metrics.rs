@@ -1,11 +1,12 @@
 //! `/metrics`: Prometheus' text, with the field's names and a few of ours.
 
 use super::{cluster, health};
-use crate::postgres::query::ServerFacts;
+use crate::postgres::query::{FenceCounts, ServerFacts};
 use crate::present::{self, Role};
 use crate::snapshot::Snapshot;
+use cluster_rules::histogram::Histogram;
 use cluster_rules::local::Postgres;
-use cluster_rules::name::Scope;
+use cluster_rules::name::{MemberName, Scope};
 use std::time::Instant;
 
 // The module beside us has the crate's name.
@@ -111,7 +112,7 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
 }
 
 /// What each slot of this server holds back, a line for each.
-fn slots(facts: Option<&ServerFacts>, location: u64, scope: &Scope, name: &cluster_rules::name::MemberName) -> String {
+fn slots(facts: Option<&ServerFacts>, location: u64, scope: &Scope, name: &MemberName) -> String {
     let metric = "tenure_slot_held_back_bytes";
     let seen = facts.map(|facts| facts.slots.as_slice()).unwrap_or_default();
     let lines = seen.iter().filter_map(|slot| {
@@ -124,6 +125,46 @@ fn slots(facts: Option<&ServerFacts>, location: u64, scope: &Scope, name: &clust
         return lines;
     }
     format!("# HELP {metric} WAL that a replication slot of this server holds back.\n# TYPE {metric} gauge\n{lines}")
+}
+
+/// What was counted: by the extension since Postgres started, where it answers, and by this arbiter since it started.
+pub fn counts(fence: Option<&FenceCounts>, own: &[(&str, Histogram)], scope: &Scope, name: &MemberName) -> String {
+    let labels = format!("scope=\"{scope}\",name=\"{name}\"");
+    let mut page = String::new();
+    if let Some(fence) = fence {
+        for (metric, help, value) in [
+            ("tenure_commits_waited_total", "Commits that waited at the fence for a renewal of the lease.", fence.waited),
+            ("tenure_commits_refused_total", "Commits that were refused outside the lease.", fence.refused),
+            ("tenure_commits_cut_total", "Commits that became durable and were not acknowledged.", fence.cut),
+        ] {
+            page.push_str(&format!("# HELP {metric} {help}\n# TYPE {metric} counter\n{metric}{{{labels}}} {value}\n"));
+        }
+    }
+    let told = fence.iter().flat_map(|fence| &fence.timings);
+    let told = told.filter_map(|(name, timing)| Some((name.as_str(), Histogram::of_cumulative(&timing.counts, timing.seconds)?)));
+    for (name, histogram) in told.chain(own.iter().copied()) {
+        let metric = format!("tenure_{name}_seconds");
+        page.push_str(&format!("# HELP {metric} {}\n# TYPE {metric} histogram\n", what_is_timed(name)));
+        let mut all = 0;
+        for (bound, sum) in histogram.cumulative() {
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            page.push_str(&format!("{metric}_bucket{{{labels},le=\"{bound}\"}} {sum}\n"));
+            all = sum;
+        }
+        page.push_str(&format!("{metric}_sum{{{labels}}} {}\n{metric}_count{{{labels}}} {all}\n", histogram.seconds));
+    }
+    page
+}
+
+fn what_is_timed(name: &str) -> &'static str {
+    match name {
+        "lease_renewal" => "Renewals of the lease, from sending until etcd's answer.",
+        "commit_wait" => "Commits that were held at the fence.",
+        "race" => "From seeing that nobody leads until this node took the leader key.",
+        "switchover_handover" => "On the old leader, from the drain until the leader key was handed over.",
+        "promotion" => "On the new leader, from the decision to promote until Postgres left recovery.",
+        _ => "A duration.",
+    }
 }
 
 /// PostgreSQL's timestamp text as seconds since 1970.
@@ -148,6 +189,34 @@ fn state_number(state: &str) -> i8 {
 mod tests {
     use super::super::health::tests::{primary, snapshot};
     use super::*;
+
+    #[test]
+    fn durations_are_told_as_histograms() {
+        let mut promotion = Histogram::default();
+        promotion.observe(std::time::Duration::from_millis(30));
+        let fence = FenceCounts {
+            cut: 3,
+            timings: [(
+                "race".to_owned(),
+                crate::postgres::query::FenceTiming { counts: vec![0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], seconds: 0.004 },
+            )]
+            .into(),
+            ..FenceCounts::default()
+        };
+        let (scope, name) = (Scope::new("demo").unwrap(), MemberName::new("n0").unwrap());
+        let page = counts(Some(&fence), &[("promotion", promotion)], &scope, &name);
+        for line in [
+            "# TYPE tenure_promotion_seconds histogram",
+            r#"tenure_promotion_seconds_bucket{scope="demo",name="n0",le="0.025"} 0"#,
+            r#"tenure_promotion_seconds_bucket{scope="demo",name="n0",le="+Inf"} 1"#,
+            r#"tenure_promotion_seconds_sum{scope="demo",name="n0"} 0.03"#,
+            r#"tenure_race_seconds_bucket{scope="demo",name="n0",le="0.005"} 1"#,
+            r#"tenure_race_seconds_count{scope="demo",name="n0"} 1"#,
+            r#"tenure_commits_cut_total{scope="demo",name="n0"} 3"#,
+        ] {
+            assert!(page.lines().any(|known| known == line), "{line}\n{page}");
+        }
+    }
 
     #[test]
     fn the_names_that_dashboards_ask_for() {

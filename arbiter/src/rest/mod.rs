@@ -247,7 +247,12 @@ async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, 
         Purpose::PromiseFailsafe => actions::promise(node, &body).await,
         Purpose::Metrics => {
             let (snapshot, facts) = with_facts(node).await;
-            let page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
+            let counts = match tokio::time::timeout(FACTS_WITHIN, node.sql.fence_counts()).await {
+                Ok(Ok(counts)) => Some(counts),
+                _ => None,
+            };
+            let mut page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
+            page.push_str(&metrics::counts(counts.as_ref(), &node.timings.all(), &node.config.scope, &node.config.name));
             Ok(Reply { status: 200, content: "text/plain", body: page })
         }
         Purpose::Journal => Ok(Reply::json(200, &node.journal.records())),

@@ -144,6 +144,7 @@ pub(super) fn admit(page: &Page, what: &str, began: Began) {
         Verdict::Wait => None,
         verdict => Some(verdict),
     });
+    page.timings.commit_wait.observe(boottime().since(now));
     if answer != Some(Verdict::Pass) {
         page.commits_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         error::refused(what, page.fence(), boottime());

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, fence};
 /// How many events are remembered.
 pub(super) const EVENTS_MAX: usize = 256;
 const KIND_BYTES_MAX: usize = 32;
-const EVENT_BYTES_MAX: usize = 400;
+const EVENT_BYTES_MAX: usize = 200;
+const CAUSE_BYTES_MAX: usize = 240;
 
 /// One remembered event. `sequence` is odd while somebody writes, zero while it was never written.
 #[repr(C)]
@@ -19,8 +20,10 @@ pub(super) struct EventSlot {
     term: AtomicI64,
     kind_length: AtomicU32,
     text_length: AtomicU32,
+    cause_length: AtomicU32,
     kind: Words<{ KIND_BYTES_MAX / 8 }>,
     text: Words<{ EVENT_BYTES_MAX / 8 }>,
+    cause: Words<{ CAUSE_BYTES_MAX / 8 }>,
 }
 
 /// Something that was decided or happened here.
@@ -32,8 +35,10 @@ pub struct Event {
     pub kind: String,
     /// The term it happened in; 0 where there was none.
     pub term: i64,
-    /// The sentence.
+    /// What was decided or happened.
     pub text: String,
+    /// Why; empty where the text says it all.
+    pub cause: String,
 }
 
 /// `text` cut to `most` bytes, between characters.
@@ -43,7 +48,7 @@ fn cut_text(text: &str, most: usize) -> &[u8] {
 
 impl Page {
     /// Remembers an event; the oldest is forgotten. From any process.
-    pub fn record_event(&self, kind: &str, text: &str, term: i64) {
+    pub fn record_event(&self, kind: &str, text: &str, cause: &str, term: i64) {
         // A slot that a frozen process is writing is passed over.
         for _ in 0..8 {
             let ordinal = self.events_written.fetch_add(1, SeqCst);
@@ -58,6 +63,7 @@ impl Page {
             slot.term.store(term, Relaxed);
             slot.kind_length.store(slot.kind.store(cut_text(kind, KIND_BYTES_MAX)) as u32, Relaxed);
             slot.text_length.store(slot.text.store(cut_text(text, EVENT_BYTES_MAX)) as u32, Relaxed);
+            slot.cause_length.store(slot.cause.store(cut_text(cause, CAUSE_BYTES_MAX)) as u32, Relaxed);
             slot.sequence.store(sequence + 2, SeqCst);
             return;
         }
@@ -84,6 +90,7 @@ impl EventSlot {
                 kind: text(self.kind.load(self.kind_length.load(Relaxed) as usize)),
                 term: self.term.load(Relaxed),
                 text: text(self.text.load(self.text_length.load(Relaxed) as usize)),
+                cause: text(self.cause.load(self.cause_length.load(Relaxed) as usize)),
             };
             let ordinal = self.ordinal.load(Relaxed);
             fence(Acquire);

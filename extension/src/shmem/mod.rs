@@ -15,6 +15,7 @@ mod recovered;
 mod registration;
 mod snapshot;
 mod tenure;
+mod timings;
 mod words;
 
 pub use events::Event;
@@ -60,6 +61,8 @@ pub struct Page {
     pub commits_cut: AtomicU64,
     snapshot: snapshot::Snapshot,
     slots: snapshot::Slots,
+    /// How long things took.
+    pub timings: timings::Timings,
     events_written: AtomicU64,
     events: [events::EventSlot; events::EVENTS_MAX],
     mailbox: mailbox::Mailbox,
