@@ -61,7 +61,9 @@ async fn follows(cluster: &Cluster) -> View {
 /// Waits until a node has everything that the primary has now.
 async fn has_all(node: &Node, primary: &Node) {
     const COUNT: &str = "SELECT count(*) FROM written";
-    let there: u64 = primary.one(COUNT).await.expect("count").parse().expect("a number");
+    // It may have begun a moment ago.
+    let count = async || anyhow::Ok(primary.one(COUNT).await?.parse::<u64>()?);
+    let there = wait::until(&format!("{} to count its rows", primary.name()), PATIENCE, count).await;
     wait::until(&format!("{} to have {there} rows", node.name()), PATIENCE, async || {
         let here: u64 = node.one(COUNT).await?.parse()?;
         anyhow::ensure!(here >= there, "{here} rows");
@@ -225,4 +227,25 @@ async fn a_deposed_cluster_is_wound_back_to_the_one_that_was_promoted_meanwhile(
     })
     .await;
     assert!(old.log().contains("rewinding"), "{}", old.log());
+}
+
+#[tokio::test]
+async fn a_standby_cluster_follows_another_standby_cluster_and_stays_with_it_when_that_is_promoted() {
+    let remote = Cluster::of(1).ttl(3).start().await;
+    remote.writer().await.finish();
+    // One host each: whatever its role, it is followed.
+    let middle = following(&remote, "m", 1).await;
+    let last = following(&middle, "l", 1).await;
+    let (source, between, end) = (&remote.nodes[0], &middle.nodes[0], &last.nodes[0]);
+    source.query("INSERT INTO written(id) SELECT generate_series(500001, 500100)").await.expect("write");
+    has_all(end, source).await;
+    const UPSTREAM: &str = "SELECT sender_port FROM pg_stat_wal_receiver";
+    assert_eq!(end.one(UPSTREAM).await.expect("ask"), between.port().to_string());
+    middle.cli_ok(&["promote-cluster", "--force"]).await;
+    middle.healthy().await;
+    between.query("INSERT INTO written(id) SELECT generate_series(600001, 600100)").await.expect("write");
+    has_all(end, between).await;
+    let view = follows(&last).await;
+    assert_eq!(view.leader_timeline(), Some(2), "{view}");
+    assert!(!end.log().contains("rewinding"), "it had nothing to take back:\n{}", end.log());
 }
