@@ -3,6 +3,7 @@
 use crate::cli::http::Caller;
 use crate::secret::Secret;
 use anyhow::{Context as _, Result};
+use cluster::citus::Groups;
 use cluster::name::{MemberName, Scope};
 use cluster::view::ClusterView;
 use dcs::key::Keys;
@@ -196,6 +197,15 @@ impl Tool {
         Ok(Target { scope, etcd: Arc::new(Etcd::new(keys, self.settings.clone())) })
     }
 
+    /// As [`Tool::target`], but all groups of a Citus cluster where none is named, also where the configuration is one group's.
+    pub fn target_of_all(&self, cluster: Option<&str>, group: Option<u32>) -> Result<Target> {
+        let mut target = self.target(cluster, group)?;
+        if group.is_none() {
+            target.etcd = Arc::new(target.etcd.seen_as(Keys::new(&self.namespace, &target.scope)));
+        }
+        Ok(target)
+    }
+
     /// `[CLUSTER] [MEMBER...]`: the first word is the cluster if it is the configured one's name or if none
     /// is configured.
     pub fn cluster_and_members<'a>(&self, words: &'a [String]) -> (Option<&'a str>, &'a [String]) {
@@ -207,11 +217,14 @@ impl Tool {
 }
 
 impl Target {
+    /// The groups of a Citus cluster; none where it is not one.
+    pub async fn groups(&self) -> Result<Groups> {
+        self.etcd.load_groups().await.map_err(unreachable_store)
+    }
+
     /// Reads the cluster; a scope without any key is an error, as nobody means an empty cluster.
     pub async fn view(&self) -> Result<ClusterView> {
-        let view = Box::pin(self.etcd.load_view()).await.map_err(|error| {
-            refuse_with(error.to_string(), "check that etcd runs and that -d or the `etcd3` section of the configuration names it")
-        })?;
+        let view = Box::pin(self.etcd.load_view()).await.map_err(unreachable_store)?;
         if view.members.is_empty() && view.initialize.is_none() && view.config.is_none() && view.leader.is_none() {
             return Err(refuse_with(
                 format!("there is no cluster {} under {}", self.scope, self.etcd.keys().prefix()),
@@ -220,6 +233,10 @@ impl Target {
         }
         Ok(view)
     }
+}
+
+fn unreachable_store(error: dcs::Error) -> anyhow::Error {
+    refuse_with(error.to_string(), "check that etcd runs and that -d or the `etcd3` section of the configuration names it")
 }
 
 fn default_file() -> Option<PathBuf> {

@@ -4,6 +4,7 @@ use super::context::{self, Target, Tool, print, refuse};
 use super::table::{self, Column};
 use crate::present::{self, Ordered, Position, Row};
 use anyhow::Result;
+use cluster::citus::Groups;
 use cluster::view::{ClusterView, Initialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub struct Args {
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let names: Vec<Option<&str>> =
         if args.clusters.is_empty() { vec![None] } else { args.clusters.iter().map(|name| Some(name.as_str())).collect() };
-    let targets = names.into_iter().map(|name| tool.target(name, args.group)).collect::<Result<Vec<_>>>()?;
+    let targets = names.into_iter().map(|name| tool.target_of_all(name, args.group)).collect::<Result<Vec<_>>>()?;
     if !args.follow && args.watch.is_none() {
         return show_all(&targets, args, false).await;
     }
@@ -91,7 +92,11 @@ async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
             let now = context::timestamp();
             text.push_str(&format!("{}\n", now.split('.').next().unwrap_or(&now)));
         }
-        text.push_str(&members(&target.view().await?, target.scope.as_str(), args.extended, args.format)?);
+        let groups = if args.group.is_none() { target.groups().await? } else { Groups::new() };
+        text.push_str(&match groups.is_empty() {
+            true => members(&target.view().await?, target.scope.as_str(), args.extended, args.format)?,
+            false => self::groups(&groups, target.scope.as_str(), args.extended, args.format)?,
+        });
     }
     // Clear the screen and go home only when there is something new to show, so that nothing flickers.
     print(format!("{}{text}", if clear { "\x1b[2J\x1b[H" } else { "" }))
@@ -99,42 +104,75 @@ async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
 
 /// The members of one cluster in this format, with what else is worth a line.
 pub fn members(view: &ClusterView, cluster: &str, extended: bool, format: Format) -> Result<String> {
-    let rows = present::rows(view);
-    let rows = if format == Format::Topology { present::as_tree(rows) } else { rows };
+    let identity = match view.initialize.as_ref().map(|key| &key.value) {
+        None => "uninitialized",
+        Some(Initialize::Running) => "initializing",
+        Some(Initialize::Done(id)) => id.0.as_str(),
+    };
+    let drawn = table(&[(None, view)], &format!(" Cluster: {cluster} ({identity}) "), cluster, extended, format)?;
+    Ok(if matches!(format, Format::Pretty | Format::Topology) { drawn + &footer(view) } else { drawn })
+}
+
+/// The members of all groups of a Citus cluster, as Patroni shows them.
+pub fn groups(groups: &Groups, cluster: &str, extended: bool, format: Format) -> Result<String> {
+    let parts: Vec<_> = groups.iter().map(|(group, view)| (Some(*group), view)).collect();
+    let mut text = table(&parts, &format!(" Citus cluster: {cluster} "), cluster, extended, format)?;
+    if matches!(format, Format::Pretty | Format::Topology) {
+        for (group, view) in groups {
+            text.extend(footer(view).lines().map(|line| format!(" Citus group: {group},{line}\n")));
+        }
+    }
+    Ok(text)
+}
+
+fn table(parts: &[(Option<u32>, &ClusterView)], title: &str, cluster: &str, extended: bool, format: Format) -> Result<String> {
+    let rows = |view: &ClusterView| {
+        let rows = present::rows(view);
+        if format == Format::Topology { present::as_tree(rows) } else { rows }
+    };
+    let rows: Vec<(Option<u32>, Row)> = parts.iter().flat_map(|(group, view)| rows(view).into_iter().map(|row| (*group, row))).collect();
     let shown = [
-        rows.iter().any(|row| row.pending_restart),
-        rows.iter().any(|row| row.pending_restart_reason.is_some()),
-        rows.iter().any(|row| row.scheduled_restart.is_some()),
-        rows.iter().any(|row| !row.tags.is_empty()),
+        rows.iter().any(|(_, row)| row.pending_restart),
+        rows.iter().any(|(_, row)| row.pending_restart_reason.is_some()),
+        rows.iter().any(|(_, row)| row.scheduled_restart.is_some()),
+        rows.iter().any(|(_, row)| !row.tags.is_empty()),
     ]
     .map(|used| used || extended);
-    let with_port = needs_port(&rows);
+    let grouped = parts.iter().any(|(group, _)| group.is_some());
+    let with_port = needs_port(rows.iter().map(|(_, row)| row));
     let drawn = matches!(format, Format::Pretty | Format::Topology);
-    let elements: Vec<Vec<(&'static str, Value)>> = rows.iter().map(|row| fields(row, cluster, with_port, shown, drawn)).collect();
+    let element = |(group, row): &(Option<u32>, Row)| {
+        let mut fields = fields(row, cluster, with_port, shown, drawn);
+        if let Some(group) = group {
+            fields.insert(1, (GROUP, json!(group)));
+        }
+        fields
+    };
+    let elements: Vec<Vec<(&'static str, Value)>> = rows.iter().map(element).collect();
+    let mut titles = titles(shown);
+    if grouped {
+        titles.insert(1, GROUP);
+    }
     match format {
         Format::Json => Ok(serde_json::to_string(&objects(elements))? + "\n"),
         Format::Yaml => yaml(&objects(elements)),
         Format::Tsv => {
-            let mut lines = vec![titles(shown).join("\t")];
+            let mut lines = vec![titles.join("\t")];
             lines.extend(elements.iter().map(|row| row.iter().map(|(_, value)| text(value, false)).collect::<Vec<_>>().join("\t")));
             Ok(lines.join("\n") + "\n")
         }
         Format::Pretty | Format::Topology => {
-            let identity = match view.initialize.as_ref().map(|key| &key.value) {
-                None => "uninitialized",
-                Some(Initialize::Running) => "initializing",
-                Some(Initialize::Done(id)) => id.0.as_str(),
-            };
-            let columns: Vec<Column<'_>> = titles(shown).into_iter().skip(1).map(column).collect();
+            let columns: Vec<Column<'_>> = titles.into_iter().skip(1).map(column).collect();
             let block = format == Format::Pretty;
             let cells: Vec<Vec<String>> =
                 elements.iter().map(|row| row.iter().skip(1).map(|(_, value)| text(value, block)).collect()).collect();
-            let mut drawn = table::pretty(Some(&format!(" Cluster: {cluster} ({identity}) ")), &columns, &cells);
-            drawn.push_str(&footer(view));
-            Ok(drawn)
+            Ok(table::pretty(Some(title), &columns, &cells))
         }
     }
 }
+
+/// The column of a Citus cluster's groups.
+const GROUP: &str = "Group";
 
 /// A list of objects as YAML, or the reason why not.
 pub fn yaml<T: serde::Serialize>(value: &T) -> Result<String> {
@@ -149,14 +187,14 @@ fn titles(shown: [bool; 4]) -> Vec<&'static str> {
 }
 
 fn column(title: &'static str) -> Column<'static> {
-    let right = matches!(title, "TL" | "Receive LSN" | "Receive Lag" | "Replay LSN" | "Replay Lag");
+    let right = matches!(title, "Group" | "TL" | "Receive LSN" | "Receive Lag" | "Replay LSN" | "Replay Lag");
     let title = if title.ends_with(" Lag") { "Lag" } else { title };
     Column { title, right }
 }
 
 /// Hosts are shown with their port where one is not PostgreSQL's own, or where two members share a host.
-fn needs_port(rows: &[Row]) -> bool {
-    let addresses: Vec<_> = rows.iter().filter_map(|row| row.address.as_ref()).collect();
+fn needs_port<'a>(rows: impl Iterator<Item = &'a Row>) -> bool {
+    let addresses: Vec<_> = rows.filter_map(|row| row.address.as_ref()).collect();
     let hosts: std::collections::BTreeSet<_> = addresses.iter().map(|(host, _)| host).collect();
     addresses.iter().any(|(_, port)| *port != 5432) || hosts.len() < addresses.len()
 }
@@ -281,6 +319,26 @@ mod tests {
         | n2     | 127.0.0.1:15432 | Replica      | streaming |  1 |   0/4C4B400 |   4 |  0/4B571C0 |   5 |
         +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+
         "#);
+    }
+
+    #[test]
+    fn the_groups_of_a_citus_cluster_are_one_table() {
+        let mut paused = sample();
+        paused.config = Some(Versioned { value: DynamicConfig(serde_json::from_str(r#"{"pause":true}"#).unwrap()), revision: 2 });
+        paused.members.retain(|name, _| name.as_str() == "n0");
+        let all = Groups::from([(0, paused.clone()), (2, paused)]);
+        insta::assert_snapshot!(groups(&all, "demo", false, Format::Pretty).unwrap(), @r#"
+        + Citus cluster: demo -------------+--------+---------+----+-------------+-----+------------+-----+
+        | Group | Member | Host            | Role   | State   | TL | Receive LSN | Lag | Replay LSN | Lag |
+        +-------+--------+-----------------+--------+---------+----+-------------+-----+------------+-----+
+        |     0 | n0     | 127.0.0.1:15430 | Leader | running |  1 |             |     |            |     |
+        |     2 | n0     | 127.0.0.1:15430 | Leader | running |  1 |             |     |            |     |
+        +-------+--------+-----------------+--------+---------+----+-------------+-----+------------+-----+
+         Citus group: 0, Maintenance mode: on
+         Citus group: 2, Maintenance mode: on
+        "#);
+        assert!(groups(&all, "demo", false, Format::Tsv).unwrap().starts_with("Cluster\tGroup\tMember\t"));
+        assert!(groups(&all, "demo", false, Format::Json).unwrap().starts_with(r#"[{"Cluster":"demo","Group":0,"Member":"n0""#));
     }
 
     #[test]
