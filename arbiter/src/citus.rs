@@ -88,6 +88,7 @@ pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
 /// Settings that a coordinator's sessions must begin with from its first moment as primary on.
 pub async fn before_promotion(hands: &Hands, view: &ClusterView, synchronous: &Setting) -> Result<()> {
     if hands.config.citus.as_ref().is_some_and(|citus| citus.group == COORDINATOR) {
+        tell_workers(hands, view, |_| true).await?;
         let recovery = crate::recovery::of(&hands.config, &hands.dynamic(view), view, &Upstream::Nobody);
         if hands.write_configuration_with(view, &recovery, synchronous).await? {
             hands.sql.reload_and_see().await?;
@@ -97,6 +98,19 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView, synchronous: &S
         }
     }
     Ok(())
+}
+
+/// The workers learn who coordinates, before anything is sent to them: sessions of the one before are refused from then on. Groups
+/// that `wanted` leaves out are not told.
+async fn tell_workers(hands: &Hands, own: &ClusterView, wanted: impl Fn(&ClusterView) -> bool) -> Result<()> {
+    let Some(leader) = own.leader_if(&hands.config.name) else { return Ok(()) };
+    let scope = hands.etcd.seen_as(hands.config.scope_keys());
+    let groups = scope.load_groups().await.context("read the groups")?;
+    let told: Vec<u32> = groups.iter().filter(|(group, view)| **group != COORDINATOR && wanted(view)).map(|(group, _)| *group).collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    scope.tell_coordinator(&told, leader).await.context("tell the workers who coordinates")
 }
 
 /// How long transactions that use a group may go on once its writers are held: `citus.lock_cooldown`, or `retry_timeout`.
@@ -170,6 +184,11 @@ impl Keeper {
         if groups.get(&COORDINATOR).and_then(|own| own.leader.as_ref()) != Some(leader) {
             // The daemon sees that too, and says so soon.
             return Ok(RETRY);
+        }
+        if groups.iter().any(|(group, view)| *group != COORDINATOR && view.coordinator.is_none())
+            && let Some(own) = groups.get(&COORDINATOR)
+        {
+            tell_workers(&self.hands, own, |view| view.coordinator.is_none()).await?;
         }
         let until = self.hold(&groups, leader).await?;
         if self.holds.is_empty() {

@@ -300,6 +300,15 @@ pub struct HeldWord {
     pub term: i64,
 }
 
+/// `tenure/coordinator` of a worker's group: who was promoted as coordinator last. Written before that promotion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorWord {
+    /// Who.
+    pub leader: MemberName,
+    /// In which term. A coordinator that only moves its key onto another lease gets a new one and does not say so: its sessions go on.
+    pub term: i64,
+}
+
 /// The request of a group that is to be served: its present leader's, in its present term.
 pub fn hold_wanted(view: &ClusterView) -> Option<(i64, &HoldRequest)> {
     let leader = view.leader.as_ref()?;

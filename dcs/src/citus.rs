@@ -4,7 +4,7 @@
 use crate::codec::{self, to_bytes};
 use crate::etcd::{Etcd, on, unchanged};
 use crate::{Error, Result};
-use cluster::citus::{COORDINATOR, Groups, HeldWord, HoldRequest};
+use cluster::citus::{COORDINATOR, CoordinatorWord, Groups, HeldWord, HoldRequest};
 use cluster::leader::Leader;
 use etcd_client::TxnOp;
 
@@ -35,6 +35,14 @@ impl Etcd {
         let when = vec![unchanged(own.leader(), coordinator.term.0), unchanged(theirs.hold(), request)];
         let put = TxnOp::put(theirs.held(), to_bytes(&word), on(coordinator.lease));
         self.guarded("the request to hold", when, vec![put]).await.map(drop)
+    }
+
+    /// Tells these groups who coordinates, as the coordinator's leader. For an etcd that was named with the scope's keys.
+    pub async fn tell_coordinator(&self, groups: &[u32], coordinator: &Leader) -> Result<()> {
+        let word = CoordinatorWord { leader: coordinator.name.clone(), term: coordinator.term.0 };
+        let put = |group: &u32| TxnOp::put(self.keys().group(*group).coordinator(), to_bytes(&word), None);
+        let when = vec![unchanged(self.keys().group(COORDINATOR).leader(), coordinator.term.0)];
+        self.guarded("the coordinator's leader key", when, groups.iter().map(put).collect()).await.map(drop)
     }
 
     /// Clears a group's request and its answer, as the coordinator's leader: the hold is over.

@@ -96,6 +96,7 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
         }
         Known::Hold => view.hold = Some(json(raw)?),
         Known::Held => view.held = Some(json(raw)?),
+        Known::Coordinator => view.coordinator = Some(json(raw)?),
         Known::Other => {}
     }
     Ok(())

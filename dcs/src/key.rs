@@ -27,6 +27,7 @@ pub enum Known<'a> {
     Request(&'a str),
     Hold,
     Held,
+    Coordinator,
     Other,
 }
 
@@ -115,6 +116,11 @@ impl Keys {
         self.at("tenure/held")
     }
 
+    /// `tenure/coordinator`
+    pub fn coordinator(&self) -> String {
+        self.at("tenure/coordinator")
+    }
+
     /// The group that a key below the scope belongs to; what is no group's (Patroni's rule: a number without leading zeros) is nobody's.
     pub fn group_of(&self, key: &str) -> Option<u32> {
         let (group, _) = key.strip_prefix(&self.prefix)?.split_once('/')?;
@@ -137,6 +143,7 @@ impl Keys {
             "tenure/timeline" => Known::ClaimedTimeline,
             "tenure/hold" => Known::Hold,
             "tenure/held" => Known::Held,
+            "tenure/coordinator" => Known::Coordinator,
             _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/"), tail.strip_prefix("tenure/request/")) {
                 (Some(name), ..) => Known::Member(name),
                 (_, Some(name), _) => Known::Announcement(name),
@@ -184,6 +191,7 @@ mod tests {
         assert_eq!(keys.know(&keys.last_term()), Known::LastTerm);
         assert_eq!(keys.know(&keys.hold()), Known::Hold);
         assert_eq!(keys.know(&keys.held()), Known::Held);
+        assert_eq!(keys.know(&keys.coordinator()), Known::Coordinator);
         assert_eq!(keys.know("/service/demo/optime/leader"), Known::Other);
         assert_eq!(keys.know("/service/demo2/leader"), Known::Other);
     }

@@ -55,6 +55,20 @@ pub fn refused(what: &str, page: Page, now: Moment) -> ! {
     )
 }
 
+/// A session between nodes of a Citus cluster whose coordinator is one no more. The session ends, so that nobody keeps it for later.
+pub fn deposed(opened_in: i64, newest: i64) -> ! {
+    let report = ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+        "terminating connection because the coordinator that opened it was deposed",
+        "fence",
+    );
+    report
+        .set_detail(format!("It was opened in term {opened_in}, and a coordinator was promoted in term {newest}."))
+        .set_hint(WHERE_TO_GO)
+        .report(PgLogLevel::FATAL);
+    unreachable!("a FATAL does not return")
+}
+
 /// Tables are not shown yet: what recovery brought back is not on the synchronous standbys.
 pub fn not_settled(recovered_to: u64, confirmed: u64) -> ! {
     let (wanted, seen) = (Lsn(recovered_to), Lsn(confirmed));

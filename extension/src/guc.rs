@@ -34,6 +34,8 @@ static NAMESPACE: Text = Text::new(Some(c"/service"));
 static NAME: Text = Text::new(None);
 /// Negative: no Citus cluster.
 static GROUP: GucSetting<i32> = GucSetting::<i32>::new(-1);
+static COORDINATOR_TERM: Text = Text::new(None);
+static SAY_TERM: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ETCD_ENDPOINTS: Text = Text::new(None);
 static ETCD_CACERT: Text = Text::new(None);
 static ETCD_CERT: Text = Text::new(None);
@@ -81,6 +83,22 @@ pub fn register() {
         -1,
         i32::MAX,
         start(),
+        open,
+    );
+    text(
+        c"tenure.coordinator_term",
+        c"In which term of a Citus coordinator this session was opened.",
+        c"Set by the coordinator's servers on every connection to other nodes; a worker ends sessions of a coordinator that was deposed.",
+        &COORDINATOR_TERM,
+        GucContext::Backend,
+        open,
+    );
+    GucRegistry::define_bool_guc(
+        c"tenure.say_term",
+        c"Whether a Citus coordinator's connections to other nodes carry its term.",
+        c"They do so in libpq's options. Off where a pooler between the nodes refuses these.",
+        &SAY_TERM,
+        reload(),
         open,
     );
     text(c"tenure.etcd_endpoints", c"Addresses of etcd, as a comma-separated list of URLs.", c"", &ETCD_ENDPOINTS, reload(), secret);
@@ -191,6 +209,16 @@ pub fn name() -> Option<String> {
 /// `tenure.group`; None where there are no groups.
 pub fn group() -> Option<u32> {
     u32::try_from(GROUP.get()).ok()
+}
+
+/// `tenure.coordinator_term`; 0 where the session is no coordinator's.
+pub fn coordinator_term() -> i64 {
+    text(&COORDINATOR_TERM).and_then(|term| term.parse().ok()).unwrap_or(0)
+}
+
+/// `tenure.say_term`.
+pub fn say_term() -> bool {
+    SAY_TERM.get()
 }
 
 /// `tenure.etcd_endpoints`, split and trimmed.

@@ -287,6 +287,9 @@ impl Worker {
         };
         let now = shmem::boottime();
         self.etcd_answered();
+        if let Some(word) = &view.coordinator {
+            page().know_coordinator(word.value.term);
+        }
         publish::snapshot(self, &view, now);
         mailbox::serve(self, &view).await;
         *self.view.borrow_mut() = Some((view.clone(), now));

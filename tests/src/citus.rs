@@ -181,6 +181,17 @@ impl CitusCluster {
         .await;
     }
 
+    /// Waits until a coordinator's metadata has this group's leader as its primary.
+    pub async fn metadata_names(&self, coordinator: &Node, group: u32) {
+        wait::until("the metadata to name the leader", PATIENCE, async || {
+            let leader = self.leader(group as usize).await;
+            let row = (group, format!("{}:{}", leader.host(), leader.port()), "primary".to_owned());
+            let found = self.metadata(coordinator).await.map_err(|error| format!("{error:#}"))?;
+            if found.contains(&row) { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+
     /// Where a group's primary is in the metadata of the coordinator's primary.
     pub async fn primary_in_metadata(&self, group: u32) -> Result<String> {
         let coordinator = self.leader(0).await;
@@ -226,10 +237,15 @@ impl CitusCluster {
             rows(&client, table).await.map(drop).map_err(|error| format!("{error:#}"))
         })
         .await;
-        let coordinators = self.groups[0].iter().map(|node| (node.host().to_owned(), node.port())).collect();
-        let writer = Writer::start(Targets::at(coordinators).database(DATABASE));
+        let writer = Writer::start(self.targets());
         writer.goes_on(50, PATIENCE).await;
         writer
+    }
+
+    /// Where clients write: any coordinator.
+    pub fn targets(&self) -> Targets {
+        let coordinators = self.groups[0].iter().map(|node| (node.host().to_owned(), node.port())).collect();
+        Targets::at(coordinators).database(DATABASE)
     }
 
     /// What the cluster has of what the writer was told.

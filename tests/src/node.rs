@@ -310,6 +310,14 @@ impl Node {
         process::freeze_below(&self.dir);
     }
 
+    /// Postgres goes on, but not its lease worker, nor the arbiter: nobody here learns what happened meanwhile.
+    pub fn thaw_postgres_alone(&self) {
+        let worker = self.lease_worker();
+        for pid in process::below(&self.data_dir()).into_iter().filter(|pid| Some(*pid) != worker) {
+            process::signal(pid, Signal::CONT);
+        }
+    }
+
     /// Everything here goes on.
     pub fn thaw(&self) {
         process::thaw_below(&self.dir);

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use stories::bank::{self, Bank};
 use stories::citus::{self, CitusCluster};
 use stories::cluster::PATIENCE;
-use stories::wait::{self, seconds};
+use stories::node::rows;
+use stories::wait::{self, lasting, seconds};
+use stories::workload::Writer;
 
 /// From a promotion until the coordinator's metadata says so; half a second is the aim, and this machine may be busy.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(5);
@@ -68,11 +70,11 @@ async fn one_start_brings_a_cluster_whose_metadata_is_right_and_follows_its_prim
     };
     for (node, setting) in [(cluster.leader(0).await, "never"), (standby, "always")] {
         let client = citus::session(node).await.expect("a session");
-        let found = stories::node::rows(&client, "SHOW citus.use_secondary_nodes").await.expect("a setting");
+        let found = rows(&client, "SHOW citus.use_secondary_nodes").await.expect("a setting");
         assert_eq!(found, [[setting]], "{}", node.name());
     }
     let client = citus::session(standby).await.expect("a session");
-    let count = stories::node::rows(&client, "SELECT count(*) > 0 FROM written").await.expect("a read through a standby");
+    let count = rows(&client, "SELECT count(*) > 0 FROM written").await.expect("a read through a standby");
     assert_eq!(count, [["t"]]);
 }
 
@@ -81,7 +83,7 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     if !citus::is_installed() {
         return;
     }
-    let cluster = CitusCluster::planned(1, &[2, 2], |_, _| ()).await;
+    let cluster = CitusCluster::planned(1, &[2, 2], |_, config| config["citus"]["lock_cooldown"] = json!(1)).await;
     cluster.start_all();
     cluster.healthy().await;
     let writer = cluster.writer().await;
@@ -95,6 +97,29 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     assert_eq!(ledger.refused().count() + ledger.unknown().count(), 0, "{}", ledger.summary());
     assert!(ledger.longest_pause() < seconds(5), "{}", ledger.summary());
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+    cluster.healthy().await;
+    let listed = cluster.list().await;
+    let groups: Vec<u64> = listed.iter().filter_map(|member| member["Group"].as_u64()).collect();
+    assert_eq!(groups, [0, 1, 1, 2, 2], "{listed:?}");
+    let one = cluster.cli_ok(&["list", "--group", "2", "--format", "tsv"]).await;
+    assert_eq!(one.lines().count(), 3, "{one}");
+
+    // Where nobody answers, the switchover goes on, clients see errors, and the metadata is put right afterwards.
+    let coordinator = cluster.leader(0).await;
+    let again = Writer::start(cluster.targets());
+    again.goes_on(50, PATIENCE).await;
+    coordinator.freeze_arbiter();
+    let new = cluster.leader(2).await;
+    let said = cluster.cli_of(new, &["switchover", "--force"]).await;
+    assert!(said.status.success(), "{said:?}");
+    new.logged(&["did not say within"], PATIENCE).await;
+    cluster.leads_other_than(2, new).await;
+    lasting(seconds(1)).await;
+    coordinator.thaw_arbiter();
+    again.goes_on(50, PATIENCE).await;
+    let ledger = again.finish();
+    println!("the same with the coordinator's arbiter frozen: {}", ledger.summary());
+    assert!(ledger.refused().count() + ledger.unknown().count() > 0, "{}", ledger.summary());
     cluster.healthy().await;
 }
 
@@ -129,4 +154,87 @@ async fn a_bank_keeps_its_sum_and_every_acknowledged_transfer_when_primaries_are
     }
     let told = bank.close().await;
     bank::judge(&cluster, &told).await;
+}
+
+/// What a coordinator, frozen and thawed after its successor took over, did on a worker.
+struct Deeds {
+    /// It wrote a row into a shard.
+    wrote: bool,
+    /// It rolled back a transaction that its successor had prepared.
+    rolled_back: bool,
+}
+
+/// Freezes the coordinator's primary, lets another take over and prepare a transaction, and thaws the old one's Postgres, its arbiter
+/// and its lease worker still frozen: nobody there ends it.
+async fn thawed_coordinator(say_term: &str) -> Deeds {
+    let cluster = CitusCluster::planned(2, &[1], |group, config| {
+        config["bootstrap"]["dcs"]["ttl"] = json!(3);
+        config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
+        config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
+        if group == 0 {
+            config["postgresql"]["parameters"]["tenure.say_term"] = json!(say_term);
+            // Its daemon looks for transactions in doubt every second.
+            config["postgresql"]["parameters"]["citus.recover_2pc_interval"] = json!("1s");
+        }
+    })
+    .await;
+    cluster.start_all();
+    cluster.healthy().await;
+    cluster.query("CREATE TABLE t(id bigint); SELECT create_distributed_table('t', 'id')").await.expect("a distributed table");
+    let (old, worker) = (cluster.leader(0).await, cluster.leader(1).await);
+    // A session with a connection to the worker, as every client's has.
+    let client = citus::session(old).await.expect("a session");
+    rows(&client, "SET citus.max_cached_conns_per_worker = 4; INSERT INTO t VALUES (1)").await.expect("a row");
+    old.freeze();
+    let new = cluster.leads_other_than(0, old).await;
+    cluster.metadata_names(new, 0).await;
+    // A transaction under way at the successor, which therefore does not take its part on the worker for one in doubt. The old one knows
+    // nothing of it.
+    let successor = citus::session(new).await.expect("a session");
+    rows(&successor, "BEGIN").await.expect("begin");
+    rows(&successor, "INSERT INTO t VALUES (3)").await.expect("a row");
+    let number = rows(&successor, "SELECT transaction_number FROM get_current_transaction_id()").await.expect("its number");
+    let gid = format!("citus_0_4242_{}_1", number[0][0]);
+    let prepare = format!("BEGIN; CREATE TABLE prepared(); PREPARE TRANSACTION '{gid}'");
+    rows(&citus::session(worker).await.expect("a session"), &prepare).await.expect("prepare as the successor does");
+    let prepared = async || {
+        let client = citus::session(worker).await.expect("a session");
+        !rows(&client, &format!("SELECT FROM pg_prepared_xacts WHERE gid = '{gid}'")).await.expect("prepared transactions").is_empty()
+    };
+    lasting(seconds(3)).await;
+    assert!(prepared().await, "the successor leaves it alone");
+    old.thaw_postgres_alone();
+    let late = rows(&client, "INSERT INTO t VALUES (2)").await;
+    println!("say_term {say_term}: the thawed coordinator's insert: {late:?}");
+    lasting(seconds(5)).await;
+    let found = rows(&citus::session(new).await.expect("a session"), "SELECT id FROM t ORDER BY id").await.expect("rows");
+    let deeds = Deeds { wrote: found.len() > 1, rolled_back: !prepared().await };
+    println!("say_term {say_term}: the thawed coordinator wrote: {}, rolled back: {}", deeds.wrote, deeds.rolled_back);
+    if !deeds.rolled_back {
+        let client = citus::session(worker).await.expect("a session");
+        rows(&client, &format!("COMMIT PREPARED '{gid}'")).await.expect("the successor ends its transaction");
+    }
+    rows(&successor, "ROLLBACK").await.expect("roll back");
+    old.thaw();
+    cluster.healthy().await;
+    deeds
+}
+
+#[tokio::test]
+async fn a_coordinator_that_thaws_after_its_successor_took_over_has_no_effect_on_workers() {
+    if !citus::is_installed() {
+        return;
+    }
+    let deeds = thawed_coordinator("on").await;
+    assert!(!deeds.wrote && !deeds.rolled_back);
+}
+
+#[tokio::test]
+async fn without_the_coordinators_term_a_thawed_one_reaches_workers() {
+    if !citus::is_installed() {
+        return;
+    }
+    // What the story above is about: without the term, as with any other manager, both happen.
+    let deeds = thawed_coordinator("off").await;
+    assert!(deeds.wrote && deeds.rolled_back);
 }

@@ -47,6 +47,7 @@ thread_local! {
 /// Most transactions only read. They are let go before the guard against panics, which costs more than the question.
 pub(super) unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
+    super::origin::say_term();
     let ours = match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => has_xid(),
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => has_xid() || PENDING.get() != Pending::NONE,
@@ -83,6 +84,7 @@ fn before_commit(what: &str) {
     if exiting() {
         return set_synchronous_commit(pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH.cast_signed());
     }
+    super::origin::refuse_the_deposed(page);
     admit(page, what, Began::WithItsTransaction);
     let mut pending = PENDING.get();
     pending.writes = true;

@@ -8,6 +8,7 @@
 //! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
 //! | the same | after a restart: do the standbys have it again? ([`crate::recovered`]) | waits, then an ERROR |
 //! | authentication | is the fence closed? | the session starts read-only |
+//! | before commit, prepare, statements; on a Citus worker | was its coordinator deposed? ([`origin`]) | the session ends |
 //!
 //! Order: of the statement hooks, ours comes first and then whatever was there before, so that a refused
 //! statement has not run anywhere; at authentication we come last. Transaction callbacks run in reverse order of registration, before
@@ -23,6 +24,7 @@
 //! initdb (`IsUnderPostmaster` is false), servers without a scope.
 
 mod commit;
+mod origin;
 mod session;
 mod standbys;
 mod statement;

@@ -23,6 +23,7 @@ pub(super) unsafe extern "C-unwind" fn authentication(port: *mut pg_sys::Port, s
 /// Here the older hooks come first: whom they turn away we have nothing to say to.
 #[pgrx::pg_guard]
 extern "C-unwind" fn after_authentication(status: c_int) {
+    super::origin::say_term();
     let Some(page) = managed_page() else { return };
     if status != pg_sys::STATUS_OK.cast_signed() {
         return;

@@ -2,7 +2,7 @@
 
 use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
 use super::session::{made_read_only, maybe_reopen_session};
-use super::{PREVIOUS, in_recovery, managed_page};
+use super::{PREVIOUS, in_recovery, managed_page, origin};
 use crate::error;
 use crate::guc;
 use crate::recovered;
@@ -49,6 +49,7 @@ pub(super) unsafe extern "C-unwind" fn utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    origin::say_term();
     // SAFETY: Postgres hands in a utility statement.
     let ends_prepared = unsafe { is_ours(statement) && before_utility(statement) };
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
@@ -73,6 +74,7 @@ pub(super) unsafe extern "C-unwind" fn utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    origin::say_term();
     // SAFETY: Postgres hands in a utility statement.
     let ends_prepared = unsafe { is_ours(statement) && before_utility(statement) };
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
@@ -98,7 +100,7 @@ unsafe fn is_ours(statement: *mut pg_sys::PlannedStmt) -> bool {
     unsafe {
         let node = (*statement).utilityStmt;
         match (*node).type_ {
-            _ if made_read_only() => true,
+            _ if made_read_only() || origin::is_a_coordinators() => true,
             pg_sys::NodeTag::T_TransactionStmt => {
                 matches!((*node.cast::<pg_sys::TransactionStmt>()).kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED)
             }
@@ -116,6 +118,7 @@ unsafe fn is_ours(statement: *mut pg_sys::PlannedStmt) -> bool {
 unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) -> bool {
     use pg_sys::TransactionStmtKind::*;
     let Some(page) = managed_page() else { return false };
+    origin::refuse_the_deposed(page);
     maybe_reopen_session(page);
     // SAFETY: as demanded; the tag says what the node is.
     unsafe {
@@ -155,6 +158,7 @@ extern "C-unwind" fn after_utility() {
 // ---- Reads -------------------------------------------------------------------------------------
 
 pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    origin::say_term();
     if queries_are_held() {
         // SAFETY: Postgres hands in a query that is about to start.
         unsafe { before_executor_start(query) };
@@ -170,7 +174,9 @@ pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryD
 
 /// Is there anything to ask before a query? As with [`is_ours`], most often not.
 fn queries_are_held() -> bool {
-    made_read_only() || managed_page().is_some_and(|page| guc::fence_reads() || page.recovered() != Recovered::Settled)
+    made_read_only()
+        || origin::is_a_coordinators()
+        || managed_page().is_some_and(|page| guc::fence_reads() || page.recovered() != Recovered::Settled)
 }
 
 /// # Safety
@@ -178,6 +184,7 @@ fn queries_are_held() -> bool {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc) {
     let Some(page) = managed_page() else { return };
+    origin::refuse_the_deposed(page);
     maybe_reopen_session(page);
     let fenced = guc::fence_reads();
     if !fenced && page.recovered() == Recovered::Settled {

@@ -51,6 +51,8 @@ pub struct Page {
     demoting: AtomicU32,
     /// The worker is taking the leader key at this moment.
     taking: AtomicU32,
+    /// On a worker of a Citus cluster: the newest term of a coordinator.
+    pub coordinator_term: AtomicI64,
     /// See [`Recovered`].
     recovered_to: AtomicU64,
     /// Commits that had to wait for a renewal.
