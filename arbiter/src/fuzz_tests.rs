@@ -245,8 +245,13 @@ fn load(text: &[u8]) {
     }
 }
 
+/// `PROPTEST_CASES=20000 cargo test fuzz` tries longer.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_stands_in_etcd(texts in keys_of_etcd()) {
@@ -268,13 +273,27 @@ proptest! {
         body in stored(),
         authorization in proptest::option::of("[ -~]{0,40}"),
     ) {
-        let world = rest::world("");
+        let mut world = rest::world("");
+        // The daemon's loop answers or refuses whatever it is asked; nobody answering at all is no case of REST's.
+        let mut commands = std::mem::replace(&mut world.commands, tokio::sync::mpsc::channel(1).1);
         let query = query.replace(' ', "+");
         let headers: Vec<(&str, &str)> = authorization.iter().map(|text| ("authorization", text.as_str())).collect();
         let (method, path) = (Method::from_bytes(method.as_bytes()).unwrap(), format!("{path}?{query}"));
         let asking = rest::ask(&world, &method, &path, &headers, body);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (status, _) = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), asking).await }).expect("no answer");
+        let refusing = async {
+            while let Some(command) = commands.recv().await {
+                command.refuse("not now");
+            }
+            std::future::pending().await
+        };
+        let answered = async {
+            tokio::select! {
+                answer = tokio::time::timeout(Duration::from_secs(60), asking) => answer,
+                () = refusing => unreachable!("it is pending for ever"),
+            }
+        };
+        let (status, _) = runtime.block_on(answered).unwrap_or_else(|_| panic!("no answer to {method} {path}"));
         prop_assert!([200, 202, 400, 404, 409, 412, 413, 422, 500, 501, 502, 503].contains(&status), "{status}");
     }
 }

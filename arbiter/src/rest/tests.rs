@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 pub(crate) struct World {
     pub(super) shared: Arc<Shared>,
-    commands: mpsc::Receiver<Command>,
+    pub(crate) commands: mpsc::Receiver<Command>,
     _snapshot: watch::Sender<Snapshot>,
 }
 
