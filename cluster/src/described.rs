@@ -32,7 +32,9 @@ impl Described {
     /// Puts it into the key under the field's names; what is not so is absent there.
     pub fn put_into(&self, member: &mut Member) {
         if let Some(facts) = &mut member.tenure {
-            (facts.oldest_wal, facts.reason) = (self.oldest_wal, self.reason.clone());
+            facts.oldest_wal = self.oldest_wal;
+            // Where it does not run, whoever speaks for it has said why already.
+            facts.reason = self.reason.clone().or_else(|| facts.reason.take());
         }
         member.pending_restart = !self.pending_restart.is_empty();
         let fields = [
@@ -52,6 +54,7 @@ impl Described {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::member::TenureFacts;
 
     #[test]
     fn what_is_not_so_is_absent_in_the_key() {
@@ -64,5 +67,14 @@ mod tests {
         assert_eq!(serde_json::to_string(&member).unwrap(), expected);
         Described::default().put_into(&mut member);
         assert_eq!(serde_json::to_string(&member).unwrap(), bare);
+
+        let why = |reason: &str| Some(reason.to_owned());
+        for (said, here, expected) in
+            [(None, None, None), (why("disk full"), None, why("disk full")), (None, why("log gone"), why("log gone"))]
+        {
+            member.tenure = Some(TenureFacts { reason: said, ..TenureFacts::default() });
+            Described { reason: here, ..Described::default() }.put_into(&mut member);
+            assert_eq!(member.tenure.as_ref().and_then(|facts| facts.reason.clone()), expected);
+        }
     }
 }

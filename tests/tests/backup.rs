@@ -226,6 +226,15 @@ async fn barman_makes_a_replica() {
     ] {
         let output = run(&cluster, &program, first, &[&["-c", config.as_str()], arguments].concat()).await;
         assert!(output.status.success() || arguments[0] == "receive-wal", "barman {arguments:?}: {output:?}");
+        if arguments[0] == "cron" {
+            // It begins to receive in the background; a segment that is closed before that never comes.
+            wait::until("barman to receive", PATIENCE, async || {
+                let count = first.one("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'barman_receive_wal'").await?;
+                anyhow::ensure!(count == "1", "{count} receivers");
+                Ok(())
+            })
+            .await;
+        }
     }
     first.query("INSERT INTO t SELECT generate_series(11, 20)").await.expect("write after the backup");
     cluster.start(second);

@@ -6,6 +6,7 @@ use stories::bank::{self, Bank};
 use stories::citus::{self, CitusCluster};
 use stories::cluster::PATIENCE;
 use stories::node::rows;
+use stories::storm::random::Random;
 use stories::wait::{self, lasting, seconds};
 use stories::workload::Writer;
 
@@ -151,6 +152,50 @@ async fn a_bank_keeps_its_sum_and_every_acknowledged_transfer_when_primaries_are
         killed.iter().for_each(|(_, node)| node.start(&cluster.room));
         cluster.healthy().await;
         bank.goes_on(20).await;
+    }
+    let told = bank.close().await;
+    bank::judge(&cluster, &told).await;
+}
+
+/// Switchovers and kills, drawn, over all groups: `CITUS_ROUNDS=10 CITUS_SEED=7` repeats a longer one.
+#[tokio::test]
+async fn whatever_happens_to_a_group_in_whatever_order_the_bank_keeps_its_sum() {
+    if !citus::is_installed() {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let rounds = number("CITUS_ROUNDS").unwrap_or(3);
+    let seed = number("CITUS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("CITUS_SEED={seed}");
+    let mut random = Random::new(seed);
+    let cluster = CitusCluster::planned(2, &[2, 2], |_, config| {
+        config["bootstrap"]["dcs"]["synchronous_mode"] = json!(true);
+        config["bootstrap"]["dcs"]["ttl"] = json!(3);
+        config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
+        config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
+    })
+    .await;
+    cluster.start_all();
+    cluster.healthy().await;
+    let bank = Bank::open(&cluster, 4).await;
+    for round in 1..=rounds {
+        let group = usize::try_from(random.below(3)).expect("a group");
+        let old = cluster.leader(group).await;
+        let kills = random.below(2) == 0;
+        println!("round {round}: {} of group {group}, {} leads", if kills { "kill" } else { "switchover" }, old.name());
+        if kills {
+            old.kill();
+        } else {
+            let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+            assert!(said.status.success(), "{said:?}");
+        }
+        cluster.leads_other_than(group, old).await;
+        bank.goes_on(20).await;
+        if kills {
+            old.start(&cluster.room);
+        }
+        cluster.healthy().await;
+        cluster.metadata_is_right(PATIENCE).await;
     }
     let told = bank.close().await;
     bank::judge(&cluster, &told).await;
