@@ -80,6 +80,11 @@ async fn a_member_that_was_away_during_the_failover_finds_its_wal_on_the_new_pri
     assert!(held <= left_at, "the copy on the heir is at {held}, past {left_at} where the member left");
     old.kill();
     cluster.wait_until("the heir to lead", |view| view.leader() == Some(heir.name())).await;
+    // It has the key first, and is promoted then.
+    wait::until("the heir to take writes", PATIENCE, async || {
+        heir.query("CREATE TABLE IF NOT EXISTS filling(text text)").await.map(drop).map_err(|error| format!("{error:#}"))
+    })
+    .await;
     write_segments(heir).await;
     cluster.start(away);
     cluster.healthy_members(2).await;
