@@ -124,11 +124,8 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     cluster.healthy().await;
 }
 
-#[tokio::test]
-async fn a_bank_keeps_its_sum_and_every_acknowledged_transfer_when_primaries_are_killed() {
-    if !citus::is_installed() {
-        return;
-    }
+/// Two coordinators and two groups of two workers, synchronous, quick to fail over.
+async fn two_of_each() -> CitusCluster {
     let cluster = CitusCluster::planned(2, &[2, 2], |_, config| {
         config["bootstrap"]["dcs"]["synchronous_mode"] = json!(true);
         config["bootstrap"]["dcs"]["ttl"] = json!(3);
@@ -138,6 +135,15 @@ async fn a_bank_keeps_its_sum_and_every_acknowledged_transfer_when_primaries_are
     .await;
     cluster.start_all();
     cluster.healthy().await;
+    cluster
+}
+
+#[tokio::test]
+async fn a_bank_keeps_its_sum_and_every_acknowledged_transfer_when_primaries_are_killed() {
+    if !citus::is_installed() {
+        return;
+    }
+    let cluster = two_of_each().await;
     let bank = Bank::open(&cluster, 4).await;
     for groups in [&[1][..], &[0], &[0, 2]] {
         let mut killed = Vec::new();
@@ -168,15 +174,7 @@ async fn whatever_happens_to_a_group_in_whatever_order_the_bank_keeps_its_sum() 
     let seed = number("CITUS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("CITUS_SEED={seed}");
     let mut random = Random::new(seed);
-    let cluster = CitusCluster::planned(2, &[2, 2], |_, config| {
-        config["bootstrap"]["dcs"]["synchronous_mode"] = json!(true);
-        config["bootstrap"]["dcs"]["ttl"] = json!(3);
-        config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
-        config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
-    })
-    .await;
-    cluster.start_all();
-    cluster.healthy().await;
+    let cluster = two_of_each().await;
     let bank = Bank::open(&cluster, 4).await;
     for round in 1..=rounds {
         let group = usize::try_from(random.below(3)).expect("a group");
