@@ -1,0 +1,185 @@
+//! What others ask of the daemon: by REST, by SQL through etcd, and restarts that were planned.
+
+use super::{Daemon, word};
+use crate::apply::Done;
+use crate::hands::Hands;
+use crate::observe::Seen;
+use crate::postgres::conf::Recovery;
+use crate::postgres::postmaster::StopMode;
+use crate::snapshot::Command;
+use crate::{recovery, settings, tend};
+use anyhow::Result;
+use cluster::duty::Duty;
+use cluster::local::Postgres;
+use cluster::member::{MemberRole, MemberState};
+use cluster::request::{MemberRequest, Wish};
+use cluster::restart::{self as scheduled, Server};
+use cluster::upstream::Upstream;
+use cluster::view::ClusterView;
+use std::time::Duration;
+
+impl Daemon {
+    /// Something other than housekeeping is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.procedure.as_ref().is_some_and(|(_, duty)| *duty != Duty::Rest)
+    }
+
+    pub(super) async fn asked(&mut self, command: Command) {
+        if self.view_at.is_none() {
+            return command.refuse("etcd was not reached yet since this arbiter began");
+        }
+        match command {
+            Command::LookNow => {}
+            Command::Reload(answer) => {
+                self.reload().await;
+                // Where no server runs, it reads the new configuration at its start.
+                let done = if self.hands.postmaster().is_some() { self.hands.reload().await } else { Ok(()) };
+                let done = done.map_err(|why| format!("{why:#}"));
+                let _ = answer.send(done);
+            }
+            Command::Restart(answer) => {
+                if self.is_busy() {
+                    let _ = answer.send(Err("another procedure is under way".to_owned()));
+                    return;
+                }
+                self.restart(Some(answer));
+            }
+            Command::Schedule(plan, answer) => {
+                let word = match &self.memory.scheduled_restart {
+                    Some(before) => Err(format!("Another restart is already scheduled: at {}", before.schedule)),
+                    None => {
+                        tracing::info!("a restart is planned for {}", plan.schedule);
+                        self.memory.scheduled_restart = Some(*plan);
+                        Ok(())
+                    }
+                };
+                let _ = answer.send(word);
+            }
+            Command::ForgetRestart(answer) => {
+                let word = self.memory.scheduled_restart.take().map(|_| tracing::info!("the planned restart was taken back"));
+                let _ = answer.send(word.ok_or_else(|| "no restarts are scheduled".to_owned()));
+            }
+            Command::Reinitialize { force, from_leader, answer } => {
+                let _ = answer.send(self.reinitialize(force, from_leader));
+            }
+        }
+    }
+
+    /// Restarts Postgres in place; who asked is told how it ended.
+    fn restart(&mut self, answer: Option<tokio::sync::oneshot::Sender<Result<(), String>>>) {
+        self.interrupt_procedure();
+        let hands = self.hands.clone();
+        let view = self.view.clone();
+        let task = tokio::spawn(async move {
+            let done = restart(&hands, &view).await;
+            if let Some(answer) = answer {
+                let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
+            }
+            done
+        });
+        self.procedure = Some((task, Duty::Stop));
+    }
+
+    /// Takes up what somebody asked for through etcd; the request is gone before anything is done.
+    pub(super) async fn requested(&mut self) {
+        let name = self.hands.config.name.clone();
+        let Some(request) = self.view.requests.get(&name).cloned() else { return };
+        if self.is_busy() {
+            return;
+        }
+        if let Err(why) = self.hands.etcd.take_request(&name, request.revision).await {
+            tracing::debug!("the request was not taken up: {why}");
+            return;
+        }
+        let MemberRequest { wish, conditions, by } = request.value;
+        tracing::info!("{wish} asked for by SQL on {by}");
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let snapshot_role = if self.view.leader_if(&name).is_some() { "primary" } else { "replica" };
+        let facts = self.hands.sql.facts().await.ok();
+        let pending =
+            facts.as_ref().is_some_and(|facts| !settings::pending(&self.hands.config, &self.hands.dynamic(&self.view), facts).is_empty());
+        let server = Server { role: snapshot_role, version: facts.as_ref().map(|facts| facts.server_version), pending, started: "" };
+        match wish {
+            Wish::Restart if !conditions.hold(&server) => tracing::info!("no restart: its conditions are not met"),
+            Wish::Restart => self.asked(Command::Restart(answer)).await,
+            Wish::Reload => self.asked(Command::Reload(answer)).await,
+            Wish::Reinit => self.asked(Command::Reinitialize { force: false, from_leader: false, answer }).await,
+        }
+        tokio::spawn(async move {
+            if let Ok(Err(why)) = answered.await {
+                tracing::error!("{wish}, asked for by SQL on {by}: {why}");
+            }
+        });
+    }
+
+    /// Does, keeps or drops the restart that was planned; gives how long until it is due.
+    pub(super) fn planned_restart(&mut self, seen: &Seen) -> Option<Duration> {
+        let plan = self.memory.scheduled_restart.as_ref()?;
+        let facts = seen.facts.as_ref()?;
+        let late = plan.schedule.parse::<jiff::Timestamp>().ok().map(|at| jiff::Timestamp::now().duration_since(at).as_secs_f64());
+        let role = match seen.local.postgres {
+            Postgres::Primary { .. } => "primary",
+            _ if self.view.leader_if(&self.hands.config.name).is_some() => "standby_leader",
+            _ => "replica",
+        };
+        let server = Server {
+            role,
+            version: Some(facts.server_version),
+            pending: !seen.described.pending_restart.is_empty(),
+            started: &facts.postmaster_start_time,
+        };
+        let config = self.view.config();
+        match scheduled::judge(plan, &server, late, config.timing().loop_wait.as_secs_f64(), config.paused()) {
+            scheduled::Verdict::Wait => return late.and_then(|late| Duration::try_from_secs_f64(-late).ok()),
+            // Something is under way: at its end, or in the next turn.
+            scheduled::Verdict::Restart if self.is_busy() => return None,
+            scheduled::Verdict::Restart => {
+                tracing::info!("restarting as planned for {}", plan.schedule);
+                self.restart(None);
+            }
+            scheduled::Verdict::Drop(why) => tracing::warn!("the restart planned for {} is dropped: {why}", plan.schedule),
+        }
+        self.memory.scheduled_restart = None;
+        None
+    }
+
+    /// Takes note that a new copy is wanted; a job that is under way is ended where that is forced.
+    fn reinitialize(&mut self, force: bool, from_leader: bool) -> Result<(), String> {
+        if self.view.leader_if(&self.hands.config.name).is_some() {
+            return Err("I am the leader, can not reinitialize".to_owned());
+        }
+        if let Some((task, duty)) = self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
+            if !force {
+                return Err(format!("another job is under way ({}); `--force` ends it", word(duty)));
+            }
+            // What it leaves is replaced by the copy.
+            tracing::warn!("ending what is under way ({}) for a new copy", word(duty));
+            task.abort();
+            self.reinit_owed = matches!(duty, Duty::Clone { .. });
+        }
+        (self.memory.reinit, self.memory.from_leader) = (true, from_leader);
+        self.not_before = None;
+        Ok(())
+    }
+}
+
+/// Stops and starts the server in its present role, the lease kept by us meanwhile.
+async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
+    let facts = hands.sql.facts().await?;
+    let recovery = if facts.in_recovery {
+        let dynamic = hands.dynamic(view);
+        let upstream = recovery::in_force(&hands.config, &dynamic, view, &facts).unwrap_or(Upstream::Nobody);
+        recovery::of(&hands.config, &dynamic, view, &upstream)
+    } else {
+        Recovery::None
+    };
+    let role = if facts.in_recovery { hands.standby_role(view) } else { MemberRole::Primary };
+    tend::leaving::leave(hands).await;
+    crate::citus::ask(hands, view).await;
+    hands.speak(MemberState::Restarting, role);
+    hands.callbacks.restarting();
+    hands.stop_within(StopMode::Fast, hands.patience(view)).await?;
+    hands.start_and_wait(view, &recovery).await?;
+    tracing::info!("restarted");
+    Ok(Done::LookAgain)
+}
