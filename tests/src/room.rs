@@ -32,6 +32,7 @@ pub struct Room {
 impl Room {
     /// A new empty room, owned by the user that Postgres will run as.
     pub fn new() -> Room {
+        process::remove_orphaned_segments();
         let path = tempfile::Builder::new().prefix("tenure-").tempdir_in("/tmp").expect("make a directory in /tmp").keep();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("open the room");
         let owner = postgres_user();
@@ -152,6 +153,7 @@ impl Default for Room {
 impl Drop for Room {
     fn drop(&mut self) {
         process::kill_below(&self.path);
+        process::remove_orphaned_segments();
         if std::thread::panicking() {
             self.print_logs();
         } else if std::env::var_os("TENURE_KEEP").is_none() && !self.kept.load(Ordering::Acquire) {
