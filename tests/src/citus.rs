@@ -11,6 +11,7 @@ use crate::wait::{self, seconds};
 use crate::workload::{Ledger, Targets, Writer};
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
@@ -77,6 +78,13 @@ impl CitusCluster {
         cluster.start_all();
         cluster.healthy().await;
         cluster
+    }
+
+    /// Run by Patroni instead of our arbiters, from the same files: for comparisons.
+    pub fn by_patroni(mut self, patroni: &Path) -> CitusCluster {
+        let by_patroni = |nodes: Vec<Node>| nodes.into_iter().map(|node| node.by_patroni(patroni)).collect();
+        self.groups = self.groups.into_iter().map(by_patroni).collect();
+        self
     }
 
     /// Starts every arbiter.
@@ -229,14 +237,19 @@ impl CitusCluster {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 
-    /// Makes a distributed table and starts a writer through the coordinator; its rows go to all shards.
-    pub async fn writer(&self) -> Writer {
+    /// Makes a distributed table for writers.
+    pub async fn make_written(&self) {
         wait::until("the writer's table", PATIENCE, async || {
             let client = session(self.leader(0).await).await.map_err(|error| format!("{error:#}"))?;
             let table = "CREATE TABLE written(id bigint, at timestamptz DEFAULT now()); SELECT create_distributed_table('written', 'id')";
             rows(&client, table).await.map(drop).map_err(|error| format!("{error:#}"))
         })
         .await;
+    }
+
+    /// Makes a distributed table and starts a writer through the coordinator; its rows go to all shards.
+    pub async fn writer(&self) -> Writer {
+        self.make_written().await;
         let writer = Writer::start(self.targets());
         writer.goes_on(50, PATIENCE).await;
         writer

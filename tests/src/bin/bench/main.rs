@@ -3,6 +3,9 @@
 //!     bench [RUNS] [NAME ...]     RUNS is 5; names are those of the table's first column, all pauses where none is given
 //!     bench [RUNS] agent-frozen node-frozen cut-from-etcd cut-from-all
 //!                                 the second table: what is lost when the leader is set apart, beside Patroni without a watchdog
+//!     bench [RUNS] citus          the third: planned switchovers of a Citus worker, beside Patroni's
+
+mod citus;
 
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -43,12 +46,16 @@ async fn main() -> Result<()> {
         _ => 5,
     };
     let wanted: Vec<String> = words.collect();
+    if wanted.iter().any(|word| word == citus::NAME) {
+        citus::compare(runs).await?;
+    }
     for (name, fault, lasts) in ISOLATIONS {
         if wanted.iter().any(|word| word == name) {
             isolated(name, fault, Duration::from_secs(lasts), runs).await;
         }
     }
-    if !wanted.is_empty() && wanted.iter().all(|word| ISOLATIONS.iter().any(|(name, ..)| word == name)) {
+    let is_table = |word: &String| word == citus::NAME || ISOLATIONS.iter().any(|(name, ..)| word == name);
+    if !wanted.is_empty() && wanted.iter().all(is_table) {
         return Ok(());
     }
     let mut rows = Vec::new();
