@@ -31,10 +31,10 @@ CREATE FUNCTION tenure.status(
     OUT member text, OUT host text, OUT port integer, OUT role text, OUT state text, OUT timeline integer,
     OUT receive_lsn pg_lsn, OUT receive_lag bigint, OUT replay_lsn pg_lsn, OUT replay_lag bigint,
     OUT tags jsonb, OUT pending_restart boolean, OUT pending_restart_reason jsonb, OUT scheduled_restart jsonb,
-    OUT age interval)
+    OUT age interval, OUT citus_group integer)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 3 AS 'MODULE_PATHNAME', 'status_wrapper';
-COMMENT ON FUNCTION tenure.status() IS 'the cluster''s members as last seen in etcd, and how long ago that was; lags in bytes';
+COMMENT ON FUNCTION tenure.status() IS 'the cluster''s members as last seen in etcd, and how long ago that was; lags in bytes; on a Citus coordinator those of all groups';
 
 CREATE FUNCTION tenure.config() RETURNS jsonb
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'config_wrapper';
@@ -63,8 +63,9 @@ CREATE VIEW tenure.members AS SELECT * FROM tenure.status();
 COMMENT ON VIEW tenure.members IS 'as tenure.status()';
 
 CREATE VIEW tenure.health AS
+WITH own AS (SELECT * FROM tenure.status() WHERE citus_group IS NOT DISTINCT FROM nullif(current_setting('tenure.group'), '-1')::integer)
 SELECT l.scope, l.name AS member, l.fence, l.term, l.deadline_left, l.etcd_age, l.arbiter_attached,
-    (SELECT m.member FROM tenure.status() m WHERE m.role IN ('Leader', 'Standby Leader')) AS leader,
+    (SELECT m.member FROM own m WHERE m.role IN ('Leader', 'Standby Leader')) AS leader,
     s.members, s.streaming, s.synchronous, s.pending_restarts, s.greatest_replay_lag,
     coalesce((tenure.config() -> 'pause')::boolean, false) AS paused,
     l.commits_waited, l.commits_refused, l.commits_cut
@@ -72,45 +73,48 @@ FROM tenure.lease() l,
     (SELECT count(*) AS members, count(*) FILTER (WHERE m.state IN ('streaming', 'in archive recovery')) AS streaming,
         count(*) FILTER (WHERE m.role IN ('Sync Standby', 'Quorum Standby')) AS synchronous,
         count(*) FILTER (WHERE m.pending_restart) AS pending_restarts, max(m.replay_lag) AS greatest_replay_lag
-     FROM tenure.status() m) s;
-COMMENT ON VIEW tenure.health IS 'one row for monitoring: this server''s fence and lease, and the cluster in numbers (lag in bytes)';
+     FROM own m) s;
+COMMENT ON VIEW tenure.health IS 'one row for monitoring: this server''s fence and lease, and its cluster (of Citus: its group) in numbers (lag in bytes)';
 
 -- Acting ----------------------------------------------------------------------------------------------
--- The lease worker writes the request to etcd; these wait for its answer.
+-- The lease worker writes the request to etcd; these wait for its answer. citus_group: on a Citus coordinator, which group's;
+-- its own where none is given.
 
-CREATE FUNCTION tenure.switchover(candidate text DEFAULT NULL, scheduled_at timestamptz DEFAULT NULL) RETURNS text
+CREATE FUNCTION tenure.switchover(candidate text DEFAULT NULL, scheduled_at timestamptz DEFAULT NULL,
+    citus_group integer DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'switchover_wrapper';
-COMMENT ON FUNCTION tenure.switchover(text, timestamptz) IS 'hand leadership over in a planned way, at once or at a given time';
+COMMENT ON FUNCTION tenure.switchover(text, timestamptz, integer) IS 'hand leadership over in a planned way, at once or at a given time';
 
-CREATE FUNCTION tenure.failover(candidate text) RETURNS text
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'failover_wrapper';
-COMMENT ON FUNCTION tenure.failover(text) IS 'give leadership to a member, also where there is no leader';
+CREATE FUNCTION tenure.failover(candidate text, citus_group integer DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'failover_wrapper';
+COMMENT ON FUNCTION tenure.failover(text, integer) IS 'give leadership to a member, also where there is no leader';
 
-CREATE FUNCTION tenure.pause() RETURNS text
+CREATE FUNCTION tenure.pause(citus_group integer DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pause_wrapper';
-COMMENT ON FUNCTION tenure.pause() IS 'stop automatic failover (maintenance)';
+COMMENT ON FUNCTION tenure.pause(integer) IS 'stop automatic failover (maintenance)';
 
-CREATE FUNCTION tenure.resume() RETURNS text
+CREATE FUNCTION tenure.resume(citus_group integer DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'resume_wrapper';
-COMMENT ON FUNCTION tenure.resume() IS 'resume automatic failover';
+COMMENT ON FUNCTION tenure.resume(integer) IS 'resume automatic failover';
 
-CREATE FUNCTION tenure.set_config(patch jsonb) RETURNS text
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_config_wrapper';
-COMMENT ON FUNCTION tenure.set_config(jsonb) IS 'change the dynamic configuration by a merge patch (null removes), checked before it is stored';
+CREATE FUNCTION tenure.set_config(patch jsonb, citus_group integer DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_config_wrapper';
+COMMENT ON FUNCTION tenure.set_config(jsonb, integer) IS 'change the dynamic configuration by a merge patch (null removes), checked before it is stored';
 
 -- The next three leave a request in etcd, where the member's arbiter finds it; one that nobody takes up is gone after 30 s.
 
-CREATE FUNCTION tenure.restart(member text DEFAULT NULL, only_pending boolean DEFAULT false) RETURNS text
+CREATE FUNCTION tenure.restart(member text DEFAULT NULL, only_pending boolean DEFAULT false,
+    citus_group integer DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'restart_wrapper';
-COMMENT ON FUNCTION tenure.restart(text, boolean) IS 'restart a member''s server, this one''s where none is named; only_pending: only where a setting waits for it';
+COMMENT ON FUNCTION tenure.restart(text, boolean, integer) IS 'restart a member''s server, this one''s where none is named; only_pending: only where a setting waits for it';
 
-CREATE FUNCTION tenure.reload(member text DEFAULT NULL) RETURNS text
+CREATE FUNCTION tenure.reload(member text DEFAULT NULL, citus_group integer DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_wrapper';
-COMMENT ON FUNCTION tenure.reload(text) IS 'make a member, this one where none is named, read its files again';
+COMMENT ON FUNCTION tenure.reload(text, integer) IS 'make a member, this one where none is named, read its files again';
 
-CREATE FUNCTION tenure.reinit(member text) RETURNS text
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reinit_wrapper';
-COMMENT ON FUNCTION tenure.reinit(text) IS 'replace a standby''s data by a new copy';
+CREATE FUNCTION tenure.reinit(member text, citus_group integer DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reinit_wrapper';
+COMMENT ON FUNCTION tenure.reinit(text, integer) IS 'replace a standby''s data by a new copy';
 
 -- For the arbiter --------------------------------------------------------------------------------------
 
@@ -164,6 +168,6 @@ GRANT SELECT ON tenure.members, tenure.health TO pg_monitor, tenure_operator;
 GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events(), tenure.timings()
     TO pg_monitor, tenure_operator;
-GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz), tenure.failover(text), tenure.pause(), tenure.resume(),
-    tenure.set_config(jsonb), tenure.restart(text, boolean), tenure.reload(text), tenure.reinit(text)
+GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz, integer), tenure.failover(text, integer), tenure.pause(integer), tenure.resume(integer),
+    tenure.set_config(jsonb, integer), tenure.restart(text, boolean, integer), tenure.reload(text, integer), tenure.reinit(text, integer)
     TO tenure_operator;

@@ -15,10 +15,15 @@ const REOPEN_REFUSED: Duration = Duration::from_secs(8);
 /// Keeps a watch open for as long as the future is polled, on one endpoint after another, and
 /// notifies `wake` for every change and for every (re)opening: changes may have been missed between.
 pub async fn keep_watching(etcd: Arc<Etcd>, wake: Arc<Notify>) {
+    keep_watching_keys(etcd, wake, |_| true).await;
+}
+
+/// As [`keep_watching`], but woken only by changes of keys that matter.
+pub async fn keep_watching_keys(etcd: Arc<Etcd>, wake: Arc<Notify>, matters: impl Fn(&[u8]) -> bool) {
     let mut endpoint = 0;
     let mut pause = REOPEN;
     loop {
-        match watch_once(&etcd, endpoint, &wake).await {
+        match watch_once(&etcd, endpoint, &wake, &matters).await {
             // etcd 3.4 says of a token it no longer knows, too, that it permits nothing.
             Ended::Refused => {
                 etcd.log_in_anew(endpoint).await;
@@ -41,7 +46,7 @@ enum Ended {
     Refused,
 }
 
-async fn watch_once(etcd: &Etcd, endpoint: usize, wake: &Notify) -> Ended {
+async fn watch_once(etcd: &Etcd, endpoint: usize, wake: &Notify, matters: &impl Fn(&[u8]) -> bool) -> Ended {
     let mut stream = match etcd.open_watch(endpoint).await {
         Ok(stream) => stream,
         Err(Error::Refused(_)) => return Ended::Refused,
@@ -53,7 +58,7 @@ async fn watch_once(etcd: &Etcd, endpoint: usize, wake: &Notify) -> Ended {
         if answer.canceled() {
             return if answer.cancel_reason().contains("permission denied") { Ended::Refused } else { Ended::Broken };
         }
-        if !answer.events().is_empty() {
+        if answer.events().iter().filter_map(|event| event.kv()).any(|kv| matters(kv.key())) {
             wake.notify_one();
         }
     }

@@ -147,6 +147,9 @@ struct Member {
     pending_restart: bool,
     pending_restart_reason: Option<Value>,
     scheduled_restart: Option<Value>,
+    citus_group: Option<i32>,
+    /// Nanoseconds of CLOCK_BOOTTIME; None where it is as old as the snapshot.
+    read_at_ns: Option<u64>,
 }
 
 /// The last snapshot with its age; None, with a notice, where there was none yet.
@@ -161,7 +164,7 @@ fn snapshot(page: &Page) -> Option<(Snapshot, Duration)> {
     }
 }
 
-/// The members as last seen in etcd.
+/// The members as last seen in etcd; on a Citus coordinator those of all groups.
 #[pg_extern]
 #[expect(clippy::type_complexity, reason = "the columns of the row")]
 fn status() -> TableIterator<
@@ -182,10 +185,13 @@ fn status() -> TableIterator<
         name!(pending_restart_reason, Option<JsonB>),
         name!(scheduled_restart, Option<JsonB>),
         name!(age, Interval),
+        name!(citus_group, Option<i32>),
     ),
 > {
     let (snapshot, age) = snapshot(shmem::page()).unwrap_or_default();
+    let now = boottime();
     TableIterator::new(snapshot.members.into_iter().map(move |member| {
+        let age = member.read_at_ns.map_or(age, |at| now.since(Moment::from_nanos(at)));
         (
             member.name,
             member.host,
@@ -202,6 +208,7 @@ fn status() -> TableIterator<
             member.pending_restart_reason.map(JsonB),
             member.scheduled_restart.map(JsonB),
             interval(age),
+            member.citus_group,
         )
     }))
 }
@@ -290,6 +297,19 @@ fn act(request: &Value) -> String {
     }
 }
 
+/// The same for a group of a Citus cluster: its own where none is named.
+fn act_on(group: Option<i32>, mut request: Value) -> String {
+    if let (Some(group), Some(fields)) = (group, request.as_object_mut()) {
+        fields.insert("group".to_owned(), json!(group));
+    }
+    act(&request)
+}
+
+fn demanded<'a>(value: Option<&'a str>, what: &str) -> &'a str {
+    value
+        .unwrap_or_else(|| error::invalid(format!("{what} should be the name of a member, not NULL"), "tenure.status() shows the members."))
+}
+
 fn iso8601(at: TimestampWithTimeZone) -> String {
     let unix_us = at.into_inner().saturating_add(POSTGRES_EPOCH_US);
     match jiff::Timestamp::from_microsecond(unix_us) {
@@ -298,55 +318,58 @@ fn iso8601(at: TimestampWithTimeZone) -> String {
     }
 }
 
-/// Hands leadership over in a planned way.
+/// Hands leadership over in a planned way. Here and below: on a Citus coordinator also that of another group.
 #[pg_extern]
-fn switchover(candidate: Option<&str>, scheduled_at: Option<TimestampWithTimeZone>) -> String {
-    act(&json!({"verb": "switchover", "candidate": candidate, "scheduled_at": scheduled_at.map(iso8601)}))
+fn switchover(candidate: Option<&str>, scheduled_at: Option<TimestampWithTimeZone>, citus_group: Option<i32>) -> String {
+    let request = json!({"verb": "switchover", "candidate": candidate, "scheduled_at": scheduled_at.map(iso8601)});
+    act_on(citus_group, request)
 }
 
 /// Gives leadership to `candidate`, also without a leader.
 #[pg_extern]
-fn failover(candidate: &str) -> String {
-    act(&json!({"verb": "failover", "candidate": candidate}))
+fn failover(candidate: Option<&str>, citus_group: Option<i32>) -> String {
+    let candidate = demanded(candidate, "candidate");
+    act_on(citus_group, json!({"verb": "failover", "candidate": candidate}))
 }
 
 /// Stops automatic failover.
 #[pg_extern]
-fn pause() -> String {
-    act(&json!({"verb": "pause"}))
+fn pause(citus_group: Option<i32>) -> String {
+    act_on(citus_group, json!({"verb": "pause"}))
 }
 
 /// Resumes automatic failover.
 #[pg_extern]
-fn resume() -> String {
-    act(&json!({"verb": "resume"}))
+fn resume(citus_group: Option<i32>) -> String {
+    act_on(citus_group, json!({"verb": "resume"}))
 }
 
 /// Changes the dynamic configuration: a merge patch, in which null removes.
 #[pg_extern]
-fn set_config(patch: JsonB) -> String {
-    if !patch.0.is_object() {
-        error::invalid("the configuration should be a JSON object".to_owned(), "SELECT tenure.set_config('{\"ttl\": 10}');");
+fn set_config(patch: Option<JsonB>, citus_group: Option<i32>) -> String {
+    match patch {
+        Some(patch) if patch.0.is_object() => act_on(citus_group, json!({"verb": "set_config", "patch": patch.0})),
+        _ => error::invalid("the configuration should be a JSON object".to_owned(), "SELECT tenure.set_config('{\"ttl\": 10}');"),
     }
-    act(&json!({"verb": "set_config", "patch": patch.0}))
 }
 
 /// Restarts a member's server; this one's where none is named.
 #[pg_extern]
-fn restart(member: Option<&str>, only_pending: bool) -> String {
-    act(&json!({"verb": "member", "wish": "restart", "member": member, "pending": only_pending}))
+fn restart(member: Option<&str>, only_pending: bool, citus_group: Option<i32>) -> String {
+    act_on(citus_group, json!({"verb": "member", "wish": "restart", "member": member, "pending": only_pending}))
 }
 
 /// Makes a member read its files again; this one where none is named.
 #[pg_extern]
-fn reload(member: Option<&str>) -> String {
-    act(&json!({"verb": "member", "wish": "reload", "member": member}))
+fn reload(member: Option<&str>, citus_group: Option<i32>) -> String {
+    act_on(citus_group, json!({"verb": "member", "wish": "reload", "member": member}))
 }
 
 /// Makes a new copy of a standby's data.
 #[pg_extern]
-fn reinit(member: &str) -> String {
-    act(&json!({"verb": "member", "wish": "reinit", "member": member}))
+fn reinit(member: Option<&str>, citus_group: Option<i32>) -> String {
+    let member = demanded(member, "member");
+    act_on(citus_group, json!({"verb": "member", "wish": "reinit", "member": member}))
 }
 
 // ---- For the arbiter ---------------------------------------------------------------------------

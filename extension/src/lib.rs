@@ -2,7 +2,7 @@
 //!
 //! Rooms in reading order: [`guc`] the settings, [`shmem`] the page that backends read, [`fence`] the
 //! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
-//! lease worker.
+//! lease worker, [`groups`] what a Citus coordinator shows of the other groups.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -11,6 +11,7 @@ pub mod apply;
 pub mod error;
 pub mod fence;
 pub mod functions;
+pub mod groups;
 pub mod guc;
 pub mod hold_back;
 pub mod mailbox;

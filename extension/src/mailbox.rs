@@ -1,17 +1,29 @@
 //! What sessions ask for through SQL, written to etcd on their behalf: they have no connection to it.
 
+use crate::guc;
 use crate::shmem::page;
 use crate::worker::Worker;
+use cluster::citus::COORDINATOR;
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
 use cluster::request::{MemberRequest, Wish};
 use cluster::restart::Conditions;
 use cluster::view::ClusterView;
-use dcs::{Dcs, Error};
+use dcs::key::Keys;
+use dcs::{Dcs, Error, Etcd};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A request as `functions.rs` puts it into shared memory.
+/// A request as `functions.rs` puts it into shared memory: what, and of which group of a Citus cluster.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    /// None is this server's own.
+    group: Option<i64>,
+    #[serde(flatten)]
+    request: Request,
+}
+
+/// What is asked for.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 enum Request {
@@ -39,7 +51,11 @@ enum Request {
 pub async fn serve(worker: &Worker, view: &ClusterView) {
     let Some((id, text)) = page().take_request() else { return };
     let answer = match serde_json::from_str(&text) {
-        Ok(request) => act(worker, view, request).await,
+        Ok(Asked { group, request }) => match other_group(group) {
+            Ok(None) => act(&Place { worker, etcd: &worker.etcd, own: true }, view, request).await,
+            Ok(Some(group)) => act_elsewhere(worker, group, request).await,
+            Err(why) => Err(why),
+        },
         Err(why) => Err(format!("the request can't be understood: {why}")),
     };
     page().answer(id, in_json(answer));
@@ -68,35 +84,68 @@ fn unwritten(why: Error) -> String {
     }
 }
 
-async fn act(worker: &Worker, view: &ClusterView, request: Request) -> Result<String, String> {
+/// The cluster that a request is about.
+struct Place<'a> {
+    worker: &'a Worker,
+    etcd: &'a Etcd,
+    /// It is this server's own.
+    own: bool,
+}
+
+/// The group that is not this server's own. Only a coordinator's server speaks for others.
+fn other_group(asked: Option<i64>) -> Result<Option<u32>, String> {
+    match (asked, guc::group()) {
+        (None, _) => Ok(None),
+        (Some(_), None) => Err("this is no Citus cluster: citus_group has to be left out".to_owned()),
+        (Some(asked), Some(own)) if asked == i64::from(own) => Ok(None),
+        (Some(asked), Some(COORDINATOR)) => u32::try_from(asked).map(Some).map_err(|_| format!("{asked} is no group")),
+        (Some(asked), Some(own)) => Err(format!("this server is of group {own}: ask a coordinator's server, or one of group {asked}")),
+    }
+}
+
+async fn act_elsewhere(worker: &Worker, group: u32, request: Request) -> Result<String, String> {
+    let keys = Keys::new(&guc::namespace(), &worker.scope).group(group);
+    let etcd = worker.etcd.seen_as(keys);
+    let view = etcd.load_view().await.map_err(|why| format!("etcd does not answer: {why}"))?;
+    if view.members.is_empty() && view.config.is_none() {
+        return Err(format!("there is no group {group}"));
+    }
+    act(&Place { worker, etcd: &etcd, own: false }, &view, request).await
+}
+
+async fn act(place: &Place<'_>, view: &ClusterView, request: Request) -> Result<String, String> {
     match request {
         Request::Switchover { candidate, scheduled_at } => {
             let leader = view.leader.as_ref().ok_or_else(|| failover::Impossible::NoLeader.to_string())?;
             let request = FailoverRequest { leader: Some(leader.name.to_string()), member: candidate, scheduled_at, ..Default::default() };
-            request_failover(worker, view, request).await
+            request_failover(place, view, request).await
         }
         Request::Failover { candidate } => {
             let request = FailoverRequest { member: Some(candidate), ..Default::default() };
-            request_failover(worker, view, request).await
+            request_failover(place, view, request).await
         }
-        Request::Pause => change(worker, view, "pause", Value::Bool(true), "paused").await,
-        Request::Resume => change(worker, view, "pause", Value::Null, "resumed").await,
+        Request::Pause => change(place, view, "pause", Value::Bool(true), "paused").await,
+        Request::Resume => change(place, view, "pause", Value::Null, "resumed").await,
         Request::SetConfig { patch } => {
             let after = view.config().patched(&patch).map_err(|fault| fault.to_string())?;
             if after == *view.config() {
                 return Ok("not changed".to_owned());
             }
-            write(worker, view, after.clone()).await?;
+            write(place, view, after.clone()).await?;
             let notes: Vec<String> = after.notes().into_iter().filter(|note| !view.config().notes().contains(note)).collect();
             Ok(["configuration changed".to_owned()].into_iter().chain(notes).collect::<Vec<_>>().join("; "))
         }
-        Request::Member { wish, member, pending } => ask_member(worker, view, wish, member.as_deref(), pending).await,
+        Request::Member { wish, member, pending } => ask_member(place, view, wish, member.as_deref(), pending).await,
     }
 }
 
 /// Puts a request where the member's arbiter finds it; without a name this server's own.
-async fn ask_member(worker: &Worker, view: &ClusterView, wish: Wish, member: Option<&str>, pending: bool) -> Result<String, String> {
-    let name = member.unwrap_or(worker.name.as_str());
+async fn ask_member(place: &Place<'_>, view: &ClusterView, wish: Wish, member: Option<&str>, pending: bool) -> Result<String, String> {
+    let name = match member {
+        Some(name) => name,
+        None if place.own => place.worker.name.as_str(),
+        None => return Err("the member of another group is to be named".to_owned()),
+    };
     let Some((name, entry)) = view.members.iter().find(|(known, _)| known.as_str() == name) else {
         return Err(format!("no member is called {name}"));
     };
@@ -110,14 +159,14 @@ async fn ask_member(worker: &Worker, view: &ClusterView, wish: Wish, member: Opt
         return Err(format!("no arbiter is beside {name} to do it"));
     }
     let conditions = Conditions { restart_pending: pending, ..Conditions::default() };
-    let request = MemberRequest { wish, conditions, by: worker.name.to_string() };
-    worker.etcd.write_request(name, &request).await.map_err(unwritten)?;
+    let request = MemberRequest { wish, conditions, by: place.worker.name.to_string() };
+    place.etcd.write_request(name, &request).await.map_err(unwritten)?;
     Ok(format!("{wish} of {name} was requested"))
 }
 
-async fn request_failover(worker: &Worker, view: &ClusterView, request: FailoverRequest) -> Result<String, String> {
+async fn request_failover(place: &Place<'_>, view: &ClusterView, request: FailoverRequest) -> Result<String, String> {
     let candidates = failover::candidates(view, &request).map_err(|why| why.to_string())?;
-    worker.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)).await.map_err(unwritten)?;
+    place.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)).await.map_err(unwritten)?;
     let to = match (request.candidate(), candidates.first()) {
         (Some(named), _) => named.to_owned(),
         (None, Some(first)) => format!("{first} or another fit member"),
@@ -130,7 +179,7 @@ async fn request_failover(worker: &Worker, view: &ClusterView, request: Failover
     })
 }
 
-async fn change(worker: &Worker, view: &ClusterView, key: &str, value: Value, done: &str) -> Result<String, String> {
+async fn change(place: &Place<'_>, view: &ClusterView, key: &str, value: Value, done: &str) -> Result<String, String> {
     let mut config = view.config().clone();
     let before = config.clone();
     if value.is_null() {
@@ -141,12 +190,12 @@ async fn change(worker: &Worker, view: &ClusterView, key: &str, value: Value, do
     if config == before {
         return Err(format!("the cluster is {done} already"));
     }
-    write(worker, view, config).await.map(|()| format!("cluster management is {done}"))
+    write(place, view, config).await.map(|()| format!("cluster management is {done}"))
 }
 
-async fn write(worker: &Worker, view: &ClusterView, config: DynamicConfig) -> Result<(), String> {
+async fn write(place: &Place<'_>, view: &ClusterView, config: DynamicConfig) -> Result<(), String> {
     if let Some(fault) = config.newly_at_fault(view.config()) {
         return Err(fault.to_string());
     }
-    worker.etcd.write_config(&config, ClusterView::revision_of(&view.config)).await.map(drop).map_err(unwritten)
+    place.etcd.write_config(&config, ClusterView::revision_of(&view.config)).await.map(drop).map_err(unwritten)
 }

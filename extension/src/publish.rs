@@ -134,38 +134,28 @@ pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Mo
     }
 }
 
-/// The cluster as SQL shows it, put into shared memory.
-pub fn snapshot(worker: &Worker, view: &ClusterView, now: Moment) {
-    let _ = now;
-    let known = view.leader_position().is_some();
-    let members: Vec<Value> = rows::rows(view)
-        .iter()
-        .map(|row| {
-            let positions = row.positions.unwrap_or_default();
-            let lsn = |position: Option<rows::Position>| position.map(|position| position.lsn);
-            let lag = |position: Option<rows::Position>| position.filter(|_| known).map(|position| position.lag_bytes);
-            let (host, port) = row.address.clone().unzip();
-            json!({
-                "name": row.name,
-                "host": host,
-                "port": port,
-                "role": row.role.title(),
-                "state": row.state,
-                "timeline": row.timeline,
-                "receive_lsn": lsn(positions.receive),
-                "receive_lag": lag(positions.receive),
-                "replay_lsn": lsn(positions.replay),
-                "replay_lag": lag(positions.replay),
-                "tags": row.tags,
-                "pending_restart": row.pending_restart,
-                "pending_restart_reason": row.pending_restart_reason,
-                "scheduled_restart": row.scheduled_restart,
-            })
-        })
-        .collect();
-    let taken_at = jiff::Timestamp::now().as_millisecond();
+/// The cluster as SQL shows it, put into shared memory. On a Citus coordinator with the other groups, unless that is too much.
+pub fn snapshot(worker: &Worker, view: &ClusterView) {
+    let own = members(view, guc::group(), None);
+    let all: Vec<Value> = match &*worker.others.borrow() {
+        Some((groups, read_at)) => {
+            let others = groups.iter().flat_map(|(group, view)| members(view, Some(*group), Some(*read_at)));
+            own.iter().cloned().chain(others).collect()
+        }
+        None => own.clone(),
+    };
+    let fits = page().publish_snapshot(&document(worker, view, &all)) || {
+        worker.tell("snapshot", "the groups are too large for the snapshot in shared memory: tenure.status() shows this one alone");
+        page().publish_snapshot(&document(worker, view, &own))
+    };
+    if !fits {
+        worker.tell("snapshot", "the cluster is too large for the snapshot in shared memory");
+    }
+}
+
+fn document(worker: &Worker, view: &ClusterView, members: &[Value]) -> Vec<u8> {
     let document = json!({
-        "taken_at_unix_ms": taken_at,
+        "taken_at_unix_ms": jiff::Timestamp::now().as_millisecond(),
         "revision": view.revision,
         "scope": worker.scope,
         "paused": view.config().paused(),
@@ -175,8 +165,35 @@ pub fn snapshot(worker: &Worker, view: &ClusterView, now: Moment) {
         "failover": view.request().map(|request| &request.value),
         "sync": view.sync.as_ref().map(|sync| &sync.value),
     });
-    let bytes = serde_json::to_vec(&document).unwrap_or_default();
-    if !page().publish_snapshot(&bytes) {
-        worker.tell("snapshot", "the cluster is too large for the snapshot in shared memory");
-    }
+    serde_json::to_vec(&document).unwrap_or_default()
+}
+
+/// The members of a group; `read_at` where that was not just now.
+fn members(view: &ClusterView, group: Option<u32>, read_at: Option<Moment>) -> Vec<Value> {
+    let known = view.leader_position().is_some();
+    let member = |row: &rows::Row| {
+        let positions = row.positions.unwrap_or_default();
+        let lsn = |position: Option<rows::Position>| position.map(|position| position.lsn);
+        let lag = |position: Option<rows::Position>| position.filter(|_| known).map(|position| position.lag_bytes);
+        let (host, port) = row.address.clone().unzip();
+        json!({
+            "name": row.name,
+            "host": host,
+            "port": port,
+            "role": row.role.title(),
+            "state": row.state,
+            "timeline": row.timeline,
+            "receive_lsn": lsn(positions.receive),
+            "receive_lag": lag(positions.receive),
+            "replay_lsn": lsn(positions.replay),
+            "replay_lag": lag(positions.replay),
+            "tags": row.tags,
+            "pending_restart": row.pending_restart,
+            "pending_restart_reason": row.pending_restart_reason,
+            "scheduled_restart": row.scheduled_restart,
+            "citus_group": group,
+            "read_at_ns": read_at.map(Moment::as_nanos),
+        })
+    };
+    rows::rows(view).iter().map(member).collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! It has shared memory and no database connection, so nothing in SQL can block it. One thread runs
 //! three loops side by side: the keeper renews the lease whatever the others wait for; the watch wakes;
-//! the turns read the cluster, ask `cluster::race`, and do what it says. Every loop ends with the
+//! the turns read the cluster, ask `cluster::race`, and do what it says. On a Citus coordinator a fourth one looks at the other groups. Every loop ends with the
 //! process, which Postgres starts again a second later; the lease it then finds under its own name is
 //! its own.
 
@@ -10,7 +10,8 @@ use crate::apply::{self, Applied};
 use crate::observe;
 use crate::shmem::{self, page};
 use crate::signals::{self, Interrupt, Signals};
-use crate::{guc, mailbox, publish, recovered};
+use crate::{groups, guc, mailbox, publish, recovered};
+use cluster::citus::Groups;
 use cluster::leader::{LeaseId, Term};
 use cluster::lease;
 use cluster::member::Member;
@@ -52,6 +53,8 @@ pub struct Worker {
     pub scope: Scope,
     /// The lease, while there is one.
     pub held: Cell<Option<Held>>,
+    /// On a Citus coordinator: the other groups as last read, and when.
+    pub others: RefCell<Option<(Groups, Moment)>>,
     /// The cluster as last read, and when.
     pub view: RefCell<Option<(ClusterView, Moment)>>,
     /// Which vacancy is under way, and since when this node knows of it.
@@ -119,6 +122,7 @@ fn run() -> Result<(), Unable> {
                 never = worker.keep_lease() => never,
                 never = worker.turns() => never,
                 () = dcs::watch::keep_watching(worker.etcd.clone(), worker.wake.clone()) => false,
+                never = groups::look_at_others(&worker) => never,
             };
             if !reload {
                 return Ok(());
@@ -167,6 +171,7 @@ impl Worker {
             name,
             scope,
             held: Cell::new(None),
+            others: RefCell::default(),
             view: RefCell::new(None),
             vacancy: Cell::new(None),
             unpromoted_since: Cell::new(None),
@@ -290,7 +295,7 @@ impl Worker {
         if let Some(word) = &view.coordinator {
             page().know_coordinator(word.value.term);
         }
-        publish::snapshot(self, &view, now);
+        publish::snapshot(self, &view);
         mailbox::serve(self, &view).await;
         *self.view.borrow_mut() = Some((view.clone(), now));
         let server = observe::server();
