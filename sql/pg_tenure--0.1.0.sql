@@ -133,6 +133,15 @@ CREATE FUNCTION tenure.drain("on" boolean) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drain_wrapper';
 COMMENT ON FUNCTION tenure.drain(boolean) IS 'called by the arbiter: hold new writing transactions for a switchover, or let them go on';
 
+CREATE FUNCTION tenure.close_gate(most_ms integer, reads boolean, patience_ms integer) RETURNS integer
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'close_gate_wrapper';
+COMMENT ON FUNCTION tenure.close_gate(integer, boolean, integer)
+    IS 'called by the arbiter of a Citus node: hold new distributed statements for at most so long; how many transactions were still under way after patience_ms';
+
+CREATE FUNCTION tenure.open_gate() RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'open_gate_wrapper';
+COMMENT ON FUNCTION tenure.open_gate() IS 'called by the arbiter of a Citus node: distributed statements go on';
+
 CREATE FUNCTION tenure.promise(until_boottime_ns bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'promise_wrapper';
 COMMENT ON FUNCTION tenure.promise(bigint) IS 'called by the arbiter in failsafe_mode: do not take the leader key until then';
@@ -160,7 +169,7 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'log_running_tr
 COMMENT ON FUNCTION tenure.log_running_transactions() IS 'called by the arbiter of the primary: a record at which copies of logical slots can become consistent';
 
 -- Rights -----------------------------------------------------------------------------------------------
--- Nothing for PUBLIC. attach_arbiter and drain check for a superuser besides.
+-- Nothing for PUBLIC. Those for the arbiter check for a superuser besides.
 
 REVOKE ALL ON SCHEMA tenure FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure FROM PUBLIC;

@@ -22,6 +22,8 @@ use std::time::Duration;
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 /// etcd gets a few seconds for one guarded write, an election among its members included.
 const ASK_TIMEOUT_MS: u64 = 10_000;
+/// Longer than any planned change takes; who closes the gate says how long he needs.
+const GATE_CLOSED_MAX: Duration = Duration::from_secs(600);
 
 /// A WAL position as SQL's pg_lsn.
 struct PgLsn(u64);
@@ -431,6 +433,24 @@ fn drain(on: bool) -> bool {
     demand_superuser("tenure.drain(boolean)");
     let page = shmem::page();
     if on { page.drain(boottime()) } else { page.undrain() }
+}
+
+/// Distributed statements that begin here wait from now on, at most so long; reads too where `reads` says so. Then waits up to `patience_ms`
+/// for transactions that had begun such work before, and gives how many have not ended.
+#[pg_extern]
+fn close_gate(most_ms: i32, reads: bool, patience_ms: i32) -> i32 {
+    demand_superuser("tenure.close_gate(integer, boolean, integer)");
+    let page = shmem::page();
+    let after = |milliseconds: i32| boottime() + Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)).min(GATE_CLOSED_MAX);
+    page.close_gate(after(most_ms), reads);
+    i32::try_from(page.await_gate(after(patience_ms))).unwrap_or(i32::MAX)
+}
+
+/// Those that wait go on; says whether the gate was closed.
+#[pg_extern]
+fn open_gate() -> bool {
+    demand_superuser("tenure.open_gate()");
+    shmem::page().open_gate()
 }
 
 /// Tests only: sets the fence, the deadline counted from now.

@@ -7,6 +7,7 @@
 //! | after commit, after prepare | may it be acknowledged? | the connection is cut |
 //! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
 //! | the same | after a restart: do the standbys have it again? ([`crate::recovered`]) | waits, then an ERROR |
+//! | executor start, utility: COPY FROM; on a Citus server | is a planned change of a worker under way? ([`gate`]) | waits until it is over |
 //! | authentication | is the fence closed? | the session starts read-only |
 //! | before commit, prepare, statements; on a Citus worker | was its coordinator deposed? ([`origin`]) | the session ends |
 //!
@@ -24,6 +25,7 @@
 //! initdb (`IsUnderPostmaster` is false), servers without a scope.
 
 mod commit;
+mod gate;
 mod origin;
 mod session;
 mod standbys;
@@ -71,6 +73,7 @@ pub fn register() {
         ClientAuthentication_hook = Some(session::authentication);
         pg_sys::RegisterXactCallback(Some(commit::transaction_event), std::ptr::null_mut());
     }
+    gate::register();
 }
 
 /// The page where this process is subject to it.

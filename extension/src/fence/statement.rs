@@ -2,11 +2,11 @@
 
 use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
 use super::session::{made_read_only, maybe_reopen_session};
-use super::{PREVIOUS, in_recovery, managed_page, origin};
+use super::{PREVIOUS, gate, in_recovery, managed_page, origin};
 use crate::error;
 use crate::guc;
 use crate::recovered;
-use crate::shmem::{Page, Recovered, boottime};
+use crate::shmem::{Page, Recovered, Work, boottime};
 use cluster::fence::may_acknowledge;
 use pgrx::pg_sys;
 use std::ffi::{c_char, c_int};
@@ -51,7 +51,12 @@ pub(super) unsafe extern "C-unwind" fn utility(
 ) {
     origin::say_term();
     // SAFETY: Postgres hands in a utility statement.
-    let ends_prepared = unsafe { is_ours(statement) && before_utility(statement) };
+    let ends_prepared = unsafe {
+        if gate::applies() && copies_into_table(statement) && gate::asks_copy() {
+            gate::enter(Work::Writes);
+        }
+        is_ours(statement) && before_utility(statement)
+    };
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().utility {
@@ -76,7 +81,12 @@ pub(super) unsafe extern "C-unwind" fn utility(
 ) {
     origin::say_term();
     // SAFETY: Postgres hands in a utility statement.
-    let ends_prepared = unsafe { is_ours(statement) && before_utility(statement) };
+    let ends_prepared = unsafe {
+        if gate::applies() && copies_into_table(statement) && gate::asks_copy() {
+            gate::enter(Work::Writes);
+        }
+        is_ours(statement) && before_utility(statement)
+    };
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {
         match PREVIOUS.get().utility {
@@ -107,6 +117,18 @@ unsafe fn is_ours(statement: *mut pg_sys::PlannedStmt) -> bool {
             pg_sys::NodeTag::T_CopyStmt => !(*node.cast::<pg_sys::CopyStmt>()).is_from,
             _ => false,
         }
+    }
+}
+
+/// COPY FROM, which Citus spreads over the nodes without an executor.
+///
+/// # Safety
+/// `statement` is a utility statement.
+unsafe fn copies_into_table(statement: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: as demanded; the tag says what the node is.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        (*node).type_ == pg_sys::NodeTag::T_CopyStmt && (*node.cast::<pg_sys::CopyStmt>()).is_from
     }
 }
 
@@ -162,6 +184,12 @@ pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryD
     if queries_are_held() {
         // SAFETY: Postgres hands in a query that is about to start.
         unsafe { before_executor_start(query) };
+    }
+    if gate::applies() {
+        // SAFETY: as above.
+        if let Some(work) = unsafe { gate::asks(query, flags) } {
+            gate::enter(work);
+        }
     }
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
     unsafe {

@@ -4,11 +4,12 @@
 //! deadlines are atomics, a document has two buffers of which its writer takes the one nobody is
 //! sent to, events sit in slots of their own, and the mailbox changes hands by compare-and-swap. The
 //! texts are arrays of atomic words, so a torn copy is wrong text that is thrown away, never a race in
-//! Rust's sense. Only the two condition variables are Postgres' own; they hold a spinlock for a few
+//! Rust's sense. Only the three condition variables are Postgres' own; they hold a spinlock for a few
 //! instructions, and they are touched after the page itself has been written.
 
 mod described;
 mod events;
+mod gate;
 mod mailbox;
 mod presence;
 mod recovered;
@@ -19,6 +20,7 @@ mod timings;
 mod words;
 
 pub use events::Event;
+pub use gate::Work;
 pub use mailbox::AskError;
 pub use presence::{attach_arbiter, attach_worker, wake_arbiter, wake_worker};
 pub use recovered::Recovered;
@@ -69,6 +71,7 @@ pub struct Page {
     events: [events::EventSlot; events::EVENTS_MAX],
     mailbox: mailbox::Mailbox,
     described: described::Description,
+    gate: gate::Gate,
     renewed: UnsafeCell<pg_sys::ConditionVariable>,
     answered: UnsafeCell<pg_sys::ConditionVariable>,
 }

@@ -30,8 +30,8 @@ unsafe extern "C-unwind" fn detach_worker(_code: std::ffi::c_int, _arg: pg_sys::
     }
 }
 
-/// Backend: this session is the arbiter's, until it ends. Then a drain it asked for ends too, so that
-/// an arbiter that dies in a switchover does not leave the primary's clients waiting.
+/// Backend: this session is the arbiter's, until it ends. Then a drain it asked for ends too, and the gate
+/// opens, so that an arbiter that dies in a switchover does not leave the primary's clients waiting.
 pub fn attach_arbiter() {
     let page = page();
     if page.arbiter_pid.swap(own_pid(), SeqCst) != own_pid() {
@@ -47,6 +47,7 @@ unsafe extern "C-unwind" fn detach_arbiter(_code: std::ffi::c_int, _arg: pg_sys:
         && page.arbiter_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst).is_ok()
     {
         page.undrain();
+        page.open_gate();
         wake_worker();
     }
 }

@@ -70,6 +70,7 @@ unsafe extern "C-unwind" fn startup() {
             std::ptr::write_bytes(page, 0, 1);
             pg_sys::ConditionVariableInit((*page).renewed.get());
             pg_sys::ConditionVariableInit((*page).answered.get());
+            (*page).gate.initialise();
             // A server that belongs to a cluster starts closed, also after a crash of a backend.
             let mode = if guc::scope().is_some() { Mode::Closed } else { Mode::Unmanaged };
             (*page).mode.store(mode as u32, SeqCst);

@@ -1,0 +1,136 @@
+//! The gate: while a planned change of a Citus worker is under way, distributed statements of transactions that have not yet done
+//! distributed work wait here. Closed by the arbiter for a bounded time, so that one that died or froze holds nobody for ever.
+
+use super::{Page, boottime, wait};
+use cluster::time::Moment;
+use pgrx::pg_sys;
+use std::cell::UnsafeCell;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+/// What a distributed statement does, and the most that a transaction has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Work {
+    /// It only reads.
+    Reads,
+    /// It changes something, or may.
+    Writes,
+}
+
+/// Part of the page. All zero is "open, and nobody is under way".
+#[repr(C)]
+pub struct Gate {
+    /// Until when statements wait; 0: they don't.
+    closed_until_ns: AtomicU64,
+    /// Reads wait too.
+    holds_reads: AtomicU32,
+    /// Transactions under way that have read and not written; only those of clients are counted.
+    reading: AtomicU32,
+    /// Transactions under way that have written.
+    writing: AtomicU32,
+    /// The gate was opened, or a transaction ended while it was closed.
+    changed: UnsafeCell<pg_sys::ConditionVariable>,
+}
+
+/// Should a broadcast be missed because its sender died.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
+impl Gate {
+    /// Called once, by whoever makes the page.
+    ///
+    /// # Safety
+    /// No other process uses the page yet.
+    pub(super) unsafe fn initialise(&self) {
+        // SAFETY: as demanded.
+        unsafe { pg_sys::ConditionVariableInit(self.changed.get()) };
+    }
+
+    fn count(&self, work: Work) -> &AtomicU32 {
+        match work {
+            Work::Reads => &self.reading,
+            Work::Writes => &self.writing,
+        }
+    }
+
+    /// Until when a transaction that has done `done` waits before it does `work`; None where it need not.
+    fn closed_for(&self, done: Option<Work>, work: Work) -> Option<Moment> {
+        let until = self.closed_until_ns.load(SeqCst);
+        if until == 0 {
+            return None;
+        }
+        let holds_reads = self.holds_reads.load(SeqCst) != 0;
+        // Who is waited for is not held; where reads are not held, nobody waits for those that have read.
+        let under_way = done.is_some() && holds_reads;
+        let held = work == Work::Writes || holds_reads;
+        let until = Moment::from_nanos(until);
+        (held && !under_way && boottime() < until).then_some(until)
+    }
+
+    fn under_way(&self) -> u32 {
+        let reading = if self.holds_reads.load(SeqCst) != 0 { self.reading.load(SeqCst) } else { 0 };
+        reading + self.writing.load(SeqCst)
+    }
+
+    fn broadcast(&self) {
+        // SAFETY: initialised with the page, lives as long as the server.
+        unsafe { pg_sys::ConditionVariableBroadcast(self.changed.get()) };
+    }
+}
+
+impl Page {
+    /// Backend: its transaction, which has done `done`, is about to do `work` for the first time. Counts it as under way,
+    /// or waits until the gate is open. True where it waited.
+    ///
+    /// It counts itself first and looks at the gate then; who closes the gate does it the other way round. So at least one of two
+    /// that come at the same instant sees the other.
+    pub fn pass_gate(&self, done: Option<Work>, work: Work) -> bool {
+        let gate = &self.gate;
+        let mut waited = false;
+        loop {
+            gate.count(work).fetch_add(1, SeqCst);
+            let Some(until) = gate.closed_for(done, work) else { break };
+            gate.count(work).fetch_sub(1, SeqCst);
+            gate.broadcast();
+            waited = true;
+            // An interrupt's ERROR leaves from here, where this transaction is not counted.
+            wait(&gate.changed, until, LONGEST_SLEEP, |_| gate.closed_for(done, work).is_none().then_some(()));
+        }
+        if let Some(done) = done {
+            gate.count(done).fetch_sub(1, SeqCst);
+        }
+        waited
+    }
+
+    /// Backend: its transaction, which did `done`, is over.
+    pub fn leave_gate(&self, done: Work) {
+        let gate = &self.gate;
+        gate.count(done).fetch_sub(1, SeqCst);
+        if gate.closed_until_ns.load(SeqCst) != 0 {
+            gate.broadcast();
+        }
+    }
+
+    /// Arbiter: distributed statements wait until then, reads too where `reads` says so. Closing it again moves the end.
+    pub fn close_gate(&self, until: Moment, reads: bool) {
+        self.gate.holds_reads.store(reads.into(), SeqCst);
+        self.gate.closed_until_ns.store(until.as_nanos(), SeqCst);
+    }
+
+    /// Arbiter: who waits goes on. False where the gate was open.
+    pub fn open_gate(&self) -> bool {
+        let was_closed = self.gate.closed_until_ns.swap(0, SeqCst) != 0;
+        if was_closed {
+            self.gate.broadcast();
+        }
+        was_closed
+    }
+
+    /// Arbiter: waits until transactions under way have ended, or until `limit`. Gives how many have not.
+    pub fn await_gate(&self, limit: Moment) -> u32 {
+        let gate = &self.gate;
+        wait(&gate.changed, limit, LONGEST_SLEEP, |_| (gate.under_way() == 0).then_some(()));
+        gate.under_way()
+    }
+}
