@@ -321,6 +321,49 @@ pub fn is_held(view: &ClusterView, request: i64) -> bool {
     view.held.as_ref().is_some_and(|held| held.value.request == request)
 }
 
+/// `tenure/gate` of a worker's group: another group is about to change its primary, so distributed statements that begin here are to
+/// wait. Hangs on the coordinator's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateWord {
+    /// Which coordinator asks.
+    pub coordinator: MemberName,
+    /// In which term.
+    pub term: i64,
+    /// Reads wait too.
+    pub reads: bool,
+}
+
+/// `tenure/gated` of a worker's group: its primary keeps statements waiting. Hangs on that one's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatedWord {
+    /// The revision of the word that this answers.
+    pub gate: i64,
+    /// Who answers.
+    pub leader: MemberName,
+    /// In which term.
+    pub term: i64,
+}
+
+/// The gate that this group's leader is to keep closed: its revision, and what it says. A word of a coordinator that was deposed counts
+/// no more; its lease may still run.
+pub fn gate_wanted(view: &ClusterView) -> Option<(i64, &GateWord)> {
+    let newest = view.coordinator.as_ref().map_or(0, |word| word.value.term);
+    let gate = view.gate.as_ref().filter(|gate| gate.value.term >= newest)?;
+    view.leader.as_ref()?;
+    Some((gate.revision, &gate.value))
+}
+
+/// The groups whose answer to this gate is still missing. Nobody waits for one that has no primary, or that asked for a hold itself and is
+/// about to stop.
+pub fn not_gated(groups: &Groups, gate: i64) -> BTreeSet<u32> {
+    let answered = |view: &ClusterView| {
+        let term = view.leader.as_ref().map(|leader| leader.term.0);
+        view.gated.as_ref().is_some_and(|gated| gated.value.gate == gate && Some(gated.value.term) == term)
+    };
+    let asked = groups.iter().filter(|(group, view)| **group != COORDINATOR && wanted(view).is_some() && view.hold.is_none());
+    asked.filter(|(_, view)| !answered(view)).map(|(group, _)| *group).collect()
+}
+
 /// Why a hold ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {

@@ -1,6 +1,6 @@
 //! ClusterView: every key of the cluster as read at one revision.
 
-use crate::citus::{CoordinatorWord, HeldWord, HoldRequest};
+use crate::citus::{CoordinatorWord, GateWord, GatedWord, HeldWord, HoldRequest};
 use crate::config::DynamicConfig;
 use crate::failover::FailoverRequest;
 use crate::history::History;
@@ -122,6 +122,10 @@ pub struct ClusterView {
     pub hold: Option<Versioned<HoldRequest>>,
     /// `tenure/held`: the coordinator's answer to that.
     pub held: Option<Versioned<HeldWord>>,
+    /// `tenure/gate`: the coordinator asks this group to let distributed statements wait.
+    pub gate: Option<Versioned<GateWord>>,
+    /// `tenure/gated`: this group's answer to that.
+    pub gated: Option<Versioned<GatedWord>>,
     /// `tenure/coordinator`: the newest coordinator of the Citus cluster that this group belongs to.
     pub coordinator: Option<Versioned<CoordinatorWord>>,
     /// Keys whose value could not be read, with the reason: shown, never acted on.

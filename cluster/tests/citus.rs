@@ -1,6 +1,8 @@
 //! Tables of the coordinator's metadata: rows found, rows wanted, and the steps between; and every small world of them.
 
-use cluster::citus::{self, Address, COORDINATOR, HeldWord, HoldRequest, NodeRole, Release, Row, Step, Wanted};
+use cluster::citus::{
+    self, Address, COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, NodeRole, Release, Row, Step, Wanted,
+};
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::{Member, MemberEntry};
 use cluster::name::{MemberName, SystemId};
@@ -249,6 +251,34 @@ fn only_the_present_leaders_request_is_served() {
         ..asking("a", 5)
     };
     assert!(citus::is_held(&answered, 9) && !citus::is_held(&answered, 8) && !citus::is_held(&asking("a", 5), 9));
+}
+
+#[test]
+fn a_gate_is_kept_for_the_newest_coordinator_and_awaited_of_who_serves() {
+    let serving = |term| group(term, &[("a", "primary", "running", "{}")]);
+    let gate = |term| Some(Versioned { value: GateWord { coordinator: name("c"), term, reads: true }, revision: 20 });
+    let coordinator = |term| Some(Versioned { value: CoordinatorWord { leader: name("c"), term }, revision: 3 });
+    for (newest, asks, kept) in [(None, 3, true), (Some(3), 3, true), (Some(3), 4, true), (Some(3), 2, false)] {
+        let view = ClusterView { gate: gate(asks), coordinator: newest.and_then(coordinator), ..serving(5) };
+        assert_eq!(citus::gate_wanted(&view).map(|(revision, _)| revision), kept.then_some(20), "{newest:?} {asks}");
+    }
+    assert_eq!(citus::gate_wanted(&ClusterView { gate: gate(3), leader: None, ..serving(5) }), None, "nobody there leads");
+
+    let answered = |gate, term| Some(Versioned { value: GatedWord { gate, leader: name("a"), term }, revision: 21 });
+    let asking = Some(Versioned { value: HoldRequest { leader: name("a"), term: 5 }, revision: 9 });
+    for (view, missing) in [
+        (serving(5), true),
+        (ClusterView { gated: answered(20, 5), ..serving(5) }, false),
+        (ClusterView { gated: answered(19, 5), ..serving(5) }, true), // of an earlier word
+        (ClusterView { gated: answered(20, 4), ..serving(5) }, true), // of a leader before this one
+        (ClusterView { hold: asking, ..serving(5) }, false),          // about to stop itself
+        (group(5, &[("a", "primary", "stopping", "{}")]), false),
+        (ClusterView::default(), false),
+    ] {
+        let groups = Groups::from([(COORDINATOR, serving(1)), (2, view)]);
+        assert_eq!(citus::not_gated(&groups, 20).contains(&2), missing, "{groups:?}");
+        assert!(!citus::not_gated(&groups, 20).contains(&COORDINATOR));
+    }
 }
 
 #[test]

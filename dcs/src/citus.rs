@@ -4,9 +4,12 @@
 use crate::codec::{self, to_bytes};
 use crate::etcd::{Etcd, on, unchanged};
 use crate::{Error, Result};
-use cluster::citus::{COORDINATOR, CoordinatorWord, Groups, HeldWord, HoldRequest};
+use cluster::citus::{COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest};
 use cluster::leader::Leader;
 use etcd_client::TxnOp;
+
+/// etcd takes 128 operations in one transaction unless it was told otherwise.
+const GROUPS_AT_ONCE: usize = 60;
 
 impl Etcd {
     /// Reads every group of the scope at one revision, linearizably. For an etcd that was named with the scope's keys.
@@ -43,6 +46,34 @@ impl Etcd {
         let put = |group: &u32| TxnOp::put(self.keys().group(*group).coordinator(), to_bytes(&word), None);
         let when = vec![unchanged(self.keys().group(COORDINATOR).leader(), coordinator.term.0)];
         self.guarded("the coordinator's leader key", when, groups.iter().map(put).collect()).await.map(drop)
+    }
+
+    /// Asks these groups to let distributed statements wait, as the coordinator's leader; gives the revision of the word, the same in all. For an
+    /// etcd that was named with the scope's keys.
+    pub async fn close_gates(&self, groups: &[u32], reads: bool, coordinator: &Leader) -> Result<i64> {
+        let word = GateWord { coordinator: coordinator.name.clone(), term: coordinator.term.0, reads };
+        let put = |group: &u32| TxnOp::put(self.keys().group(*group).gate(), to_bytes(&word), on(coordinator.lease));
+        let when = vec![unchanged(self.keys().group(COORDINATOR).leader(), coordinator.term.0)];
+        self.guarded("the coordinator's leader key", when, groups.iter().map(put).collect()).await
+    }
+
+    /// Takes what [`Etcd::close_gates`] asked for back, as the coordinator's leader, whoever asked.
+    pub async fn open_gates(&self, groups: &[u32], coordinator: &Leader) -> Result<()> {
+        let keys = |group: &u32| [self.keys().group(*group).gate(), self.keys().group(*group).gated()];
+        for some in groups.chunks(GROUPS_AT_ONCE) {
+            let when = vec![unchanged(self.keys().group(COORDINATOR).leader(), coordinator.term.0)];
+            let then = some.iter().flat_map(keys).map(|key| TxnOp::delete(key, None)).collect();
+            self.guarded("the coordinator's leader key", when, then).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers the coordinator, as this group's leader: statements wait here.
+    pub async fn answer_gate(&self, gate: i64, leader: &Leader) -> Result<()> {
+        let word = GatedWord { gate, leader: leader.name.clone(), term: leader.term.0 };
+        let when = vec![self.is_leader(leader), unchanged(self.keys().gate(), gate)];
+        let put = TxnOp::put(self.keys().gated(), to_bytes(&word), on(leader.lease));
+        ignoring_lost(self.guarded("the request to wait", when, vec![put]).await)
     }
 
     /// Clears a group's request and its answer, as the coordinator's leader: the hold is over.

@@ -96,6 +96,8 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
         }
         Known::Hold => view.hold = Some(json(raw)?),
         Known::Held => view.held = Some(json(raw)?),
+        Known::Gate => view.gate = Some(json(raw)?),
+        Known::Gated => view.gated = Some(json(raw)?),
         Known::Coordinator => view.coordinator = Some(json(raw)?),
         Known::Other => {}
     }

@@ -27,6 +27,8 @@ pub enum Known<'a> {
     Request(&'a str),
     Hold,
     Held,
+    Gate,
+    Gated,
     Coordinator,
     Other,
 }
@@ -116,6 +118,15 @@ impl Keys {
         self.at("tenure/held")
     }
 
+    /// `tenure/gate`
+    pub fn gate(&self) -> String {
+        self.at("tenure/gate")
+    }
+    /// `tenure/gated`
+    pub fn gated(&self) -> String {
+        self.at("tenure/gated")
+    }
+
     /// `tenure/coordinator`
     pub fn coordinator(&self) -> String {
         self.at("tenure/coordinator")
@@ -143,6 +154,8 @@ impl Keys {
             "tenure/timeline" => Known::ClaimedTimeline,
             "tenure/hold" => Known::Hold,
             "tenure/held" => Known::Held,
+            "tenure/gate" => Known::Gate,
+            "tenure/gated" => Known::Gated,
             "tenure/coordinator" => Known::Coordinator,
             _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/"), tail.strip_prefix("tenure/request/")) {
                 (Some(name), ..) => Known::Member(name),
@@ -191,6 +204,8 @@ mod tests {
         assert_eq!(keys.know(&keys.last_term()), Known::LastTerm);
         assert_eq!(keys.know(&keys.hold()), Known::Hold);
         assert_eq!(keys.know(&keys.held()), Known::Held);
+        assert_eq!(keys.know(&keys.gate()), Known::Gate);
+        assert_eq!(keys.know(&keys.gated()), Known::Gated);
         assert_eq!(keys.know(&keys.coordinator()), Known::Coordinator);
         assert_eq!(keys.know("/service/demo/optime/leader"), Known::Other);
         assert_eq!(keys.know("/service/demo2/leader"), Known::Other);
