@@ -1,9 +1,11 @@
 //! `tenure check`: what is wrong with the cluster, worst first, and what to do next.
 
 use super::context::{Tool, print, refuse};
+use super::groups::{self, Part};
 use super::list::yaml;
 use anyhow::Result;
-use cluster::check::{self, Severity};
+use cluster::check::{self, Fault, Severity};
+use serde_json::{Value, json};
 
 /// How to write the faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -33,21 +35,39 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
-    let target = tool.target(args.cluster.as_deref(), args.group)?;
-    let mut faults = check::faults(&target.view().await?);
-    faults.sort();
+    let parts = groups::all(tool, args.cluster.as_deref(), args.group).await?;
+    let several = parts.len() > 1;
+    let scope = parts.iter().map(|part| part.target.scope.to_string()).next().unwrap_or_default();
+    let mut faults: Vec<(Option<u32>, Fault)> = Vec::new();
+    for Part { target, view } in parts {
+        faults.extend(check::faults(&view).into_iter().map(|fault| (target.group.filter(|_| several), fault)));
+    }
+    faults.sort_by(|(group, fault), (other, than)| fault.cmp(than).then(group.cmp(other)));
     match args.format {
-        Format::Json => print(serde_json::to_string(&faults)?)?,
-        Format::Yaml => print(yaml(&faults)?)?,
-        Format::Text if faults.is_empty() => print(format!("{}: no faults", target.scope))?,
+        Format::Json => print(serde_json::to_string(&objects(&faults)?)?)?,
+        Format::Yaml => print(yaml(&objects(&faults)?)?)?,
+        Format::Text if faults.is_empty() => print(format!("{scope}: no faults"))?,
         Format::Text => {
-            for fault in &faults {
-                print(format!("{fault}\n  hint: {}", fault.hint))?;
+            for (group, fault) in &faults {
+                let group = group.map(|group| format!(" (Citus group {group})")).unwrap_or_default();
+                print(format!("{fault}{group}\n  hint: {}", fault.hint))?;
             }
         }
     }
-    match faults.iter().filter(|fault| fault.severity == Severity::Critical).count() {
+    match faults.iter().filter(|(_, fault)| fault.severity == Severity::Critical).count() {
         0 => Ok(()),
         critical => Err(refuse(format!("{critical} critical fault(s)"))),
     }
+}
+
+/// The faults, those of a group with its number.
+fn objects(faults: &[(Option<u32>, Fault)]) -> Result<Vec<Value>> {
+    let object = |(group, fault): &(Option<u32>, Fault)| {
+        let mut value = serde_json::to_value(fault)?;
+        if let (Some(group), Some(fields)) = (group, value.as_object_mut()) {
+            fields.insert("group".to_owned(), json!(group));
+        }
+        Ok(value)
+    };
+    faults.iter().map(object).collect()
 }

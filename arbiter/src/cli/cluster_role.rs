@@ -33,7 +33,7 @@ pub async fn change(tool: &Tool, cluster: Option<&str>, force: bool, section: Op
         ));
     }
     let name = target.scope.as_str();
-    print(format!("Current cluster topology\n{}", list::members(&view, name, false, Format::Pretty)?))?;
+    print(format!("Current cluster topology\n{}", list::members(&view, name, target.group, false, Format::Pretty)?))?;
     if !force {
         context::must_be_interactive(&format!("{stem}ing a cluster"))?;
         if !confirm(&format!("Are you sure you want to {stem}e {name} cluster?"))? {
@@ -56,7 +56,7 @@ pub async fn change(tool: &Tool, cluster: Option<&str>, force: bool, section: Op
     .await;
     let view = target.view().await?;
     if !done {
-        print(list::members(&view, name, false, Format::Pretty)?)?;
+        print(list::members(&view, name, target.group, false, Format::Pretty)?)?;
         return Err(refuse_with(
             format!(
                 "the cluster was not {stem}ed within {} s; the setting is written, and the operation may still be in progress",
@@ -66,7 +66,7 @@ pub async fn change(tool: &Tool, cluster: Option<&str>, force: bool, section: Op
         ));
     }
     print(format!("{} cluster is successfully {stem}ed", context::timestamp()))?;
-    print(list::members(&view, name, false, Format::Pretty)?)
+    print(list::members(&view, name, target.group, false, Format::Pretty)?)
 }
 
 /// Puts the section into the configuration, or takes it out.

@@ -87,6 +87,8 @@ pub struct Tool {
 pub struct Target {
     /// Its name.
     pub scope: Scope,
+    /// The group of a Citus cluster that this is.
+    pub group: Option<u32>,
     /// Its etcd.
     pub etcd: Arc<Etcd>,
 }
@@ -174,6 +176,11 @@ impl Tool {
         self.scope.as_ref()
     }
 
+    /// The Citus group of the configuration: a node's file has its own.
+    pub fn group(&self) -> Option<u32> {
+        self.group
+    }
+
     /// The cluster of this name, or the configured one.
     pub fn target(&self, cluster: Option<&str>, group: Option<u32>) -> Result<Target> {
         let scope = match cluster {
@@ -190,11 +197,12 @@ impl Tool {
             ));
         }
         let keys = Keys::new(&self.namespace, &scope);
-        let keys = match group.or(self.group) {
+        let group = group.or(self.group);
+        let keys = match group {
             Some(group) => keys.group(group),
             None => keys,
         };
-        Ok(Target { scope, etcd: Arc::new(Etcd::new(keys, self.settings.clone())) })
+        Ok(Target { scope, group, etcd: Arc::new(Etcd::new(keys, self.settings.clone())) })
     }
 
     /// As [`Tool::target`], but all groups of a Citus cluster where none is named, also where the configuration is one group's.
@@ -202,6 +210,7 @@ impl Tool {
         let mut target = self.target(cluster, group)?;
         if group.is_none() {
             target.etcd = Arc::new(target.etcd.seen_as(Keys::new(&self.namespace, &target.scope)));
+            target.group = None;
         }
         Ok(target)
     }

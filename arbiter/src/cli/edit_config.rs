@@ -1,6 +1,7 @@
 //! `tenure edit-config`: change the dynamic configuration, with a diff and a guarded write.
 
 use super::context::{Tool, confirm, interactive, print, refuse, refuse_with};
+use super::groups::{self, Part};
 use super::list::yaml;
 use anyhow::{Context, Result};
 use cluster::config::{DynamicConfig, merge};
@@ -43,8 +44,8 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
-    let target = tool.target(args.cluster.as_deref(), args.group)?;
-    let view = target.view().await?;
+    let group = args.group.or(tool.group());
+    let Part { target, view } = groups::one(tool, args.cluster.as_deref(), group, |_| true, "a change of the configuration").await?;
     let Some(config) = &view.config else {
         return Err(refuse(format!("The config key does not exist in the cluster {}", target.scope)));
     };

@@ -1,6 +1,7 @@
 //! `tenure explain`: why each member does what it does, in its own arbiter's words, and what stands in the way of a candidate.
 
 use super::context::{Tool, print, refuse_with};
+use super::groups::{self, Part};
 use super::list::{Format, yaml};
 use crate::journal::Record;
 use anyhow::{Context, Result};
@@ -30,13 +31,14 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let (cluster, names) = tool.cluster_and_members(&args.words);
-    let view = tool.target(cluster, args.group)?.view().await?;
-    if let Some(odd) = names.iter().find(|wished| !view.members.keys().any(|name| name.as_str() == wished.as_str())) {
+    let parts = groups::all(tool, cluster, args.group).await?;
+    if let Some(odd) = names.iter().find(|wished| !parts.iter().any(|part| part.has(wished))) {
         return Err(refuse_with(format!("{odd} is not a member of the cluster"), "`tenure list` shows who is"));
     }
     let mut told: Vec<Value> = Vec::new();
     let mut lines: Vec<String> = Vec::new();
-    for (name, entry) in view.members.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wished| wished == name.as_str())) {
+    let members = parts.iter().flat_map(|Part { view, .. }| view.members.iter().map(move |(name, entry)| (view, name, entry)));
+    for (view, name, entry) in members.filter(|(_, name, _)| names.is_empty() || names.iter().any(|wished| wished == name.as_str())) {
         lines.push(format!("{name}:"));
         let asked = tool.caller.ask(&entry.member.api_url, "GET", "journal", None, BOUND).await;
         let read = asked.and_then(|(_, text)| serde_json::from_str::<Vec<Record>>(&text).context("it keeps no journal"));
@@ -60,7 +62,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         Format::Json => print(serde_json::to_string(&told)?),
         Format::Yaml => print(yaml(&told)?),
         Format::Pretty | Format::Topology | Format::Tsv => {
-            let mut faults = check::faults(&view);
+            let mut faults: Vec<_> = parts.iter().flat_map(|part| check::faults(&part.view)).collect();
             faults.sort();
             lines.extend(faults.iter().map(|fault| format!("{fault}\n  hint: {}", fault.hint)));
             print(lines.join("\n"))

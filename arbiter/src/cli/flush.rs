@@ -1,6 +1,7 @@
 //! `tenure flush`: take back a switchover that waits for its time, or a planned restart.
 
 use super::context::{Tool, confirm, must_be_interactive, print, refuse, refuse_with};
+use super::groups::{self, Part};
 use super::members;
 use anyhow::Result;
 use cluster::failover::FailoverRequest;
@@ -35,8 +36,9 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
 }
 
 async fn switchover(tool: &Tool, words: &[String], args: &Args) -> Result<()> {
-    let target = tool.target(tool.cluster_and_members(words).0, args.group)?;
-    let view = target.view().await?;
+    let cluster = tool.cluster_and_members(words).0;
+    let asked = |part: &Part| part.view.request().is_some();
+    let Part { target, view } = groups::one(tool, cluster, args.group, asked, "a flush").await?;
     if view.request().is_none() {
         return print(format!("No pending scheduled switchover on cluster {}", target.scope));
     }
@@ -56,9 +58,9 @@ async fn switchover(tool: &Tool, words: &[String], args: &Args) -> Result<()> {
 async fn restart(tool: &Tool, words: &[String], args: &Args) -> Result<()> {
     let role = args.role.or((tool.cluster_and_members(words).1.is_empty()).then_some(super::context::RoleFilter::Any));
     let chosen = members::choose(tool, words, args.group, role, args.force, "flush").await?;
-    chosen.are_you_sure(args.force, "flush")?;
+    members::are_you_sure(&chosen, args.force, "flush")?;
     let mut done = Vec::new();
-    for name in &chosen.members {
+    for (chosen, name) in members::each(&chosen) {
         if chosen.view.members.get(name).is_some_and(|entry| entry.member.other.contains_key("scheduled_restart")) {
             let answer = chosen.ask(tool, name, "DELETE", "restart", None, Duration::from_secs(10)).await;
             done.push(members::report(name, "flush scheduled restart", answer)?);

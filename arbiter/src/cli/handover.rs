@@ -1,6 +1,7 @@
 //! What switchover and failover share: check, ask, write the guarded request, wait for what comes of it.
 
 use super::context::{self, Target, Tool, confirm, interactive, print, refuse, refuse_with};
+use super::groups::{self, Part};
 use super::list::{self, Format};
 use crate::rest::outcome::{self, Asked, Outcome};
 use anyhow::Result;
@@ -61,10 +62,13 @@ pub struct Wish {
 
 /// Does it.
 pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
-    let target = tool.target(wish.cluster.as_deref(), wish.group)?;
-    let view = target.view().await?;
+    let named = [&wish.leader, &wish.candidate];
+    let fits = |part: &Part| named.iter().copied().flatten().all(|name| part.has(name));
+    // The file's group counts only where no member is named.
+    let group = wish.group.or(tool.group().filter(|_| named.iter().all(|name| name.is_none())));
+    let Part { target, view } = groups::one(tool, wish.cluster.as_deref(), group, fits, &format!("a {}", action.word())).await?;
     let cluster = target.scope.as_str();
-    print(format!("Current cluster topology\n{}", list::members(&view, cluster, false, Format::Pretty)?))?;
+    print(format!("Current cluster topology\n{}", list::members(&view, cluster, target.group, false, Format::Pretty)?))?;
     if !wish.force {
         context::must_be_interactive(&format!("a {}", action.word()))?;
     }
@@ -246,7 +250,7 @@ async fn wait(target: &Target, asked: &Asked) -> Option<Outcome> {
 }
 
 async fn show(target: &Target) -> Result<()> {
-    print(list::members(&target.view().await?, target.scope.as_str(), false, Format::Pretty)?)
+    print(list::members(&target.view().await?, target.scope.as_str(), target.group, false, Format::Pretty)?)
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
         }
         let groups = if args.group.is_none() { target.groups().await? } else { Groups::new() };
         text.push_str(&match groups.is_empty() {
-            true => members(&target.view().await?, target.scope.as_str(), args.extended, args.format)?,
+            true => members(&target.view().await?, target.scope.as_str(), args.group, args.extended, args.format)?,
             false => self::groups(&groups, target.scope.as_str(), args.extended, args.format)?,
         });
     }
@@ -102,14 +102,18 @@ async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
     print(format!("{}{text}", if clear { "\x1b[2J\x1b[H" } else { "" }))
 }
 
-/// The members of one cluster in this format, with what else is worth a line.
-pub fn members(view: &ClusterView, cluster: &str, extended: bool, format: Format) -> Result<String> {
+/// The members of one cluster, or of one group of a Citus cluster, in this format, with what else is worth a line.
+pub fn members(view: &ClusterView, cluster: &str, group: Option<u32>, extended: bool, format: Format) -> Result<String> {
     let identity = match view.initialize.as_ref().map(|key| &key.value) {
         None => "uninitialized",
         Some(Initialize::Running) => "initializing",
         Some(Initialize::Done(id)) => id.0.as_str(),
     };
-    let drawn = table(&[(None, view)], &format!(" Cluster: {cluster} ({identity}) "), cluster, extended, format)?;
+    let title = match group {
+        Some(group) => format!(" Citus cluster: {cluster} (group: {group}, {identity}) "),
+        None => format!(" Cluster: {cluster} ({identity}) "),
+    };
+    let drawn = table(&[(group, view)], &title, cluster, extended, format)?;
     Ok(if matches!(format, Format::Pretty | Format::Topology) { drawn + &footer(view) } else { drawn })
 }
 
@@ -162,10 +166,12 @@ fn table(parts: &[(Option<u32>, &ClusterView)], title: &str, cluster: &str, exte
             Ok(lines.join("\n") + "\n")
         }
         Format::Pretty | Format::Topology => {
-            let columns: Vec<Column<'_>> = titles.into_iter().skip(1).map(column).collect();
+            // A single group stands in the title.
+            let left_out = if grouped && parts.len() == 1 { 2 } else { 1 };
+            let columns: Vec<Column<'_>> = titles.into_iter().skip(left_out).map(column).collect();
             let block = format == Format::Pretty;
             let cells: Vec<Vec<String>> =
-                elements.iter().map(|row| row.iter().skip(1).map(|(_, value)| text(value, block)).collect()).collect();
+                elements.iter().map(|row| row.iter().skip(left_out).map(|(_, value)| text(value, block)).collect()).collect();
             Ok(table::pretty(Some(title), &columns, &cells))
         }
     }
@@ -310,7 +316,7 @@ mod tests {
     fn the_table_is_the_one_people_know() {
         let mut view = sample();
         view.members.get_mut(&cluster::name::MemberName::new("n2").unwrap()).unwrap().member.tags.0.clear();
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Pretty).unwrap(), @r#"
+        insta::assert_snapshot!(members(&view, "demo", None, false, Format::Pretty).unwrap(), @r#"
         + Cluster: demo (7710284044615527583) ----+-----------+----+-------------+-----+------------+-----+
         | Member | Host            | Role         | State     | TL | Receive LSN | Lag | Replay LSN | Lag |
         +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+
@@ -337,6 +343,18 @@ mod tests {
          Citus group: 0, Maintenance mode: on
          Citus group: 2, Maintenance mode: on
         "#);
+        // One group alone has its number in the title.
+        insta::assert_snapshot!(members(&all[&2], "demo", Some(2), false, Format::Pretty).unwrap(), @r#"
+        + Citus cluster: demo (group: 2, 7710284044615527583) -----------+-----+------------+-----+
+        | Member | Host            | Role   | State   | TL | Receive LSN | Lag | Replay LSN | Lag |
+        +--------+-----------------+--------+---------+----+-------------+-----+------------+-----+
+        | n0     | 127.0.0.1:15430 | Leader | running |  1 |             |     |            |     |
+        +--------+-----------------+--------+---------+----+-------------+-----+------------+-----+
+         Maintenance mode: on
+        "#);
+        assert!(
+            members(&all[&2], "demo", Some(2), false, Format::Json).unwrap().starts_with(r#"[{"Cluster":"demo","Group":2,"Member":"n0""#)
+        );
         assert!(groups(&all, "demo", false, Format::Tsv).unwrap().starts_with("Cluster\tGroup\tMember\t"));
         assert!(groups(&all, "demo", false, Format::Json).unwrap().starts_with(r#"[{"Cluster":"demo","Group":0,"Member":"n0""#));
     }
@@ -357,7 +375,7 @@ mod tests {
             ..Default::default()
         };
         view.failover = Some(Versioned { value: request, revision: 4 });
-        insta::assert_snapshot!(members(&view, "demo", true, Format::Pretty).unwrap(), @r#"
+        insta::assert_snapshot!(members(&view, "demo", None, true, Format::Pretty).unwrap(), @r#"
         + Cluster: demo (7710284044615527583) -----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+
         | Member | Host            | Role    | State     | TL | Receive LSN | Lag | Replay LSN | Lag | Pending restart | Pending restart reason    | Scheduled restart | Tags              |
         +--------+-----------------+---------+-----------+----+-------------+-----+------------+-----+-----------------+---------------------------+-------------------+-------------------+
@@ -378,14 +396,14 @@ mod tests {
     #[test]
     fn rows_for_programs() {
         let view = sample();
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Json).unwrap(), @r#"[{"Cluster":"demo","Member":"n0","Host":"127.0.0.1:15430","Role":"Leader","State":"running","TL":1},{"Cluster":"demo","Member":"n1","Host":"127.0.0.1:15431","Role":"Sync Standby","State":"streaming","TL":1,"Receive LSN":"0/504BEA8","Receive Lag":0,"Replay LSN":"0/504BEA8","Replay Lag":0},{"Cluster":"demo","Member":"n2","Host":"127.0.0.1:15432","Role":"Replica","State":"streaming","TL":1,"Receive LSN":"0/4C4B400","Receive Lag":4,"Replay LSN":"0/4B571C0","Replay Lag":5,"Tags":{"replicatefrom":"n1"}}]"#);
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Tsv).unwrap().replace('\t', "|"), @r#"
+        insta::assert_snapshot!(members(&view, "demo", None, false, Format::Json).unwrap(), @r#"[{"Cluster":"demo","Member":"n0","Host":"127.0.0.1:15430","Role":"Leader","State":"running","TL":1},{"Cluster":"demo","Member":"n1","Host":"127.0.0.1:15431","Role":"Sync Standby","State":"streaming","TL":1,"Receive LSN":"0/504BEA8","Receive Lag":0,"Replay LSN":"0/504BEA8","Replay Lag":0},{"Cluster":"demo","Member":"n2","Host":"127.0.0.1:15432","Role":"Replica","State":"streaming","TL":1,"Receive LSN":"0/4C4B400","Receive Lag":4,"Replay LSN":"0/4B571C0","Replay Lag":5,"Tags":{"replicatefrom":"n1"}}]"#);
+        insta::assert_snapshot!(members(&view, "demo", None, false, Format::Tsv).unwrap().replace('\t', "|"), @r#"
         Cluster|Member|Host|Role|State|TL|Receive LSN|Receive Lag|Replay LSN|Replay Lag|Tags
         demo|n0|127.0.0.1:15430|Leader|running|1|||||
         demo|n1|127.0.0.1:15431|Sync Standby|streaming|1|0/504BEA8|0|0/504BEA8|0|
         demo|n2|127.0.0.1:15432|Replica|streaming|1|0/4C4B400|4|0/4B571C0|5|{replicatefrom: n1}
         "#);
-        insta::assert_snapshot!(members(&view, "demo", false, Format::Yaml).unwrap(), @r#"
+        insta::assert_snapshot!(members(&view, "demo", None, false, Format::Yaml).unwrap(), @r#"
         - Cluster: demo
           Member: n0
           Host: 127.0.0.1:15430
@@ -419,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_topology_indents() {
-        insta::assert_snapshot!(members(&sample(), "demo", false, Format::Topology).unwrap(), @r#"
+        insta::assert_snapshot!(members(&sample(), "demo", None, false, Format::Topology).unwrap(), @r#"
         + Cluster: demo (7710284044615527583) ----+-----------+----+-------------+-----+------------+-----+---------------------+
         | Member | Host            | Role         | State     | TL | Receive LSN | Lag | Replay LSN | Lag | Tags                |
         +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+---------------------+

@@ -1,6 +1,7 @@
 //! What restart, reload and reinit share: choose members, ask the operator, ask each member's REST.
 
-use super::context::{self, RoleFilter, Target, Tool, confirm, print, refuse};
+use super::context::{self, RoleFilter, Target, Tool, confirm, print, refuse, refuse_with};
+use super::groups::{self, Part};
 use super::list::{self, Format};
 use anyhow::Result;
 use cluster::name::MemberName;
@@ -8,7 +9,7 @@ use cluster::view::ClusterView;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Members of a cluster that a command goes to.
+/// Members of a cluster, or of one group of a Citus cluster, that a command goes to.
 pub struct Chosen {
     /// The cluster.
     pub target: Target,
@@ -18,7 +19,7 @@ pub struct Chosen {
     pub members: Vec<MemberName>,
 }
 
-/// Chooses by the words given and the role; shows the cluster unless `force`.
+/// Chooses by the words given and the role, of every group where none is named; shows the cluster unless `force`.
 pub async fn choose(
     tool: &Tool,
     words: &[String],
@@ -26,32 +27,55 @@ pub async fn choose(
     role: Option<RoleFilter>,
     force: bool,
     action: &str,
-) -> Result<Chosen> {
+) -> Result<Vec<Chosen>> {
     let (cluster, names) = tool.cluster_and_members(words);
-    let target = tool.target(cluster, group)?;
-    let view = target.view().await?;
-    if !force || role.is_some() {
-        print(list::members(&view, target.scope.as_str(), false, Format::Pretty)?)?;
+    let parts = groups::all(tool, cluster, group).await?;
+    let several = parts.len() > 1;
+    for word in names.iter().filter(|_| several) {
+        match parts.iter().filter(|part| part.has(word)).count() {
+            0 => return Err(refuse_with(format!("{word} is not a member of any group"), "`tenure list` shows who is")),
+            1 => {}
+            _ => return Err(refuse_with(format!("members of more than one group are called {word}"), "give --group NUMBER")),
+        }
     }
-    let members = context::choose_members(&view, target.scope.as_str(), names, role, action)?;
-    Ok(Chosen { target, view, members })
+    if several && names.is_empty() && action == "reinitialize" {
+        return Err(refuse_with(format!("no member to {action} is named"), "name the members"));
+    }
+    let mut chosen = Vec::new();
+    for Part { target, view } in parts {
+        let here = |word: &&String| !several || view.members.keys().any(|name| name.as_str() == word.as_str());
+        let named: Vec<String> = names.iter().filter(here).cloned().collect();
+        let nobody =
+            (named.is_empty() && !names.is_empty()) || role.is_some_and(|role| !view.members.keys().any(|name| role.takes(&view, name)));
+        if several && nobody {
+            continue;
+        }
+        let scope = target.scope.as_str();
+        if !force || role.is_some() {
+            print(list::members(&view, scope, target.group, false, Format::Pretty)?)?;
+        }
+        let members = context::choose_members(&view, scope, &named, role, action)?;
+        chosen.push(Chosen { target, view, members });
+    }
+    if chosen.is_empty() { Err(refuse(format!("No member to {action}"))) } else { Ok(chosen) }
+}
+
+/// Asks whether to go on, unless forced.
+pub fn are_you_sure(chosen: &[Chosen], force: bool, action: &str) -> Result<()> {
+    let names = chosen.iter().flat_map(|part| &part.members).map(MemberName::as_str).collect::<Vec<_>>().join(", ");
+    if force {
+        return Ok(());
+    }
+    context::must_be_interactive(&format!("a {action}"))?;
+    if confirm(&format!("Are you sure you want to {action} members {names}?"))? { Ok(()) } else { Err(refuse(format!("Aborted {action}"))) }
+}
+
+/// Every member with its group.
+pub fn each(chosen: &[Chosen]) -> impl Iterator<Item = (&Chosen, &MemberName)> {
+    chosen.iter().flat_map(|part| part.members.iter().map(move |name| (part, name)))
 }
 
 impl Chosen {
-    /// Asks whether to go on, unless forced.
-    pub fn are_you_sure(&self, force: bool, action: &str) -> Result<()> {
-        let names = self.members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ");
-        if force {
-            return Ok(());
-        }
-        context::must_be_interactive(&format!("a {action}"))?;
-        if confirm(&format!("Are you sure you want to {action} members {names}?"))? {
-            Ok(())
-        } else {
-            Err(refuse(format!("Aborted {action}")))
-        }
-    }
-
     /// Asks one member's REST.
     pub async fn ask(
         &self,

@@ -2,6 +2,7 @@
 
 mod cluster_role;
 pub mod context;
+mod groups;
 mod handover;
 pub(crate) mod http;
 mod members;

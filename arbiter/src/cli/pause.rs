@@ -1,6 +1,7 @@
 //! `tenure pause` and `tenure resume`: maintenance mode on and off.
 
 use super::context::{Target, Tool, print, refuse, refuse_with};
+use super::groups::{self, Part};
 use anyhow::Result;
 use cluster::config::DynamicConfig;
 use cluster::member::Member;
@@ -23,6 +24,9 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
+    /// Every group of a Citus cluster, also where the configuration file is of one of them.
+    #[arg(long, conflicts_with = "group")]
+    pub all_groups: bool,
     /// Wait until every member has seen it.
     #[arg(long)]
     pub wait: bool,
@@ -30,15 +34,30 @@ pub struct Args {
 
 /// Runs either command.
 pub async fn run(tool: &Tool, args: &Args, paused: bool) -> Result<()> {
-    let target = tool.target(args.cluster.as_deref(), args.group)?;
-    let mut view = target.view().await?;
+    let parts = groups::own(tool, args.cluster.as_deref(), args.group, args.all_groups).await?;
+    let several = parts.len() > 1;
+    let already = |part: &Part| part.view.config().paused() == paused;
+    if parts.iter().all(already) {
+        return Err(refuse(format!("Cluster is {} paused", if paused { "already" } else { "not" })));
+    }
+    for part in parts {
+        if let Some(group) = part.target.group.filter(|_| several) {
+            print(format!("Citus group: {group}"))?;
+        }
+        if !already(&part) {
+            Box::pin(switch(tool, part, paused, args.wait)).await?;
+        } else {
+            print(format!("It is {} paused", if paused { "already" } else { "not" }))?;
+        }
+    }
+    Ok(())
+}
+
+async fn switch(tool: &Tool, Part { target, mut view }: Part, paused: bool, waits: bool) -> Result<()> {
     // Another writer may come between our read and our write; what it wrote is kept.
     for _ in 0..5 {
-        if view.config().paused() == paused {
-            return Err(refuse(format!("Cluster is {} paused", if paused { "already" } else { "not" })));
-        }
         match Box::pin(target.etcd.write_config(&changed(view.config(), paused), ClusterView::revision_of(&view.config))).await {
-            Ok(_) if args.wait => return Box::pin(wait(tool, &target, paused)).await,
+            Ok(_) if waits => return Box::pin(wait(tool, &target, paused)).await,
             Ok(_) => return print(success(paused)),
             Err(Error::Lost(_)) => view = target.view().await?,
             Err(error) => return Err(error.into()),

@@ -1,6 +1,7 @@
 //! `tenure query`: run SQL on a member, by its role or its name.
 
 use super::context::{RoleFilter, Tool, print, refuse_with};
+use super::groups;
 use super::list::{Format, yaml};
 use super::table::{self, Column};
 use anyhow::{Context, Result};
@@ -16,7 +17,7 @@ const CONNECT_BOUND: Duration = Duration::from_secs(5);
 /// The pause of `-W`, as people know it.
 const PAUSE_S: f64 = 2.0;
 
-/// Run SQL on a member, the leader unless told otherwise.
+/// Run SQL on a member, the leader (of Citus: the coordinator's) unless told otherwise.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The cluster's name; the configured one where none is given.
@@ -73,13 +74,13 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         }
         (None, None) => return Err(refuse_with("You need to specify either --command or --file", "tenure query -C 'SELECT 1'")),
     };
-    let target = tool.target(args.cluster.as_deref(), args.group)?;
     let mut config = credentials(tool, args)?;
     config.dbname(args.dbname.as_deref().unwrap_or("postgres")).application_name("tenure query").connect_timeout(CONNECT_BOUND);
     loop {
         // Read again each time: the leader may be another by then.
-        let view = target.view().await?;
-        let (name, host, port) = member(&view, args)?;
+        let parts = groups::all(tool, args.cluster.as_deref(), args.group).await?;
+        let found = parts.iter().find_map(|part| member(&part.view, args));
+        let (name, host, port) = found.ok_or_else(|| refuse_with("Can not find a suitable member", "`tenure list` shows who there is"))?;
         let mut config = config.clone();
         config.host(&host).port(port);
         match ask(&config, &sql).await {
@@ -117,12 +118,11 @@ fn credentials(tool: &Tool, args: &Args) -> Result<tokio_postgres::Config> {
     Ok(config)
 }
 
-fn member(view: &ClusterView, args: &Args) -> Result<(MemberName, String, u16)> {
+fn member(view: &ClusterView, args: &Args) -> Option<(MemberName, String, u16)> {
     let role = args.role.unwrap_or(if args.member.is_some() { RoleFilter::Any } else { RoleFilter::Leader });
     let fits = |name: &MemberName| args.member.as_deref().is_none_or(|wished| wished == name.as_str()) && role.takes(view, name);
-    let found = view.members.iter().filter(|(name, _)| fits(name)).find_map(|(name, entry)| Some((name, entry.member.host_port()?)));
-    let (name, (host, port)) = found.ok_or_else(|| refuse_with("Can not find a suitable member", "`tenure list` shows who there is"))?;
-    Ok((name.clone(), host, port))
+    let mut found = view.members.iter().filter(|(name, _)| fits(name));
+    found.find_map(|(name, entry)| entry.member.host_port().map(|(host, port)| (name.clone(), host, port)))
 }
 
 /// Titles and cells of one result; an empty cell may be a null.

@@ -36,15 +36,15 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let chosen = members::choose(tool, &args.words, args.group, None, args.force, "reinitialize").await?;
-    chosen.are_you_sure(args.force, "reinitialize")?;
+    members::are_you_sure(&chosen, args.force, "reinitialize")?;
     let body = json!({"force": args.force, "from_leader": args.from_leader});
     let mut done = Vec::new();
-    let mut waiting: Vec<MemberName> = Vec::new();
-    for name in &chosen.members {
+    let mut waiting: Vec<(&members::Chosen, MemberName)> = Vec::new();
+    for (chosen, name) in members::each(&chosen) {
         match chosen.ask(tool, name, "POST", "reinitialize", Some(&body), BOUND).await {
             Ok((200, _)) => {
                 print(format!("Success: reinitialize for member {name}"))?;
-                waiting.push(name.clone());
+                waiting.push((chosen, name.clone()));
                 done.push(true);
             }
             answer => done.push(members::report(name, "reinitialize", answer)?),
@@ -54,9 +54,12 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     if args.wait && !waiting.is_empty() {
         print(format!(
             "Waiting for reinitialize to complete on: {}",
-            waiting.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
+            waiting.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ")
         ))?;
-        Box::pin(wait(&chosen, waiting)).await?;
+        for part in &chosen {
+            let here = waiting.iter().filter(|(of, _)| std::ptr::eq(*of, part)).map(|(_, name)| name.clone()).collect();
+            Box::pin(wait(part, here)).await?;
+        }
     }
     Ok(())
 }

@@ -28,10 +28,10 @@ pub struct Args {
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let role = args.role.or((tool.cluster_and_members(&args.words).1.is_empty()).then_some(RoleFilter::Any));
     let chosen = members::choose(tool, &args.words, args.group, role, args.force, "reload").await?;
-    chosen.are_you_sure(args.force, "reload")?;
-    let loop_wait = chosen.view.config().timing().loop_wait.as_secs();
+    members::are_you_sure(&chosen, args.force, "reload")?;
     let mut done = Vec::new();
-    for name in &chosen.members {
+    for (chosen, name) in members::each(&chosen) {
+        let loop_wait = chosen.view.config().timing().loop_wait.as_secs();
         let answer = chosen.ask(tool, name, "POST", "reload", None, BOUND).await;
         if let Ok((202, _)) = &answer {
             print(format!("Reload request received for member {name} and will be processed within {loop_wait} seconds"))?;

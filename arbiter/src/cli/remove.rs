@@ -1,6 +1,7 @@
 //! `tenure remove`: delete everything that etcd knows of a cluster. The servers and their data are not touched.
 
 use super::context::{Tool, ask, print, refuse, refuse_with};
+use super::groups::{self, Part};
 use super::list::{self, Format};
 use anyhow::Result;
 
@@ -19,9 +20,8 @@ pub struct Args {
 
 /// Runs the command. There is no way around its questions; answers may come from a pipe.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
-    let target = tool.target(Some(&args.cluster), args.group)?;
-    let view = target.view().await?;
-    print(list::members(&view, &args.cluster, false, args.format)?)?;
+    let Part { target, view } = groups::one(tool, Some(&args.cluster), args.group, |_| true, "a removal").await?;
+    print(list::members(&view, &args.cluster, target.group, false, args.format)?)?;
     if ask("Please confirm the cluster name to remove", "")? != args.cluster {
         return Err(refuse("Cluster names specified do not match"));
     }

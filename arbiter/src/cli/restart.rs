@@ -57,26 +57,30 @@ pub struct Args {
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let mut chosen = members::choose(tool, &args.words, args.group, args.role, args.force, "restart").await?;
     if args.any {
-        chosen.members.truncate(1);
+        chosen.truncate(1);
+        chosen.iter_mut().for_each(|part| part.members.truncate(1));
     }
-    if args.pending {
-        let view = &chosen.view;
-        chosen.members.retain(|name| view.members.get(name).is_some_and(|entry| entry.member.pending_restart));
-        if chosen.members.is_empty() {
-            return print("No member waits for a restart");
-        }
+    for Chosen { view, members, .. } in &mut chosen {
+        let waits = |name: &MemberName| view.members.get(name).is_some_and(|entry| entry.member.pending_restart);
+        members.retain(|name| !args.pending || waits(name));
+        *members = pending::in_order(view, std::mem::take(members));
     }
-    chosen.members = pending::in_order(&chosen.view, chosen.members);
-    chosen.are_you_sure(args.force, "restart")?;
+    chosen.retain(|part| !part.members.is_empty());
+    if chosen.is_empty() {
+        return print("No member waits for a restart");
+    }
+    members::are_you_sure(&chosen, args.force, "restart")?;
     let body = body(args)?;
     let now = body.get("schedule").is_none();
     let mut done = Vec::new();
-    for (number, name) in chosen.members.iter().enumerate() {
-        if let Some(before) = number.checked_sub(1).and_then(|before| chosen.members.get(before)).filter(|_| now) {
-            Box::pin(follows_again(&chosen, before, name)).await?;
+    for chosen in &chosen {
+        for (number, name) in chosen.members.iter().enumerate() {
+            if let Some(before) = number.checked_sub(1).and_then(|before| chosen.members.get(before)).filter(|_| now) {
+                Box::pin(follows_again(chosen, before, name)).await?;
+            }
+            let answer = chosen.ask(tool, name, "POST", "restart", Some(&body), BOUND).await;
+            done.push(members::report(name, "restart", answer)?);
         }
-        let answer = chosen.ask(tool, name, "POST", "restart", Some(&body), BOUND).await;
-        done.push(members::report(name, "restart", answer)?);
     }
     members::all_done("restart", &done)
 }

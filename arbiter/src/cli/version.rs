@@ -1,6 +1,7 @@
 //! `tenure version`: of this tool, of each member, and of its PostgreSQL.
 
 use super::context::{Tool, print};
+use super::groups;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::time::Duration;
@@ -30,9 +31,9 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     if cluster.is_none() && tool.scope().is_none() {
         return Ok(());
     }
-    let view = tool.target(cluster, args.group)?.view().await?;
+    let parts = groups::all(tool, cluster, args.group).await?;
     print("")?;
-    for (name, entry) in &view.members {
+    for (name, entry) in parts.iter().flat_map(|part| &part.view.members) {
         if names.is_empty() || names.iter().any(|wished| wished == name.as_str()) {
             let ours = entry.member.tenure.as_ref().map(|facts| facts.version.clone()).filter(|version| !version.is_empty());
             let asked = tool.caller.ask(&entry.member.api_url, "GET", "patroni", None, BOUND).await;

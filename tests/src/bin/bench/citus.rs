@@ -65,7 +65,7 @@ async fn one(whose: &str, cluster: &CitusCluster, patronictl: Option<&PathBuf>) 
     let writer = Writer::start(cluster.targets());
     writer.goes_on(100, PATIENCE).await;
     let said = match patronictl {
-        None => cluster.cli_of(old, &["switchover", "--force"]).await,
+        None => cluster.cli_of(old, &["switchover", "--group", &GROUP.to_string(), "--force"]).await,
         Some(patronictl) => {
             let mut command = tokio::process::Command::new(patronictl);
             command.arg("-c").arg(old.config_file()).args(["switchover", "--group", &GROUP.to_string(), "--force"]);
