@@ -313,6 +313,7 @@ async fn switch_over(hands: &Hands, judged: &Judged, candidates: &[MemberName]) 
             tracing::warn!("leadership was not handed over before the stop: {why:#}");
         } else {
             tracing::error!("switchover failed: {why:#}");
+            hands.journal.gave_up_switchover(view, &judged.local, format!("{why:#}"));
         }
         // Called off: who waits goes on, the request is gone, and the loop starts Postgres again if it was stopped.
         let _ = hands.sql.execute("SELECT tenure.drain(false)").await;

@@ -5,6 +5,7 @@
 //! It acts only while its node leads as primary, and each commit it makes passes that server's fence.
 
 mod ask;
+pub mod daemon;
 mod database;
 mod hold;
 mod ready;

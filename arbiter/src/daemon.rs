@@ -133,7 +133,6 @@ struct Daemon {
     /// No procedure before this moment: the last one failed.
     not_before: Option<Instant>,
     told: Option<Decision<Duty>>,
-    journal: crate::journal::Journal,
     told_etcd: bool,
     /// Copies that failed, in a row.
     failures: u32,
@@ -158,7 +157,6 @@ impl Daemon {
             procedure: None,
             not_before: None,
             told: None,
-            journal: Default::default(),
             told_etcd: false,
             failures: 0,
             reinit_owed: false,
@@ -180,7 +178,7 @@ impl Daemon {
         let node = Node {
             snapshot: shown,
             commands: ask,
-            journal: self.journal.clone(),
+            journal: self.hands.journal.clone(),
             etcd: self.hands.etcd.clone(),
             promise: self.hands.promise.clone(),
             timings: self.hands.timings.clone(),
@@ -542,7 +540,7 @@ impl Daemon {
     /// One line when the decision changed: what and why.
     fn tell(&mut self, decision: &Decision<Duty>, local: &cluster::local::LocalState) {
         if self.told.as_ref() != Some(decision) {
-            self.journal.note(&self.view, local, word(&decision.what), decision);
+            self.hands.journal.note(&self.view, local, word(&decision.what), decision);
             tracing::info!("{}: {}", word(&decision.what), decision.why);
             self.told = Some(decision.clone());
         }

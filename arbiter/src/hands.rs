@@ -64,6 +64,8 @@ pub struct Hands {
     pub promise: crate::failsafe::Promise,
     /// What this node remembers of its slots.
     pub slots: Arc<crate::slots::Memory>,
+    /// What this node decided.
+    pub journal: crate::journal::Journal,
     /// How long procedures took.
     pub timings: crate::timings::Timings,
     state: Arc<Mutex<State>>,
@@ -132,6 +134,7 @@ impl Hands {
             remote: Default::default(),
             promise: Default::default(),
             slots: Arc::default(),
+            journal: Default::default(),
             timings: Default::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -415,7 +418,17 @@ impl Hands {
         let Some(postmaster) = self.postmaster() else { return Ok(true) };
         crate::hook::before_stop(self).await;
         postmaster.stop(mode)?;
-        if tokio::time::timeout(patience, postmaster.exited()).await.is_ok() {
+        let hurry = async {
+            match self.config.citus {
+                Some(_) => crate::citus::daemon::hurry(&postmaster).await,
+                None => std::future::pending().await,
+            }
+        };
+        let stopped = tokio::select! {
+            in_time = tokio::time::timeout(patience, postmaster.exited()) => in_time.is_ok(),
+            () = hurry => false,
+        };
+        if stopped {
             self.callbacks.stopped(&self.config);
             return Ok(mode != StopMode::Immediate);
         }

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// So many records are kept: some hours of a cluster in trouble, years of one that is well.
 const RECORDS_MOST: usize = 200;
 
+/// The duty of a record that tells why a switchover was given up.
+pub const SWITCHOVER_FAILED: &str = "switchover failed";
+
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -38,6 +41,15 @@ pub struct Journal(Arc<Mutex<VecDeque<Record>>>);
 impl Journal {
     /// Notes a decision, in the word for its duty.
     pub fn note(&self, view: &ClusterView, local: &LocalState, duty: String, decision: &Decision<Duty>) {
+        self.write(view, local, duty, decision.why.to_string());
+    }
+
+    /// Notes that a switchover was given up, and why.
+    pub fn gave_up_switchover(&self, view: &ClusterView, local: &LocalState, why: String) {
+        self.write(view, local, SWITCHOVER_FAILED.to_owned(), why);
+    }
+
+    fn write(&self, view: &ClusterView, local: &LocalState, duty: String, why: String) {
         let record = Record {
             at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
             revision: view.revision,
@@ -45,7 +57,7 @@ impl Journal {
             term: view.leader.as_ref().map(|leader| leader.term.0),
             postgres: doing(&local.postgres),
             duty,
-            why: decision.why.to_string(),
+            why,
         };
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if records.len() == RECORDS_MOST {

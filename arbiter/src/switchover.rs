@@ -59,6 +59,7 @@ pub async fn switch_over(
         Ok(Err(why)) => tracing::warn!("checkpoint before the switchover: {why:#}"),
         Err(_) => tracing::warn!("checkpoint before the switchover takes longer than {} s: going on", CHECKPOINT_PATIENCE.as_secs()),
     }
+    crate::citus::daemon::end(hands).await?;
     let checkpointed = began.elapsed();
     crate::citus::ask(hands, view).await;
     let draining = Instant::now();

@@ -124,6 +124,37 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     cluster.healthy().await;
 }
 
+#[tokio::test]
+async fn a_switchover_that_would_wait_for_a_frozen_worker_is_refused_before_clients_wait() {
+    if !citus::is_installed() {
+        return;
+    }
+    let cluster = CitusCluster::planned(1, &[1, 2], |_, config| {
+        config["postgresql"]["parameters"]["citus.node_connection_timeout"] = json!("10min");
+    })
+    .await;
+    cluster.start_all();
+    cluster.healthy().await;
+    let (frozen, old) = (cluster.leader(1).await, cluster.leader(2).await);
+    frozen.freeze();
+    // Every node's maintenance daemon asks all others every two seconds: after that it waits for the frozen one.
+    lasting(seconds(4)).await;
+    let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+    assert!(!said.status.success(), "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("maintenance daemon"), "{said:?}");
+    let coordinator = cluster.leader(0).await;
+    assert!(!coordinator.log().contains("writers of group 2 wait"), "{}", coordinator.log());
+    assert_eq!(cluster.leader(2).await.name(), old.name());
+    frozen.thaw();
+    wait::until("the switchover to be made", PATIENCE, async || {
+        let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+        if said.status.success() { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    cluster.leads_other_than(2, old).await;
+    cluster.healthy().await;
+}
+
 /// Two coordinators and two groups of two workers, synchronous, quick to fail over.
 async fn two_of_each() -> CitusCluster {
     let cluster = CitusCluster::planned(2, &[2, 2], |_, config| {

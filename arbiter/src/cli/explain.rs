@@ -6,6 +6,7 @@ use super::list::{Format, yaml};
 use crate::journal::Record;
 use anyhow::{Context, Result};
 use cluster::check;
+use cluster::member::Member;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -40,9 +41,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let members = parts.iter().flat_map(|Part { view, .. }| view.members.iter().map(move |(name, entry)| (view, name, entry)));
     for (view, name, entry) in members.filter(|(_, name, _)| names.is_empty() || names.iter().any(|wished| wished == name.as_str())) {
         lines.push(format!("{name}:"));
-        let asked = tool.caller.ask(&entry.member.api_url, "GET", "journal", None, BOUND).await;
-        let read = asked.and_then(|(_, text)| serde_json::from_str::<Vec<Record>>(&text).context("it keeps no journal"));
-        match read {
+        match records(tool, &entry.member).await {
             Ok(records) => {
                 let records = &records[records.len().saturating_sub(args.last)..];
                 lines.extend(records.iter().map(sentence));
@@ -68,6 +67,12 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
             print(lines.join("\n"))
         }
     }
+}
+
+/// What a member keeps of its decisions, oldest first.
+pub async fn records(tool: &Tool, member: &Member) -> Result<Vec<Record>> {
+    let (_, text) = tool.caller.ask(&member.api_url, "GET", "journal", None, BOUND).await?;
+    serde_json::from_str(&text).context("it keeps no journal")
 }
 
 /// One decision as a line.

@@ -3,6 +3,7 @@
 use super::context::{self, Target, Tool, confirm, interactive, print, refuse, refuse_with};
 use super::groups::{self, Part};
 use super::list::{self, Format};
+use crate::journal::SWITCHOVER_FAILED;
 use crate::rest::outcome::{self, Asked, Outcome};
 use anyhow::Result;
 use cluster::config::SynchronousMode;
@@ -129,8 +130,9 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
             print(format!("{} failed, details: 503, the request was given up and the leader is the same", action.title()))?;
             show(&target).await?;
             let who = leader.unwrap_or_else(|| "the candidate".to_owned());
+            let why = reason(tool, &target, &who, revision).await.map_or_else(String::new, |why| format!(": {why}"));
             Err(refuse_with(
-                format!("{} failed", action.title()),
+                format!("{} failed{why}", action.title()),
                 format!("`SELECT * FROM tenure.events()` on {who}, or its arbiter's log, tells why"),
             ))
         }
@@ -141,6 +143,14 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
             Err(refuse_with(text, "`tenure list -W` follows it; `tenure flush CLUSTER switchover` takes the request back"))
         }
     }
+}
+
+/// Why the leader gave the request of this revision up, where it can be asked.
+async fn reason(tool: &Tool, target: &Target, leader: &str, asked: i64) -> Option<String> {
+    let view = target.etcd.load_view().await.ok()?;
+    let (_, entry) = view.members.iter().find(|(name, _)| name.as_str() == leader)?;
+    let records = super::explain::records(tool, &entry.member).await.ok()?;
+    records.into_iter().rev().find(|record| record.duty == SWITCHOVER_FAILED && record.revision >= asked).map(|record| record.why)
 }
 
 fn candidate(view: &ClusterView, action: Action, wish: &Wish, cluster: &str, leader: Option<&str>) -> Result<Option<String>> {

@@ -189,6 +189,16 @@ impl Postmaster {
         }
     }
 
+    /// Sends a signal to those of the server's processes whose title has this in it.
+    pub async fn signal_processes(&self, title: &str, signal: Signal) {
+        let (directory, title) = (self.data_dir.clone(), title.to_owned());
+        let found = tokio::task::spawn_blocking(move || processes_of(&directory, |pid| has_title(pid, &title))).await;
+        for process in found.into_iter().flatten() {
+            // It may have ended meanwhile.
+            let _ = pidfd_send_signal(process.get_ref(), signal);
+        }
+    }
+
     /// Waits until the server accepts connections, or has ended. Woken by the kernel when `postmaster.pid` changes.
     pub async fn ready(&self) -> Result<Readiness> {
         let changes = Changes::of(&self.data_dir).context("watch postmaster.pid")?;
@@ -305,7 +315,7 @@ pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
     // A backend may fork between the look and the kill: look again until nothing is found.
     loop {
         let directory = data_dir.to_owned();
-        let orphans = tokio::task::spawn_blocking(move || processes_of(&directory)).await?;
+        let orphans = tokio::task::spawn_blocking(move || processes_of(&directory, |_| true)).await?;
         if orphans.is_empty() {
             return Ok(killed);
         }
@@ -320,16 +330,22 @@ pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
     }
 }
 
-fn processes_of(data_dir: &Path) -> Vec<AsyncFd<OwnedFd>> {
+fn has_title(pid: Pid, title: &str) -> bool {
+    fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| String::from_utf8_lossy(&line).contains(title))
+}
+
+/// The server's processes that are `wanted`.
+fn processes_of(data_dir: &Path, wanted: impl Fn(Pid) -> bool) -> Vec<AsyncFd<OwnedFd>> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter_map(Pid::from_raw);
     // The descriptor first, then the look: a process id taken over by somebody else is not killed.
     ids.filter_map(|pid| {
-        if !is_postgres_of(pid, data_dir) {
+        let is_ours = || is_postgres_of(pid, data_dir) && wanted(pid);
+        if !is_ours() {
             return None;
         }
         let pidfd = watchable(pid).ok()?;
-        is_postgres_of(pid, data_dir).then_some(pidfd)
+        is_ours().then_some(pidfd)
     })
     .collect()
 }

@@ -1,0 +1,49 @@
+//! Citus' maintenance daemon, for which a server that stops waits.
+//!
+//! Each node's daemon asks all others for locks and transactions in doubt. A request to end that comes while it waits for one of them is
+//! noted, but not seen before that wait is over (never, where a node is frozen), and after that it may still sleep for 2 s (`maintenanced.c` of Citus 13: the waits inside use up the latch; `citus.distributed_deadlock_detection_factor` times
+//! `deadlock_timeout`). Interrupting it does not help: it then waits for the frozen node to take its cancel request.
+
+use super::SESSION;
+use crate::hands::Hands;
+use crate::postgres::postmaster::Postmaster;
+use crate::postgres::query::QUIET;
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use std::time::Duration;
+
+/// In the title of its process; the database's and the owner's number follow.
+const TITLE: &str = "Citus Maintenance Daemon";
+
+/// How long it may take to end before a planned change. Longer than that it waits for another node.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Before a planned change: the daemons of this server end while clients are still served. Sessions start them again where they need them.
+/// An error says that one does not end, and that the stop would therefore wait with the clients held.
+pub async fn end(hands: &Hands) -> Result<()> {
+    if hands.config.citus.is_none() {
+        return Ok(());
+    }
+    const END: &str = "SELECT coalesce(bool_and(pg_terminate_backend(pid, $1)), true) FROM pg_stat_activity WHERE backend_type LIKE $2";
+    let session = hands.sql.open_as(SESSION, None, &format!("{QUIET} -c statement_timeout=0")).await?;
+    let patience = i64::try_from(PATIENCE.as_millis())?;
+    let title = format!("{TITLE}%");
+    // The server itself gives up a moment earlier.
+    let row = tokio::time::timeout(PATIENCE * 2, session.query_one(END, &[&patience, &title])).await;
+    let ended: bool = row.context("end Citus' maintenance daemon")??.try_get(0)?;
+    ensure!(
+        ended,
+        "Citus' maintenance daemon waits for another node and did not end within {} s, so a stop would wait for it with clients held; \
+         hint: is a node of another group frozen or out of reach? try again once it is back or its server has ended",
+        PATIENCE.as_secs()
+    );
+    Ok(())
+}
+
+/// While the server stops: one that was started again meanwhile, and then fell asleep, is woken up. Goes on until it is dropped.
+pub async fn hurry(postmaster: &Postmaster) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        postmaster.signal_processes(TITLE, Signal::TERM).await;
+    }
+}
