@@ -7,9 +7,11 @@
 mod ask;
 pub mod daemon;
 mod database;
+mod gate;
 mod hold;
 mod ready;
 pub mod settings;
+mod step;
 
 pub use ask::{ask, call_off};
 pub use ready::make_ready;
@@ -24,7 +26,7 @@ use cluster::quorum::Setting;
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use database::Database;
-use dcs::Etcd;
+use dcs::{Dcs, Etcd};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,13 +49,9 @@ const END_READERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activit
 pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
     let Some(config) = hands.config.citus.clone() else { return };
     let mut keeper = Keeper::new(hands.clone(), config.databases.clone());
-    let (wake, scope) = (Arc::new(Notify::new()), keeper.scope.clone());
-    let watching = async {
-        match config.group {
-            COORDINATOR => dcs::watch::keep_watching(scope, wake.clone()).await,
-            _ => std::future::pending().await,
-        }
-    };
+    let wake = keeper.wake.clone();
+    let watched = if config.group == COORDINATOR { keeper.scope.clone() } else { hands.etcd.clone() };
+    let watching = dcs::watch::keep_watching(watched, wake.clone());
     let working = async {
         loop {
             let leads = leads(&hands, &shown.borrow_and_update());
@@ -132,6 +130,13 @@ struct Keeper {
     scope: Arc<Etcd>,
     databases: Vec<Database>,
     holds: hold::Holds,
+    /// Something changed in etcd.
+    wake: Arc<Notify>,
+    /// Of this server.
+    gate: gate::Gate,
+    /// The coordinator asked these groups to close theirs.
+    gated: Vec<u32>,
+    step: step::Step,
     /// The databases were made ready in this term.
     ready: Option<Term>,
     /// In-doubt transactions were settled since each group's leader took its term.
@@ -143,13 +148,28 @@ impl Keeper {
     fn new(hands: Hands, databases: Vec<String>) -> Keeper {
         let scope = Arc::new(hands.etcd.seen_as(hands.config.scope_keys()));
         let databases = databases.into_iter().map(|name| Database::new(hands.sql.clone(), name)).collect();
-        Keeper { hands, scope, databases, holds: Default::default(), ready: None, settled: BTreeMap::new(), told: String::new() }
+        Keeper {
+            hands,
+            scope,
+            databases,
+            holds: Default::default(),
+            wake: Default::default(),
+            gate: Default::default(),
+            gated: Vec::new(),
+            step: Default::default(),
+            ready: None,
+            settled: BTreeMap::new(),
+            told: String::new(),
+        }
     }
 
     /// This node leads no more: sessions end, and with them what they hold.
     fn let_go(&mut self) {
         self.databases.iter_mut().for_each(Database::close);
         self.holds = Default::default();
+        (self.gated, self.step) = Default::default();
+        let (mut gate, hands) = (std::mem::take(&mut self.gate), self.hands.clone());
+        tokio::spawn(async move { gate.open(&hands).await });
         self.ready = None;
         self.settled.clear();
     }
@@ -179,6 +199,10 @@ impl Keeper {
         }
         if self.hands.config.citus.as_ref().is_none_or(|citus| citus.group != COORDINATOR) {
             self.settle(leader);
+            let view = self.hands.etcd.load_view().await?;
+            if view.leader.as_ref() == Some(leader) {
+                self.keep_gate(&view, leader).await?;
+            }
             return Ok(Duration::MAX);
         }
         let groups = self.scope.load_groups().await?;
@@ -191,12 +215,15 @@ impl Keeper {
         {
             tell_workers(&self.hands, own, |view| view.coordinator.is_none()).await?;
         }
-        let until = self.hold(&groups, leader).await?;
+        let mut until = self.hold(&groups, leader).await?.unwrap_or(LOOK_AGAIN);
         if self.holds.is_empty() {
-            self.keep_rows(&groups).await?;
+            let kept = self.keep_rows(&groups).await;
+            self.find_forgotten(&groups);
+            until = until.min(self.look_after_step(leader).await?);
+            kept?;
             self.settle_all(&groups);
         }
-        Ok(until.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
+        Ok(until.min(LOOK_AGAIN))
     }
 
     /// Makes every database's rows what etcd says. Not while writers are held: the rows are locked then.

@@ -311,6 +311,8 @@ pub struct CitusConfig {
     pub lock_cooldown_s: Option<u64>,
     /// When a coordinator's standby is promoted, its sessions end: they began with `citus.use_secondary_nodes=always` and could never write.
     pub end_sessions_at_promotion: bool,
+    /// While a worker's primary is changed on purpose, reads wait too, not only writes.
+    pub hold_reads: bool,
 }
 
 /// `log`.

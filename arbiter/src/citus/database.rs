@@ -27,13 +27,15 @@ pub struct Database {
     in_transaction: bool,
     /// With these the rows were found right, and when.
     settled: Option<(BTreeMap<u32, Wanted>, Instant)>,
+    /// The other nodes were seen to have these rows.
+    in_step: bool,
     conflicts: Vec<String>,
 }
 
 impl Database {
     /// Connects when first asked something.
     pub fn new(sql: Arc<LocalSql>, name: String) -> Database {
-        Database { sql, name, session: None, in_transaction: false, settled: None, conflicts: Vec::new() }
+        Database { sql, name, session: None, in_transaction: false, settled: None, in_step: false, conflicts: Vec::new() }
     }
 
     /// Ends the session; a transaction that is open is rolled back by the server.
@@ -41,6 +43,7 @@ impl Database {
         self.session = None;
         self.in_transaction = false;
         self.settled = None;
+        self.in_step = false;
     }
 
     /// Makes the rows what is wanted, for all groups of which that is known.
@@ -48,17 +51,19 @@ impl Database {
         if self.settled.as_ref().is_some_and(|(settled, at)| settled == wanted && at.elapsed() < BELIEVED) {
             return Ok(());
         }
+        self.in_step = false;
         let made = self.make(wanted).await;
-        if made.is_err() {
+        match made {
+            Ok(true) => self.settled = Some((wanted.clone(), Instant::now())),
+            Ok(false) => self.settled = None,
             // Whatever was open is rolled back.
-            self.close();
-        } else {
-            self.settled = Some((wanted.clone(), Instant::now()));
+            Err(_) => self.close(),
         }
-        made.with_context(|| format!("keep pg_dist_node in {}", self.name))
+        made.map(drop).with_context(|| format!("keep pg_dist_node in {}", self.name))
     }
 
-    async fn make(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
+    /// False where rows that come or go have to wait.
+    async fn make(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<bool> {
         let plan = citus::plan(&self.rows().await?, wanted);
         if self.conflicts != plan.conflicts {
             plan.conflicts.iter().for_each(|conflict| tracing::warn!("Citus, {}: {conflict}", self.name));
@@ -68,11 +73,17 @@ impl Database {
             self.run("BEGIN").await?;
             self.steps(&plan.moves, AFTER_FAILOVER).await?;
             self.run("COMMIT").await?;
+            self.in_step = false;
+        }
+        if !plan.others.is_empty() && !self.behind().await?.is_empty() {
+            // Citus would refuse them, after it has locked out who carries the rows.
+            return Ok(false);
         }
         for step in &plan.others {
             self.steps(std::slice::from_ref(step), AFTER_FAILOVER).await?;
+            self.in_step = false;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// In the transaction that holds writers: moves the rows of a group to where they belong.
@@ -96,6 +107,34 @@ impl Database {
             })
         };
         rows.iter().map(row).collect()
+    }
+
+    /// The nodes to which these rows have not been carried yet.
+    pub async fn behind(&mut self) -> Result<Vec<String>> {
+        const BEHIND: &str = "SELECT nodename || ':' || nodeport FROM pg_dist_node
+            WHERE hasmetadata AND isactive AND NOT metadatasynced AND noderole = 'primary' AND groupid <> 0 AND nodecluster = 'default'";
+        if self.in_step {
+            return Ok(Vec::new());
+        }
+        let session = self.session().await?;
+        let rows = bounded(session.query(BEHIND, &[])).await.context("read whether the nodes are in step")?;
+        self.in_step = rows.is_empty();
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Ends an attempt to carry rows to the other nodes that goes on for longer than this. The maintenance daemon begins another.
+    pub async fn hurry(&mut self, longer_than: Duration) {
+        const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'Citus Metadata Sync Daemon'
+            AND datname = current_database() AND xact_start < clock_timestamp() - make_interval(secs => $1)";
+        let cancelled = async {
+            let session = self.session().await?;
+            bounded(session.query(CANCEL, &[&longer_than.as_secs_f64()])).await
+        };
+        match cancelled.await {
+            Ok(attempts) if attempts.is_empty() => {}
+            Ok(_) => tracing::info!("Citus, {}: an attempt to carry older rows to the other nodes was ended", self.name),
+            Err(why) => tracing::debug!("Citus, {}: {why:#}", self.name),
+        }
     }
 
     /// Does the steps one by one; transactions in the way of a move end after `cooldown`.
@@ -143,13 +182,21 @@ impl Database {
         let done = self.run("COMMIT").await;
         self.in_transaction = false;
         self.settled = None;
+        self.in_step = false;
         if done.is_err() {
             self.close();
         }
         done
     }
 
-    async fn run(&mut self, statements: &str) -> Result<()> {
+    /// The process of our session.
+    pub async fn backend(&mut self) -> Result<i32> {
+        let session = self.session().await?;
+        Ok(bounded(session.query_one("SELECT pg_backend_pid()", &[])).await?.try_get(0)?)
+    }
+
+    /// Runs statements without results.
+    pub async fn run(&mut self, statements: &str) -> Result<()> {
         let session = self.session().await?;
         bounded(session.batch_execute(statements)).await.with_context(|| statements.to_owned())
     }

@@ -8,12 +8,25 @@ use super::Keeper;
 use anyhow::{Context, Result};
 use cluster::citus::{self, Groups, NodeRole, Release, Row, Step};
 use cluster::leader::Leader;
+use cluster::view::ClusterView;
+use dcs::Etcd;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// The savepoint before a group's part of the transaction.
+const BEFORE: &str = "before";
+
+/// Between two tries to end a statement that waits for nothing any more.
+const CANCEL_AGAIN: Duration = Duration::from_millis(100);
 
 /// The groups whose writers wait.
 #[derive(Default)]
-pub struct Holds(BTreeMap<u32, Hold>);
+pub struct Holds {
+    held: BTreeMap<u32, Hold>,
+    /// Requests that could not be served, and when: what is written to etcd meanwhile wakes us, and must not make us hurry.
+    failed: BTreeMap<i64, Instant>,
+}
 
 struct Hold {
     request: i64,
@@ -29,50 +42,64 @@ struct Hold {
 impl Holds {
     /// Are this group's writers held?
     pub fn holds(&self, group: u32) -> bool {
-        self.0.contains_key(&group)
+        self.held.contains_key(&group)
     }
 
     /// Are nobody's?
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.held.is_empty()
     }
 }
 
 impl Keeper {
     /// Begins and ends holds. Gives the time until the next one runs out.
     pub(super) async fn hold(&mut self, groups: &Groups, leader: &Leader) -> Result<Option<Duration>> {
-        let limit = limit(groups);
+        let limit = limit_of(groups);
         let done = self.tend_holds(groups, leader, limit).await;
         if done.is_err() && !self.holds.is_empty() {
             // Nothing is known of the transaction: without its session it is rolled back.
             self.databases.iter_mut().for_each(super::Database::close);
-            self.holds = Holds::default();
+            self.holds.held.clear();
+        }
+        if self.holds.is_empty() {
+            self.gate.open(&self.hands).await;
         }
         done?;
-        Ok(self.holds.0.values().map(|hold| limit.saturating_sub(hold.since.elapsed())).min())
+        let ends = self.holds.held.values().map(|hold| limit.saturating_sub(hold.since.elapsed()));
+        Ok(ends.chain((!self.holds.failed.is_empty()).then_some(super::RETRY)).min())
     }
 
     async fn tend_holds(&mut self, groups: &Groups, leader: &Leader, limit: Duration) -> Result<()> {
-        for (group, view) in groups {
-            match citus::hold_wanted(view) {
-                Some((request, asked)) if *group != citus::COORDINATOR && !self.holds.holds(*group) && !citus::is_held(view, request) => {
-                    let term = asked.term;
-                    self.begin_hold(*group, request, term, limit, super::cooldown(&self.hands, view))
-                        .await
-                        .with_context(|| format!("hold the writers of group {group}"))?;
-                    self.scope.answer_hold(*group, request, leader).await?;
-                }
-                _ => {}
+        self.holds.failed.retain(|_, at| at.elapsed() < super::RETRY);
+        let asks = |group: &u32, view: &ClusterView, request| {
+            *group != citus::COORDINATOR
+                && !self.holds.holds(*group)
+                && !citus::is_held(view, request)
+                && !self.holds.failed.contains_key(&request)
+        };
+        let asking = groups.iter().filter_map(|(group, view)| Some((*group, view, citus::hold_wanted(view)?)));
+        let asking: Vec<_> = asking.filter(|(group, view, (request, _))| asks(group, view, *request)).collect();
+        if !asking.is_empty() && self.holds.is_empty() {
+            self.close_gates(groups, leader, limit).await;
+        }
+        for (group, view, (request, asked)) in asking {
+            let cooldown = super::cooldown(&self.hands, view);
+            self.holds.failed.insert(request, Instant::now());
+            if self.begin_hold_while_asked(group, request, asked.term, limit, cooldown).await? {
+                self.scope.answer_hold(group, request, leader).await?;
+                self.holds.failed.remove(&request);
             }
         }
         self.release(groups).await?;
-        if self.holds.is_empty() || self.holds.0.values().any(|hold| hold.released.is_none()) {
+        if self.holds.is_empty() || self.holds.held.values().any(|hold| hold.released.is_none()) {
             return Ok(());
         }
         for database in &mut self.databases {
             database.commit().await?;
         }
-        for (group, hold) in std::mem::take(&mut self.holds).0 {
+        // Nobody here waits for the messages that follow.
+        self.gate.open(&self.hands).await;
+        for (group, hold) in std::mem::take(&mut self.holds.held) {
             let why = hold.released.unwrap_or(Release::TimedOut);
             tracing::info!("Citus: writers of group {group} were held for {} ms: {why}", hold.since.elapsed().as_millis());
             self.scope.clear_hold(group, hold.request, leader).await?;
@@ -80,14 +107,55 @@ impl Keeper {
         Ok(())
     }
 
+    /// As [`Keeper::begin_hold`], for as long as the group asks for it: a transaction in the way may take until the cooldown ends, and whoever
+    /// asked may die meanwhile. False where that was so, or where it failed: then this group's part of the transaction is undone.
+    async fn begin_hold_while_asked(&mut self, group: u32, request: i64, term: i64, limit: Duration, cooldown: Duration) -> Result<bool> {
+        let mut backends = Vec::new();
+        for database in &mut self.databases {
+            database.begin(limit + Duration::from_secs(5)).await?;
+            database.run(&format!("SAVEPOINT {BEFORE}")).await?;
+            backends.push(database.backend().await?);
+        }
+        let (sql, scope, wake) = (self.hands.sql.clone(), self.scope.clone(), self.wake.clone());
+        let begun = {
+            let mut begin = std::pin::pin!(self.begin_hold(group, request, term, cooldown));
+            let cancelling = async {
+                no_longer_asked(&scope, &wake, group, request).await;
+                loop {
+                    for backend in &backends {
+                        if let Err(why) = sql.run("SELECT pg_cancel_backend($1)", &[backend]).await {
+                            tracing::debug!("Citus: {why:#}");
+                        }
+                    }
+                    // It may have been between two statements.
+                    tokio::time::sleep(CANCEL_AGAIN).await;
+                }
+            };
+            tokio::select! {
+                begun = &mut begin => begun,
+                () = cancelling => Ok(()),
+            }
+        };
+        // What it was woken by may have been of interest to others.
+        self.wake.notify_one();
+        let Err(why) = begun else { return Ok(true) };
+        tracing::warn!("Citus: writers of group {group} are not held: {why:#}");
+        for database in &mut self.databases {
+            database.run(&format!("ROLLBACK TO {BEFORE}")).await.with_context(|| format!("go on without a hold of group {group}"))?;
+        }
+        if self.holds.is_empty() {
+            self.databases.iter_mut().for_each(super::Database::close);
+        }
+        Ok(false)
+    }
+
     /// When this returns nobody writes to the group through this coordinator.
-    async fn begin_hold(&mut self, group: u32, request: i64, term: i64, limit: Duration, cooldown: Duration) -> Result<()> {
+    async fn begin_hold(&mut self, group: u32, request: i64, term: i64, cooldown: Duration) -> Result<()> {
         let since = Instant::now();
         let mut rows = Vec::new();
         for database in &mut self.databases {
             let found = database.rows().await?;
             let row = found.into_iter().find(|row| row.group == group && row.role == NodeRole::Primary);
-            database.begin(limit + Duration::from_secs(5)).await?;
             if let Some(row) = &row {
                 let aside = Step::Move { id: row.id, to: citus::demoted(&row.at) };
                 database.steps(&[aside], cooldown).await?;
@@ -95,17 +163,17 @@ impl Keeper {
             rows.push(row);
         }
         tracing::info!("Citus: writers of group {group} wait, after {} ms", since.elapsed().as_millis());
-        self.holds.0.insert(group, Hold { request, term, since, rows, released: None });
+        self.holds.held.insert(group, Hold { request, term, since, rows, released: None });
         Ok(())
     }
 
     /// Puts the rows of groups whose hold ends to where they belong, in the transaction that holds them.
     async fn release(&mut self, groups: &Groups) -> Result<()> {
         let nobody = Default::default();
-        for (group, hold) in self.holds.0.iter_mut().filter(|(_, hold)| hold.released.is_none()) {
+        for (group, hold) in self.holds.held.iter_mut().filter(|(_, hold)| hold.released.is_none()) {
             let view = groups.get(group).unwrap_or(&nobody);
             // The span is the hold's own: the server, too, counts from the moment the transaction was idle.
-            let Some(why) = citus::release(view, hold.request, hold.term, hold.since.elapsed(), limit(groups)) else { continue };
+            let Some(why) = citus::release(view, hold.request, hold.term, hold.since.elapsed(), limit_of(groups)) else { continue };
             let wanted: BTreeMap<_, _> = citus::wanted(view).map(|wanted| (*group, wanted)).into_iter().collect();
             for (database, row) in self.databases.iter_mut().zip(&hold.rows) {
                 match (row, wanted.is_empty()) {
@@ -119,8 +187,25 @@ impl Keeper {
     }
 }
 
-/// How long writers are held at most: twice the time in which a worker whose node died has another leader.
-fn limit(groups: &Groups) -> Duration {
-    let ttl = groups.get(&citus::COORDINATOR).map(|own| own.config().timing().ttl).unwrap_or_default();
-    (ttl * 2).max(Duration::from_secs(10))
+/// Returns when this request is not to be served any more.
+async fn no_longer_asked(scope: &Etcd, wake: &Notify, group: u32, request: i64) {
+    loop {
+        wake.notified().await;
+        if let Ok(groups) = scope.load_groups().await {
+            let asked = groups.get(&group).and_then(citus::hold_wanted);
+            if asked.is_none_or(|(now, _)| now != request) {
+                return;
+            }
+        }
+    }
+}
+
+/// How long clients are held at most, by the configuration of the group that holds them: twice the time in which a worker whose node died
+/// has another leader.
+pub fn limit(own: &ClusterView) -> Duration {
+    (own.config().timing().ttl * 2).max(Duration::from_secs(10))
+}
+
+fn limit_of(groups: &Groups) -> Duration {
+    groups.get(&citus::COORDINATOR).map(limit).unwrap_or_default()
 }

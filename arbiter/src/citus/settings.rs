@@ -22,6 +22,13 @@ pub fn adjust(config: &NodeConfig, parameters: &mut Parameters) {
         let twice = number("max_connections").unwrap_or(100) * 2;
         parameters.argv.insert("max_prepared_transactions".to_owned(), twice.to_string());
     }
+    if citus.group == COORDINATOR {
+        // A row that moved is carried to the other nodes by a daemon that Citus lets try again every 5 s, and look by itself every 60 s:
+        // until then statements that start there use the old address.
+        for (name, often) in [("citus.metadata_sync_retry_interval", "1s"), ("citus.metadata_sync_interval", "10s")] {
+            parameters.file.entry(name.to_owned()).or_insert_with(|| often.to_owned());
+        }
+    }
     // Shards are moved by logical replication.
     parameters.argv.insert("wal_level".to_owned(), "logical".to_owned());
     parameters.argv.insert("tenure.group".to_owned(), citus.group.to_string());

@@ -27,6 +27,7 @@ pub fn citus(at: &At<'_>) -> Option<CitusConfig> {
         databases: distinct,
         lock_cooldown_s: at.at("lock_cooldown").seconds(),
         end_sessions_at_promotion: at.at("end_sessions_at_promotion").flag().unwrap_or(true),
+        hold_reads: at.at("hold_reads").flag().unwrap_or(true),
     })
 }
 

@@ -40,6 +40,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("citus.databases", Served),
     ("citus.lock_cooldown", Served),
     ("citus.end_sessions_at_promotion", Served),
+    ("citus.hold_reads", Served),
     ("ctl", Free),
     ("consul", OTHER_STORE),
     ("zookeeper", OTHER_STORE),
