@@ -222,6 +222,24 @@ impl CitusCluster {
         output.unwrap_or_else(|_| panic!("`tenure {}` runs for a minute", arguments.join(" "))).expect("run tenure")
     }
 
+    /// Starts `tenure -c <a node's file> ...`; it ends with what it returns.
+    pub fn start_cli_of(&self, node: &Node, arguments: &[&str]) -> tokio::process::Child {
+        let mut command = tokio::process::Command::from(node.command(&self.room));
+        command.arg("-c").arg(node.config_file()).args(arguments).kill_on_drop(true);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("run tenure")
+    }
+
+    /// Waits until a group's keys have this one, or have it no more.
+    pub async fn key_is(&self, group: usize, key: &str, there: bool) {
+        let what = format!("group {group} {} {key}", if there { "with" } else { "without" });
+        wait::until(&what, PATIENCE, async || {
+            let path = format!("/service/{SCOPE}/{group}/{key}");
+            let keys = self.etcd.keys(&path).await.map_err(|error| format!("{error:#}"))?;
+            if keys.is_empty() == there { Err(format!("{keys:?}")) } else { Ok(()) }
+        })
+        .await;
+    }
+
     /// Runs a command that has to succeed with the first coordinator's file; gives what it prints.
     pub async fn cli_ok(&self, arguments: &[&str]) -> String {
         let output = self.cli_of(&self.groups[0][0], arguments).await;

@@ -33,6 +33,7 @@ pub struct Targets {
     again_after: Duration,
     first_id: u64,
     read_write: bool,
+    reads: Option<String>,
 }
 
 impl Targets {
@@ -52,7 +53,20 @@ impl Targets {
             again_after: AGAIN_AFTER,
             first_id: 1,
             read_write: true,
+            reads: None,
         }
+    }
+
+    /// Ids begin here, so that several writers share a table.
+    pub fn first_id(mut self, first_id: u64) -> Targets {
+        self.first_id = first_id;
+        self
+    }
+
+    /// A reader: runs this in place of the insert; its ledger tells of answers.
+    pub fn reads(mut self, query: &str) -> Targets {
+        self.reads = Some(query.to_owned());
+        self
     }
 
     /// A witness: takes any session, also one that starts read-only, and does not hurry after a refusal. Its ids begin here.
@@ -183,7 +197,7 @@ async fn write(targets: Targets, stop: &AtomicBool, acknowledged: &AtomicU64) ->
             continue;
         };
         let id = attempts.len() as u64 + targets.first_id;
-        let sql = format!("INSERT INTO written(id) VALUES ({id})");
+        let sql = targets.reads.clone().unwrap_or_else(|| format!("INSERT INTO written(id) VALUES ({id})"));
         let sent = Instant::now();
         let outcome = match tokio::time::timeout(targets.patience, client.simple_query(&sql)).await {
             Ok(Ok(_)) => Outcome::Acknowledged,
