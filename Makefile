@@ -1,5 +1,6 @@
 # pg_tenure: thin verbs; CI uses the same ones.
 #   make demo      a cluster of three on this machine, with a switchover under load (make demo-stop ends it)
+#   make demo-citus   the same of a Citus cluster: three coordinators, two worker groups of two (where Citus is installed)
 #   make test      every test; installs what is missing
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
@@ -26,7 +27,7 @@ FEATURES := --no-default-features --features pg_tenure/pg$(PG_MAJOR)
 RELEASE  := cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-tests $(FEATURES)
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup patroni build install demo demo-stop test unit e2e lint bench bench-fence fence-mutants storm docs clean
+.PHONY: help setup patroni build install demo demo-citus demo-stop test unit e2e lint bench bench-fence fence-mutants storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -72,8 +73,12 @@ install: build
 demo: install
 	@TENURE_TARGET=$(TARGET) demo/demo.sh start
 
+demo-citus: install
+	@TENURE_TARGET=$(TARGET) demo/citus.sh start
+
 demo-stop:
 	@demo/demo.sh stop
+	@demo/citus.sh stop
 
 # One run, one summary: unit tests of every crate but the extension, then the stories on real servers.
 test: install patroni

@@ -429,8 +429,13 @@ pub async fn connect_as(port: u16, user: &str, password: &str, bound: Duration) 
 
 /// The same anywhere.
 pub async fn connect_to(host: &str, port: u16, user: &str, password: &str, bound: Duration) -> Result<Client> {
+    connect_in("postgres", host, port, user, password, bound).await
+}
+
+/// The same in another database.
+pub async fn connect_in(database: &str, host: &str, port: u16, user: &str, password: &str, bound: Duration) -> Result<Client> {
     let mut config = tokio_postgres::Config::new();
-    config.host(host).port(port).user(user).password(password).dbname("postgres").application_name("story");
+    config.host(host).port(port).user(user).password(password).dbname(database).application_name("story");
     let (client, connection) = tokio::time::timeout(bound, config.connect(NoTls))
         .await
         .map_err(|_| anyhow!("port {port}: no session within {bound:?}"))?

@@ -33,6 +33,13 @@ pub async fn make_ready(hands: &Hands) -> Result<()> {
             .batch_execute("CREATE EXTENSION IF NOT EXISTS citus")
             .await
             .with_context(|| format!("create the extension citus in {name}"))?;
+        // For `tenure.status()` and the rest where people are connected. Each group's primary does it for itself.
+        database
+            .batch_execute(
+                "SET citus.enable_ddl_propagation = off; CREATE EXTENSION IF NOT EXISTS pg_tenure; RESET citus.enable_ddl_propagation",
+            )
+            .await
+            .with_context(|| format!("create the extension pg_tenure in {name}"))?;
         let superuser = &hands.config.postgres.authentication.superuser;
         keep_credentials(&database, superuser).await.with_context(|| format!("write pg_dist_authinfo in {name}"))?;
     }

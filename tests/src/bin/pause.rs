@@ -13,11 +13,18 @@ struct Arguments {
     ports: Vec<u16>,
     user: String,
     password: String,
+    database: String,
     command: Vec<String>,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut found = Arguments { ports: Vec::new(), user: "postgres".to_owned(), password: String::new(), command: Vec::new() };
+    let mut found = Arguments {
+        ports: Vec::new(),
+        user: "postgres".to_owned(),
+        password: String::new(),
+        database: "postgres".to_owned(),
+        command: Vec::new(),
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -29,12 +36,13 @@ fn arguments() -> Result<Arguments> {
             }
             "--user" => found.user = value()?,
             "--password" => found.password = value()?,
+            "--database" => found.database = value()?,
             "--" => found.command = words.by_ref().collect(),
-            _ => bail!("{word} is unknown; usage: pause --ports A,B,C --user U --password P -- COMMAND ..."),
+            _ => bail!("{word} is unknown; usage: pause --ports A,B,C --user U --password P [--database D] -- COMMAND ..."),
         }
     }
     if found.ports.is_empty() || found.command.is_empty() {
-        bail!("usage: pause --ports A,B,C --user U --password P -- COMMAND ...");
+        bail!("usage: pause --ports A,B,C --user U --password P [--database D] -- COMMAND ...");
     }
     Ok(found)
 }
@@ -43,7 +51,7 @@ fn arguments() -> Result<Arguments> {
 async fn main() -> Result<ExitCode> {
     let given = arguments()?;
     make_table(&given).await?;
-    let targets = Targets::on_loopback(given.ports).user(&given.user, &given.password);
+    let targets = Targets::on_loopback(given.ports).user(&given.user, &given.password).database(&given.database);
     let writer = Writer::start(targets);
     writer.goes_on(100, Duration::from_secs(30)).await;
     let status = Command::new(&given.command[0]).args(&given.command[1..]).status().with_context(|| format!("run {}", given.command[0]))?;
@@ -59,7 +67,8 @@ async fn make_table(given: &Arguments) -> Result<()> {
     let mut last = anyhow::anyhow!("no server was asked");
     for port in &given.ports {
         let made = async {
-            let client = node::connect_as(*port, &given.user, &given.password, Duration::from_secs(3)).await?;
+            let client =
+                node::connect_in(&given.database, "127.0.0.1", *port, &given.user, &given.password, Duration::from_secs(3)).await?;
             node::rows(&client, "CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now())").await
         };
         match made.await {
