@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::error::Severity;
+use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::{Client, NoTls};
 
 /// Between two inserts.
@@ -217,10 +217,13 @@ async fn write(targets: Targets, stop: &AtomicBool, acknowledged: &AtomicU64) ->
     Ledger { attempts, ended: Instant::now() }
 }
 
-/// An ERROR says that the insert is undone; anything that ends the session (FATAL, a lost connection) says nothing.
+/// An ERROR says that the insert is undone; anything that ends the session (FATAL, a lost connection) says nothing. Nor does an
+/// ERROR by which a Citus coordinator tells of its own session at a worker that ended so: the shard's commit may have been made.
 pub fn judge(error: &tokio_postgres::Error) -> Outcome {
+    let of_a_lost_session =
+        |code: &SqlState| code.code().starts_with("08") || [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code);
     match error.as_db_error() {
-        Some(said) if said.parsed_severity() == Some(Severity::Error) => {
+        Some(said) if said.parsed_severity() == Some(Severity::Error) && !of_a_lost_session(said.code()) => {
             Outcome::Refused(format!("{}: {}", said.code().code(), said.message()))
         }
         Some(said) => Outcome::Unknown(format!("{}: {}", said.code().code(), said.message())),
