@@ -41,9 +41,14 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The rows are read again after this time though nothing changed in etcd: somebody may have changed them by hand.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// Sessions that began as a standby's, and so with `always`.
-const END_READERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'
-    AND pid <> pg_backend_pid() AND backend_start < pg_conf_load_time() AND application_name NOT LIKE 'tenure arbiter%'";
+/// Ends sessions that began as a standby's, and so with `always`; Citus' maintenance daemon too, which fails otherwise and is away for 5 s then.
+const END_READERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE (backend_type = 'client backend' OR backend_type LIKE 'Citus Maintenance Daemon%') AND pid <> pg_backend_pid() AND backend_start < $1::text::timestamptz AND application_name NOT LIKE 'tenure arbiter%'";
+
+/// A session is not seen before it is authenticated, which takes milliseconds, and `authentication_timeout` at most (60 s unless set). One that
+/// was on its way when the others were ended may take the new primary for a good one, and can never write: so often, and then so often,
+/// it is looked for.
+const LATE_READERS: [(u32, Duration); 2] = [(40, Duration::from_millis(25)), (60, Duration::from_secs(1))];
 
 /// Keeps Citus for as long as the future is polled; ends at once where the node's file has no section `citus`.
 pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
@@ -93,10 +98,26 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView, synchronous: &S
             hands.sql.reload_and_see().await?;
         }
         if hands.config.citus.as_ref().is_some_and(|citus| citus.end_sessions_at_promotion) {
-            hands.sql.execute(END_READERS).await.context("end sessions that could not write")?;
+            let since = hands.sql.text("SELECT pg_conf_load_time()::text").await.context("ask when the settings were read")?;
+            hands.sql.run(END_READERS, &[&since]).await.context("end sessions that could not write")?;
+            tokio::spawn(end_late_readers(hands.clone(), since));
         }
     }
     Ok(())
+}
+
+/// Ends sessions that were on their way when those of a standby were ended.
+async fn end_late_readers(hands: Hands, since: String) {
+    for (times, pause) in LATE_READERS {
+        for _ in 0..times {
+            tokio::time::sleep(pause).await;
+            match hands.sql.run(END_READERS, &[&since]).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!("Citus: {count} sessions ended that began as a standby's and could not write"),
+                Err(why) => tracing::debug!("Citus: end sessions that could not write: {why:#}"),
+            }
+        }
+    }
 }
 
 /// The workers learn who coordinates, before anything is sent to them: sessions of the one before are refused from then on. Groups

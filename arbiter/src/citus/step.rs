@@ -53,6 +53,8 @@ impl Keeper {
             self.step.hurried = true;
             for database in &mut self.databases {
                 database.hurry(since.elapsed() + STALE).await;
+                // A new session starts the maintenance daemon, should there be none.
+                database.close();
             }
         } else if since.elapsed() > LONG && !self.step.told {
             self.step.told = true;

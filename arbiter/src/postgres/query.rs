@@ -390,6 +390,13 @@ impl LocalSql {
         Ok(self.noting_loss(asked).await?.try_get(0)?)
     }
 
+    /// Asks a question whose answer is a text.
+    pub async fn text(&self, question: &str) -> Result<String> {
+        let session = self.session().await?;
+        let asked = answer(session.client.query_one(question, &[])).await;
+        Ok(self.noting_loss(asked).await?.try_get(0)?)
+    }
+
     /// Runs one statement with arguments in our session; gives how many rows came of it.
     pub async fn run(&self, statement: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<u64> {
         let session = self.session().await?;
