@@ -10,6 +10,7 @@ use crate::member::{Member, MemberRole};
 use crate::name::MemberName;
 use crate::view::ClusterView;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -140,6 +141,33 @@ fn address(member: &Member) -> Option<Address> {
     member.host_port().map(|(host, port)| Address { host, port })
 }
 
+/// `host` or `host:port`, an IPv6 address in brackets, as a configuration has it; None where it is no such text.
+pub fn address_of(value: &Value) -> Option<Address> {
+    let text = value.as_str()?.trim();
+    let (host, port) = match text.strip_prefix('[') {
+        Some(v6) => v6.split_once(']')?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
+        None if port.is_empty() => 5432,
+        None => return None,
+    };
+    let word = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '\'' | '@'));
+    word.then(|| Address { host: host.to_owned(), port })
+}
+
+/// An address by which a group's configuration wants its primary (`citus.primary_address`) or its standbys (`citus.standby_address`)
+/// to be reached, whoever that is: a name or a virtual address that follows the role.
+fn named(view: &ClusterView, key: &str) -> Option<Address> {
+    view.config().get("citus")?.get(key).and_then(address_of)
+}
+
+/// The address at which this group's primary is reached whoever it is, where its configuration has one.
+pub fn primary_address(view: &ClusterView) -> Option<Address> {
+    named(view, "primary_address")
+}
+
 /// What etcd says a group's rows are to be; None while it has no leader that runs as primary, or does not yet exist: its rows stay as
 /// they are then.
 pub fn wanted(view: &ClusterView) -> Option<Wanted> {
@@ -151,9 +179,59 @@ pub fn wanted(view: &ClusterView) -> Option<Wanted> {
     }
     let serves = |member: &Member| member.role == MemberRole::Replica && member.is_running() && !member.tags.noloadbalance();
     let standbys = view.members.iter().filter(|(name, entry)| **name != leader.name && serves(&entry.member));
-    let primary = address(member)?;
-    let standbys = standbys.filter_map(|(_, entry)| address(&entry.member)).filter(|at| *at != primary).collect();
+    let primary = primary_address(view).or_else(|| address(member))?;
+    let shared = named(view, "standby_address");
+    // One row for the name that all standbys share.
+    let place = |member: &Member| shared.clone().or_else(|| address(member));
+    let standbys = standbys.filter_map(|(_, entry)| place(&entry.member)).filter(|at| *at != primary).collect();
     Some(Wanted { primary, standbys })
+}
+
+/// Through which connection poolers other nodes reach a group: `citus.use_proxy` of its configuration, and `proxy_address` of its members.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Poolers {
+    /// Beside the primary.
+    pub primary: Option<Address>,
+    /// Beside the standbys, by the address in the standby's row.
+    pub standbys: BTreeMap<Address, Address>,
+}
+
+/// The poolers of every group whose configuration says whether they are used; those of the others are nobody's business here.
+pub fn poolers(groups: &Groups) -> BTreeMap<u32, Poolers> {
+    groups.iter().filter_map(|(group, view)| Some((*group, poolers_of(view)?))).collect()
+}
+
+fn poolers_of(view: &ClusterView) -> Option<Poolers> {
+    let used = view.config().get("citus")?.get("use_proxy")?.as_bool()?;
+    let wanted = wanted(view)?;
+    if !used {
+        return Some(Poolers::default());
+    }
+    let pooler = |member: &Member| member.proxy().map(|(host, port)| Address { host, port });
+    let leader = view.leader.as_ref()?;
+    let standbys = view.members.iter().filter(|(name, _)| **name != leader.name);
+    let standbys = standbys.filter_map(|(_, entry)| Some((address(&entry.member)?, pooler(&entry.member)?)));
+    Some(Poolers {
+        primary: view.members.get(&leader.name).and_then(|entry| pooler(&entry.member)),
+        standbys: standbys.filter(|(at, _)| wanted.standbys.contains(at)).collect(),
+    })
+}
+
+/// What `pg_dist_poolinfo` is to be changed to: by node, None where its row goes. Found are the rows of both tables. A primary's pooler goes
+/// with its row whatever address that has at the moment: on nodes other than the coordinator's primary addresses come later.
+pub fn pooler_changes(rows: &[Row], found: &BTreeMap<i32, String>, poolers: &BTreeMap<u32, Poolers>) -> BTreeMap<i32, Option<String>> {
+    let wanted = |row: &Row| {
+        let of = poolers.get(&row.group)?;
+        Some(match row.role {
+            NodeRole::Primary => of.primary.as_ref(),
+            NodeRole::Secondary => of.standbys.get(&row.at),
+        })
+    };
+    let text = |at: &Address| format!("host={} port={}", at.host, at.port);
+    let known = rows.iter().filter_map(|row| Some((row.id, wanted(row)?.map(text))));
+    // Citus leaves behind what belonged to a node that was removed.
+    let left = found.keys().filter(|id| !poolers.is_empty() && rows.iter().all(|row| row.id != **id)).map(|id| (*id, None));
+    known.chain(left).filter(|(id, wanted)| found.get(id) != wanted.as_ref()).collect()
 }
 
 /// What etcd says of every group.

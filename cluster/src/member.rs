@@ -263,25 +263,34 @@ fn tags_absent(tags: &Tags) -> bool {
     tags.0.is_empty()
 }
 
+fn host_port(url: &str) -> Option<(String, u16)> {
+    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
+    let authority = rest.split(['/', '?']).next()?;
+    let address = authority.rsplit('@').next()?;
+    if let Some(v6) = address.strip_prefix('[') {
+        let (host, port) = v6.split_once(']')?;
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().ok()?,
+            None => 5432,
+        };
+        return Some((host.to_owned(), port));
+    }
+    match address.rsplit_once(':') {
+        Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
+        None if address.is_empty() => None,
+        None => Some((address.to_owned(), 5432)),
+    }
+}
+
 impl Member {
     /// Host and port of `conn_url`; the port is 5432 where none is given. None where it is no such address.
     pub fn host_port(&self) -> Option<(String, u16)> {
-        let rest = self.conn_url.strip_prefix("postgres://").or_else(|| self.conn_url.strip_prefix("postgresql://"))?;
-        let authority = rest.split(['/', '?']).next()?;
-        let address = authority.rsplit('@').next()?;
-        if let Some(v6) = address.strip_prefix('[') {
-            let (host, port) = v6.split_once(']')?;
-            let port = match port.strip_prefix(':') {
-                Some(port) => port.parse().ok()?,
-                None => 5432,
-            };
-            return Some((host.to_owned(), port));
-        }
-        match address.rsplit_once(':') {
-            Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
-            None if address.is_empty() => None,
-            None => Some((address.to_owned(), 5432)),
-        }
+        host_port(&self.conn_url)
+    }
+
+    /// Host and port of `proxy_url`: the connection pooler beside this member's Postgres.
+    pub fn proxy(&self) -> Option<(String, u16)> {
+        host_port(self.other.get("proxy_url")?.as_str()?)
     }
 
     /// Postgres runs and takes connections.
@@ -318,6 +327,7 @@ mod tests {
         assert_eq!(member.state, MemberState::Running);
         assert_eq!(member.position(), Some(Lsn(84197032)));
         assert_eq!(member.other["proxy_url"], "postgres://p:1/x");
+        assert_eq!(member.proxy(), Some(("p".to_owned(), 1)));
         let before: Value = serde_json::from_str(SAMPLE).unwrap();
         assert_eq!(serde_json::to_value(&member).unwrap(), before);
     }

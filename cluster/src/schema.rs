@@ -1,6 +1,7 @@
 //! What may stand in the dynamic configuration: every known key's kind and range, for refusal before it is stored, and what is
 //! accepted but will not do what it seems to say.
 
+use crate::citus::address_of as address;
 use crate::config::{ConfigError, DynamicConfig};
 use crate::lease;
 use serde_json::{Map, Value};
@@ -26,6 +27,8 @@ enum Kind {
     Options,
     /// Text.
     Text,
+    /// `host` or `host:port`.
+    HostPort,
     /// It counts from the node's own file only.
     FromTheFile,
 }
@@ -102,6 +105,18 @@ const POSTGRESQL: [(&str, Kind); 34] = [
     ("pgpass", FromTheFile),
 ];
 
+/// The keys below `citus`: what the coordinator is to know of this group.
+const CITUS: [(&str, Kind); 8] = [
+    ("primary_address", HostPort),
+    ("standby_address", HostPort),
+    ("use_proxy", Boolean),
+    ("group", FromTheFile),
+    ("database", FromTheFile),
+    ("databases", FromTheFile),
+    ("lock_cooldown", FromTheFile),
+    ("end_sessions_at_promotion", FromTheFile),
+];
+
 /// The names that are nearest to an unknown one, where one is near enough to be what was meant.
 fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let near = known.min_by_key(|known| strsim::damerau_levenshtein(name, known))?;
@@ -151,6 +166,7 @@ impl Kind {
             List if !value.is_array() => "a list",
             Options if !value.is_object() && !value.is_array() => "a section or a list",
             Text if !value.is_string() => "text",
+            HostPort if address(value).is_none() => "host or host:port",
             _ => return None,
         };
         Some(ConfigError::Type { key: key.to_owned(), found: shown(value), expected })
@@ -206,6 +222,9 @@ impl DynamicConfig {
                 }
             }
         }
+        if let Some(section) = self.0.get("citus").and_then(Value::as_object) {
+            walk(section, "citus.", &CITUS, &[], &mut faults);
+        }
         if let Some(value) = self.0.get("standby_cluster").filter(|value| value.is_object())
             && self.standby_cluster().is_none()
         {
@@ -227,9 +246,13 @@ impl DynamicConfig {
                 "loop_wait + 2 * retry_timeout may not be more than ttl, so that a member can look and try twice while its lease runs: with ttl {ttl} the members use loop_wait {loop_wait} and retry_timeout {retry}"
             ));
         }
-        for (name, kind) in POSTGRESQL {
-            if kind == FromTheFile && self.postgresql().is_some_and(|section| section.contains_key(name)) {
-                notes.push(format!("postgresql.{name} has no effect here: it counts from each node's own file only"));
+        let sections = [("postgresql", &POSTGRESQL[..]), ("citus", &CITUS[..])];
+        for (section, name, kind) in
+            sections.into_iter().flat_map(|(section, known)| known.iter().map(move |(name, kind)| (section, *name, *kind)))
+        {
+            let given = self.0.get(section).and_then(Value::as_object).is_some_and(|values| values.contains_key(name));
+            if kind == FromTheFile && given {
+                notes.push(format!("{section}.{name} has no effect here: it counts from each node's own file only"));
             }
         }
         notes
@@ -254,6 +277,7 @@ mod tests {
             r#"{"postgresql":{"use_slots":true,"parameters":{"work_mem":"4MB","pg_stat_statements.max":100,"fsync":true,"x":null}}}"#,
             r#"{"postgresql":{"create_replica_methods":["wal_e","basebackup"],"wal_e":{"command":"x"},"pg_hba":["local all all trust"]}}"#,
             r#"{"slots":{"a":{"type":"physical"}},"ignore_slots":[{"name":"b"}],"standby_cluster":{"host":"h"}}"#,
+            r#"{"citus":{"primary_address":"rw.example","standby_address":"10.0.0.9:6000","use_proxy":true}}"#,
         ] {
             assert_eq!(faults(json), "", "{json}");
         }

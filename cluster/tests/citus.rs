@@ -3,6 +3,7 @@
 use cluster::citus::{
     self, Address, COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, NodeRole, Release, Row, Step, Wanted,
 };
+use cluster::config::DynamicConfig;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::{Member, MemberEntry};
 use cluster::name::{MemberName, SystemId};
@@ -303,4 +304,100 @@ fn a_hold_ends_when_somebody_serves_or_it_took_too_long() {
         let view = ClusterView { hold: asks.then_some(request), ..view };
         assert_eq!(citus::release(&view, 9, 5, waited, limit), released, "{view:?} after {waited:?}");
     }
+}
+
+/// The configuration of a group, its section `citus` being this.
+fn configured(view: ClusterView, citus: &str) -> ClusterView {
+    let json = format!(r#"{{"citus":{citus}}}"#);
+    let value = DynamicConfig(serde_json::from_str(&json).expect("a configuration"));
+    ClusterView { config: Some(Versioned { value, revision: 1 }), ..view }
+}
+
+#[test]
+fn an_address_is_a_host_and_perhaps_a_port() {
+    for (text, expected) in [
+        ("rw.example", Some("rw.example:5432")),
+        (" 10.0.0.9:6000 ", Some("10.0.0.9:6000")),
+        ("[::1]:6000", Some("::1:6000")),
+        ("[::1]", Some("::1:5432")),
+        ("", None),
+        (":5432", None),
+        ("a:", None),
+        ("a:0", None),
+        ("a:70000", None),
+        ("[::1", None),
+        ("a b", None),
+        ("postgres://a", None),
+    ] {
+        let found = citus::address_of(&serde_json::json!(text)).map(|at| at.to_string());
+        assert_eq!(found.as_deref(), expected, "{text}");
+    }
+    assert_eq!(citus::address_of(&serde_json::json!(5432)), None);
+}
+
+#[test]
+fn names_stand_in_for_members() {
+    let up = [("a", "primary", "running", "{}"), ("b", "replica", "running", "{}"), ("c", "replica", "running", "{}")];
+    let alone = [up[0], ("b", "replica", "starting", "{}"), ("c", "replica", "running", r#"{"noloadbalance":true}"#)];
+    for (members, section, primary, standbys) in [
+        (&up, r#"{}"#, "a:1", &["b:1", "c:1"][..]),
+        (&up, r#"{"primary_address":"rw"}"#, "rw", &["b:1", "c:1"]),
+        (&up, r#"{"standby_address":"ro:6000"}"#, "a:1", &["ro:6000"]),
+        (&up, r#"{"primary_address":"rw","standby_address":"ro"}"#, "rw", &["ro"]),
+        (&alone, r#"{"primary_address":"rw","standby_address":"ro"}"#, "rw", &[]),
+        // Host and port are unique over all rows.
+        (&up, r#"{"primary_address":"rw","standby_address":"rw"}"#, "rw", &[]),
+        (&up, r#"{"primary_address":7}"#, "a:1", &["b:1", "c:1"]),
+    ] {
+        let expected = Wanted { primary: at(primary), standbys: standbys.iter().map(|text| at(text)).collect() };
+        assert_eq!(citus::wanted(&configured(group(5, members), section)), Some(expected), "{section}");
+    }
+}
+
+#[test]
+fn where_the_name_stays_a_hold_still_ends_and_nothing_else_moves() {
+    // Another member leads: no step.
+    check(&["1 0 c1 p", "2 1 rw p", "3 1 ro s"], &["0 c1", "1 rw ro"], &[], &[]);
+    // A hold put the row aside.
+    check(&["1 0 c1 p", "2 1 rw-demoted p", "3 1 ro s"], &["0 c1", "1 rw ro"], &["node 2 is at rw:5432"], &[]);
+    // From addresses to names and back, on the same rows.
+    check(&["1 0 c1 p", "2 1 a p", "3 1 b s"], &["0 c1", "1 rw ro"], &["node 2 is at rw:5432", "node 3 is at ro:5432"], &[]);
+    check(&["1 0 c1 p", "2 1 rw p", "3 1 ro s"], &["0 c1", "1 a b"], &["node 2 is at a:5432", "node 3 is at b:5432"], &[]);
+    // The last healthy standby went.
+    check(&["1 0 c1 p", "2 1 rw p", "3 1 ro s"], &["0 c1", "1 rw"], &[], &["ro:5432 is gone"]);
+}
+
+#[test]
+fn poolers_follow_the_rows_of_their_groups() {
+    let with_pooler = |mut view: ClusterView| {
+        for (name, entry) in &mut view.members {
+            entry.member.other.insert("proxy_url".to_owned(), serde_json::json!(format!("postgres://{name}:6432/x")));
+        }
+        view
+    };
+    let members = [("a", "primary", "running", "{}"), ("b", "replica", "running", "{}"), ("c", "replica", "starting", "{}")];
+    let pooled = configured(with_pooler(group(5, &members)), r#"{"use_proxy":true}"#);
+    let rows = found(&["1 0 c1 p", "2 1 a:1 p", "3 1 b:1 s", "4 2 x p"]);
+    let [a, b] = ["host=a port=6432", "host=b port=6432"];
+    let stands = |rows: &[(i32, &str)]| rows.iter().map(|(id, text)| (*id, (*text).to_owned())).collect::<BTreeMap<_, _>>();
+    let changes = |view: &ClusterView, rows: &[Row], now: &[(i32, &str)]| {
+        citus::pooler_changes(rows, &stands(now), &citus::poolers(&Groups::from([(1, view.clone())])))
+    };
+    let to = |rows: &[(i32, Option<&str>)]| rows.iter().map(|(id, text)| (*id, text.map(str::to_owned))).collect::<BTreeMap<_, _>>();
+
+    assert_eq!(changes(&pooled, &rows, &[]), to(&[(2, Some(a)), (3, Some(b))]));
+    // Nodes of other groups are left alone, nodes that are gone are not.
+    assert_eq!(changes(&pooled, &rows, &[(2, a), (3, b), (4, "host=mine"), (9, "host=gone")]), to(&[(9, None)]));
+    // The primary's goes with its row, which elsewhere has its old address yet.
+    let late = found(&["2 1 old p", "3 1 b:1 s"]);
+    assert_eq!(changes(&pooled, &late, &[(2, "host=old port=6432"), (3, b)]), to(&[(2, Some(a))]));
+    // A name for the primary changes nothing; the shared row of the standbys has no pooler of its own.
+    let names = configured(pooled.clone(), r#"{"use_proxy":true,"primary_address":"rw","standby_address":"ro"}"#);
+    assert_eq!(changes(&names, &found(&["2 1 rw p", "3 1 ro s"]), &[(3, b)]), to(&[(2, Some(a)), (3, None)]));
+    // Not used any more; and never mentioned.
+    let off = configured(pooled.clone(), r#"{"use_proxy":false}"#);
+    assert_eq!(changes(&off, &rows, &[(2, a), (4, "host=mine")]), to(&[(2, None)]));
+    assert_eq!(changes(&configured(pooled.clone(), "{}"), &rows, &[(2, "host=mine"), (9, "host=mine")]), to(&[]));
+    // While nobody serves there, nothing changes.
+    assert_eq!(changes(&ClusterView { leader: None, ..pooled }, &rows, &[(2, "host=x")]), to(&[]));
 }
