@@ -17,7 +17,7 @@ export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
 PACKAGES := postgresql-$(PG_MAJOR) postgresql-server-dev-$(PG_MAJOR) etcd-server etcd-client \
-            pgbackrest barman libclang-dev clang protobuf-compiler pkg-config build-essential python3-venv haproxy strace
+            pgbackrest barman libclang-dev clang protobuf-compiler pkg-config build-essential python3-venv haproxy pgbouncer strace
 PATRONI  := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary check_patroni==2.2.0
 
 # The product is built in release, once, for tests, demo and installation alike: one command, so that cargo

@@ -9,6 +9,7 @@ pub mod daemon;
 mod database;
 mod gate;
 mod hold;
+mod name;
 mod ready;
 pub mod settings;
 mod step;
@@ -16,6 +17,7 @@ mod step;
 pub use ask::{ask, call_off};
 pub use ready::make_ready;
 
+use crate::config::NodeConfig;
 use crate::hands::Hands;
 use crate::snapshot::Snapshot;
 use anyhow::{Context, Result};
@@ -50,13 +52,20 @@ const END_READERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activit
 /// it is looked for.
 const LATE_READERS: [(u32, Duration); 2] = [(40, Duration::from_millis(25)), (60, Duration::from_secs(1))];
 
-/// Keeps Citus for as long as the future is polled; ends at once where the node's file has no section `citus`.
-pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
+/// Keeps Citus for as long as the future is polled; ends at once where the node's file has no section `citus`. `configured` is the
+/// node's file as last read.
+pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>, mut configured: watch::Receiver<Arc<NodeConfig>>) {
     let Some(config) = hands.config.citus.clone() else { return };
     let mut keeper = Keeper::new(hands.clone(), config.databases.clone());
     let wake = keeper.wake.clone();
-    let watched = if config.group == COORDINATOR { keeper.scope.clone() } else { hands.etcd.clone() };
+    let (scope, pooled) = (keeper.scope.clone(), keeper.pooled.clone());
+    let watched = if config.group == COORDINATOR { scope.clone() } else { hands.etcd.clone() };
     let watching = dcs::watch::keep_watching(watched, wake.clone());
+    let watching_others = async {
+        // A worker's rows are the coordinator's business; the poolers that it goes through are its own.
+        pooled.notified().await;
+        dcs::watch::keep_watching(scope, wake.clone()).await;
+    };
     let working = async {
         loop {
             let leads = leads(&hands, &shown.borrow_and_update());
@@ -78,6 +87,7 @@ pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
             };
             tokio::select! {
                 () = changed => {}
+                Ok(()) = configured.changed() => keeper.configure(configured.borrow_and_update().clone()),
                 () = wake.notified() => {}
                 () = tokio::time::sleep(pause.saturating_sub(looked.elapsed())) => {}
             }
@@ -85,6 +95,7 @@ pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>) {
     };
     tokio::select! {
         () = watching => {}
+        () = watching_others => {}
         () = working => {}
     }
 }
@@ -160,6 +171,10 @@ struct Keeper {
     step: step::Step,
     /// The databases were made ready in this term.
     ready: Option<Term>,
+    /// Some group is reached through poolers: a worker has to watch all groups then.
+    pooled: Arc<Notify>,
+    /// When a worker looks again whether that is so.
+    poolers_due: Instant,
     /// In-doubt transactions were settled since each group's leader took its term.
     settled: BTreeMap<u32, Term>,
     told: String,
@@ -179,9 +194,17 @@ impl Keeper {
             gated: Vec::new(),
             step: Default::default(),
             ready: None,
+            pooled: Arc::default(),
+            poolers_due: Instant::now(),
             settled: BTreeMap::new(),
             told: String::new(),
         }
+    }
+
+    /// The node's file was read again: the credentials in it may be others.
+    fn configure(&mut self, config: Arc<NodeConfig>) {
+        self.hands.config = config;
+        self.ready = None;
     }
 
     /// This node leads no more: sessions end, and with them what they hold.
@@ -224,7 +247,7 @@ impl Keeper {
             if view.leader.as_ref() == Some(leader) {
                 self.keep_gate(&view, leader).await?;
             }
-            return Ok(Duration::MAX);
+            return self.keep_poolers().await.map(|()| LOOK_AGAIN);
         }
         let groups = self.scope.load_groups().await?;
         if groups.get(&COORDINATOR).and_then(|own| own.leader.as_ref()) != Some(leader) {
@@ -236,6 +259,8 @@ impl Keeper {
         {
             tell_workers(&self.hands, own, |view| view.coordinator.is_none()).await?;
         }
+        let poolers = citus::poolers(&groups);
+        self.databases.iter_mut().for_each(|database| database.poolers = poolers.clone());
         let mut until = self.hold(&groups, leader).await?.unwrap_or(LOOK_AGAIN);
         if self.holds.is_empty() {
             let kept = self.keep_rows(&groups).await;
@@ -245,6 +270,23 @@ impl Keeper {
             self.settle_all(&groups);
         }
         Ok(until.min(LOOK_AGAIN))
+    }
+
+    /// On a worker's primary, whose sessions go to other nodes, too.
+    async fn keep_poolers(&mut self) -> Result<()> {
+        if Instant::now() < self.poolers_due {
+            return Ok(());
+        }
+        let poolers = citus::poolers(&self.scope.load_groups().await?);
+        if poolers.is_empty() {
+            self.poolers_due = Instant::now() + LOOK_AGAIN;
+        } else if self.hands.config.citus.as_ref().is_some_and(|citus| citus.group != COORDINATOR) {
+            self.pooled.notify_one();
+        }
+        for database in &mut self.databases {
+            database.settle_poolers(&poolers).await?;
+        }
+        Ok(())
     }
 
     /// Makes every database's rows what etcd says. Not while writers are held: the rows are locked then.

@@ -144,10 +144,13 @@ struct Daemon {
     told_failsafe: Option<String>,
     /// Who may ask REST for what.
     gate: watch::Sender<Arc<Gate>>,
+    /// The node's file as last read, for tasks beside the loop.
+    configured: watch::Sender<Arc<NodeConfig>>,
 }
 
 impl Daemon {
     fn new(hands: Hands, path: PathBuf, gate: Gate) -> Daemon {
+        let configured = watch::channel(hands.config.clone()).0;
         Daemon {
             hands,
             path,
@@ -163,6 +166,7 @@ impl Daemon {
             look_owed: false,
             told_failsafe: None,
             gate: watch::channel(Arc::new(gate)).0,
+            configured,
         }
     }
 
@@ -174,7 +178,7 @@ impl Daemon {
         let (ask, mut asked) = mpsc::channel(16);
         let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
-        let keeping_citus = tokio::spawn(crate::citus::keep(self.hands.clone(), shown.clone()));
+        let keeping_citus = tokio::spawn(crate::citus::keep(self.hands.clone(), shown.clone(), self.configured.subscribe()));
         let node = Node {
             snapshot: shown,
             commands: ask,
@@ -528,7 +532,8 @@ impl Daemon {
                 }
                 self.hands.sql.authenticate_as(&config.postgres.authentication.superuser);
                 self.hands.lease.reconfigure(config.clone());
-                self.hands.config = config;
+                self.hands.config = config.clone();
+                self.configured.send_replace(config);
                 self.hands.caller = files.caller;
                 self.gate.send_replace(Arc::new(files.gate));
             }

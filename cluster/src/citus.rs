@@ -201,6 +201,11 @@ pub fn poolers(groups: &Groups) -> BTreeMap<u32, Poolers> {
     groups.iter().filter_map(|(group, view)| Some((*group, poolers_of(view)?))).collect()
 }
 
+/// Other nodes reach the group's primary through the pooler beside it.
+pub fn uses_poolers(view: &ClusterView) -> bool {
+    poolers_of(view).is_some_and(|poolers| poolers.primary.is_some())
+}
+
 fn poolers_of(view: &ClusterView) -> Option<Poolers> {
     let used = view.config().get("citus")?.get("use_proxy")?.as_bool()?;
     let wanted = wanted(view)?;

@@ -48,6 +48,12 @@ pub fn haproxy() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// PgBouncer, where Debian's package is installed.
+pub fn pgbouncer() -> Option<PathBuf> {
+    let path = PathBuf::from("/usr/sbin/pgbouncer");
+    path.exists().then_some(path)
+}
+
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
 }

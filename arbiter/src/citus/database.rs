@@ -2,7 +2,7 @@
 
 use crate::postgres::query::LocalSql;
 use anyhow::{Context, Result, bail};
-use cluster::citus::{self, Address, NodeRole, Row, Step, Wanted};
+use cluster::citus::{self, Address, NodeRole, Poolers, Row, Step, Wanted};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,19 @@ pub const AFTER_FAILOVER: Duration = Duration::from_millis(100);
 /// Rows that are as they should be are believed for this long.
 const BELIEVED: Duration = Duration::from_secs(9);
 
+/// What the rows were found to be, and when.
+struct Settled {
+    rows: BTreeMap<u32, Wanted>,
+    poolers: BTreeMap<u32, Poolers>,
+    at: Instant,
+}
+
+impl Settled {
+    fn is_believed(&self) -> bool {
+        self.at.elapsed() < BELIEVED
+    }
+}
+
 /// A session in the database, and what it found.
 pub struct Database {
     sql: Arc<LocalSql>,
@@ -25,8 +38,9 @@ pub struct Database {
     session: Option<Client>,
     /// An open transaction of [`super::hold`].
     in_transaction: bool,
-    /// With these the rows were found right, and when.
-    settled: Option<(BTreeMap<u32, Wanted>, Instant)>,
+    /// What `pg_dist_poolinfo` is to say, by group.
+    pub poolers: BTreeMap<u32, Poolers>,
+    settled: Option<Settled>,
     /// The other nodes were seen to have these rows.
     in_step: bool,
     conflicts: Vec<String>,
@@ -35,7 +49,16 @@ pub struct Database {
 impl Database {
     /// Connects when first asked something.
     pub fn new(sql: Arc<LocalSql>, name: String) -> Database {
-        Database { sql, name, session: None, in_transaction: false, settled: None, in_step: false, conflicts: Vec::new() }
+        Database {
+            sql,
+            name,
+            session: None,
+            in_transaction: false,
+            poolers: BTreeMap::new(),
+            settled: None,
+            in_step: false,
+            conflicts: Vec::new(),
+        }
     }
 
     /// Ends the session; a transaction that is open is rolled back by the server.
@@ -48,13 +71,14 @@ impl Database {
 
     /// Makes the rows what is wanted, for all groups of which that is known.
     pub async fn settle(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
-        if self.settled.as_ref().is_some_and(|(settled, at)| settled == wanted && at.elapsed() < BELIEVED) {
+        let is_right = |settled: &Settled| settled.rows == *wanted && settled.poolers == self.poolers && settled.is_believed();
+        if self.settled.as_ref().is_some_and(is_right) {
             return Ok(());
         }
         self.in_step = false;
         let made = self.make(wanted).await;
         match made {
-            Ok(true) => self.settled = Some((wanted.clone(), Instant::now())),
+            Ok(true) => self.settled = Some(Settled { rows: wanted.clone(), poolers: self.poolers.clone(), at: Instant::now() }),
             Ok(false) => self.settled = None,
             // Whatever was open is rolled back.
             Err(_) => self.close(),
@@ -72,24 +96,69 @@ impl Database {
         if !plan.moves.is_empty() {
             self.run("BEGIN").await?;
             self.steps(&plan.moves, AFTER_FAILOVER).await?;
+            self.keep_poolers().await?;
             self.run("COMMIT").await?;
             self.in_step = false;
         }
         if !plan.others.is_empty() && !self.behind().await?.is_empty() {
             // Citus would refuse them, after it has locked out who carries the rows.
+            self.keep_poolers().await?;
             return Ok(false);
         }
         for step in &plan.others {
             self.steps(std::slice::from_ref(step), AFTER_FAILOVER).await?;
             self.in_step = false;
         }
+        self.keep_poolers().await?;
         Ok(true)
+    }
+
+    /// Makes `pg_dist_poolinfo` alone what is wanted: rows of `pg_dist_node` come by themselves here.
+    pub async fn settle_poolers(&mut self, poolers: &BTreeMap<u32, Poolers>) -> Result<()> {
+        if self.settled.as_ref().is_some_and(|settled| settled.poolers == *poolers && settled.is_believed()) {
+            return Ok(());
+        }
+        self.poolers = poolers.clone();
+        let kept = self.keep_poolers().await;
+        if kept.is_err() {
+            self.close();
+        } else {
+            self.settled = Some(Settled { rows: BTreeMap::new(), poolers: poolers.clone(), at: Instant::now() });
+        }
+        kept.with_context(|| format!("keep pg_dist_poolinfo in {}", self.name))
+    }
+
+    /// Makes `pg_dist_poolinfo` what the configuration of the groups and their members say, for the rows as they are; in the transaction
+    /// that moves them, where one is open. Citus carries this table to nobody: each primary keeps its own.
+    pub async fn keep_poolers(&mut self) -> Result<()> {
+        if self.poolers.is_empty() {
+            return Ok(());
+        }
+        let rows = self.rows().await?;
+        let session = self.session().await?;
+        let found = bounded(session.query("SELECT nodeid, poolinfo FROM pg_dist_poolinfo", &[])).await.context("read pg_dist_poolinfo")?;
+        let found = found.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<BTreeMap<i32, String>>>()?;
+        for (node, pooler) in citus::pooler_changes(&rows, &found, &self.poolers) {
+            let session = self.session().await?;
+            let (done, says) = match &pooler {
+                Some(pooler) => {
+                    let put =
+                        "INSERT INTO pg_dist_poolinfo VALUES ($1, $2) ON CONFLICT (nodeid) DO UPDATE SET poolinfo = EXCLUDED.poolinfo";
+                    (bounded(session.execute(put, &[&node, pooler])).await, pooler.as_str())
+                }
+                None => (bounded(session.execute("DELETE FROM pg_dist_poolinfo WHERE nodeid = $1", &[&node])).await, "no pooler"),
+            };
+            done.with_context(|| format!("write pg_dist_poolinfo of node {node}"))?;
+            tracing::info!("Citus, {}: node {node} is reached through {says}", self.name);
+        }
+        Ok(())
     }
 
     /// In the transaction that holds writers: moves the rows of a group to where they belong.
     pub async fn move_held(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
         let plan = citus::plan(&self.rows().await?, wanted);
-        self.steps(&plan.moves, AFTER_FAILOVER).await
+        self.steps(&plan.moves, AFTER_FAILOVER).await?;
+        self.keep_poolers().await
     }
 
     /// The rows, as this session sees them.

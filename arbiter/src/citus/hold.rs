@@ -35,9 +35,14 @@ struct Hold {
     since: Instant,
     /// The row of its primary as it was, by database.
     rows: Vec<Option<Row>>,
+    /// Somebody serves, and its name does not lead there yet.
+    awaits_name: bool,
     /// Its rows are right again; what is missing is the commit.
     released: Option<Release>,
 }
+
+/// How often a name is asked where it leads, while writers wait for that: who moves it tells nobody.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Holds {
     /// Are this group's writers held?
@@ -65,7 +70,8 @@ impl Keeper {
             self.gate.open(&self.hands).await;
         }
         done?;
-        let ends = self.holds.held.values().map(|hold| limit.saturating_sub(hold.since.elapsed()));
+        let end = |hold: &Hold| if hold.awaits_name { ASK_AGAIN } else { limit.saturating_sub(hold.since.elapsed()) };
+        let ends = self.holds.held.values().map(end);
         Ok(ends.chain((!self.holds.failed.is_empty()).then_some(super::RETRY)).min())
     }
 
@@ -163,7 +169,7 @@ impl Keeper {
             rows.push(row);
         }
         tracing::info!("Citus: writers of group {group} wait, after {} ms", since.elapsed().as_millis());
-        self.holds.held.insert(group, Hold { request, term, since, rows, released: None });
+        self.holds.held.insert(group, Hold { request, term, since, rows, awaits_name: false, released: None });
         Ok(())
     }
 
@@ -174,6 +180,11 @@ impl Keeper {
             let view = groups.get(group).unwrap_or(&nobody);
             // The span is the hold's own: the server, too, counts from the moment the transaction was idle.
             let Some(why) = citus::release(view, hold.request, hold.term, hold.since.elapsed(), limit_of(groups)) else { continue };
+            hold.awaits_name =
+                why == Release::Served && hold.since.elapsed() < limit_of(groups) && !super::name::leads_there(&self.hands, view).await;
+            if hold.awaits_name {
+                continue;
+            }
             let wanted: BTreeMap<_, _> = citus::wanted(view).map(|wanted| (*group, wanted)).into_iter().collect();
             for (database, row) in self.databases.iter_mut().zip(&hold.rows) {
                 match (row, wanted.is_empty()) {

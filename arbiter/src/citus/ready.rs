@@ -60,10 +60,15 @@ async fn keep_credentials(database: &Client, superuser: &Credentials) -> Result<
     if known == wanted {
         return Ok(());
     }
-    database.execute("DELETE FROM pg_dist_authinfo WHERE nodeid = 0 AND rolename = $1::text::name", &[&superuser.username]).await?;
-    if let Some(wanted) = wanted {
-        database.execute("INSERT INTO pg_dist_authinfo VALUES (0, $1::text::name, $2)", &[&superuser.username, &wanted]).await?;
-    }
+    // One statement: there is no moment without credentials, whatever becomes of this session.
+    const PUT: &str = "INSERT INTO pg_dist_authinfo VALUES (0, $1::text::name, $2)
+        ON CONFLICT (rolename, nodeid) DO UPDATE SET authinfo = EXCLUDED.authinfo";
+    const REMOVE: &str = "DELETE FROM pg_dist_authinfo WHERE nodeid = 0 AND rolename = $1::text::name";
+    match &wanted {
+        Some(wanted) => database.execute(PUT, &[&superuser.username, wanted]).await?,
+        None => database.execute(REMOVE, &[&superuser.username]).await?,
+    };
+    tracing::info!("Citus: pg_dist_authinfo has the credentials of {}", superuser.username);
     Ok(())
 }
 

@@ -211,6 +211,14 @@ async fn answer(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInf
     response
 }
 
+fn unsupported(method: &Method, path: &str) -> String {
+    let why = match path {
+        "/citus" | "/mpp" => ": the groups of a Citus cluster speak through etcd, and no event has to be sent here",
+        _ => "",
+    };
+    format!("Unsupported: {method} {path}{why}")
+}
+
 async fn reply(shared: &Shared, access: &Access, peer: &Peer, request: Request) -> Reply {
     // Before anything is looked at, also for paths that nobody serves.
     if changes(request.method()) {
@@ -220,7 +228,7 @@ async fn reply(shared: &Shared, access: &Access, peer: &Peer, request: Request) 
         }
     }
     let Some(route) = find(request.method(), request.uri().path()) else {
-        return Reply::text(501, format!("Unsupported: {} {}", request.method(), request.uri().path()));
+        return Reply::text(501, unsupported(request.method(), request.uri().path()));
     };
     match tokio::time::timeout(route.within, perform(&shared.node, route, request)).await {
         Ok(Ok(reply) | Err(reply)) => reply,

@@ -72,6 +72,8 @@ async fn every_route_that_changes_something_asks_for_credentials() {
     let right = [("authorization", "Basic YWRtaW46czNjcmV0")];
     assert_eq!(ask(&world, &Method::DELETE, "/restart", &right, "").await.0, 503, "nobody answers for the daemon here");
     assert_eq!(ask(&world, &Method::POST, "/anything", &right, "").await.0, 501);
+    let (status, says) = ask(&world, &Method::POST, "/citus", &right, r#"{"type":"after_promote","group":1}"#).await;
+    assert!(status == 501 && says.contains("speak through etcd"), "{status} {says}");
 }
 
 #[tokio::test]
