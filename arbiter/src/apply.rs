@@ -142,6 +142,7 @@ pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Re
     hands.speak(MemberState::Starting, role);
     hands.clear_orphans().await?;
     if *recovery != Recovery::None {
+        timelines::remove_placeholders(&hands.config.postgres.data_dir).await?;
         for name in timelines::set_damaged_aside(&hands.config.postgres.data_dir).await? {
             tracing::warn!("pg_wal/{name} is no history file and was renamed to {name}.damaged: it is fetched again where it is needed");
         }

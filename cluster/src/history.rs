@@ -37,6 +37,9 @@ pub enum Ancestry {
     Unknown,
 }
 
+/// The reason in a file that only occupies a number.
+const OCCUPIED: &str = "this number was used or claimed by another promotion";
+
 impl History {
     /// Reads the key's JSON; lines of 3, 4 or 5 items are accepted, as the field writes them.
     pub fn from_json(value: &Value) -> Option<History> {
@@ -83,7 +86,13 @@ impl History {
     /// The text of a history file whose only purpose is to occupy its timeline's number on a server that
     /// is on `parent`: it says that the number forked off at 0/0, so the server never follows it.
     pub fn placeholder(parent: Timeline) -> String {
-        format!("{parent}\t0/0\tthis number was used or claimed by another promotion\n")
+        format!("{parent}\t0/0\t{OCCUPIED}\n")
+    }
+
+    /// Is it such a file?
+    pub fn is_placeholder(text: &str) -> bool {
+        let history = History::from_file(text);
+        matches!(history.0.as_slice(), [only] if only.switch == Lsn(0) && only.reason == OCCUPIED)
     }
 
     /// The present timeline: one after the last that ended, or 1.
@@ -184,6 +193,7 @@ mod tests {
     fn a_placeholder_is_nobodys_future() {
         let placeholder = History::from_file(&History::placeholder(Timeline(3)));
         assert_eq!(placeholder.ancestry(Timeline(4), Timeline(3), Lsn(1)), Ancestry::Diverged { fork: Lsn(0) });
+        assert!(History::is_placeholder(&History::placeholder(Timeline(3))) && !History::is_placeholder(FILE));
     }
 
     #[test]

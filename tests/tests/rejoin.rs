@@ -317,3 +317,16 @@ async fn a_standby_whose_log_is_gone_everywhere_says_what_to_do_and_is_copied_wh
     cluster.healthy().await;
     same_rows(leader, standby).await;
 }
+
+#[tokio::test]
+async fn a_standby_that_died_before_its_promotion_began_a_timeline_starts_again() {
+    let cluster = led_by_the_first(2, &[], |_, _| ()).await;
+    let standby = cluster.node("n2");
+    standby.kill();
+    // As a second try to promote leaves it that passed over the number of the first one, if the server dies then (a full disk, say).
+    let left = standby.data_dir().join("pg_wal/00000002.history");
+    cluster.room.file(&left, "1\t0/0\tthis number was used or claimed by another promotion\n");
+    cluster.start(standby);
+    cluster.healthy().await;
+    assert!(!left.exists(), "PostgreSQL takes the highest number for the timeline to follow");
+}
