@@ -89,7 +89,7 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     cluster.healthy().await;
     let writer = cluster.writer().await;
     let old = cluster.leader(2).await;
-    let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+    let said = cluster.cli_of(old, &["switchover", "--group", "2", "--force"]).await;
     assert!(said.status.success(), "{said:?}");
     cluster.leads_other_than(2, old).await;
     writer.goes_on(100, PATIENCE).await;
@@ -111,7 +111,7 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     again.goes_on(50, PATIENCE).await;
     coordinator.freeze_arbiter();
     let new = cluster.leader(2).await;
-    let said = cluster.cli_of(new, &["switchover", "--force"]).await;
+    let said = cluster.cli_of(new, &["switchover", "--group", "2", "--force"]).await;
     assert!(said.status.success(), "{said:?}");
     new.logged(&["did not say within"], PATIENCE).await;
     cluster.leads_other_than(2, new).await;
@@ -139,7 +139,7 @@ async fn a_switchover_that_would_wait_for_a_frozen_worker_is_refused_before_clie
     frozen.freeze();
     // Every node's maintenance daemon asks all others every two seconds: after that it waits for the frozen one.
     lasting(seconds(4)).await;
-    let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+    let said = cluster.cli_of(old, &["switchover", "--group", "2", "--force"]).await;
     assert!(!said.status.success(), "{said:?}");
     assert!(String::from_utf8_lossy(&said.stderr).contains("maintenance daemon"), "{said:?}");
     let coordinator = cluster.leader(0).await;
@@ -147,7 +147,7 @@ async fn a_switchover_that_would_wait_for_a_frozen_worker_is_refused_before_clie
     assert_eq!(cluster.leader(2).await.name(), old.name());
     frozen.thaw();
     wait::until("the switchover to be made", PATIENCE, async || {
-        let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+        let said = cluster.cli_of(old, &["switchover", "--group", "2", "--force"]).await;
         if said.status.success() { Ok(()) } else { Err(format!("{said:?}")) }
     })
     .await;
@@ -215,7 +215,7 @@ async fn whatever_happens_to_a_group_in_whatever_order_the_bank_keeps_its_sum() 
         if kills {
             old.kill();
         } else {
-            let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+            let said = cluster.cli_of(old, &["switchover", "--group", &group.to_string(), "--force"]).await;
             assert!(said.status.success(), "{said:?}");
         }
         cluster.leads_other_than(group, old).await;

@@ -86,7 +86,7 @@ async fn planned(coordinators: usize, workers: &[usize]) -> CitusCluster {
 /// Makes a switchover of this group, whoever leads it.
 async fn switch_over(cluster: &CitusCluster, group: usize) {
     let old = cluster.leader(group).await;
-    let said = cluster.cli_of(old, &["switchover", "--force"]).await;
+    let said = cluster.cli_of(old, &["switchover", "--group", &group.to_string(), "--force"]).await;
     assert!(said.status.success(), "{said:?}");
     cluster.leads_other_than(group, old).await;
 }
@@ -164,7 +164,7 @@ async fn a_coordinator_is_switched_over_and_one_that_dies_with_its_clients_held_
         let asks = cluster.leader(2).await;
         let blocker = citus::session(coordinator).await.expect("a session");
         rows(&blocker, "BEGIN; UPDATE written SET at = now()").await.expect("a transaction on every worker");
-        let asking = cluster.start_cli_of(asks, &["switchover", "--force"]);
+        let asking = cluster.start_cli_of(asks, &["switchover", "--group", "2", "--force"]);
         cluster.key_is(1, "tenure/gated", true).await;
         let through_worker = Writer::start(on_worker.clone().first_id(1_000_000 * (dies + 1)));
         lasting(Duration::from_millis(300)).await;

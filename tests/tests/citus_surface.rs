@@ -133,6 +133,8 @@ fn table() -> Vec<Line> {
         refuses(&["pause"], &["Cluster is already paused"]),
         says(&["resume", "--all-groups", "--wait"], &["Citus group: 2", "Success: cluster management is resumed"]),
         // What changes one group is to be told which.
+        refuses(&["switchover", "--force"], &["a switchover", NAMES_GROUPS]),
+        refuses(&["failover", "--force"], &["a failover", NAMES_GROUPS]),
         refuses(&["remove", "story"], &["a removal", NAMES_GROUPS]),
         refuses(&["switchover", "--group", "7", "--force"], &["has no group 7"]),
         refuses(&["switchover", "--group", "0", "--force"], &["No candidates found to switchover to"]),

@@ -65,9 +65,7 @@ pub struct Wish {
 pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
     let named = [&wish.leader, &wish.candidate];
     let fits = |part: &Part| named.iter().copied().flatten().all(|name| part.has(name));
-    // The file's group counts only where no member is named.
-    let group = wish.group.or(tool.group().filter(|_| named.iter().all(|name| name.is_none())));
-    let Part { target, view } = groups::one(tool, wish.cluster.as_deref(), group, fits, &format!("a {}", action.word())).await?;
+    let Part { target, view } = groups::one(tool, wish.cluster.as_deref(), wish.group, fits, &format!("a {}", action.word())).await?;
     let cluster = target.scope.as_str();
     print(format!("Current cluster topology\n{}", list::members(&view, cluster, target.group, false, Format::Pretty)?))?;
     if !wish.force {
