@@ -381,7 +381,10 @@ impl Alone {
             etcd.hosts(),
         );
         server.configure(&room, &more, settings);
-        let key = |name: &str| format!("/service/{SCOPE}/{name}");
+        // A group of a Citus cluster has a level of its own.
+        let group = settings.iter().find(|(name, value)| *name == "tenure.group" && *value != "-1");
+        let group = group.map(|(_, group)| format!("{group}/")).unwrap_or_default();
+        let key = |name: &str| format!("/service/{SCOPE}/{group}{name}");
         let config = format!(r#"{{"ttl": {ttl}, "loop_wait": 1, "retry_timeout": 1}}"#);
         etcd.put(&key("config"), &config).await.expect("write the dynamic configuration");
         etcd.put(&key("initialize"), &system_id(&room, &server.dir)).await.expect("write the system identifier");
