@@ -240,6 +240,9 @@ impl Keeper {
         if self.ready != Some(leader.term) {
             ready::make_ready(&self.hands).await?;
             self.ready = Some(leader.term);
+            if self.hands.config.citus.as_ref().is_some_and(|citus| citus.group != COORDINATOR) {
+                self.follow().await;
+            }
         }
         if self.hands.config.citus.as_ref().is_none_or(|citus| citus.group != COORDINATOR) {
             self.settle(leader);
@@ -263,11 +266,11 @@ impl Keeper {
         self.databases.iter_mut().for_each(|database| database.poolers = poolers.clone());
         let mut until = self.hold(&groups, leader).await?.unwrap_or(LOOK_AGAIN);
         if self.holds.is_empty() {
-            let kept = self.keep_rows(&groups).await;
             self.find_forgotten(&groups);
-            until = until.min(self.look_after_step(leader).await?);
-            kept?;
+            self.open_gates(leader).await?;
+            self.keep_rows(&groups).await?;
             self.settle_all(&groups);
+            until = until.min(self.look_after_step().await);
         }
         Ok(until.min(LOOK_AGAIN))
     }

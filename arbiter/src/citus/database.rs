@@ -191,6 +191,33 @@ impl Database {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
+    /// On a worker: moves primaries to where they are wanted, in its own copy of the rows. Citus' daemon on the coordinator brings the same a moment
+    /// later, in place of all rows.
+    pub async fn follow(&mut self, wanted: &BTreeMap<u32, Wanted>) -> Result<()> {
+        let plan = citus::plan(&self.rows().await?, wanted);
+        if plan.moves.is_empty() {
+            return Ok(());
+        }
+        self.run("BEGIN").await?;
+        let moved = self.move_here(&plan.moves).await;
+        if moved.is_err() {
+            self.close();
+        } else {
+            self.run("COMMIT").await?;
+        }
+        moved
+    }
+
+    async fn move_here(&mut self, moves: &[Step]) -> Result<()> {
+        const MOVE: &str = "UPDATE pg_catalog.pg_dist_node SET nodename = $2, nodeport = $3 WHERE nodeid = $1";
+        let session = self.session().await?;
+        for step in moves {
+            let Step::Move { id, to } = step else { continue };
+            bounded(session.execute(MOVE, &[id, &to.host, &i32::from(to.port)])).await.with_context(|| step.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Ends an attempt to carry rows to the other nodes that goes on for longer than this. The maintenance daemon begins another.
     pub async fn hurry(&mut self, longer_than: Duration) {
         const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'Citus Metadata Sync Daemon'

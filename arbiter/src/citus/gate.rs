@@ -1,5 +1,5 @@
 //! The gate around a planned change of a worker's primary: distributed statements that begin on other nodes wait at the door of their
-//! server (`tenure.close_gate`) until the change is over and its address has reached them. The coordinator's primary asks through etcd
+//! server (`tenure.close_gate`) until the change is over. Before a worker's primary opens its gate it moves the row in its own `pg_dist_node`. The coordinator's primary asks through etcd
 //! (`tenure/gate`), each worker group's primary closes its own gate and answers (`tenure/gated`).
 //!
 //! Nothing depends on it but comfort: who does not answer costs errors there, not the change. Each gate opens by itself when the word goes
@@ -91,13 +91,43 @@ impl Keeper {
     pub(super) async fn keep_gate(&mut self, view: &ClusterView, leader: &Leader) -> Result<()> {
         match citus::gate_wanted(view) {
             Some((word, gate)) if !self.gate.is_closed_for(word) => {
+                // Sessions that are needed when it opens.
+                for database in &mut self.databases {
+                    let _ = database.backend().await;
+                }
                 self.gate.close(&self.hands, word, super::hold::limit(view), gate.reads).await?;
                 self.hands.etcd.answer_gate(word, leader).await.context("answer the coordinator")?;
             }
             Some(_) => {}
-            None => self.gate.open(&self.hands).await,
+            None if self.gate.closed.is_some() => {
+                self.follow().await;
+                self.gate.open(&self.hands).await;
+            }
+            None => {}
         }
         Ok(())
+    }
+
+    /// A worker's side: statements that start here find the primaries where they are now, before Citus has carried that here. Where it fails
+    /// they find it later.
+    pub(super) async fn follow(&mut self) {
+        let following = async {
+            let wanted = citus::all_wanted(&self.scope.load_groups().await?);
+            for database in &mut self.databases {
+                database.follow(&wanted).await.with_context(|| format!("move primaries in {}", database.name))?;
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(STATEMENT, following).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::warn!("Citus: statements that start here may fail until Citus has brought new addresses: {why:#}"),
+            Err(_) => {
+                tracing::warn!(
+                    "Citus: statements that start here may fail until Citus has brought new addresses: the server does not answer"
+                );
+                self.databases.iter_mut().for_each(super::Database::close);
+            }
+        }
     }
 
     /// The coordinator's side, before writers are held: first the other nodes, then this one, whose clients so wait for less.

@@ -2,8 +2,6 @@
 //! commit. This looks whether it was, and says so where it takes long: statements that start there use the old address until then.
 
 use super::Keeper;
-use anyhow::Result;
-use cluster::leader::Leader;
 use std::time::{Duration, Instant};
 
 /// Between two looks while they are not.
@@ -14,9 +12,6 @@ const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// Past this an attempt is ended that began long before the rows were changed: it may wait for a node that is not there any more.
 const STALE: Duration = Duration::from_millis(1500);
-
-/// Clients of other nodes are kept waiting for no longer than this.
-const WAITED_FOR: Duration = Duration::from_secs(3);
 
 /// Past this somebody is told.
 const LONG: Duration = Duration::from_secs(3);
@@ -75,17 +70,12 @@ impl Keeper {
         }
     }
 
-    /// Looks, and lets clients of other nodes go on once they are. Gives the time until the next look where they are not.
-    pub(super) async fn look_after_step(&mut self, leader: &Leader) -> Result<Duration> {
-        let in_step = self.in_step().await;
-        if in_step || self.step.behind.is_some_and(|since| since.elapsed() > WAITED_FOR) {
-            self.open_gates(leader).await?;
-        }
-        Ok(match in_step {
+    /// Looks, and gives the time until the next look where they are not.
+    pub(super) async fn look_after_step(&mut self) -> Duration {
+        match self.in_step().await {
             true => Duration::MAX,
-            false if !self.gated.is_empty() => AT_ONCE,
             false if self.step.told => super::RETRY,
             false => SOON,
-        })
+        }
     }
 }
