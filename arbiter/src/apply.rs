@@ -7,7 +7,7 @@ use crate::postgres::postmaster::{Readiness, StopMode, last_words};
 use crate::postgres::promote::promote;
 use crate::postgres::query::{ServerFacts, member_conninfo};
 use crate::postgres::rewind::{self, Rewound, rewind};
-use crate::postgres::timelines;
+use crate::postgres::{controldata, timelines};
 use crate::timings::Timed;
 use crate::{bootstrap, demote_cluster, hook, program, recovery, replica, slots, switchover, tend};
 use anyhow::{Context, Result, bail};
@@ -143,8 +143,12 @@ pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Re
     hands.clear_orphans().await?;
     if *recovery != Recovery::None {
         timelines::remove_placeholders(&hands.config.postgres.data_dir).await?;
-        for name in timelines::set_damaged_aside(&hands.config.postgres.data_dir).await? {
+        let damaged = timelines::set_damaged_aside(&hands.config.postgres.data_dir).await?;
+        for name in &damaged {
             tracing::warn!("pg_wal/{name} is no history file and was renamed to {name}.damaged: it is fetched again where it is needed");
+        }
+        if !damaged.is_empty() {
+            write_own_history(hands, view).await?;
         }
     }
     let postmaster = hands.start(view, recovery).await?;
@@ -163,6 +167,21 @@ pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Re
         wake.notify_one();
     });
     Ok(Done::Settled)
+}
+
+/// The history of the timeline that this server is on is needed from the first record on: fetched later by the walreceiver, it does not count
+/// before the next start (`unexpected timeline ID` until then). etcd has it.
+async fn write_own_history(hands: &Hands, view: &ClusterView) -> Result<()> {
+    let control = controldata::read(&hands.programs, &hands.config.postgres.data_dir).await?;
+    let timeline = control.timeline.max(control.min_recovery_timeline);
+    let path = hands.config.postgres.data_dir.join("pg_wal").join(format!("{:08X}.history", timeline.0));
+    if crate::postgres::read_if_there(&path).await?.is_none()
+        && let Some(text) = view.history().file_of(timeline)
+    {
+        crate::postgres::write_atomically(&path, &text, 0o600).await?;
+        tracing::info!("the history of timeline {timeline}, which this server is on, was written from etcd");
+    }
+    Ok(())
 }
 
 async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {

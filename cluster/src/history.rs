@@ -83,6 +83,16 @@ impl History {
         History(text.lines().map(str::trim).filter(|text| !text.is_empty() && !text.starts_with('#')).filter_map(line).collect())
     }
 
+    /// The text of the history file of `timeline`; None where this history does not reach it.
+    pub fn file_of(&self, timeline: Timeline) -> Option<String> {
+        if timeline != self.current() && self.end_of(timeline).is_none() {
+            return None;
+        }
+        let before = self.0.iter().filter(|line| line.timeline < timeline);
+        let lines: String = before.map(|line| format!("{}\t{}\t{}\n", line.timeline, line.switch, line.reason)).collect();
+        (!lines.is_empty()).then_some(lines)
+    }
+
     /// The text of a history file whose only purpose is to occupy its timeline's number on a server that
     /// is on `parent`: it says that the number forked off at 0/0, so the server never follows it.
     pub fn placeholder(parent: Timeline) -> String {
@@ -187,6 +197,18 @@ mod tests {
             json!([[1, 52151216, "no recovery target specified", "2026-11-20T16:13:01+00:00", "c3"], [2, 7, "x"], [3, 8, "y", "t"]]);
         assert_eq!(History::from_json(&value).unwrap().to_json(), value);
         assert!(History::from_json(&json!([[1]])).is_none());
+    }
+
+    #[test]
+    fn a_history_file_is_written_from_the_key_as_far_as_that_reaches() {
+        let history =
+            History::from_json(&json!([[1, 0x3002128, "no recovery target specified", "then", "n1"], [3, 0x4000000, "x"]])).unwrap();
+        let first = "1\t0/3002128\tno recovery target specified\n";
+        for (timeline, expected) in
+            [(1, None), (2, None), (3, Some(first.to_owned())), (4, Some(format!("{first}3\t0/4000000\tx\n"))), (5, None)]
+        {
+            assert_eq!(history.file_of(Timeline(timeline)), expected, "{timeline}");
+        }
     }
 
     #[test]

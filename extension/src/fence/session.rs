@@ -1,11 +1,14 @@
-//! Where a session begins: read-only while the fence is closed, read-write again once it is open.
+//! Where a session begins: read-only while the fence is closed, read-write again once it is open; read-only for good where it can never
+//! write.
 
 use super::{PREVIOUS, in_recovery, managed_page};
+use crate::guc;
 use crate::shmem::{self, Page, boottime};
+use cluster::citus::COORDINATOR;
 use cluster::fence::may_acknowledge;
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 thread_local! {
     /// This session was made read-only because the fence was closed when it began.
@@ -39,7 +42,13 @@ extern "C-unwind" fn after_authentication(status: c_int) {
         }
         return;
     }
-    if may_acknowledge(page.fence(), boottime()) || in_recovery() {
+    if in_recovery() {
+        if reads_from_secondaries() {
+            set_read_only(c"on");
+        }
+        return;
+    }
+    if may_acknowledge(page.fence(), boottime()) {
         return;
     }
     set_read_only(c"on");
@@ -51,10 +60,24 @@ unsafe extern "C-unwind" fn standby_left(_code: c_int, _arg: pg_sys::Datum) {
     shmem::wake_arbiter();
 }
 
+/// A session of a Citus coordinator's standby that sends its queries to the workers' standbys can never write, since Citus reads
+/// that setting once per session: it stays read-only when this server is promoted, so that who looks for a server that takes writes does not
+/// take this session for one, in the moment before the arbiter ends it.
+fn reads_from_secondaries() -> bool {
+    if guc::group() != Some(COORDINATOR) {
+        return false;
+    }
+    // SAFETY: constant C string; a setting that does not exist gives null; the text belongs to the server and is read at once.
+    unsafe {
+        let value = pg_sys::GetConfigOption(c"citus.use_secondary_nodes".as_ptr(), true, false);
+        !value.is_null() && CStr::from_ptr(value) == c"always"
+    }
+}
+
 /// As if the client had asked for it in its startup packet: the first report of settings tells libpq,
 /// options that the client really sent still win (the arbiter sends
 /// `options=-c default_transaction_read_only=off`), and so does SET.
-fn set_read_only(value: &std::ffi::CStr) {
+fn set_read_only(value: &CStr) {
     // SAFETY: constant C strings and a setting that exists.
     unsafe {
         pg_sys::SetConfigOption(
