@@ -36,6 +36,7 @@ static NAME: Text = Text::new(None);
 static GROUP: GucSetting<i32> = GucSetting::<i32>::new(-1);
 static COORDINATOR_TERM: Text = Text::new(None);
 static SAY_TERM: GucSetting<bool> = GucSetting::<bool>::new(true);
+static SESSIONS_READ_ONLY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ETCD_ENDPOINTS: Text = Text::new(None);
 static ETCD_CACERT: Text = Text::new(None);
 static ETCD_CERT: Text = Text::new(None);
@@ -91,6 +92,14 @@ pub fn register() {
         c"Set by the coordinator's servers on every connection to other nodes; a worker ends sessions of a coordinator that was deposed.",
         &COORDINATOR_TERM,
         GucContext::Backend,
+        open,
+    );
+    GucRegistry::define_bool_guc(
+        c"tenure.sessions_read_only",
+        c"Whether sessions that begin now stay read-only, whatever becomes of the server.",
+        c"Set by the arbiter on the standbys of a Citus coordinator, whose sessions keep citus.use_secondary_nodes=always and can never write.",
+        &SESSIONS_READ_ONLY,
+        reload(),
         open,
     );
     GucRegistry::define_bool_guc(
@@ -214,6 +223,11 @@ pub fn group() -> Option<u32> {
 /// `tenure.coordinator_term`; 0 where the session is no coordinator's.
 pub fn coordinator_term() -> i64 {
     text(&COORDINATOR_TERM).and_then(|term| term.parse().ok()).unwrap_or(0)
+}
+
+/// `tenure.sessions_read_only`.
+pub fn sessions_read_only() -> bool {
+    SESSIONS_READ_ONLY.get()
 }
 
 /// `tenure.say_term`.

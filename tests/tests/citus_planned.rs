@@ -160,6 +160,7 @@ async fn a_coordinator_is_switched_over_and_one_that_dies_with_its_clients_held_
     let ledger = writer.finish();
     println!("switchover of the coordinator: {}", ledger.summary());
     assert!(ledger.refused().count() + ledger.unknown().count() <= 2, "{}", ledger.summary());
+    assert!(!ledger.summary().contains("not currently allowed"), "its session began as a standby's: {}", ledger.summary());
     cluster.healthy().await;
 
     // A transaction that uses group 2 and does not end: the coordinator waits for it, with everybody else held.

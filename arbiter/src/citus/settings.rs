@@ -5,6 +5,9 @@ use crate::postgres::conf::{Parameters, Recovery};
 use cluster::citus::COORDINATOR;
 use cluster::view::ClusterView;
 
+/// Whether a session's queries go to workers' standbys.
+const USE_SECONDARY_NODES: &str = "citus.use_secondary_nodes";
+
 /// Citus' library.
 const LIBRARY: &str = "citus";
 
@@ -43,6 +46,9 @@ pub fn by_role(config: &NodeConfig, view: &ClusterView, recovery: &Recovery, par
         return;
     }
     let leads = *recovery == Recovery::None || view.leader_if(&config.name).is_some();
-    let use_secondary_nodes = if leads { "never" } else { "always" };
-    parameters.file.entry("citus.use_secondary_nodes".to_owned()).or_insert_with(|| use_secondary_nodes.to_owned());
+    if parameters.file.contains_key(USE_SECONDARY_NODES) {
+        return;
+    }
+    parameters.file.insert(USE_SECONDARY_NODES.to_owned(), if leads { "never" } else { "always" }.to_owned());
+    parameters.file.insert("tenure.sessions_read_only".to_owned(), if leads { "off" } else { "on" }.to_owned());
 }

@@ -4,7 +4,6 @@
 use super::{PREVIOUS, in_recovery, managed_page};
 use crate::guc;
 use crate::shmem::{self, Page, boottime};
-use cluster::citus::COORDINATOR;
 use cluster::fence::may_acknowledge;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -42,13 +41,13 @@ extern "C-unwind" fn after_authentication(status: c_int) {
         }
         return;
     }
-    if in_recovery() {
-        if reads_from_secondaries() {
-            set_read_only(c"on");
-        }
+    if guc::sessions_read_only() {
+        // As of when this process was forked: authentication may take longer than a promotion. Who looks for a server that takes writes is not
+        // to take this session for one, in the moment before the arbiter ends it.
+        set_read_only(c"on");
         return;
     }
-    if may_acknowledge(page.fence(), boottime()) {
+    if may_acknowledge(page.fence(), boottime()) || in_recovery() {
         return;
     }
     set_read_only(c"on");
@@ -58,20 +57,6 @@ extern "C-unwind" fn after_authentication(status: c_int) {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn standby_left(_code: c_int, _arg: pg_sys::Datum) {
     shmem::wake_arbiter();
-}
-
-/// A session of a Citus coordinator's standby that sends its queries to the workers' standbys can never write, since Citus reads
-/// that setting once per session: it stays read-only when this server is promoted, so that who looks for a server that takes writes does not
-/// take this session for one, in the moment before the arbiter ends it.
-fn reads_from_secondaries() -> bool {
-    if guc::group() != Some(COORDINATOR) {
-        return false;
-    }
-    // SAFETY: constant C string; a setting that does not exist gives null; the text belongs to the server and is read at once.
-    unsafe {
-        let value = pg_sys::GetConfigOption(c"citus.use_secondary_nodes".as_ptr(), true, false);
-        !value.is_null() && CStr::from_ptr(value) == c"always"
-    }
 }
 
 /// As if the client had asked for it in its startup packet: the first report of settings tells libpq,
