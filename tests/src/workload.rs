@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{Client, NoTls};
 
 /// Between two inserts.
@@ -217,13 +217,20 @@ async fn write(targets: Targets, stop: &AtomicBool, acknowledged: &AtomicU64) ->
     Ledger { attempts, ended: Instant::now() }
 }
 
+/// How a backend of a Citus coordinator ends that waits for a worker while its own server dies.
+const DIED_WAITING: &str = "postmaster was shut down";
+
 /// An ERROR says that the insert is undone; anything that ends the session (FATAL, a lost connection) says nothing. Nor does an
-/// ERROR by which a Citus coordinator tells of its own session at a worker that ended so: the shard's commit may have been made.
+/// ERROR of a Citus coordinator whose session at a worker was lost, or that died waiting for it: the shard's commit may have been made.
 pub fn judge(error: &tokio_postgres::Error) -> Outcome {
-    let of_a_lost_session =
-        |code: &SqlState| code.code().starts_with("08") || [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code);
+    let lost_a_worker = |said: &DbError| {
+        let code = said.code();
+        code.code().starts_with("08")
+            || [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code)
+            || said.message().starts_with(DIED_WAITING)
+    };
     match error.as_db_error() {
-        Some(said) if said.parsed_severity() == Some(Severity::Error) && !of_a_lost_session(said.code()) => {
+        Some(said) if said.parsed_severity() == Some(Severity::Error) && !lost_a_worker(said) => {
             Outcome::Refused(format!("{}: {}", said.code().code(), said.message()))
         }
         Some(said) => Outcome::Unknown(format!("{}: {}", said.code().code(), said.message())),
