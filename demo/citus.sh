@@ -15,6 +15,7 @@ ETCD_PEER_PORT=$((12390 + OFFSET))
 PASSWORD=demo
 DATABASE=app
 NODES=(w2b w2a w1b w1a c3 c2 c1)
+FILE=$DIR/c1/node.yml # the one that commands are given
 MEMBERS=(c1:0 c2:0 c3:0 w1a:1 w1b:1 w2a:2 w2b:2) # name:group
 COORDINATOR_PORTS=$PG_PORT,$((PG_PORT + 1)),$((PG_PORT + 2))
 HOSTS=127.0.0.1:$PG_PORT,127.0.0.1:$((PG_PORT + 1)),127.0.0.1:$((PG_PORT + 2))
@@ -73,7 +74,6 @@ postgresql:
 YAML
 }
 
-tenure() { "${AS_OWNER[@]}" "$DIR/bin/tenure" -c "$DIR/c1/node.yml" "$@"; }
 sql() { "$PG_BIN/psql" -XqAt -P pager=off -d "$CONNECTION" -c "$1"; }
 # Three primaries and four secondaries, and every standby streams.
 all_registered() {
@@ -114,20 +114,11 @@ start() {
   sql "CREATE TABLE written(id bigint, at timestamptz DEFAULT now()); SELECT create_distributed_table('written', 'id')"
 
   say "tenure switchover --group 2 --force, under a writer that inserts through the coordinator every 10 ms"
-  "${AS_OWNER[@]}" "$DIR/bin/pause" --ports "$COORDINATOR_PORTS" --password "$PASSWORD" --database "$DATABASE" -- \
-    "$DIR/bin/tenure" -c "$DIR/c1/node.yml" switchover --group 2 --force ||
-    fail "the switchover did not succeed; the logs are $DIR/*.log"
+  under_load --ports "$COORDINATOR_PORTS" --database "$DATABASE" -- switchover --group 2 --force
   wait_for 60 "cluster whose pg_dist_node names every node" all_registered
   tenure list
 
-  say "the cluster keeps running"
-  cat <<TEXT
-connect:        psql '$CONNECTION'
-operate:        tenure -c $DIR/c1/node.yml list
-a node's file:  $DIR/c1/node.yml
-logs:           $DIR/*.log
-end it:         make demo-stop
-TEXT
+  farewell
 }
 
 case ${1:-} in

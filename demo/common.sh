@@ -1,5 +1,5 @@
-# What the demos share; to be sourced. Whoever does has set DIR, TARGET, PG_BIN, ETCD_PORT, ETCD_PEER_PORT and NODES (the nodes' names, in
-# the order in which they end).
+# What the demos share; to be sourced. Whoever does has set DIR, TARGET, PG_BIN, ETCD_PORT, ETCD_PEER_PORT, PASSWORD, CONNECTION,
+# NODES (the nodes' names, in the order in which they end) and FILE (the node's file that commands are given).
 # shellcheck shell=bash disable=SC2154
 
 say() { printf '\n== %s\n' "$*"; }
@@ -106,4 +106,26 @@ launch_node() {
   install -d -m 700 -o "$OWNER" "$DIR/$name"
   install -m 600 -o "$OWNER" /dev/stdin "$DIR/$name/node.yml"
   launch "$name" "$DIR/$name" "$DIR/bin/tenure" arbiter "$DIR/$name/node.yml"
+}
+
+tenure() { "${AS_OWNER[@]}" "$DIR/bin/tenure" -c "$FILE" "$@"; }
+
+# under_load PAUSE'S OPTIONS... -- TENURE'S ARGUMENTS...: runs the command while a client inserts every 10 ms, and prints the longest pause.
+under_load() {
+  local options=()
+  while [ "$1" != -- ]; do options+=("$1"); shift; done
+  shift
+  "${AS_OWNER[@]}" "$DIR/bin/pause" "${options[@]}" --password "$PASSWORD" -- "$DIR/bin/tenure" -c "$FILE" "$@" ||
+    fail "the switchover did not succeed; the logs are $DIR/*.log"
+}
+
+farewell() {
+  say "the cluster keeps running"
+  cat <<TEXT
+connect:        psql '$CONNECTION'
+operate:        tenure -c $FILE list
+a node's file:  $FILE
+logs:           $DIR/*.log
+end it:         make demo-stop
+TEXT
 }

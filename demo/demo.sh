@@ -14,6 +14,7 @@ ETCD_PEER_PORT=$((12380 + OFFSET))
 PASSWORD=demo
 HOSTS=127.0.0.1:${PG_PORTS[0]},127.0.0.1:${PG_PORTS[1]},127.0.0.1:${PG_PORTS[2]}
 NODES=(n3 n2 n1)
+FILE=$DIR/n1/node.yml # the one that commands are given
 CONNECTION="postgresql://postgres:$PASSWORD@$HOSTS/postgres?target_session_attrs=read-write"
 
 . demo/common.sh
@@ -67,7 +68,6 @@ tags:
 YAML
 }
 
-tenure() { "${AS_OWNER[@]}" "$DIR/bin/tenure" -c "$DIR/n1/node.yml" "$@"; }
 
 all_healthy() {
   local rows
@@ -95,20 +95,11 @@ start() {
   "$PG_BIN/psql" -Xq -P pager=off -d "$CONNECTION" -c "SELECT * FROM tenure.status()"
 
   say "tenure switchover --force, under a writer that inserts every 10 ms"
-  "${AS_OWNER[@]}" "$DIR/bin/pause" --ports "$(IFS=,; echo "${PG_PORTS[*]}")" --password "$PASSWORD" -- \
-    "$DIR/bin/tenure" -c "$DIR/n1/node.yml" switchover --force ||
-    fail "the switchover did not succeed; the logs are $DIR/*.log"
+  under_load --ports "$(IFS=,; echo "${PG_PORTS[*]}")" -- switchover --force
   wait_for 60 "primary with two streaming standbys" all_healthy
   tenure list
 
-  say "the cluster keeps running"
-  cat <<TEXT
-connect:        psql '$CONNECTION'
-operate:        tenure -c $DIR/n1/node.yml list
-a node's file:  $DIR/n1/node.yml
-logs:           $DIR/*.log
-end it:         make demo-stop
-TEXT
+  farewell
 }
 
 case ${1:-} in

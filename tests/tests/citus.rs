@@ -159,9 +159,7 @@ async fn a_switchover_that_would_wait_for_a_frozen_worker_is_refused_before_clie
 async fn two_of_each() -> CitusCluster {
     let cluster = CitusCluster::planned(2, &[2, 2], |_, config| {
         config["bootstrap"]["dcs"]["synchronous_mode"] = json!(true);
-        config["bootstrap"]["dcs"]["ttl"] = json!(3);
-        config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
-        config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
+        citus::fail_over_quickly(config);
     })
     .await;
     cluster.start_all();
@@ -242,9 +240,7 @@ struct Deeds {
 /// and its lease worker still frozen: nobody there ends it.
 async fn thawed_coordinator(say_term: &str) -> Deeds {
     let cluster = CitusCluster::planned(2, &[1], |group, config| {
-        config["bootstrap"]["dcs"]["ttl"] = json!(3);
-        config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
-        config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
+        citus::fail_over_quickly(config);
         if group == 0 {
             config["postgresql"]["parameters"]["tenure.say_term"] = json!(say_term);
             // Its daemon looks for transactions in doubt every second.

@@ -8,7 +8,7 @@ use std::process::Child;
 use std::sync::Mutex;
 use stories::citus::{self, CitusCluster, DATABASE};
 use stories::cluster::PATIENCE;
-use stories::node::{Config, Node, PASSWORD, rows};
+use stories::node::{Node, PASSWORD, rows};
 use stories::ports::Port;
 use stories::programs;
 use stories::room::Room;
@@ -17,13 +17,6 @@ use tokio_postgres::NoTls;
 
 /// A second distributed database.
 const REPORTS: &str = "reports";
-
-/// Quick to fail over.
-fn quick(config: &mut Config) {
-    config["bootstrap"]["dcs"]["ttl"] = json!(3);
-    config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
-    config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
-}
 
 /// A program beside the cluster; ends with the story.
 struct Beside(Child);
@@ -92,7 +85,7 @@ async fn nodes_reach_a_group_through_the_pooler_beside_its_primary() {
     };
     let ports = Mutex::new(Vec::new());
     let cluster = CitusCluster::planned(1, &[2, 1], |group, config| {
-        quick(config);
+        citus::fail_over_quickly(config);
         if group == 1 {
             let port = Port::free();
             config["postgresql"]["proxy_address"] = json!(format!("127.0.0.1:{}", port.number()));
@@ -179,7 +172,7 @@ async fn names_that_follow_the_role_stand_in_for_a_groups_members() {
     let (primary, standbys) = (Port::free(), Port::free());
     let at = |port: &Port| format!("127.0.0.1:{}", port.number());
     let cluster = CitusCluster::planned(1, &[3], |group, config| {
-        quick(config);
+        citus::fail_over_quickly(config);
         if group == 1 {
             config["bootstrap"]["dcs"]["citus"] = json!({"primary_address": at(&primary), "standby_address": at(&standbys)});
         }
@@ -255,7 +248,7 @@ async fn every_database_follows_and_a_changed_password_reaches_every_primary() {
         return;
     }
     let cluster = CitusCluster::planned(1, &[2], |_, config| {
-        quick(config);
+        citus::fail_over_quickly(config);
         config["citus"]["databases"] = json!([DATABASE, REPORTS]);
         config["postgresql"]["parameters"]["max_worker_processes"] = json!(24);
     })

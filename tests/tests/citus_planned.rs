@@ -78,9 +78,7 @@ fn only_a_pause(ledgers: &[(&str, Ledger)], bound: Duration) {
 async fn planned(coordinators: usize, workers: &[usize]) -> CitusCluster {
     let cluster = CitusCluster::planned(coordinators, workers, |_, config| {
         config["citus"]["lock_cooldown"] = json!(20);
-        config["bootstrap"]["dcs"]["ttl"] = json!(3);
-        config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
-        config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
+        citus::fail_over_quickly(config);
     })
     .await;
     cluster.start_all();

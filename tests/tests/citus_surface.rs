@@ -1,17 +1,9 @@
 //! What operators see and touch of a Citus cluster: SQL on the coordinator, commands.
 
-use serde_json::json;
 use stories::citus::{self, CitusCluster};
 use stories::cluster::PATIENCE;
-use stories::node::{Config, Node};
+use stories::node::Node;
 use stories::wait;
-
-/// Quick to fail over.
-fn quick(config: &mut Config) {
-    config["bootstrap"]["dcs"]["ttl"] = json!(3);
-    config["bootstrap"]["dcs"]["loop_wait"] = json!(1);
-    config["bootstrap"]["dcs"]["retry_timeout"] = json!(1);
-}
 
 /// `group member role state lag` of every member that this node's SQL shows.
 async fn status(node: &Node) -> Result<Vec<String>, String> {
@@ -49,7 +41,7 @@ async fn one_statement_on_the_coordinator_shows_all_groups_and_switches_one_over
     if !citus::is_installed() {
         return;
     }
-    let cluster = CitusCluster::planned(1, &[2, 2], |_, config| quick(config)).await;
+    let cluster = CitusCluster::planned(1, &[2, 2], |_, config| citus::fail_over_quickly(config)).await;
     cluster.start_all();
     cluster.healthy().await;
     let coordinator = cluster.leader(0).await;
@@ -158,7 +150,7 @@ async fn commands_are_about_one_group_or_all_and_say_which() {
     if !citus::is_installed() {
         return;
     }
-    let cluster = CitusCluster::planned(1, &[2, 2], |_, config| quick(config)).await;
+    let cluster = CitusCluster::planned(1, &[2, 2], |_, config| citus::fail_over_quickly(config)).await;
     // The first of each group leads.
     for group in &cluster.groups {
         group[0].start(&cluster.room);
