@@ -137,7 +137,9 @@ impl CitusCluster {
     pub async fn healthy_group(&self, group: usize, count: usize) {
         wait::until(&format!("a healthy group {group}"), PATIENCE, async || {
             let view = self.view(group).await.map_err(|error| format!("{error:#}"))?;
-            view.fault(count, false).map_or(Ok(()), |fault| Err(format!("{fault} ({view})")))
+            // One that is to be synchronous can't replace its leader before it is trusted again.
+            let synchronous = count > 1 && view.json("config")["synchronous_mode"] == json!(true);
+            view.fault(count, synchronous).map_or(Ok(()), |fault| Err(format!("{fault} ({view})")))
         })
         .await;
     }
