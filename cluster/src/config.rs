@@ -162,9 +162,9 @@ impl DynamicConfig {
     }
 
     /// ttl, loop_wait and retry_timeout, fitted to each other as the field does it: ttl at least
-    /// [`lease::TTL_MINIMUM`], and `loop_wait + 2 * retry_timeout <= ttl` by lowering the latter two.
+    /// [`lease::TTL_MINIMUM`], at most [`lease::TTL_MAXIMUM`], and `loop_wait + 2 * retry_timeout <= ttl` by lowering the latter two.
     pub fn timing(&self) -> Timing {
-        let ttl = Duration::from_secs(self.seconds("ttl").unwrap_or(TTL_DEFAULT_S)).max(lease::TTL_MINIMUM);
+        let ttl = Duration::from_secs(self.seconds("ttl").unwrap_or(TTL_DEFAULT_S)).clamp(lease::TTL_MINIMUM, lease::TTL_MAXIMUM);
         let mut loop_wait = Duration::from_secs(self.seconds("loop_wait").unwrap_or(LOOP_WAIT_DEFAULT_S)).max(Duration::from_secs(1));
         let mut retry_timeout =
             Duration::from_secs(self.seconds("retry_timeout").unwrap_or(RETRY_TIMEOUT_DEFAULT_S)).max(Duration::from_secs(1));
@@ -313,7 +313,8 @@ mod tests {
             (r#"{"ttl":1}"#, 3, 1, 1),
             (r#"{"ttl":20,"loop_wait":10,"retry_timeout":10}"#, 20, 1, 9),
             (r#"{"loop_wait":18446744073709551615}"#, 10, 4, 3),
-            (r#"{"ttl":1e300,"loop_wait":1e300,"retry_timeout":1e300}"#, SECONDS_MAX, 1, 499_999_999),
+            (r#"{"ttl":1e300,"loop_wait":1e300,"retry_timeout":1e300}"#, 86_400, 1, 43_199),
+            (r#"{"ttl":90000}"#, 86_400, 5, 3),
         ] {
             let timing = config(json).timing();
             assert_eq!(timing.ttl.as_secs(), ttl, "{json}");

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// defaults), and looks for expired leases every half second; at 3 s a lease survives one lost renewal.
 pub const TTL_MINIMUM: Duration = Duration::from_secs(3);
 
+/// The longest: a day, the most that the extension's setting `tenure.ttl` takes.
+pub const TTL_MAXIMUM: Duration = Duration::from_secs(86_400);
+
 /// Renew this often: a quarter of the TTL leaves three further tries before the deadline.
 pub fn renew_every(ttl: Duration) -> Duration {
     ttl / 4

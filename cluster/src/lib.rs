@@ -9,9 +9,11 @@ pub mod lsn;
 pub mod name;
 pub mod time;
 
+pub mod admission;
 pub mod config;
 pub mod described;
 pub mod failover;
+pub mod hba;
 pub mod history;
 pub mod leader;
 pub mod member;

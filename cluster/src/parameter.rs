@@ -2,6 +2,7 @@
 //! that the server refuses keeps it from starting.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What `pg_settings` says of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,6 +24,50 @@ pub struct Parameter {
     /// `internal`, `postmaster`, `sighup`, ...
     #[serde(default)]
     pub context: String,
+}
+
+/// The parameters that a server knows, by their names in small letters.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Catalogue {
+    /// By name.
+    pub parameters: BTreeMap<String, Parameter>,
+    /// It is what a running server says, with its libraries and with units and ranges. Otherwise it comes from the program, which
+    /// lists neither what an extension brings nor what is for developers.
+    pub complete: bool,
+}
+
+impl Catalogue {
+    /// From `postgres --describe-config`: one line each, with tabs between name, context, group, type, default, least, most and two texts.
+    pub fn described(text: &str) -> Catalogue {
+        let parameter = |line: &str| {
+            let mut words = line.split('\t');
+            let (name, context, _group, kind) = (words.next()?, words.next()?, words.next()?, words.next()?);
+            let vartype = match kind {
+                "BOOLEAN" => "bool",
+                "ENUM" => "enum",
+                "INTEGER" => "integer",
+                "REAL" => "real",
+                // A kind that nobody knows is judged like the most dangerous one.
+                _ => "string",
+            };
+            let parameter = Parameter { vartype: vartype.to_owned(), context: context.to_owned(), ..Parameter::default() };
+            Some((name.to_lowercase(), parameter))
+        };
+        Catalogue { parameters: text.lines().filter_map(parameter).collect(), complete: false }
+    }
+
+    /// What the server says of this parameter.
+    pub fn get(&self, name: &str) -> Option<&Parameter> {
+        self.parameters.get(&name.to_lowercase())
+    }
+
+    /// The server does not know it, and yet it may be a library's that will be loaded one day: its name has a prefix under which nothing
+    /// is known here.
+    pub fn may_be_known_later(&self, name: &str) -> bool {
+        let Some((prefix, _)) = name.split_once('.') else { return false };
+        let prefix = format!("{}.", prefix.to_lowercase());
+        !self.parameters.range(prefix.clone()..).next().is_some_and(|(known, _)| known.starts_with(&prefix))
+    }
 }
 
 /// Units of memory in bytes and of time in microseconds, by PostgreSQL's words.
@@ -107,6 +152,19 @@ pub fn refusal(parameter: &Parameter, value: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_program_describes_is_half_a_catalogue() {
+        let text = "archive_command\tsighup\tWrite-Ahead Log / Archiving\tSTRING\t\t\t\tSets.\t\nDateStyle\tuser\tx\tSTRING\tISO\t\t\ty\t\nfsync\tsighup\tx\tBOOLEAN\tTRUE\t\t\ty\t\nodd\n";
+        let known = Catalogue::described(text);
+        assert_eq!(known.parameters.len(), 3);
+        assert_eq!(known.get("datestyle").map(|known| known.vartype.as_str()), Some("string"));
+        assert_eq!(known.get("FSYNC").map(|known| known.vartype.as_str()), Some("bool"));
+        assert!(!known.complete && known.may_be_known_later("citus.x") && !known.may_be_known_later("shared_bufers"));
+        let mut known = known;
+        known.parameters.insert("citus.shard_count".to_owned(), Parameter::default());
+        assert!(!known.may_be_known_later("Citus.shard_cout") && known.may_be_known_later("citu.x"));
+    }
 
     fn parameter(vartype: &str, unit: Option<&str>, range: Option<(&str, &str)>, words: &[&str]) -> Parameter {
         Parameter {

@@ -1,6 +1,7 @@
 //! What may stand in the dynamic configuration: every known key's kind and range, for refusal before it is stored, and what is
 //! accepted but will not do what it seems to say.
 
+use crate::admission::{self, Section as Place};
 use crate::citus::address_of as address;
 use crate::config::{ConfigError, DynamicConfig};
 use crate::lease;
@@ -11,6 +12,8 @@ use serde_json::{Map, Value};
 enum Kind {
     /// A whole number, at least this; as text, too, and then with an `s` for seconds.
     Whole(i64),
+    /// The same with a greatest value, which is given with its reason.
+    Between(i64, i64, &'static str),
     /// `on`, `off`, `true`, `false`, as YAML or as text.
     Switch,
     /// A switch, or the word `quorum`.
@@ -37,7 +40,14 @@ use Kind::*;
 
 /// The keys at the top, as the field knows them.
 const TOP: [(&str, Kind); 28] = [
-    ("ttl", Whole(lease::TTL_MINIMUM.as_secs() as i64)),
+    (
+        "ttl",
+        Between(
+            lease::TTL_MINIMUM.as_secs() as i64,
+            lease::TTL_MAXIMUM.as_secs() as i64,
+            ": after a failure writes would wait longer than a day, and tenure.ttl takes no more",
+        ),
+    ),
     ("loop_wait", Whole(1)),
     ("retry_timeout", Whole(1)),
     ("maximum_lag_on_failover", Whole(0)),
@@ -156,8 +166,9 @@ fn shown(value: &Value) -> String {
 impl Kind {
     fn fault(self, key: &str, value: &Value) -> Option<ConfigError> {
         let expected = match self {
-            Whole(_) if whole(value).is_none() => "a whole number",
+            Whole(_) | Between(..) if whole(value).is_none() => "a whole number",
             Whole(least) => return too_small(key, value, least),
+            Between(least, most, why) => return too_small(key, value, least).or_else(|| too_great(key, value, most, why)),
             Switch if !is_switch(value) => "on or off",
             SwitchOrQuorum if !is_switch(value) && *value != "quorum" => "on, off or quorum",
             Boolean if !value.is_boolean() => "true or false",
@@ -182,16 +193,32 @@ fn too_small(key: &str, value: &Value, least: i64) -> Option<ConfigError> {
     Some(ConfigError::Range { key: key.to_owned(), found: number.to_string(), rule: format!("at least {least}{why}") })
 }
 
-/// A parameter's value has to be one value, and its name a name.
-fn parameter_faults(section: &str, parameters: &Map<String, Value>, faults: &mut Vec<ConfigError>) {
+fn too_great(key: &str, value: &Value, most: i64, why: &str) -> Option<ConfigError> {
+    let number = whole(value).filter(|number| *number > most)?;
+    Some(ConfigError::Range { key: key.to_owned(), found: number.to_string(), rule: format!("at most {most}{why}") })
+}
+
+/// A parameter's value has to be one value, and its name one that this section may set on some server.
+fn parameter_faults(section: &str, place: Place, parameters: &Map<String, Value>, faults: &mut Vec<ConfigError>) {
     for (name, value) in parameters {
         let key = format!("{section}.{name}");
-        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$');
-        if name.is_empty() || !name.chars().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) {
-            faults.push(ConfigError::Range { key, found: shown(value), rule: "that is no name of a PostgreSQL parameter".to_owned() });
-        } else if value.is_object() || value.is_array() || value.as_str().is_some_and(|text| text.contains(['\n', '\0'])) {
+        if value.is_null() && admission::is_name(name) {
+            continue;
+        }
+        if let Some(why) = admission::never(place, name) {
+            faults.push(ConfigError::Range { key, found: shown(value), rule: why.to_owned() });
+        } else if value.is_object() || value.is_array() || value.as_str().is_some_and(|text| text.contains(['\n', '\r', '\0'])) {
             faults.push(ConfigError::Type { key, found: shown(value), expected: "one value on one line" });
         }
+    }
+}
+
+/// A logical slot's plugin is a library that the server loads: one of those that are installed, by its name.
+fn slot_faults(section: &str, slots: &Map<String, Value>, faults: &mut Vec<ConfigError>) {
+    for (name, slot) in slots {
+        let Some(plugin) = slot.get("plugin").and_then(Value::as_str).filter(|plugin| !crate::slots::is_plugin(plugin)) else { continue };
+        let rule = "a plugin is named without a path".to_owned();
+        faults.push(ConfigError::Range { key: format!("{section}.{name}.plugin"), found: shown(&Value::from(plugin)), rule });
     }
 }
 
@@ -217,9 +244,15 @@ impl DynamicConfig {
             let methods: Vec<&str> = lists.flatten().filter_map(Value::as_str).collect();
             walk(section, "postgresql.", &POSTGRESQL, &methods, &mut faults);
             for name in ["parameters", "parameters_primary", "parameters_replica", "parameters_standby_leader", "recovery_conf"] {
+                let place = if name == "recovery_conf" { Place::RecoveryConf } else { Place::Parameters };
                 if let Some(parameters) = section.get(name).and_then(Value::as_object) {
-                    parameter_faults(&format!("postgresql.{name}"), parameters, &mut faults);
+                    parameter_faults(&format!("postgresql.{name}"), place, parameters, &mut faults);
                 }
+            }
+        }
+        for name in ["slots", "permanent_slots", "permanent_replication_slots"] {
+            if let Some(slots) = self.0.get(name).and_then(Value::as_object) {
+                slot_faults(name, slots, &mut faults);
             }
         }
         if let Some(section) = self.0.get("citus").and_then(Value::as_object) {
@@ -308,6 +341,26 @@ mod tests {
                 "postgresql.parameters.work mem is 1: that is no name of a PostgreSQL parameter",
             ),
             (r#"{"slots":[]}"#, "slots is [], expected a section"),
+            (
+                r#"{"ttl":90000}"#,
+                "ttl is 90000: at most 86400: after a failure writes would wait longer than a day, and tenure.ttl takes no more",
+            ),
+            (
+                r#"{"slots":{"a":{"type":"logical","database":"d","plugin":"/tmp/evil"}}}"#,
+                r#"slots.a.plugin is "/tmp/evil": a plugin is named without a path"#,
+            ),
+            (
+                r#"{"postgresql":{"parameters":{"include_if_exists":"/tmp/x"}}}"#,
+                r#"postgresql.parameters.include_if_exists is "/tmp/x": it reads another file, and no configuration of ours does"#,
+            ),
+            (
+                r#"{"postgresql":{"parameters_replica":{"Tenure.Etcd_Endpoints":"http://x"}}}"#,
+                r#"postgresql.parameters_replica.Tenure.Etcd_Endpoints is "http://x": of the tenure.* settings only fence_wait, fence_reads and minimum_synchronous_commit can be set for the whole cluster"#,
+            ),
+            (
+                r#"{"postgresql":{"recovery_conf":{"work_mem":"1MB"}}}"#,
+                r#"postgresql.recovery_conf.work_mem is "1MB": that is no setting of recovery: it belongs in postgresql.parameters"#,
+            ),
         ] {
             assert_eq!(faults(json), expected, "{json}");
         }

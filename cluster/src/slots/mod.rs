@@ -125,6 +125,11 @@ pub enum Kind {
     },
 }
 
+/// A library that is installed with the server, by its name: what has a path in it could be anybody's file.
+pub fn is_plugin(plugin: &str) -> bool {
+    !plugin.is_empty() && plugin.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
 /// The permanent slots of the dynamic configuration (`slots`, `permanent_slots`, `permanent_replication_slots`), as the field reads
 /// them: an entry without a type is logical where it names database and plugin. What can't be understood is left out.
 pub fn permanent(config: &DynamicConfig) -> BTreeMap<String, Kind> {
@@ -134,6 +139,9 @@ pub fn permanent(config: &DynamicConfig) -> BTreeMap<String, Kind> {
     for (name, entry) in sections.iter().filter_map(|key| config.get(key)?.as_object()).flatten() {
         let text = |key: &str| entry.get(key).and_then(Value::as_str);
         if text("cluster_type").is_some_and(|wanted| wanted != here) || !is_slot_name(name) {
+            continue;
+        }
+        if text("plugin").is_some_and(|plugin| !is_plugin(plugin)) {
             continue;
         }
         let logical = text("database").zip(text("plugin"));
