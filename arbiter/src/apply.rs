@@ -118,19 +118,21 @@ pub fn follow(hands: &Hands, view: &ClusterView, upstream: &Upstream) -> Recover
     recovery::of(&hands.config, &hands.dynamic(view), view, upstream)
 }
 
-/// How a copy or a rewind reaches its source, as whom.
+/// How a copy or a rewind reaches its source, as whom. Never under the member's own name: to the primary that is the name of a
+/// standby, for which commits may wait, and the stream of a copy confirms WAL that nobody could promote. (No member can be called so.)
 pub fn source(hands: &Hands, view: &ClusterView, from: &Upstream, credentials: &Credentials, database: Option<&str>) -> Result<String> {
     let config = &hands.config;
+    let application_name = format!("copy/{}", config.name);
     match from {
         Upstream::Member(name) => {
             let source = &view.members.get(name).with_context(|| format!("{name} has no member key"))?.member;
             let (host, port) = source.host_port().with_context(|| format!("{name} has no usable address: {}", source.conn_url))?;
             let passfile = config.postgres.pgpass.display().to_string();
-            Ok(member_conninfo(&host, port, credentials, &passfile, config.name.as_str(), database))
+            Ok(member_conninfo(&host, port, credentials, &passfile, &application_name, database))
         }
         Upstream::Remote => {
             let remote = hands.dynamic(view).standby_cluster().context("standby_cluster names nothing to copy from")?;
-            recovery::remote_conninfo(config, &remote, credentials, database).context("standby_cluster names no host")
+            recovery::remote_conninfo(config, &remote, credentials, &application_name, database).context("standby_cluster names no host")
         }
         Upstream::Nobody => bail!("nobody to copy from"),
     }

@@ -26,7 +26,9 @@ pub fn of(config: &NodeConfig, dynamic: &DynamicConfig, view: &ClusterView, upst
         }
         Upstream::Remote => {
             let remote = standby_cluster.as_ref();
-            let conninfo = remote.and_then(|remote| remote_conninfo(config, remote, &config.postgres.authentication.replication, None));
+            let conninfo = remote.and_then(|remote| {
+                remote_conninfo(config, remote, &config.postgres.authentication.replication, config.name.as_str(), None)
+            });
             // Over there nobody makes a slot for this cluster unasked: only one that is named is used.
             let slot = remote.and_then(|remote| remote.primary_slot_name.clone()).filter(|_| conninfo.is_some());
             (conninfo, slot)
@@ -43,7 +45,13 @@ fn member(config: &NodeConfig, view: &ClusterView, name: &MemberName) -> Option<
 
 /// How a server of the other cluster is reached; None where only an archive is named. Of several hosts the
 /// one that takes writes is meant, wherever the other side's failover has put it.
-pub fn remote_conninfo(config: &NodeConfig, remote: &StandbyCluster, credentials: &Credentials, database: Option<&str>) -> Option<String> {
+pub fn remote_conninfo(
+    config: &NodeConfig,
+    remote: &StandbyCluster,
+    credentials: &Credentials,
+    application_name: &str,
+    database: Option<&str>,
+) -> Option<String> {
     if !remote.streams() {
         return None;
     }
@@ -54,7 +62,7 @@ pub fn remote_conninfo(config: &NodeConfig, remote: &StandbyCluster, credentials
         ("user", credentials.username.as_str()),
         ("dbname", database.unwrap_or("")),
         ("passfile", if credentials.password.is_some() { passfile.as_str() } else { "" }),
-        ("application_name", config.name.as_str()),
+        ("application_name", application_name),
         ("target_session_attrs", if remote.has_many_hosts() { "read-write" } else { "" }),
     ];
     pairs.extend(credentials.connection.iter().map(|(keyword, value)| (keyword.as_str(), value.as_str())));

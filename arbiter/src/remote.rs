@@ -93,8 +93,8 @@ async fn word(hands: &Hands, dynamic: &DynamicConfig, mine: Timeline) -> Result<
     hands.write_pgpass().await?;
     let remote = dynamic.standby_cluster().context("there is no standby_cluster")?;
     let authentication = &hands.config.postgres.authentication;
-    let replication =
-        recovery::remote_conninfo(&hands.config, &remote, &authentication.replication, None).context("only an archive is named")?;
+    let replication = recovery::remote_conninfo(&hands.config, &remote, &authentication.replication, hands.config.name.as_str(), None)
+        .context("only an archive is named")?;
     let identity = psql(hands, &format!("{replication} replication=yes"), "IDENTIFY_SYSTEM").await?;
     let mut fields = identity.trim().split('\t');
     let system_id = SystemId(fields.next().unwrap_or_default().to_owned());
@@ -106,7 +106,7 @@ async fn word(hands: &Hands, dynamic: &DynamicConfig, mine: Timeline) -> Result<
         let content = text.split_once('\t').map_or("", |(_, content)| content);
         said.history = History::from_file(content).up_to(timeline);
         let database = Some(hands.config.postgres.database.as_str());
-        let conninfo = recovery::remote_conninfo(&hands.config, &remote, authentication.for_rewind(), database);
+        let conninfo = recovery::remote_conninfo(&hands.config, &remote, authentication.for_rewind(), hands.config.name.as_str(), database);
         // Only a rewind needs it, and only then a role that may ask.
         if let Some(conninfo) = conninfo
             && let Ok(text) = psql(hands, &conninfo, "SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()").await

@@ -149,7 +149,8 @@ async fn wait_for_candidates(hands: &Hands, view: &ClusterView, candidates: &[Me
 }
 
 fn sender<'a>(facts: &'a ServerFacts, name: &MemberName) -> Option<&'a Sender> {
-    facts.replication.iter().find(|sender| sender.application_name == name.as_str() && sender.state.as_deref() == Some("streaming"))
+    let streams = |sender: &&Sender| sender.state.as_deref() == Some("streaming") && sender.replay_lsn.is_some();
+    facts.replication.iter().filter(streams).find(|sender| sender.application_name == name.as_str())
 }
 
 fn lag(facts: &ServerFacts, sender: &Sender) -> Option<u64> {

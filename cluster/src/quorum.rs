@@ -272,6 +272,9 @@ pub struct StandbySeen {
     pub name: MemberName,
     /// It streams and has caught up to the walsender's tail.
     pub streaming: bool,
+    /// It replays what it receives. A copy that is being made (`pg_basebackup`) streams as well, perhaps under the name
+    /// of the member that it will be, and confirms a segment at a time, of which nothing can be promoted.
+    pub replays: bool,
     /// It may be chosen: no `nosync`, not on its way out.
     pub eligible: bool,
     /// It may never lead: named only where it has to be.
@@ -335,7 +338,7 @@ impl Rules {
     /// The standbys to name: all that are fit in quorum mode, else the best ones. Those that may lead come before
     /// those that may not, then the higher priority, then those that are named already, the least behind, the first by name.
     pub fn choose(self, seen: &[StandbySeen], setting: &Setting) -> BTreeSet<MemberName> {
-        let streaming = || seen.iter().filter(|standby| standby.streaming && standby.eligible);
+        let streaming = || seen.iter().filter(|standby| standby.streaming && standby.replays && standby.eligible);
         // The lag is that behind the furthest standby: what the primary has just written is nobody's lag yet.
         let least = if streaming().count() > 1 { streaming().map(|standby| standby.lag_bytes).min().unwrap_or(0) } else { 0 };
         let close = |standby: &&StandbySeen| self.maximum_lag_bytes.is_none_or(|most| standby.lag_bytes - least <= most);

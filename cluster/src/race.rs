@@ -22,6 +22,9 @@ pub const HEAD_START: Duration = Duration::from_millis(500);
 /// How long to wait for the word of a member that is alive but has not announced anything.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How soon a server that reads the WAL on its disk is looked at again.
+pub const READING: Duration = Duration::from_millis(20);
+
 /// How long a node that took the key may stay unpromoted before it stands down.
 pub const PROMOTION_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,6 +41,9 @@ pub struct Candidate {
     pub timeline: Timeline,
     /// Written (primary) or received and replayed, the further (standby).
     pub lsn: Lsn,
+    /// `lsn` is the end of the WAL here. After a start it is not known until all that lies on disk has been read,
+    /// and until then `lsn` is only what was replayed so far.
+    pub end_known: bool,
     /// The WAL receiver is connected.
     pub streaming: bool,
     /// An arbiter is attached: somebody could promote this server.
@@ -194,6 +200,12 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     let allowed = may_stand(view, me);
     if let Err(why @ Reason::NoData) = allowed {
         return Decision::new(Rest, why);
+    }
+    // A word says what was confirmed to the primaries before, and others count on it: on less than the whole truth of
+    // `quorum` voters one would lead that lacks what this one has. So a server that does not know its end yet says nothing,
+    // neither that it stands nor that it doesn't.
+    if !me.end_known && !me.primary {
+        return Decision::new(Wait(READING), Reason::EndUnknown);
     }
     // In a standby cluster everybody streams from elsewhere: there is no primary to go first.
     let receives = view.is_standby_cluster() && !me.primary;

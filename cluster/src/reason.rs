@@ -144,6 +144,8 @@ pub enum Reason {
     FitterAlive(MemberName),
     #[error("the quorum of the sync key asks for more voters that are no further than this node; missing: {0}")]
     QuorumUnheard(String),
+    #[error("this server has not read all WAL that lies on its disk yet, so how far it is isn't known")]
+    EndUnknown,
     #[error("this node's member key does not say yet that its Postgres runs")]
     NotPublished,
     #[error("the fittest of those that stand")]

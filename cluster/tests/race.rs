@@ -260,6 +260,19 @@ fn who_goes_first() {
             "wait 70 ms",
             "it goes first",
         ),
+        (
+            "one that still reads what lies on its disk says nothing",
+            |_, me| (me.end_known, me.vacant_for) = (false, Duration::ZERO),
+            "wait 20 ms",
+            "has not read all WAL",
+        ),
+        (
+            "nor that it may not stand",
+            |view, me| (view.sync, me.end_known) = (sync_key("n9", "n2"), false),
+            "wait 20 ms",
+            "has not read all WAL",
+        ),
+        ("a primary knows its end", |_, me| (me.end_known, me.primary) = (false, true), "announce", "running as primary"),
         ("the head start is over", |_, me| (me.streaming, me.vacant_for) = (true, HEAD_START), "announce", ""),
         (
             "one that may not stand speaks at once",
@@ -422,6 +435,42 @@ fn who_goes_first() {
     for (case, twist, step, why) in cases {
         check(case, *twist, step, why);
     }
+}
+
+/// n2 has everything, n1 lags. n2 was just started and has replayed less than n1 has: for so many rounds it does not know its end.
+fn restarted_voter(rounds: u32, standbys: &str, quorum: u32) -> Option<&'static str> {
+    let mut view = three();
+    view.config = config(json!({"synchronous_mode": if quorum > 0 { "quorum" } else { "on" }}));
+    view.sync = sync_key("n9", standbys);
+    view.sync.as_mut().unwrap().value.quorum = quorum;
+    view.members.remove(&name("n3"));
+    let mut racers = [candidate("n1", 1, FORK), Candidate { end_known: false, ..candidate("n2", 1, LOW) }];
+    for round in 0..rounds + 10 {
+        if round == rounds {
+            racers[1] = candidate("n2", 1, HIGH);
+        }
+        let steps = racers.each_ref().map(|racer| decide(&view, racer).what);
+        for (at, step) in steps.into_iter().enumerate() {
+            match step {
+                RaceStep::Take(_) => return Some(["n1", "n2"][at]),
+                RaceStep::Announce(value) => {
+                    view.announcements.insert(racers[at].name.clone(), Versioned { value, revision: 9 });
+                }
+                RaceStep::Wait(_) | RaceStep::Rest => {}
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_voter_that_restarted_is_waited_for_until_it_knows_what_it_has() {
+    for rounds in 0..5 {
+        assert_eq!(restarted_voter(rounds, "n1 n2", 1), Some("n2"), "quorum, {rounds} rounds");
+        assert_eq!(restarted_voter(rounds, "n2", 0), Some("n2"), "FIRST 1, {rounds} rounds");
+    }
+    // Under FIRST 2 both have every acknowledged commit: the one that knows that goes first.
+    assert_eq!(restarted_voter(4, "n1 n2", 0), Some("n1"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
 use pgrx::pg_sys;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Where this server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Server {
         replayed: Lsn,
         /// The WAL receiver is connected and streams.
         streaming: bool,
+        /// The end of the WAL on disk is known: [`Server::position`] is all that this server ever confirmed.
+        end_known: bool,
     },
 }
 
@@ -38,6 +41,11 @@ impl Server {
         match self {
             Server::Primary { timeline, .. } | Server::Standby { timeline, .. } => timeline,
         }
+    }
+
+    /// The end of the WAL here is known. Before that [`Server::position`] is only what was replayed so far.
+    pub fn end_known(self) -> bool {
+        matches!(self, Server::Primary { .. } | Server::Standby { end_known: true, .. })
     }
 
     /// The furthest position here.
@@ -77,13 +85,60 @@ pub fn server() -> Server {
             let (flushed, timeline) = flushed();
             return Server::Primary { timeline, flushed };
         }
+        // Before the positions: they are to be the end, or more.
+        let end_known = end_was_read();
         let (mut replay_timeline, mut receive_timeline) = (0, 0);
         let replayed = Lsn(pg_sys::GetXLogReplayRecPtr(&raw mut replay_timeline));
         let received = Lsn(pg_sys::GetWalRcvFlushRecPtr(std::ptr::null_mut(), &raw mut receive_timeline));
         let streaming = (*pg_sys::WalRcv).walRcvState == pg_sys::WalRcvState::WALRCV_STREAMING;
-        Server::Standby { timeline: Timeline(replay_timeline.max(receive_timeline)), received, replayed, streaming }
+        let timeline = Timeline(replay_timeline.max(receive_timeline));
+        Server::Standby { timeline, received, replayed, streaming, end_known }
     }
 }
+
+/// The end of the WAL on disk was found since the server started; shared memory, and with it what this rests on, begins
+/// anew with each start, and so does every process.
+static END_SEEN: AtomicBool = AtomicBool::new(false);
+
+/// Has the startup process read everything that lies here?
+///
+/// After a start in recovery the WAL on disk may go on for gigabytes behind the replay, and all of it may have been
+/// confirmed to a primary before. Shared memory tells where replay is, not where that end is; but it tells when the startup
+/// process has come to it. That process asks for streaming only when no further record can be read, neither from the
+/// archive nor from `pg_wal`, of any timeline that it knows, and when every record before has been applied: it reads the next
+/// one after it applied the last, and the read-ahead of PostgreSQL 15 and later hands over what it has decoded before it
+/// tries the next source. So either of two marks is enough:
+///
+/// * A WAL receiver was asked for (`receiveStart`, zero until then). From then on what comes is counted by the receiver.
+/// * Without an upstream none is asked for. Then the startup process, having tried every source, sleeps for
+///   `wal_retrieve_retry_interval`, in a wait event that nothing else uses.
+///
+/// What was confirmed is behind neither: a receiver confirms what it flushed, in whole records or parts of one, and a
+/// commit waits for the end of its record. Replay that is paused or delayed (`recovery_min_apply_delay`) comes to the end late.
+///
+/// # Safety
+/// In a process attached to shared memory.
+unsafe fn end_was_read() -> bool {
+    if END_SEEN.load(Ordering::Relaxed) {
+        return true;
+    }
+    // SAFETY: one word each, in memory that lives as long as the server; the processes' array has `allProcCount` entries.
+    let seen = unsafe {
+        let procs = &*pg_sys::ProcGlobal;
+        let waits = |at: usize| std::ptr::read_volatile(&raw const (*procs.allProcs.add(at)).wait_event_info);
+        let sleeps = (0..procs.allProcCount as usize).any(|at| waits(at) == RETRY_SLEEP);
+        sleeps || std::ptr::read_volatile(&raw const (*pg_sys::WalRcv).receiveStart) != 0
+    };
+    if seen {
+        // The positions are read after this.
+        fence(Ordering::Acquire);
+        END_SEEN.store(true, Ordering::Relaxed);
+    }
+    seen
+}
+
+/// The startup process has tried every source of WAL and sleeps before the next round.
+const RETRY_SLEEP: u32 = pg_sys::WaitEventTimeout::WAIT_EVENT_RECOVERY_RETRIEVE_RETRY_INTERVAL;
 
 /// A WAL receiver is there, or is being started.
 pub fn receiver_running() -> bool {

@@ -385,6 +385,7 @@ impl Worker {
             primary: server.is_primary(),
             timeline: server.timeline(),
             lsn: server.position(),
+            end_known: server.end_known(),
             streaming: server.streaming(),
             arbiter: page().arbiter_pid().is_some(),
             vacant_for: now.since(since),

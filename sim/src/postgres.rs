@@ -91,6 +91,11 @@ impl Server {
         self.replay_from + ((end.saturating_sub(self.replay_from)) as f64 * done.max(0.0)) as u64
     }
 
+    /// The startup process has read all that lies here: the position is the end.
+    pub fn end_known(&self, world: &World) -> bool {
+        !self.in_recovery.get() || world.now() >= self.replay_until.get()
+    }
+
     /// The newest timeline here and the furthest position, as the lease worker and SQL tell.
     pub fn position(&self, world: &World) -> (Timeline, Lsn) {
         let data = world.nodes[self.at].data.borrow();

@@ -258,6 +258,7 @@ impl Worker {
             primary,
             timeline,
             lsn,
+            end_known: self.server.end_known(&self.world),
             streaming,
             arbiter: self.server.attached.get(),
             vacant_for: now.since(since),

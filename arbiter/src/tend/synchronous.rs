@@ -214,7 +214,10 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setti
 
 /// Those that have flushed what lies before this position, and stream.
 fn caught_up(facts: &ServerFacts, from: Lsn) -> BTreeSet<MemberName> {
-    let streams = |sender: &&Sender| sender.state.as_deref() == Some("streaming") && sender.flush_lsn.is_some_and(|lsn| lsn >= from);
+    let streams = |sender: &&Sender| {
+        let standby = sender.state.as_deref() == Some("streaming") && sender.replay_lsn.is_some();
+        standby && sender.flush_lsn.is_some_and(|lsn| lsn >= from)
+    };
     facts.replication.iter().filter(streams).filter_map(|sender| MemberName::new(&sender.application_name).ok()).collect()
 }
 
@@ -240,6 +243,7 @@ fn standbys(view: &ClusterView, facts: &ServerFacts) -> Vec<StandbySeen> {
         };
         Some(StandbySeen {
             streaming: sender.state.as_deref() == Some("streaming"),
+            replays: sender.replay_lsn.is_some(),
             eligible: !tags.nosync(),
             nofailover: tags.nofailover(),
             priority: tags.sync_priority(),

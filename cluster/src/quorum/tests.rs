@@ -65,7 +65,7 @@ fn a_walsender_shows_by_its_priority_and_by_what_it_sent_which_setting_it_keeps(
 }
 
 fn seen(text: &str, priority: i64, lag_bytes: u64) -> StandbySeen {
-    StandbySeen { name: name(text), streaming: true, eligible: true, nofailover: false, priority, lag_bytes }
+    StandbySeen { name: name(text), streaming: true, replays: true, eligible: true, nofailover: false, priority, lag_bytes }
 }
 
 const ON: Rules = Rules { mode: SynchronousMode::On, strict: false, count: 1, maximum_lag_bytes: None };
@@ -75,6 +75,7 @@ const QUORUM: Rules = Rules { mode: SynchronousMode::Quorum, ..ON };
 fn who_is_named() {
     let away = |standby: StandbySeen| StandbySeen { streaming: false, ..standby };
     let barred = |standby: StandbySeen| StandbySeen { eligible: false, ..standby };
+    let copy = |standby: StandbySeen| StandbySeen { replays: false, ..standby };
     let never = |standby: StandbySeen| StandbySeen { nofailover: true, ..standby };
     let lag = |bytes| Some(bytes);
     let two = || vec![seen("n2", 1, 50), seen("n3", 1, 0)];
@@ -86,6 +87,8 @@ fn who_is_named() {
         ("two of three", Rules { count: 2, ..ON }, vec![seen("n2", 1, 5), seen("n3", 1, 1), seen("n4", 1, 2)], "", "n3 n4"),
         ("as many as there are", Rules { count: 5, ..ON }, two(), "", "n2 n3"),
         ("nosync, or on its way out", ON, vec![barred(seen("n2", 1, 0)), seen("n3", 1, 9)], "n2", "n3"),
+        ("a copy that is being made", ON, vec![copy(seen("n2", 9, 0))], "n2", ""),
+        ("nor in quorum mode", QUORUM, vec![copy(seen("n2", 1, 0)), seen("n3", 1, 9)], "n2 n3", "n3"),
         ("who may not lead comes last", ON, vec![never(seen("n2", 9, 0)), seen("n3", 1, 9)], "n2", "n3"),
         ("and is better than nobody", ON, vec![never(seen("n2", 9, 0))], "", "n2"),
         ("too far behind the other", Rules { maximum_lag_bytes: lag(49), ..ON }, two(), "n2", "n3"),

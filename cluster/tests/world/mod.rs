@@ -128,6 +128,7 @@ pub fn candidate(who: &str, timeline: u32, lsn: Lsn) -> Candidate {
         primary: false,
         timeline: Timeline(timeline),
         lsn,
+        end_known: true,
         streaming: false,
         arbiter: true,
         vacant_for: Duration::from_secs(60),
