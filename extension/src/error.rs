@@ -88,7 +88,7 @@ pub fn cut(why: &str, connected: bool) {
     let message = if connected {
         "connection was closed instead of acknowledging a commit"
     } else {
-        "a background process committed outside the leader lease"
+        "a background process is ended instead of acknowledging a commit to it"
     };
     ErrorReport::new(PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, message, "fence")
         .set_detail(format!("{why} Whether the commit is part of the cluster's history can't be told from here."))
@@ -111,8 +111,23 @@ pub fn invalid(message: String, hint: &str) -> ! {
 
 /// A logical walsender waited in vain for the standbys.
 pub fn held_back(position: u64) -> ! {
-    let message = format!("standbys have not confirmed {}, which a subscriber was to get", cluster::lsn::Lsn(position));
+    let message = format!("standbys have not confirmed {}, which a subscriber was to get", Lsn(position));
     let hint = "It connects again and goes on where it was; see that the standbys stream.";
+    raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "hold_back").set_hint(hint))
+}
+
+/// The worker of a subscription waited in vain for what it is to confirm to its publisher.
+pub fn not_confirmed_upstream(position: u64) -> ! {
+    let message = format!("the publisher is not told that {} arrived: this server may not acknowledge it", Lsn(position));
+    let hint =
+        "The subscription connects again and goes on where it was; see that this server leads and that its synchronous standbys stream.";
+    raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "hold_back").set_hint(hint))
+}
+
+/// Changes up to there were to be shown by SQL.
+pub fn not_shown_by_sql(position: u64) -> ! {
+    let message = format!("standbys have not confirmed {}, up to which changes were to be read", Lsn(position));
+    let hint = "Nothing was read and the slot was not moved; see that the standbys stream, and try again.";
     raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "hold_back").set_hint(hint))
 }
 

@@ -35,6 +35,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::register();
     shmem::register();
     fence::register();
+    hold_back::register();
     if guc::scope().is_some() {
         register_worker();
     }

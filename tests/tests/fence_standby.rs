@@ -1,7 +1,7 @@
 //! With a synchronous standby: what it has not confirmed is acknowledged to nobody, however the wait ends, and shown to nobody after a crash.
 
 use stories::alone::{A_WHILE, Alone, Server, Session, Told};
-use stories::wait::seconds;
+use stories::wait::{self, seconds};
 
 /// A server with a table and a synchronous standby.
 async fn synchronous(settings: &[(&str, &str)]) -> (Alone, Server) {
@@ -163,6 +163,77 @@ async fn no_session_lowers_synchronous_commit_below_the_clusters_least() {
     standby.thaw();
     session.ok("SET ROLE pg_monitor").await;
     session.tell("SET tenure.minimum_synchronous_commit = off").await.refused("42501");
+}
+
+/// A session rereads its settings between statements only, and all that a CALL does is one statement.
+#[tokio::test]
+async fn one_long_call_waits_for_standbys_that_were_named_since_it_began() {
+    let alone = Alone::start(&[]).await;
+    let (session, caller) = (alone.session().await, alone.session().await);
+    session.ok("CREATE TABLE kept(n int)").await;
+    let body = "BEGIN SET synchronous_commit = off; FOR n IN 1..600 LOOP INSERT INTO kept VALUES (n); COMMIT; PERFORM pg_sleep(0.05); END LOOP; END";
+    session.ok(&format!("CREATE PROCEDURE keep() LANGUAGE plpgsql AS '{body}'")).await;
+    let pid = caller.pid().await;
+    let mut call = caller.begin("CALL keep()");
+    call.waits(A_WHILE).await;
+    let standby = alone.synchronous_standby().await;
+    standby.freeze();
+    let before: u64 = session.ok("SELECT count(*) FROM kept").await.parse().expect("a count");
+    wait::throughout("no row but the one under way", seconds(2), async || {
+        let now: u64 = session.ok("SELECT count(*) FROM kept").await.parse().expect("a count");
+        if now <= before + 1 { Ok(()) } else { Err(format!("{} rows that no standby has", now - before)) }
+    })
+    .await;
+    alone.waits_for(pid, "SyncRep").await;
+    standby.thaw();
+    call.told_within(seconds(60)).await.done();
+    assert_eq!(session.ok("SELECT count(*) FROM kept").await, "600");
+}
+
+/// Known, and PostgreSQL's own: a standby shows what it has replayed, whoever else has it.
+#[tokio::test]
+async fn an_asynchronous_standby_shows_what_still_waits() {
+    let alone = Alone::start(&[]).await;
+    alone.session().await.ok("CREATE TABLE kept(n int)").await;
+    let standbys = alone.synchronous_standbys(2, "FIRST 2 (s1, s2)", "sync").await;
+    alone.set("synchronous_standby_names", "s1").await;
+    standbys[0].freeze();
+    let session = alone.session().await;
+    let pid = session.pid().await;
+    let commit = session.begin("INSERT INTO kept VALUES (1)");
+    alone.waits_for(pid, "SyncRep").await;
+    assert_eq!(alone.session().await.ok("SELECT count(*) FROM kept").await, "0", "nobody sees it here while it waits");
+    let reader = standbys[1].session().await;
+    wait::until("the asynchronous standby to show it", seconds(20), async || match reader.ok("SELECT count(*) FROM kept").await {
+        seen if seen == "1" => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+    standbys[0].thaw();
+    commit.told_within(seconds(30)).await.done();
+}
+
+/// Known, and PostgreSQL's own: who draws from a range that another's transaction has opened waits for nothing at the commit.
+#[tokio::test]
+async fn a_value_drawn_in_anothers_open_transaction_is_drawn_again() {
+    let (alone, standby) = synchronous(&[]).await;
+    let (first, second) = (alone.session().await, alone.session().await);
+    first.ok("CREATE SEQUENCE drawn; CREATE TABLE used(n bigint)").await;
+    first.ok("CHECKPOINT").await;
+    standby.freeze();
+    first.ok("BEGIN; SELECT nextval('drawn')").await;
+    let value = second.begin("SELECT nextval('drawn')");
+    let drawn = value.told_within(seconds(10)).await.done();
+    assert_eq!(drawn, "2", "given although the standby has nothing of the range");
+    // One that is used in a row is not given before the standby has the sequence's record too.
+    let mut used = second.begin("INSERT INTO used SELECT nextval('drawn')");
+    used.waits(A_WHILE).await;
+    standby.thaw();
+    used.told_within(seconds(30)).await.done();
+    let there = standby.session().await;
+    let last: i64 = there.ok("SELECT last_value FROM drawn").await.parse().expect("a number");
+    let in_rows: i64 = there.ok("SELECT max(n) FROM used").await.parse().expect("a number");
+    assert!(last >= in_rows, "the standby would draw {in_rows} again: its sequence stands at {last}");
 }
 
 #[tokio::test]

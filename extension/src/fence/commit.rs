@@ -1,7 +1,9 @@
 //! Around a commit: before it, may it pass; after it, may it be acknowledged?
 
 use super::managed_page;
-use super::standbys::{WAIT_APPLY, WAIT_FLUSH, confirmed_by_standbys, flushed_here, wait_for_sync_rep_lock};
+use super::standbys::{
+    WAIT_APPLY, WAIT_FLUSH, confirmed_by_standbys, flushed_here, standbys_awaited, standbys_named, wait_for_sync_rep_lock,
+};
 use crate::error;
 use crate::guc;
 use crate::shmem::{self, Page, boottime};
@@ -48,6 +50,7 @@ thread_local! {
 pub(super) unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
     super::origin::say_term();
+    crate::hold_back::before_transactions_of_a_subscription();
     let ours = match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => has_xid(),
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => has_xid() || PENDING.get() != Pending::NONE,
@@ -252,23 +255,22 @@ fn prepared_is_confirmed(start: u64) -> bool {
 }
 
 /// Ends the connection in place of the acknowledgement: the socket is shut, nothing more is sent, and the
-/// backend ends at its next look at interrupts.
+/// backend ends at its next look at interrupts. So does a process without a client: it would act on its commit, as the
+/// worker of a subscription's first copy does that then drops its slot at the publisher.
 fn cut(why: &str) {
     shmem::page().commits_cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     // SAFETY: the first field of Port has been its socket in all releases, and it is open as long as the
     // backend runs. The flags are those that SIGTERM sets.
     let connected = unsafe {
         let port = pg_sys::MyProcPort;
-        if port.is_null() {
-            false
-        } else {
+        if !port.is_null() {
             let socket = rustix::fd::BorrowedFd::borrow_raw(*port.cast::<c_int>());
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
             pg_sys::whereToSendOutput = pg_sys::CommandDest::DestNone;
-            pg_sys::ProcDiePending = 1;
-            pg_sys::InterruptPending = 1;
-            true
         }
+        pg_sys::ProcDiePending = 1;
+        pg_sys::InterruptPending = 1;
+        !port.is_null()
     };
     error::cut(why, connected);
 }
@@ -284,12 +286,11 @@ pub(super) fn prepare_to_await_standbys() {
 /// Raises this transaction's synchronous_commit to the cluster's least one where standbys are awaited.
 fn raise_synchronous_commit() {
     let least = guc::minimum_synchronous_commit() as c_int;
-    // SAFETY: settings of this process.
-    let below = unsafe {
-        let names = pg_sys::SyncRepStandbyNames;
-        pg_sys::synchronous_commit < least && !names.is_null() && *names != 0
-    };
-    if below {
+    // SAFETY: a setting of this process.
+    let below = unsafe { pg_sys::synchronous_commit } < least;
+    // A session rereads its own settings between statements only, and one long CALL is one statement: what the checkpointer
+    // wrote into shared memory counts too, by which Postgres itself waits.
+    if below && (standbys_named() || standbys_awaited()) {
         set_synchronous_commit(least);
     }
 }

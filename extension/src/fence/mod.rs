@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | before commit, before prepare | may it pass? | waits `tenure.fence_wait`, then an ERROR; nothing is written |
 //! | utility: COMMIT PREPARED, ROLLBACK PREPARED | the same, they have no xid of their own | the same |
+//! | utility: what acts outside of its transaction ([`outside`]) | the same, before it acts | the same |
 //! | after commit, after prepare | may it be acknowledged? | the connection is cut |
 //! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
 //! | the same | after a restart: do the standbys have it again? ([`crate::recovered`]) | waits, then an ERROR |
@@ -27,12 +28,18 @@
 mod commit;
 mod gate;
 mod origin;
+mod outside;
 mod session;
 mod standbys;
 mod statement;
 
 pub use session::reopen_session;
 pub use standbys::{flushed_by_standbys, flushed_here, standbys_awaited};
+
+/// May this server acknowledge now? Of a server that is not fenced, and of a standby, nobody asks.
+pub fn may_acknowledge_now() -> bool {
+    managed_page().is_none_or(|page| cluster::fence::may_acknowledge(page.fence(), shmem::boottime()))
+}
 
 use crate::shmem::{self, Page};
 use cluster::fence::Mode;

@@ -32,6 +32,15 @@ pub fn standbys_awaited() -> bool {
     standbys_to_await() && standbys_defined()
 }
 
+/// Does this session's own copy of `synchronous_standby_names` name any?
+pub(super) fn standbys_named() -> bool {
+    // SAFETY: a setting of this process: a C string, or null.
+    unsafe {
+        let names = pg_sys::SyncRepStandbyNames;
+        !names.is_null() && *names != 0
+    }
+}
+
 /// Can there be synchronous standbys at all?
 fn standbys_to_await() -> bool {
     // SAFETY: a setting, and a pointer that is set before any backend runs.
@@ -54,10 +63,8 @@ pub fn flushed_by_standbys() -> Option<u64> {
     if !standbys_to_await() {
         return None;
     }
-    // SAFETY: a setting of this process.
-    let by_setting = unsafe { !pg_sys::SyncRepStandbyNames.is_null() && *pg_sys::SyncRepStandbyNames != 0 };
     // SAFETY: just asked.
-    (standbys_defined() || !flags_are_two() && by_setting).then(|| unsafe { confirmed_at(WAIT_FLUSH) })
+    (standbys_defined() || !flags_are_two() && standbys_named()).then(|| unsafe { confirmed_at(WAIT_FLUSH) })
 }
 
 /// Is there anybody to await? Asked of shared memory rather than of this session's setting, which is
@@ -68,16 +75,12 @@ pub fn flushed_by_standbys() -> Option<u64> {
 /// defined); which one is running is asked of the server, not of the headers this was built with.
 fn standbys_defined() -> bool {
     // SAFETY: `WalSndCtl` was checked by the caller; the byte lies behind `lsn` in all releases from 13 on.
-    let (status, by_setting) = unsafe {
-        let byte = (&raw const (*pg_sys::WalSndCtl).lsn).add(1).cast::<u8>().read_volatile();
-        let names = pg_sys::SyncRepStandbyNames;
-        (u32::from(byte), !names.is_null() && *names != 0)
-    };
+    let status = u32::from(unsafe { (&raw const (*pg_sys::WalSndCtl).lsn).add(1).cast::<u8>().read_volatile() });
     if !flags_are_two() {
         return status != 0;
     }
     // Before the checkpointer has looked at the setting, the setting itself counts, as in syncrep.c.
-    if status & 1 == 0 { by_setting } else { status & 2 != 0 }
+    if status & 1 == 0 { standbys_named() } else { status & 2 != 0 }
 }
 
 fn flags_are_two() -> bool {

@@ -2,7 +2,7 @@
 
 use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
 use super::session::{made_read_only, maybe_reopen_session};
-use super::{PREVIOUS, gate, in_recovery, managed_page, origin};
+use super::{PREVIOUS, gate, in_recovery, managed_page, origin, outside};
 use crate::error;
 use crate::guc;
 use crate::recovered;
@@ -115,7 +115,7 @@ unsafe fn is_ours(statement: *mut pg_sys::PlannedStmt) -> bool {
                 matches!((*node.cast::<pg_sys::TransactionStmt>()).kind, TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED)
             }
             pg_sys::NodeTag::T_CopyStmt => !(*node.cast::<pg_sys::CopyStmt>()).is_from,
-            _ => false,
+            tag => outside::what(tag).is_some(),
         }
     }
 }
@@ -167,7 +167,12 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) 
                 }
                 false
             }
-            _ => false,
+            tag => {
+                if let Some(what) = outside::what(tag).filter(|_| !in_recovery()) {
+                    admit(page, what, Began::WithItsTransaction);
+                }
+                false
+            }
         }
     }
 }

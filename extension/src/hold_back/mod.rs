@@ -5,6 +5,14 @@
 //! PostgreSQL 17 can be told so by name (`synchronized_standby_slots`, all of which it then awaits, dead or alive). Here it is
 //! the synchronous standbys, where commits wait for any; else, where `hold_back_logical` is on, every member that may take over
 //! and streams at this moment. Where it is off, nobody.
+//!
+//! [`by_sql`] does the same for slots that are read by SQL, [`upstream`] for what subscriptions of this server confirm.
+
+mod by_sql;
+mod upstream;
+
+pub use by_sql::register;
+pub use upstream::before_transactions_of_a_subscription;
 
 use crate::fence::flushed_by_standbys;
 use crate::shmem::page_if_any;
@@ -12,7 +20,7 @@ use cluster::config::HoldBack;
 use cluster::slots::Publication;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -106,13 +114,18 @@ fn hold_until_confirmed(position: u64) {
         }
         // Standbys answer within a round trip; nothing of theirs wakes a logical walsender before PostgreSQL 17.
         let pause_ms = if began.elapsed() < Duration::from_millis(20) { 1 } else { 10 };
-        // SAFETY: the process' own latch; interrupts are served here as in every wait of a walsender.
-        unsafe {
-            let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-            pg_sys::WaitLatch(pg_sys::MyLatch, events as c_int, pause_ms, pg_sys::PG_WAIT_EXTENSION);
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-        }
+        pause(pause_ms);
         pgrx::check_for_interrupts!();
+    }
+}
+
+/// Sleeps, or until something wants this process.
+fn pause(milliseconds: c_long) {
+    // SAFETY: the process' own latch.
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as c_int, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
     }
 }
 
