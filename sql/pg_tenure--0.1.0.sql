@@ -5,6 +5,8 @@
 -- an error instead of a trap, and DROP EXTENSION takes it along.
 CREATE SCHEMA tenure;
 COMMENT ON SCHEMA tenure IS 'pg_tenure: status of the cluster, and commands to it';
+CREATE SCHEMA tenure_internal;
+COMMENT ON SCHEMA tenure_internal IS 'pg_tenure: what the arbiter calls, and nobody else';
 
 -- Those who may act. A role belongs to the whole server, so it may be there already, and it stays.
 DO $$
@@ -22,7 +24,7 @@ $$;
 CREATE FUNCTION tenure.lease(
     OUT scope text, OUT name text, OUT fence text, OUT term bigint, OUT lease text,
     OUT deadline_left interval, OUT worker_pid integer, OUT arbiter_attached boolean, OUT etcd_age interval,
-    OUT commits_waited bigint, OUT commits_refused bigint, OUT commits_cut bigint)
+    OUT commits_waited bigint, OUT commits_refused bigint, OUT commits_cut bigint, OUT draining_for interval)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'lease_wrapper';
 COMMENT ON FUNCTION tenure.lease() IS 'this server''s lease and fence: open, expired, draining, closed or unmanaged';
@@ -118,61 +120,65 @@ COMMENT ON FUNCTION tenure.reinit(text, integer) IS 'replace a standby''s data b
 
 -- For the arbiter --------------------------------------------------------------------------------------
 
-CREATE FUNCTION tenure.attach_arbiter() RETURNS void
+CREATE FUNCTION tenure_internal.attach_arbiter() RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'attach_arbiter_wrapper';
-COMMENT ON FUNCTION tenure.attach_arbiter() IS 'called by the arbiter: this session is its own, until it ends';
-CREATE FUNCTION tenure.standbys_awaited() RETURNS boolean
+COMMENT ON FUNCTION tenure_internal.attach_arbiter() IS 'called by the arbiter: this session is its own, until it ends';
+CREATE FUNCTION tenure_internal.standbys_awaited() RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'standbys_awaited_wrapper';
-COMMENT ON FUNCTION tenure.standbys_awaited() IS 'called by the arbiter: do commits of this server wait for standbys by now, as its checkpointer has told the backends?';
+COMMENT ON FUNCTION tenure_internal.standbys_awaited() IS 'called by the arbiter: do commits of this server wait for standbys by now, as its checkpointer has told the backends?';
 
-CREATE FUNCTION tenure.describe(described text) RETURNS boolean
+CREATE FUNCTION tenure_internal.describe(described text) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'describe_wrapper';
-COMMENT ON FUNCTION tenure.describe(text) IS 'called by the arbiter: what the member key is to say besides, as settings that wait for a restart';
+COMMENT ON FUNCTION tenure_internal.describe(text) IS 'called by the arbiter: what the member key is to say besides, as settings that wait for a restart';
 
-CREATE FUNCTION tenure.drain("on" boolean) RETURNS boolean
+CREATE FUNCTION tenure_internal.drain(most_ms integer) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'drain_wrapper';
-COMMENT ON FUNCTION tenure.drain(boolean) IS 'called by the arbiter: hold new writing transactions for a switchover, or let them go on';
+COMMENT ON FUNCTION tenure_internal.drain(integer) IS 'called by the arbiter: hold new writing transactions for a switchover, for at most so long (a minute) and no longer than this session lives';
 
-CREATE FUNCTION tenure.close_gate(most_ms integer, reads boolean, patience_ms integer) RETURNS integer
+CREATE FUNCTION tenure_internal.undrain() RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'undrain_wrapper';
+COMMENT ON FUNCTION tenure_internal.undrain() IS 'called by the arbiter: the switchover was called off, who waits goes on';
+
+CREATE FUNCTION tenure_internal.close_gate(most_ms integer, reads boolean, patience_ms integer) RETURNS integer
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'close_gate_wrapper';
-COMMENT ON FUNCTION tenure.close_gate(integer, boolean, integer)
-    IS 'called by the arbiter of a Citus node: hold new distributed statements for at most so long; how many transactions were still under way after patience_ms';
+COMMENT ON FUNCTION tenure_internal.close_gate(integer, boolean, integer)
+    IS 'called by the arbiter of a Citus node: hold new distributed statements for at most so long, and no longer than this session lives; how many transactions were still under way after patience_ms';
 
-CREATE FUNCTION tenure.open_gate() RETURNS boolean
+CREATE FUNCTION tenure_internal.open_gate() RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'open_gate_wrapper';
-COMMENT ON FUNCTION tenure.open_gate() IS 'called by the arbiter of a Citus node: distributed statements go on';
+COMMENT ON FUNCTION tenure_internal.open_gate() IS 'called by the arbiter of a Citus node: distributed statements go on';
 
-CREATE FUNCTION tenure.promise(until_boottime_ns bigint) RETURNS boolean
+CREATE FUNCTION tenure_internal.promise(until_boottime_ns bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'promise_wrapper';
-COMMENT ON FUNCTION tenure.promise(bigint) IS 'called by the arbiter in failsafe_mode: do not take the leader key until then';
+COMMENT ON FUNCTION tenure_internal.promise(bigint) IS 'called by the arbiter in failsafe_mode: do not take the leader key until then';
 
-CREATE FUNCTION tenure.extend_lease(until_boottime_ns bigint) RETURNS boolean
+CREATE FUNCTION tenure_internal.extend_lease(until_boottime_ns bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'extend_lease_wrapper';
-COMMENT ON FUNCTION tenure.extend_lease(bigint) IS 'called by the arbiter in failsafe_mode: every member has promised not to race until then';
+COMMENT ON FUNCTION tenure_internal.extend_lease(bigint) IS 'called by the arbiter in failsafe_mode: every member has promised not to race until then';
 
-CREATE FUNCTION tenure.note_slots(publication text) RETURNS boolean
+CREATE FUNCTION tenure_internal.note_slots(publication text) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_slots_wrapper';
-COMMENT ON FUNCTION tenure.note_slots(text) IS 'called by the arbiter of the leader: what the lease worker publishes of its slots';
+COMMENT ON FUNCTION tenure_internal.note_slots(text) IS 'called by the arbiter of the leader: what the lease worker publishes of its slots';
 
-CREATE FUNCTION tenure.copy_slot(name text, plugin text, database oid, two_phase boolean, restart_lsn bigint,
+CREATE FUNCTION tenure_internal.copy_slot(name text, plugin text, database oid, two_phase boolean, restart_lsn bigint,
     confirmed_flush_lsn bigint, catalog_xmin bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'copy_slot_wrapper';
-COMMENT ON FUNCTION tenure.copy_slot(text, text, oid, boolean, bigint, bigint, bigint)
+COMMENT ON FUNCTION tenure_internal.copy_slot(text, text, oid, boolean, bigint, bigint, bigint)
     IS 'called by the arbiter of a standby: a temporary copy of a logical slot of the primary; false where its WAL is not here';
 
-CREATE FUNCTION tenure.keep_slot(name text) RETURNS void
+CREATE FUNCTION tenure_internal.keep_slot(name text) RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'keep_slot_wrapper';
-COMMENT ON FUNCTION tenure.keep_slot(text) IS 'called by the arbiter of a standby: this session''s temporary copy was shown to be safe and becomes permanent';
+COMMENT ON FUNCTION tenure_internal.keep_slot(text) IS 'called by the arbiter of a standby: this session''s temporary copy was shown to be safe and becomes permanent';
 
-CREATE FUNCTION tenure.log_running_transactions() RETURNS bigint
+CREATE FUNCTION tenure_internal.log_running_transactions() RETURNS bigint
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'log_running_transactions_wrapper';
-COMMENT ON FUNCTION tenure.log_running_transactions() IS 'called by the arbiter of the primary: a record at which copies of logical slots can become consistent';
+COMMENT ON FUNCTION tenure_internal.log_running_transactions() IS 'called by the arbiter of the primary: a record at which copies of logical slots can become consistent';
 
 -- Rights -----------------------------------------------------------------------------------------------
 -- Nothing for PUBLIC. Those for the arbiter check for a superuser besides.
 
-REVOKE ALL ON SCHEMA tenure FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure FROM PUBLIC;
+REVOKE ALL ON SCHEMA tenure, tenure_internal FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure, tenure_internal FROM PUBLIC;
 GRANT SELECT ON tenure.members, tenure.health TO pg_monitor, tenure_operator;
 GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events(), tenure.timings()

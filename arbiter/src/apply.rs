@@ -227,7 +227,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     hands.begin_synchronous(begins_with);
     hands.callbacks.serves(&hands.config, &MemberRole::Primary);
     // Wakes the lease worker: the new role is to be in the member key.
-    if let Err(why) = hands.sql.execute("SELECT tenure.attach_arbiter()").await {
+    if let Err(why) = hands.sql.execute("SELECT tenure_internal.attach_arbiter()").await {
         tracing::warn!("attach to the lease worker: {why:#}");
     }
     tend::first_checkpoint(hands);
@@ -338,7 +338,7 @@ async fn switch_over(hands: &Hands, judged: &Judged, candidates: &[MemberName]) 
             hands.journal.gave_up_switchover(view, &judged.local, format!("{why:#}"));
         }
         // Called off: who waits goes on, the request is gone, and the loop starts Postgres again if it was stopped.
-        let _ = hands.sql.execute("SELECT tenure.drain(false)").await;
+        let _ = hands.sql.execute("SELECT tenure_internal.undrain()").await;
         if let Some(request) = view.request() {
             hands.etcd.write_failover(&FailoverRequest::default(), request.revision).await.context("clear the request")?;
         }

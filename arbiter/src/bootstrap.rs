@@ -23,7 +23,7 @@ use std::time::Duration;
 const LEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the extension must be told once the server takes connections.
-pub const ATTACH: &str = "SELECT tenure.attach_arbiter() WHERE NOT (SELECT arbiter_attached FROM tenure.lease())";
+pub const ATTACH: &str = "SELECT tenure_internal.attach_arbiter() WHERE NOT (SELECT arbiter_attached FROM tenure.lease())";
 
 /// Makes the cluster, or finds that another node does.
 pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
@@ -155,7 +155,7 @@ pub async fn attach(hands: &Hands, described: Option<&Described>) -> Result<()> 
     }
     hands.promise.renew(&hands.sql).await?;
     let describe = described.map(serde_json::to_string).transpose()?;
-    let describe = describe.map(|text| format!("; SELECT tenure.describe({})", literal(&text))).unwrap_or_default();
+    let describe = describe.map(|text| format!("; SELECT tenure_internal.describe({})", literal(&text))).unwrap_or_default();
     hands.sql.execute(&format!("{ATTACH}{describe}")).await.context("attach to the lease worker")
 }
 

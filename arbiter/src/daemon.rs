@@ -7,6 +7,7 @@ use crate::cli::http::Caller;
 use crate::config::NodeConfig;
 use crate::hands::Hands;
 use crate::observe::{self, Memory, Seen};
+use crate::postgres::query::ExtensionMissing;
 use crate::rest::Gate;
 use crate::snapshot::{Command, Node, Snapshot};
 use crate::{bootstrap, logging, postgres, rest, settings};
@@ -20,6 +21,7 @@ use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::{Dcs, Etcd, Settings};
 use sd_notify::NotifyState;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -445,9 +447,9 @@ impl Daemon {
                 if serving && !self.memory.stopping {
                     self.hands.lease.speak(None);
                 }
-                // Fails on a cluster that has the extension not yet created: a later turn does it.
-                if let Err(why) = bootstrap::attach(&self.hands, Some(&seen.described)).await {
-                    tracing::debug!("{why:#}");
+                match bootstrap::attach(&self.hands, Some(&seen.described)).await {
+                    Ok(()) => self.memory.attach_told.clear(),
+                    Err(why) => self.not_attached(seen, &why).await,
                 }
             }
             Postgres::Stopped if !self.hands.lease.speaking() => {
@@ -461,6 +463,25 @@ impl Daemon {
                 self.hands.speak(MemberState::Starting, role);
             }
             Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => {}
+        }
+    }
+
+    /// Without the extension's functions nothing planned can be done here. Where somebody dropped the extension it is made again, by whoever writes;
+    /// a cluster that was just taken over gets it in this way too.
+    async fn not_attached(&mut self, seen: &Seen, why: &anyhow::Error) {
+        let missing = why.chain().any(|cause| cause.is::<ExtensionMissing>());
+        if missing && seen.fence_until.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. }) {
+            let made = bootstrap::ensure_extension(&self.hands).await;
+            match made {
+                Ok(()) => tracing::warn!("the extension pg_tenure was not there: it was made again"),
+                Err(why) => tracing::warn!("the extension pg_tenure is not there: {why:#}"),
+            }
+            return self.hands.wake.notify_one();
+        }
+        let told = format!("{why:#}");
+        if self.memory.attach_told != told {
+            tracing::warn!("attach to the lease worker: {told}");
+            self.memory.attach_told = told;
         }
     }
 
@@ -625,5 +646,11 @@ fn word(duty: &Duty) -> String {
 fn wake_socket(config: &NodeConfig) -> Result<UnixDatagram> {
     let path = settings::wake_socket(config);
     let _ = std::fs::remove_file(&path);
-    UnixDatagram::bind(&path).with_context(|| format!("bind the wake socket {}", path.display()))
+    let bound = || -> std::io::Result<UnixDatagram> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return UnixDatagram::bind(&path) };
+        // A socket's path has at most 107 bytes. By its directory's descriptor it is short wherever the data lies, and stays where nobody else may write.
+        let directory = std::fs::File::open(directory)?;
+        UnixDatagram::bind(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name))
+    };
+    bound().with_context(|| format!("bind the wake socket {}", path.display()))
 }

@@ -44,7 +44,7 @@ impl Promise {
     pub async fn renew(&self, sql: &LocalSql) -> Result<()> {
         let until = self.0.load(Ordering::SeqCst);
         if until > boottime().as_nanos() {
-            sql.ask(&format!("SELECT tenure.promise({until})")).await.context("renew the promise of failsafe_mode")?;
+            sql.ask(&format!("SELECT tenure_internal.promise({until})")).await.context("renew the promise of failsafe_mode")?;
         }
         Ok(())
     }
@@ -85,7 +85,7 @@ pub async fn ask_all(hands: &Hands, view: &ClusterView) -> Result<()> {
     });
     futures_util::future::try_join_all(asks).await?;
     let until = lease::deadline(asked_at, ttl);
-    let open = hands.sql.ask(&format!("SELECT tenure.extend_lease({})", until.as_nanos())).await?;
+    let open = hands.sql.ask(&format!("SELECT tenure_internal.extend_lease({})", until.as_nanos())).await?;
     if !open {
         bail!("the fence is closed: this node does not lead");
     }
@@ -105,7 +105,7 @@ pub async fn promise(node: &Node, view: &ClusterView, leader: &str, ttl: Duratio
         Refusal::AnotherLeads(_) => (500, why.to_string()),
     })?;
     let until = boottime() + ttl;
-    match node.sql.ask(&format!("SELECT tenure.promise({})", until.as_nanos())).await {
+    match node.sql.ask(&format!("SELECT tenure_internal.promise({})", until.as_nanos())).await {
         Ok(true) => {
             node.promise.extend(until);
             Ok(())

@@ -5,7 +5,7 @@ use crate::hands::Hands;
 use crate::postgres::controldata::{self, ClusterState, ControlData};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster};
-use crate::postgres::query::ServerFacts;
+use crate::postgres::query::{FenceSeen, ServerFacts};
 use crate::{postgres, recovery, remote, settings};
 use anyhow::{Context, Result};
 use cluster::described::Described;
@@ -16,6 +16,9 @@ use cluster::restart::Scheduled;
 use cluster::standby_cluster::Remote;
 use cluster::view::ClusterView;
 use std::time::{Duration, Instant};
+
+/// Longer than a planned change keeps new transactions waiting before it stops the server.
+const DRAINING_LONG: Duration = Duration::from_secs(2);
 
 /// What only the daemon's loop knows.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +31,8 @@ pub struct Memory {
     pub reinit: bool,
     /// Why the standby that runs can't go on, by the last decision.
     pub stuck: Option<String>,
+    /// Why the lease worker could not be attached to, as it was last told.
+    pub attach_told: String,
     /// Postgres was stopped for a switchover and does not serve again yet.
     pub start_owed: bool,
     /// A restart that waits for its time.
@@ -140,21 +145,21 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         remote,
         log_until,
     };
-    let fence_until = match &facts {
-        // The clock is read before the question: the page's time runs on while the answer travels.
-        Some(facts) if !facts.in_recovery || view.is_standby_cluster() => {
-            let asked = Instant::now();
-            hands.sql.fence_left().await.ok().flatten().map(|left| asked + left)
-        }
-        _ => None,
+    // The clock is read before the question: the page's time runs on while the answer travels.
+    let asked = Instant::now();
+    let fence = match &facts {
+        Some(facts) if !facts.in_recovery || view.is_standby_cluster() => hands.sql.fence().await.unwrap_or_default(),
+        _ => FenceSeen::default(),
     };
+    let fence_until = fence.left.map(|left| asked + left);
+    let drained = fence.draining_for.is_some_and(|span| span > DRAINING_LONG).then(|| cluster::check::DRAINING.to_owned());
     let pending_restart = facts.as_ref().map(|facts| settings::pending(config, &hands.dynamic(view), facts)).unwrap_or_default();
     let described = Described {
         pending_restart,
         scheduled_restart: memory.scheduled_restart.clone(),
         paused: view.config().paused(),
         oldest_wal: facts.as_ref().and_then(|facts| facts.oldest_wal_lsn),
-        reason: memory.stuck.clone(),
+        reason: memory.stuck.clone().or(drained),
     };
     Ok(Seen { local, facts, fence_until, described })
 }

@@ -22,9 +22,7 @@ fn beside(config: &NodeConfig, tail: &str) -> PathBuf {
 
 /// The datagram socket by which the extension wakes the arbiter.
 pub fn wake_socket(config: &NodeConfig) -> PathBuf {
-    let path = beside(config, ".tenure-wake");
-    // The kernel's limit for a socket's path is 107 bytes.
-    if path.as_os_str().len() <= 107 { path } else { std::env::temp_dir().join(format!("tenure-{}.wake", config.postgres.listen.port)) }
+    beside(config, ".tenure-wake")
 }
 
 /// The file that holds etcd's password for the extension.

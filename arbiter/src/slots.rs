@@ -2,7 +2,7 @@
 
 use crate::config::NodeConfig;
 use crate::hands::Hands;
-use crate::postgres::query::ServerFacts;
+use crate::postgres::query::{ServerFacts, demand_ours};
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
 use cluster::leader::Leader;
@@ -225,7 +225,7 @@ async fn publish(hands: &Hands, facts: &Facts<'_>, leader: &Leader, server: &Ser
     let limit = slots::warning_bytes(keep_bytes, free_bytes(&hands.config).await);
     let publication = slots::publication(facts, leader.term, round, limit);
     let text = serde_json::to_string(&publication).context("print what is published of the slots")?;
-    hands.sql.run("SELECT tenure.note_slots($1)", &[&text]).await.context("hand the slots to the lease worker")?;
+    hands.sql.run("SELECT tenure_internal.note_slots($1)", &[&text]).await.context("hand the slots to the lease worker")?;
     let line = |(name, bytes): (&String, &u64)| {
         // No number that changes all the time: it is said once.
         let hint = "hint: see that its consumer runs, drop the slot, or set max_slot_wal_keep_size";
@@ -243,7 +243,7 @@ async fn log_running_transactions(hands: &Hands, facts: &Facts<'_>) -> Result<()
     let loop_wait = facts.view.config().timing().loop_wait;
     let due = hands.slots.inner().logged.is_none_or(|at| at.elapsed() >= loop_wait);
     if due {
-        hands.sql.run("SELECT tenure.log_running_transactions()", &[]).await.context("log the running transactions")?;
+        hands.sql.run("SELECT tenure_internal.log_running_transactions()", &[]).await.context("log the running transactions")?;
         hands.slots.inner().logged = Some(Instant::now());
     }
     Ok(())
@@ -295,7 +295,10 @@ async fn on_copy(hands: &Hands, step: &SlotStep) -> Result<()> {
         }
         SlotStep::Trust { name, temporary } => {
             if *temporary {
-                session.execute("SELECT tenure.keep_slot($1)", &[name]).await.with_context(|| format!("keep the logical slot {name}"))?;
+                session
+                    .execute("SELECT tenure_internal.keep_slot($1)", &[name])
+                    .await
+                    .with_context(|| format!("keep the logical slot {name}"))?;
             }
             {
                 let mut inner = hands.slots.inner();
@@ -320,6 +323,7 @@ async fn session(hands: &Hands) -> Result<Arc<Client>> {
         return Ok(session.clone());
     }
     let session = Arc::new(hands.sql.open(None, COPY_OPTIONS).await?);
+    demand_ours(&session).await?;
     *held = Some(session.clone());
     Ok(session)
 }
@@ -329,7 +333,7 @@ async fn copy(hands: &Hands, session: &Client, name: &str, from: &LogicalSlot) -
     let (restart, confirmed) = (position(from.restart_lsn)?, position(from.confirmed_flush_lsn)?);
     let made = session
         .query_one(
-            "SELECT tenure.copy_slot($1, $2, $3, $4, $5, $6, $7)",
+            "SELECT tenure_internal.copy_slot($1, $2, $3, $4, $5, $6, $7)",
             &[&name, &from.plugin, &from.database_oid, &from.two_phase, &restart, &confirmed, &i64::from(from.catalog_xmin.0)],
         )
         .await?;

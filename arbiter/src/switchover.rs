@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// Running transactions may take this long to end once the drain began.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// From the drain to the stop, which ends it: an arbiter that freezes in between does not leave clients waiting for longer.
+const DRAIN_MOST: Duration = Duration::from_secs(5);
+
 /// A checkpoint before the stop may take this long; the stop makes its own in any case.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,7 +66,7 @@ pub async fn switch_over(
     let checkpointed = began.elapsed();
     crate::citus::ask(hands, view).await;
     let draining = Instant::now();
-    hands.sql.execute("SELECT tenure.drain(true)").await.context("drain")?;
+    hands.sql.execute(&format!("SELECT tenure_internal.drain({})", DRAIN_MOST.as_millis())).await.context("drain")?;
     wait_for_writers(hands).await;
     let drained = began.elapsed();
     // The lease worker ends with the stop's first moment: from here on the lease is ours to keep.

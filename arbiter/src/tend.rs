@@ -112,7 +112,7 @@ async fn after_promotion(hands: &Hands) {
     match hands.sql.checkpoint().await {
         Ok(()) => {
             // The lease worker publishes that rewinds may begin when it is woken.
-            if let Err(why) = hands.sql.execute("SELECT tenure.attach_arbiter()").await {
+            if let Err(why) = hands.sql.execute("SELECT tenure_internal.attach_arbiter()").await {
                 tracing::warn!("attach to the lease worker: {why:#}");
             }
         }

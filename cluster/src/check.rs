@@ -94,6 +94,9 @@ impl Found {
     }
 }
 
+/// What a leader says of itself in its member key while its fence holds new transactions for longer than a planned change takes.
+pub const DRAINING: &str = "new transactions wait at their commit: a planned change began and does not go on";
+
 /// Everything that is wrong with the cluster in this view, the worst first.
 pub fn faults(view: &ClusterView) -> Vec<Fault> {
     let mut found = Found::default();
@@ -153,6 +156,13 @@ fn leading(view: &ClusterView, leader: &Leader, found: &mut Found) {
             name,
             format!("it leads, but its Postgres is {}", member.state),
             "look at its server log; the arbiter restarts it, or gives the leadership away after primary_start_timeout",
+        );
+    } else if member.tenure.as_ref().and_then(|facts| facts.reason.as_deref()) == Some(DRAINING) {
+        found.member(
+            critical,
+            name,
+            format!("it leads, but {DRAINING}"),
+            "it ends by itself within a minute; `SELECT tenure_internal.undrain()` on the leader ends it now",
         );
     } else if member.role == MemberRole::Primary && view.is_standby_cluster() {
         found.member(

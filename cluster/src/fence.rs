@@ -47,6 +47,15 @@ pub struct Page {
     pub deadline: Moment,
     /// Draining: since when.
     pub draining_since: Moment,
+    /// Draining: until when at most. Who begins a drain may die or freeze, and then nobody would end it.
+    pub draining_until: Moment,
+}
+
+impl Page {
+    /// A drain holds new transactions at this moment.
+    pub fn drains(&self, now: Moment) -> bool {
+        self.mode == Mode::Draining && now < self.draining_until
+    }
 }
 
 /// The answer to "may this commit pass?".
@@ -71,6 +80,7 @@ pub fn judge(page: Page, began: Moment, now: Moment) -> Verdict {
         Mode::Open if now < page.deadline => Verdict::Pass,
         Mode::Open => Verdict::Wait,
         Mode::Draining if now >= page.deadline => Verdict::Wait,
+        Mode::Draining if !page.drains(now) => Verdict::Pass,
         Mode::Draining if began < page.draining_since => Verdict::Pass,
         Mode::Draining => Verdict::Wait,
     }
@@ -106,8 +116,12 @@ mod tests {
             (Draining, 49, 99, Pass, true),
             (Draining, 50, 99, Wait, true),
             (Draining, 49, 100, Wait, false),
+            (Draining, 85, 89, Wait, true),
+            (Draining, 85, 90, Pass, true),
+            (Draining, 85, 100, Wait, false),
         ] {
-            let page = Page { mode, deadline: at(100), draining_since: at(50) };
+            let until = if began == 85 { at(90) } else { at(200) };
+            let page = Page { mode, deadline: at(100), draining_since: at(50), draining_until: until };
             assert_eq!(judge(page, at(began), at(now)), verdict, "{mode:?} began {began} at {now}");
             assert_eq!(may_acknowledge(page, at(now)), acknowledge, "{mode:?} at {now}");
         }

@@ -24,6 +24,10 @@ const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 const ASK_TIMEOUT_MS: u64 = 10_000;
 /// Longer than any planned change takes; who closes the gate says how long he needs.
 const GATE_CLOSED_MAX: Duration = Duration::from_secs(600);
+/// From the first transaction that waits to the server's stop; who drains says how long he needs.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// Longer than any TTL that makes sense: who binds a member, or keeps its fence open, for longer than this did not mean it.
+const PROMISED_MAX: Duration = Duration::from_secs(3600);
 
 /// A WAL position as SQL's pg_lsn.
 struct PgLsn(u64);
@@ -87,10 +91,12 @@ fn lease() -> TableIterator<
         name!(commits_waited, i64),
         name!(commits_refused, i64),
         name!(commits_cut, i64),
+        name!(draining_for, Option<Interval>),
     ),
 > {
     let page = shmem::page();
     let now = boottime();
+    page.end_overdue_drain(now);
     let fence = page.fence();
     let left = match fence.mode {
         Mode::Open | Mode::Draining => Some(left(fence.deadline, now)),
@@ -114,6 +120,7 @@ fn lease() -> TableIterator<
         count(&page.commits_waited),
         count(&page.commits_refused),
         count(&page.commits_cut),
+        fence.drains(now).then(|| interval(now.since(fence.draining_since))),
     ))
 }
 
@@ -387,7 +394,7 @@ pub fn demand_superuser(function: &str) {
 /// This session is the arbiter's, until it ends.
 #[pg_extern]
 fn attach_arbiter() {
-    demand_superuser("tenure.attach_arbiter()");
+    demand_superuser("tenure_internal.attach_arbiter()");
     fence::reopen_session();
     shmem::attach_arbiter();
 }
@@ -401,7 +408,7 @@ fn standbys_awaited() -> bool {
 /// What the member key is to say besides (`cluster::described`): the lease worker has no SQL to find it out.
 #[pg_extern]
 fn describe(described: &str) -> bool {
-    demand_superuser("tenure.describe(text)");
+    demand_superuser("tenure_internal.describe(text)");
     let new = shmem::page().describe(described);
     if new {
         shmem::wake_worker();
@@ -409,47 +416,69 @@ fn describe(described: &str) -> bool {
     new
 }
 
+/// A moment on this host's CLOCK_BOOTTIME.
+fn moment(boottime_ns: i64) -> Moment {
+    let moment = Moment::from_nanos(u64::try_from(boottime_ns).unwrap_or(0));
+    if moment.since(boottime()) > PROMISED_MAX {
+        error::invalid(
+            "until_boottime_ns is more than an hour ahead".to_owned(),
+            "It is counted in nanoseconds of CLOCK_BOOTTIME on this host.",
+        );
+    }
+    moment
+}
+
 /// Promises the leader, which can't reach etcd, not to take its key until then (nanoseconds of
 /// CLOCK_BOOTTIME on this host). False where this node leads or is taking the key.
 #[pg_extern]
 fn promise(until_boottime_ns: i64) -> bool {
-    demand_superuser("tenure.promise(bigint)");
-    shmem::page().promise(Moment::from_nanos(u64::try_from(until_boottime_ns).unwrap_or(0)), boottime())
+    demand_superuser("tenure_internal.promise(bigint)");
+    shmem::page().promise(moment(until_boottime_ns), boottime())
 }
 
 /// Every known member has promised not to race until then (nanoseconds of CLOCK_BOOTTIME on this host):
 /// the fence may stay open as long. False where this node does not lead.
 #[pg_extern]
 fn extend_lease(until_boottime_ns: i64) -> bool {
-    demand_superuser("tenure.extend_lease(bigint)");
+    demand_superuser("tenure_internal.extend_lease(bigint)");
     let page = shmem::page();
-    page.renew(Moment::from_nanos(u64::try_from(until_boottime_ns).unwrap_or(0)));
+    page.renew(moment(until_boottime_ns));
     cluster::fence::may_acknowledge(page.fence(), boottime())
 }
 
-/// Begins or calls off a switchover's drain; says whether that changed anything.
+/// Begins a switchover's drain, which ends by itself after so long, or with this session; says whether it began.
 #[pg_extern]
-fn drain(on: bool) -> bool {
-    demand_superuser("tenure.drain(boolean)");
-    let page = shmem::page();
-    if on { page.drain(boottime()) } else { page.undrain() }
+fn drain(most_ms: i32) -> bool {
+    demand_superuser("tenure_internal.drain(integer)");
+    let now = boottime();
+    let most = Duration::from_millis(u64::try_from(most_ms).unwrap_or(0)).min(DRAIN_MAX);
+    shmem::belongs_to_this_session();
+    shmem::page().drain(now, now + most, shmem::own_pid())
+}
+
+/// Calls a drain off; says whether there was one.
+#[pg_extern]
+fn undrain() -> bool {
+    demand_superuser("tenure_internal.undrain()");
+    shmem::page().undrain()
 }
 
 /// Distributed statements that begin here wait from now on, at most so long; reads too where `reads` says so. Then waits up to `patience_ms`
 /// for transactions that had begun such work before, and gives how many have not ended.
 #[pg_extern]
 fn close_gate(most_ms: i32, reads: bool, patience_ms: i32) -> i32 {
-    demand_superuser("tenure.close_gate(integer, boolean, integer)");
+    demand_superuser("tenure_internal.close_gate(integer, boolean, integer)");
     let page = shmem::page();
     let after = |milliseconds: i32| boottime() + Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)).min(GATE_CLOSED_MAX);
-    page.close_gate(after(most_ms), reads);
+    shmem::belongs_to_this_session();
+    page.close_gate(after(most_ms), reads, shmem::own_pid());
     i32::try_from(page.await_gate(after(patience_ms))).unwrap_or(i32::MAX)
 }
 
 /// Those that wait go on; says whether the gate was closed.
 #[pg_extern]
 fn open_gate() -> bool {
-    demand_superuser("tenure.open_gate()");
+    demand_superuser("tenure_internal.open_gate()");
     shmem::page().open_gate()
 }
 
@@ -466,7 +495,7 @@ fn test_set_fence(mode: &str, deadline_ms: i32) {
         "renew" => page.renew(deadline),
         "draining" => {
             page.open(page.term() + 1, 7, deadline);
-            page.drain(now);
+            page.drain(now, now + DRAIN_MAX, 0);
         }
         "closed" => page.close(),
         other => error::invalid(format!("unknown fence \"{other}\""), "open, renew, draining or closed."),

@@ -15,7 +15,7 @@ use std::path::Path;
 /// Takes what the lease worker is to publish of the slots. False where it is too long.
 #[pg_extern]
 fn note_slots(publication: &str) -> bool {
-    demand_superuser("tenure.note_slots(text)");
+    demand_superuser("tenure_internal.note_slots(text)");
     shmem::page().note_slots(publication.as_bytes())
 }
 
@@ -23,7 +23,7 @@ fn note_slots(publication: &str) -> bool {
 /// itself; a copy would wait that long for each of its steps.
 #[pg_extern]
 fn log_running_transactions() -> i64 {
-    demand_superuser("tenure.log_running_transactions()");
+    demand_superuser("tenure_internal.log_running_transactions()");
     // SAFETY: as the background writer and CHECKPOINT do it, in any process that may write WAL.
     unsafe {
         if pg_sys::RecoveryInProgress() {
@@ -58,7 +58,7 @@ fn copy_slot(
     confirmed_flush_lsn: i64,
     catalog_xmin: i64,
 ) -> bool {
-    demand_superuser("tenure.copy_slot(...)");
+    demand_superuser("tenure_internal.copy_slot(...)");
     let Ok(name) = CString::new(name) else { error::invalid("a slot's name has no zero bytes".to_owned(), "") };
     let horizon = pg_sys::TransactionId::from(u32::try_from(catalog_xmin).unwrap_or(0));
     // SAFETY: the server's own functions, in a session; ReplicationSlotCreate raises an error unless the slot is then ours,
@@ -100,7 +100,7 @@ fn copy_slot(
 /// Makes this session's temporary copy permanent.
 #[pg_extern]
 fn keep_slot(name: &str) {
-    demand_superuser("tenure.keep_slot(text)");
+    demand_superuser("tenure_internal.keep_slot(text)");
     let Ok(name) = CString::new(name) else { error::invalid("a slot's name has no zero bytes".to_owned(), "") };
     // SAFETY: the server's own functions; acquiring raises an error unless the slot is there and ours.
     unsafe {

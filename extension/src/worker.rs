@@ -292,7 +292,8 @@ impl Worker {
         };
         let now = shmem::boottime();
         self.etcd_answered();
-        if let Some(word) = &view.coordinator {
+        // A term is the revision at which a key was made. One from the future would end every session of a coordinator, for ever.
+        if let Some(word) = view.coordinator.as_ref().filter(|word| word.value.term <= view.revision) {
             page().know_coordinator(word.value.term);
         }
         publish::snapshot(self, &view);

@@ -33,7 +33,7 @@ impl Page {
     }
 
     pub fn fence(&self) -> fence::Page {
-        fence::Page { mode: self.mode, deadline: self.deadline, draining_since: self.draining_since }
+        fence::Page { mode: self.mode, deadline: self.deadline, draining_since: self.draining_since, draining_until: Moment(Duration::MAX) }
     }
 
     pub fn open(&mut self, term: i64, lease: i64, deadline: Moment) {

@@ -566,7 +566,7 @@ fn install_library(room: &Room) -> PathBuf {
 fn surface() -> String {
     let text = include_str!("../../sql/pg_tenure--0.1.0.sql");
     let text: Vec<&str> = text.lines().filter(|line| !line.starts_with('\\')).collect();
-    format!("DROP SCHEMA IF EXISTS tenure CASCADE; {}", text.join("\n").replace("MODULE_PATHNAME", "pg_tenure"))
+    format!("DROP SCHEMA IF EXISTS tenure, tenure_internal CASCADE; {}", text.join("\n").replace("MODULE_PATHNAME", "pg_tenure"))
 }
 
 fn system_id(room: &Room, dir: &Path) -> String {

@@ -59,7 +59,7 @@ fn boottime_ns() -> i64 {
 async fn promised(alone: &Alone, span: Duration) -> i64 {
     let session = alone.session().await;
     let far = boottime_ns() + 60_000_000_000;
-    assert_eq!(session.ok(&format!("SELECT tenure.promise({far})")).await, "f", "a leader promises nothing");
+    assert_eq!(session.ok(&format!("SELECT tenure_internal.promise({far})")).await, "f", "a leader promises nothing");
     alone.let_the_deadline_pass().await;
     wait::until("the leader key to run out", PATIENCE, async || {
         let keys = alone.etcd.keys(&format!("/service/{SCOPE}/")).await.map_err(|error| format!("{error:#}"))?;
@@ -67,7 +67,7 @@ async fn promised(alone: &Alone, span: Duration) -> i64 {
     })
     .await;
     let until = boottime_ns() + i64::try_from(span.as_nanos()).expect("a few seconds");
-    assert_eq!(session.ok(&format!("SELECT tenure.promise({until})")).await, "t");
+    assert_eq!(session.ok(&format!("SELECT tenure_internal.promise({until})")).await, "t");
     until
 }
 

@@ -245,7 +245,7 @@ async fn a_drain_lets_end_what_began_before_and_holds_what_begins_after() {
     let (before, after, hasty) = (alone.session().await, alone.session().await, alone.session().await);
     before.ok("BEGIN; INSERT INTO kept VALUES (2)").await;
     let admin = alone.session().await;
-    assert_eq!(admin.ok("SELECT tenure.drain(true)").await, "t");
+    assert_eq!(admin.ok("SELECT tenure_internal.drain(60000)").await, "t");
     assert_eq!(alone.fence().await, "draining");
 
     before.begin("COMMIT").told_within(seconds(5)).await.done();
@@ -257,7 +257,7 @@ async fn a_drain_lets_end_what_began_before_and_holds_what_begins_after() {
     assert!(why.contains("switchover"), "{why}");
     assert_eq!(hasty.ok("SELECT count(*) FROM kept").await, "2", "reads go on");
 
-    assert_eq!(admin.ok("SELECT tenure.drain(false)").await, "t");
+    assert_eq!(admin.ok("SELECT tenure_internal.undrain()").await, "t");
     writes.told_within(seconds(5)).await.done();
     assert_eq!(admin.ok("SELECT string_agg(n::text, ',' ORDER BY n) FROM kept").await, "1,2,3");
 }
@@ -267,8 +267,74 @@ async fn a_drain_ends_with_the_deadline_too() {
     let alone = fenced(&[], "SELECT").await;
     let (before, admin) = (alone.session().await, alone.session().await);
     before.ok("BEGIN; INSERT INTO kept VALUES (1)").await;
-    admin.ok("SELECT tenure.drain(true)").await;
+    admin.ok("SELECT tenure_internal.drain(60000)").await;
     alone.let_the_deadline_pass().await;
     assert!(matches!(before.tell("COMMIT").await, Told::Refused(state, _) if state == "25006"));
     assert_eq!(admin.ok("SELECT count(*) FROM kept").await, "0");
+}
+
+#[tokio::test]
+async fn a_drain_ends_with_its_time_and_with_its_session() {
+    let alone = fenced(&[("tenure.fence_wait", "50s")], "SELECT").await;
+    let (admin, writer) = (alone.session().await, alone.session().await);
+    // Nobody ends it, and who began it lives on, as an arbiter that froze.
+    assert_eq!(admin.ok("SELECT tenure_internal.drain(2000)").await, "t");
+    let mut write = writer.begin("INSERT INTO kept VALUES (1)");
+    write.waits(A_WHILE).await;
+    write.told_within(seconds(10)).await.done();
+    assert_eq!(alone.fence().await, "open");
+    assert_eq!(admin.ok("SELECT draining_for IS NULL FROM tenure.lease()").await, "t");
+
+    // Who began it is gone.
+    let pid = admin.pid().await;
+    assert_eq!(admin.ok("SELECT tenure_internal.drain(60000)").await, "t", "a second one");
+    let mut write = writer.begin("INSERT INTO kept VALUES (2)");
+    write.waits(A_WHILE).await;
+    assert_eq!(writer_sees(&alone).await, "draining t");
+    drop(admin);
+    alone.ended(pid, seconds(10)).await;
+    write.told_within(seconds(10)).await.done();
+    assert_eq!(alone.fence().await, "open");
+
+    // Not one that somebody else began meanwhile.
+    let (first, second) = (alone.session().await, alone.session().await);
+    first.ok("SELECT tenure_internal.drain(60000)").await;
+    first.ok("SELECT tenure_internal.undrain()").await;
+    second.ok("SELECT tenure_internal.drain(60000)").await;
+    let pid = first.pid().await;
+    drop(first);
+    alone.ended(pid, seconds(10)).await;
+    assert_eq!(alone.fence().await, "draining");
+    drop(second);
+    alone.fence_is("open").await;
+    for call in ["tenure_internal.promise(9223372036854775807)", "tenure_internal.extend_lease(9223372036854775807)"] {
+        writer.tell(&format!("SELECT {call}")).await.refused("22023");
+    }
+}
+
+async fn writer_sees(alone: &Alone) -> String {
+    alone.session().await.ok("SELECT fence || ' ' || CASE WHEN draining_for > '0' THEN 't' ELSE 'f' END FROM tenure.lease()").await
+}
+
+/// What only the arbiter calls is out of everybody's reach, those who may act included.
+#[tokio::test]
+async fn nobody_but_a_superuser_reaches_what_the_arbiter_calls() {
+    let alone = fenced(&[], "CREATE ROLE somebody").await;
+    let session = alone.session().await;
+    let functions =
+        "SELECT string_agg(oid::regprocedure::text, ' ' ORDER BY 1) FROM pg_proc WHERE pronamespace = 'tenure_internal'::regnamespace";
+    let all = session.ok(functions).await;
+    for name in ["attach_arbiter", "drain", "undrain", "close_gate", "open_gate", "promise", "extend_lease", "describe", "note_slots"] {
+        assert!(all.contains(&format!("tenure_internal.{name}(")), "{name} is not among {all}");
+    }
+    for role in ["somebody", "pg_monitor", "tenure_operator"] {
+        let reached = format!(
+            "SELECT count(*) FROM pg_proc WHERE pronamespace = 'tenure_internal'::regnamespace \
+             AND (has_function_privilege('{role}', oid, 'EXECUTE') OR has_schema_privilege('{role}', 'tenure_internal', 'USAGE'))"
+        );
+        assert_eq!(session.ok(&reached).await, "0", "{role}");
+        session.ok(&format!("SET ROLE {role}")).await;
+        session.tell("SELECT tenure_internal.drain(1000)").await.refused("42501");
+        session.ok("RESET ROLE").await;
+    }
 }

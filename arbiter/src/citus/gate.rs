@@ -7,6 +7,7 @@
 
 use super::Keeper;
 use crate::hands::Hands;
+use crate::postgres::query::demand_ours;
 use anyhow::{Context, Result};
 use cluster::citus::{self, COORDINATOR, Groups};
 use cluster::leader::Leader;
@@ -49,7 +50,9 @@ impl Gate {
     /// Makes sure that there is a session, so that closing takes no longer than it must.
     async fn connect(&mut self, hands: &Hands) -> Result<&Client> {
         if self.session.as_ref().is_none_or(Client::is_closed) {
-            self.session = Some(hands.sql.open_as(super::SESSION, None, "").await?);
+            let session = hands.sql.open_as(super::SESSION, None, "").await?;
+            demand_ours(&session).await?;
+            self.session = Some(session);
         }
         self.session.as_ref().context("no session")
     }
@@ -60,7 +63,7 @@ impl Gate {
         let milliseconds = |duration: Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
         let closing = async {
             let session = self.connect(hands).await?;
-            let close = "SELECT tenure.close_gate($1, $2, $3)";
+            let close = "SELECT tenure_internal.close_gate($1, $2, $3)";
             let left: i32 = session.query_one(close, &[&milliseconds(most), &reads, &milliseconds(UNDER_WAY)]).await?.try_get(0)?;
             anyhow::Ok(left)
         };
@@ -77,7 +80,7 @@ impl Gate {
     /// Lets those that wait go on. Where that fails the gate opens by itself, or the server ends.
     pub async fn open(&mut self, hands: &Hands) {
         let Some(closed) = self.closed.take() else { return };
-        let opening = async { anyhow::Ok(self.connect(hands).await?.batch_execute("SELECT tenure.open_gate()").await?) };
+        let opening = async { anyhow::Ok(self.connect(hands).await?.batch_execute("SELECT tenure_internal.open_gate()").await?) };
         match tokio::time::timeout(STATEMENT, opening).await {
             Ok(Ok(())) => tracing::info!("Citus: distributed statements waited for {} ms", closed.since.elapsed().as_millis()),
             Ok(Err(why)) => tracing::info!("Citus: the gate was not opened and opens by itself: {why:#}"),

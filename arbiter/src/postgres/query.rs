@@ -108,6 +108,15 @@ impl ServerFacts {
     }
 }
 
+/// What the page in shared memory says of the fence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FenceSeen {
+    /// For how long this node leads yet and takes what begins now: as primary with an open fence, or a standby cluster with a closed one.
+    pub left: Option<Duration>,
+    /// For how long new transactions have waited at their commit because a planned change began.
+    pub draining_for: Option<Duration>,
+}
+
 /// What the extension has counted.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct FenceCounts {
@@ -249,6 +258,7 @@ pub struct LocalSql {
 struct Session {
     client: Arc<Client>,
     facts: Statement,
+    foreign: Statement,
 }
 
 impl LocalSql {
@@ -327,19 +337,21 @@ impl LocalSql {
 
     /// Runs statements without results.
     pub async fn execute(&self, statements: &str) -> Result<()> {
-        let session = self.session().await?;
+        let session = self.session_for(statements).await?;
         let done = answer(session.client.batch_execute(statements)).await;
         self.noting_loss(done).await
     }
 
-    /// For how long this node leads yet by its own page: as primary with an open fence, or a standby cluster with a closed one.
-    pub async fn fence_left(&self) -> Result<Option<Duration>> {
-        const LEFT: &str = "SELECT greatest(extract(epoch FROM deadline_left), 0)::float8 FROM tenure.lease() WHERE fence IN ('open', 'draining') OR pg_is_in_recovery() AND deadline_left IS NOT NULL";
-        let session = self.session().await?;
-        let asked = answer(session.client.query_opt(LEFT, &[])).await;
+    /// What this node's own page says of its fence.
+    pub async fn fence(&self) -> Result<FenceSeen> {
+        const FENCE: &str = "SELECT CASE WHEN fence = 'open' OR pg_is_in_recovery() THEN greatest(extract(epoch FROM deadline_left), 0)::float8 END, \
+            extract(epoch FROM draining_for)::float8 FROM tenure.lease()";
+        let session = self.session_of_ours().await?;
+        let asked = answer(session.client.query_one(FENCE, &[])).await;
         let row = self.noting_loss(asked).await.context("ask for the fence")?;
-        let seconds: Option<f64> = row.map(|row| row.try_get(0)).transpose()?;
-        Ok(seconds.map(Duration::from_secs_f64))
+        let (left, draining_for): (Option<f64>, Option<f64>) = (row.try_get(0)?, row.try_get(1)?);
+        let span = |seconds: Option<f64>| seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        Ok(FenceSeen { left: span(left), draining_for: span(draining_for) })
     }
 
     /// Sends a notification to whoever listens in this database; on a connection of its own, as it is a commit and may wait at the fence.
@@ -353,7 +365,7 @@ impl LocalSql {
         const COUNTS: &str = "SELECT json_build_object('waited', commits_waited, 'refused', commits_refused, 'cut', commits_cut,
             'timings', (SELECT json_object_agg(timing, told) FROM (SELECT timing, json_build_object('counts', json_agg(count ORDER BY at_most_seconds),
                 'seconds', max(total_seconds)) AS told FROM tenure.timings() GROUP BY timing) t))::text FROM tenure.lease()";
-        let session = self.session().await?;
+        let session = self.session_of_ours().await?;
         let asked = answer(session.client.query_one(COUNTS, &[])).await;
         let text: String = self.noting_loss(asked).await.context("ask the extension for its counts")?.try_get(0)?;
         serde_json::from_str(&text).context("understand the extension's counts")
@@ -385,21 +397,21 @@ impl LocalSql {
 
     /// Asks a question whose answer is yes or no.
     pub async fn ask(&self, question: &str) -> Result<bool> {
-        let session = self.session().await?;
+        let session = self.session_for(question).await?;
         let asked = answer(session.client.query_one(question, &[])).await;
         Ok(self.noting_loss(asked).await?.try_get(0)?)
     }
 
     /// Asks a question whose answer is a text.
     pub async fn text(&self, question: &str) -> Result<String> {
-        let session = self.session().await?;
+        let session = self.session_for(question).await?;
         let asked = answer(session.client.query_one(question, &[])).await;
         Ok(self.noting_loss(asked).await?.try_get(0)?)
     }
 
     /// Runs one statement with arguments in our session; gives how many rows came of it.
     pub async fn run(&self, statement: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        let session = self.session().await?;
+        let session = self.session_for(statement).await?;
         let done = answer(session.client.execute(statement, arguments)).await;
         self.noting_loss(done).await
     }
@@ -454,6 +466,24 @@ impl LocalSql {
         answer(client.batch_execute(statements)).await
     }
 
+    /// As [`LocalSql::session`], for a statement that may call functions of ours.
+    async fn session_for(&self, statement: &str) -> Result<Session> {
+        if statement.contains("tenure.") || statement.contains("tenure_internal.") {
+            self.session_of_ours().await
+        } else {
+            self.session().await
+        }
+    }
+
+    /// A session in which what goes by our names is known to be ours. Asked each time: the extension may be dropped, and its names be
+    /// taken, at any moment.
+    async fn session_of_ours(&self) -> Result<Session> {
+        let session = self.session().await?;
+        let asked = answer(session.client.query_opt(&session.foreign, &[])).await;
+        judge_foreign(self.noting_loss(asked).await.context("ask whose the functions of pg_tenure are")?)?;
+        Ok(session)
+    }
+
     async fn session(&self) -> Result<Session> {
         let mut held = self.session.lock().await;
         if let Some(session) = held.as_ref().filter(|session| !session.client.is_closed()) {
@@ -462,7 +492,8 @@ impl LocalSql {
         *held = None;
         let client = connect(&self.config(), "").await?;
         let facts = answer(client.prepare(FACTS)).await.context("prepare the question for the server's state")?;
-        let session = Session { client: Arc::new(client), facts };
+        let foreign = answer(client.prepare(FOREIGN)).await.context("prepare the question whose the functions of pg_tenure are")?;
+        let session = Session { client: Arc::new(client), facts, foreign };
         *held = Some(session.clone());
         Ok(session)
     }
@@ -485,6 +516,48 @@ impl LocalSql {
         result
     }
 }
+
+/// What goes by our names in this database and is not ours; an empty text where there is nothing by them.
+const FOREIGN: &str = "SELECT what FROM (
+    SELECT 'schema ' || n.nspname AS what FROM pg_catalog.pg_namespace n
+    WHERE n.nspname IN ('tenure', 'tenure_internal') AND (NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = n.nspowner)
+        OR NOT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+            WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid = n.oid
+            AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e' AND e.extname = 'pg_tenure'))
+    UNION ALL
+    SELECT 'function ' || p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname IN ('tenure', 'tenure_internal') AND NOT (
+        p.prolang = (SELECT l.oid FROM pg_catalog.pg_language l WHERE l.lanname = 'c') AND p.probin = '$libdir/pg_tenure'
+        AND (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.oid = p.proowner)
+        AND EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+            WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+            AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e' AND e.extname = 'pg_tenure'))
+    UNION ALL
+    SELECT '' WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname = 'pg_tenure')
+        OR (SELECT count(*) FROM pg_catalog.pg_namespace n WHERE n.nspname IN ('tenure', 'tenure_internal')) < 2
+    ) AS found ORDER BY what DESC LIMIT 1";
+
+/// Demands that whatever is found in this database by our names is ours: functions in C from our library, of a superuser and of
+/// the extension. Otherwise who owns a database, and made a schema of that name before the extension was made, would have functions
+/// of theirs called by a superuser. Asked of the catalogs by their full names, before anything of ours is called.
+pub async fn demand_ours(client: &Client) -> Result<()> {
+    judge_foreign(answer(client.query_opt(FOREIGN, &[])).await.context("ask whose the functions of pg_tenure are")?)
+}
+
+fn judge_foreign(found: Option<tokio_postgres::Row>) -> Result<()> {
+    match found.map(|row| row.try_get::<_, String>(0)).transpose()? {
+        None => Ok(()),
+        Some(nothing) if nothing.is_empty() => Err(anyhow::Error::new(ExtensionMissing)),
+        Some(what) => bail!(
+            "{what} is not pg_tenure's own, so none of its functions is called here; hint: look whose it is, drop or rename it, and run CREATE EXTENSION pg_tenure"
+        ),
+    }
+}
+
+/// The extension was never made in this database, or somebody dropped it.
+#[derive(Debug, thiserror::Error)]
+#[error("the extension pg_tenure is not there")]
+pub struct ExtensionMissing;
 
 /// The server takes no sessions yet, or no more: it starts, recovers from a crash, or shuts down. None of its own serves then.
 pub fn is_starting(error: &anyhow::Error) -> bool {

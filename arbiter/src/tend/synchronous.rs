@@ -143,7 +143,7 @@ async fn confirm(hands: &Hands, trust: &Trust, goal: &Goal) -> Result<bool> {
 /// the postmaster has told all of its children is known once a second reload is seen to have begun.
 async fn in_force(hands: &Hands, setting: &Setting, deadline: Instant) -> Result<Option<Lsn>> {
     hands.sql.reload_and_see().await?;
-    while hands.sql.ask("SELECT tenure.standbys_awaited()").await? != (setting.count > 0) {
+    while hands.sql.ask("SELECT tenure_internal.standbys_awaited()").await? != (setting.count > 0) {
         if Instant::now() > deadline {
             return Ok(None);
         }
@@ -201,7 +201,7 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setti
     let must = rules.strict || !own.voters.is_empty();
     let patience = if must { CONFIRM_PATIENCE } else { PROMOTION_PATIENCE };
     let deadline = Instant::now() + patience;
-    while !hands.sql.ask("SELECT tenure.standbys_awaited()").await? {
+    while !hands.sql.ask("SELECT tenure_internal.standbys_awaited()").await? {
         if Instant::now() > deadline {
             anyhow::ensure!(!must, "the server does not take synchronous_standby_names '{setting}'");
             tracing::warn!("the checkpointer is busy: the first commits may not wait for a standby");

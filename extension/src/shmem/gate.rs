@@ -6,7 +6,7 @@ use cluster::time::Moment;
 use pgrx::pg_sys;
 use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 /// What a distributed statement does, and the most that a transaction has done so far.
@@ -24,6 +24,8 @@ pub enum Work {
 pub struct Gate {
     /// Until when statements wait; 0: they don't.
     closed_until_ns: AtomicU64,
+    /// The backend that closed it.
+    closed_by: AtomicI32,
     /// Reads wait too.
     holds_reads: AtomicU32,
     /// Transactions under way that have read and not written; only those of clients are counted.
@@ -112,8 +114,10 @@ impl Page {
         }
     }
 
-    /// Arbiter: distributed statements wait until then, reads too where `reads` says so. Closing it again moves the end.
-    pub fn close_gate(&self, until: Moment, reads: bool) {
+    /// Arbiter: distributed statements wait until then, reads too where `reads` says so, or until the session `pid` ends. Closing it
+    /// again moves the end.
+    pub fn close_gate(&self, until: Moment, reads: bool, pid: i32) {
+        self.gate.closed_by.store(pid, SeqCst);
         self.gate.holds_reads.store(reads.into(), SeqCst);
         self.gate.closed_until_ns.store(until.as_nanos(), SeqCst);
     }
@@ -125,6 +129,13 @@ impl Page {
             self.gate.broadcast();
         }
         was_closed
+    }
+
+    /// The session `pid` ends, and whom it held goes on.
+    pub fn open_gate_of(&self, pid: i32) {
+        if self.gate.closed_by.compare_exchange(pid, 0, SeqCst, SeqCst).is_ok() {
+            self.open_gate();
+        }
     }
 
     /// Arbiter: waits until transactions under way have ended, or until `limit`. Gives how many have not.

@@ -6,12 +6,27 @@ use super::{LONGEST_SLEEP, Page, boottime, wait};
 use cluster::fence::Mode;
 use cluster::time::Moment;
 use pgrx::pg_sys;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicI32, AtomicU64};
 use std::time::Duration;
 
 /// The longest request and the longest answer, in bytes.
 const MESSAGE_BYTES_MAX: usize = 8 * 1024;
+
+/// The bits of a request's number that say whose it is; a process id has 22 at most.
+const PID_BITS: u32 = 24;
+
+/// The number of the next request: counted on, with the process that asks in its low bits. So who holds the mailbox is known at the
+/// instant at which it is taken.
+fn next_request(last: u64, pid: i32) -> u64 {
+    let count = (last >> PID_BITS).wrapping_add(1) & u64::from(u32::MAX);
+    count << PID_BITS | u64::from(pid.cast_unsigned()) & ((1 << PID_BITS) - 1)
+}
+
+/// Who asks.
+fn requester(id: u64) -> i32 {
+    i32::try_from(id & ((1 << PID_BITS) - 1)).unwrap_or(0)
+}
 
 /// Whose turn it is at the mailbox; the low byte of its word, the request's number stands above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +65,6 @@ impl Turn {
 #[repr(C)]
 pub(super) struct Mailbox {
     word: AtomicU64,
-    requester_pid: AtomicI32,
     claimed_at_ns: AtomicU64,
     request_length: AtomicU64,
     answer_length: AtomicU64,
@@ -116,7 +130,7 @@ impl Mailbox {
         let word = self.word.load(SeqCst);
         let forgotten = || {
             let claimed_at = Moment::from_nanos(self.claimed_at_ns.load(SeqCst));
-            !alive(self.requester_pid.load(SeqCst)) || now.since(claimed_at) > FORGOTTEN_AFTER
+            !alive(requester(word >> 8)) || now.since(claimed_at) > FORGOTTEN_AFTER
         };
         let free = match Turn::of(word) {
             Turn::Idle => true,
@@ -124,12 +138,15 @@ impl Mailbox {
             // The worker's turn: it gives the mailbox back, or a new worker does.
             Turn::Working | Turn::Abandoned => false,
         };
-        let id = (word >> 8) + 1;
-        if !free || self.word.compare_exchange(word, Turn::Filling.word(id), SeqCst, SeqCst).is_err() {
+        if !free {
             return None;
         }
-        self.requester_pid.store(own_pid(), SeqCst);
+        // Before the word: whoever sees the word sees a time that is not older. Who does not get it has only made its holder's look younger.
         self.claimed_at_ns.store(now.as_nanos(), SeqCst);
+        let id = next_request(word >> 8, own_pid());
+        if self.word.compare_exchange(word, Turn::Filling.word(id), SeqCst, SeqCst).is_err() {
+            return None;
+        }
         Some(Claim { mailbox: self, id })
     }
 }

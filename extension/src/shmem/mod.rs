@@ -22,7 +22,7 @@ mod words;
 pub use events::Event;
 pub use gate::Work;
 pub use mailbox::AskError;
-pub use presence::{attach_arbiter, attach_worker, wake_arbiter, wake_worker};
+pub use presence::{attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_worker};
 pub use recovered::Recovered;
 pub use registration::register;
 
@@ -39,6 +39,9 @@ pub struct Page {
     mode: AtomicU32,
     deadline_ns: AtomicU64,
     draining_since_ns: AtomicU64,
+    draining_until_ns: AtomicU64,
+    /// The backend that began the drain; 0 where the worker did.
+    drain_pid: AtomicI32,
     term: AtomicI64,
     lease: AtomicI64,
     worker_pid: AtomicI32,

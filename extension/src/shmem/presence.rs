@@ -4,10 +4,13 @@ use super::{Page, page, page_if_any};
 use crate::guc;
 use cluster::time::Moment;
 use pgrx::pg_sys;
+use std::cell::Cell;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// This process' id.
-pub(super) fn own_pid() -> i32 {
+pub fn own_pid() -> i32 {
     // SAFETY: set once at process start.
     unsafe { pg_sys::MyProcPid }
 }
@@ -30,12 +33,32 @@ unsafe extern "C-unwind" fn detach_worker(_code: std::ffi::c_int, _arg: pg_sys::
     }
 }
 
-/// Backend: this session is the arbiter's, until it ends. Then a drain it asked for ends too, and the gate
-/// opens, so that an arbiter that dies in a switchover does not leave the primary's clients waiting.
+/// Backend: a drain that this session begins, and a gate that it closes, end with it: whoever dies in the middle of a planned change, or
+/// tried the function by hand, does not leave the primary's clients waiting.
+pub fn belongs_to_this_session() {
+    if !ENDS_WITH_US.replace(true) {
+        // SAFETY: the callback is guarded and touches atomics and condition variables that outlive us.
+        unsafe { pg_sys::before_shmem_exit(Some(end_what_is_ours), pg_sys::Datum::from(0)) };
+    }
+}
+
+thread_local! {
+    static ENDS_WITH_US: Cell<bool> = const { Cell::new(false) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn end_what_is_ours(_code: std::ffi::c_int, _arg: pg_sys::Datum) {
+    if let Some(page) = page_if_any() {
+        page.undrain_of(own_pid());
+        page.open_gate_of(own_pid());
+    }
+}
+
+/// Backend: this session is the arbiter's, until it ends.
 pub fn attach_arbiter() {
     let page = page();
     if page.arbiter_pid.swap(own_pid(), SeqCst) != own_pid() {
-        // SAFETY: the callback is guarded and touches atomics and a condition variable that outlives us.
+        // SAFETY: the callback is guarded and touches atomics.
         unsafe { pg_sys::before_shmem_exit(Some(detach_arbiter), pg_sys::Datum::from(0)) };
     }
     wake_worker();
@@ -46,8 +69,6 @@ unsafe extern "C-unwind" fn detach_arbiter(_code: std::ffi::c_int, _arg: pg_sys:
     if let Some(page) = page_if_any()
         && page.arbiter_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst).is_ok()
     {
-        page.undrain();
-        page.open_gate();
         wake_worker();
     }
 }
@@ -63,8 +84,12 @@ pub fn wake_worker() -> bool {
 pub fn wake_arbiter() {
     let Some(path) = guc::wake_socket() else { return };
     let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
+    let (Some(directory), Some(name)) = (Path::new(&path).parent(), Path::new(&path).file_name()) else { return };
+    // By its directory's descriptor, as a socket's path has at most 107 bytes.
+    let Ok(directory) = std::fs::File::open(directory) else { return };
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
     if socket.set_nonblocking(true).is_ok() {
-        let _ = socket.send_to(b"w", path);
+        let _ = socket.send_to(b"w", short);
     }
 }
 

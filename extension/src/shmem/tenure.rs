@@ -17,8 +17,12 @@ impl Page {
     pub fn fence(&self) -> FencePage {
         let mode = Mode::from_number(self.mode.load(SeqCst));
         let deadline = Moment::from_nanos(self.deadline_ns.load(SeqCst));
-        let draining_since = Moment::from_nanos(self.draining_since_ns.load(SeqCst));
-        FencePage { mode, deadline, draining_since }
+        let [draining_since, draining_until] = if mode == Mode::Draining {
+            [&self.draining_since_ns, &self.draining_until_ns].map(|moment| Moment::from_nanos(moment.load(SeqCst)))
+        } else {
+            [Moment::default(); 2]
+        };
+        FencePage { mode, deadline, draining_since, draining_until }
     }
 
     /// The mode alone.
@@ -77,7 +81,7 @@ impl Page {
 
     /// Worker: the cluster is to follow another one, and this server is primary still. True where the drain began now.
     pub fn drain_for_demotion(&self, now: Moment) -> bool {
-        let begun = self.drain(now);
+        let begun = self.drain(now, Moment::from_nanos(u64::MAX), 0);
         if begun {
             self.demoting.store(1, SeqCst);
         }
@@ -97,13 +101,16 @@ impl Page {
         (until != 0 && self.mode() == Mode::Closed).then(|| Moment::from_nanos(until))
     }
 
-    /// A switchover begins: transactions that began before `now` may end, others wait. False where the
-    /// page is not open.
-    pub fn drain(&self, now: Moment) -> bool {
+    /// A switchover begins: transactions that began before `now` may end, others wait, until `until` or until the session `pid` ends.
+    /// False where the page is not open.
+    pub fn drain(&self, now: Moment, until: Moment, pid: i32) -> bool {
+        self.end_overdue_drain(now);
         if self.mode() != Mode::Open {
             return false;
         }
         self.draining_since_ns.store(now.as_nanos(), SeqCst);
+        self.draining_until_ns.store(until.as_nanos(), SeqCst);
+        self.drain_pid.store(pid, SeqCst);
         self.mode.compare_exchange(Mode::Open as u32, Mode::Draining as u32, SeqCst, SeqCst).is_ok()
     }
 
@@ -114,6 +121,21 @@ impl Page {
             self.broadcast_renewed();
         }
         undrained
+    }
+
+    /// The session `pid` ends, and with it the drain that it began.
+    pub fn undrain_of(&self, pid: i32) {
+        if self.drain_pid.compare_exchange(pid, 0, SeqCst, SeqCst).is_ok() {
+            self.undrain();
+        }
+    }
+
+    /// A drain whose time is over holds nobody; this says so on the page too.
+    pub fn end_overdue_drain(&self, now: Moment) {
+        let fence = self.fence();
+        if fence.mode == Mode::Draining && !fence.drains(now) {
+            self.undrain();
+        }
     }
 
     /// Arbiter, in `failsafe_mode`: the leader can't reach etcd, and this node promises not to take its

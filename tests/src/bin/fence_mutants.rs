@@ -37,6 +37,9 @@ const RULE: &str = "cluster/src/fence.rs";
 const TENURE: &str = "extension/src/shmem/tenure.rs";
 const APPLY: &str = "extension/src/apply.rs";
 const REGISTRATION: &str = "extension/src/shmem/registration.rs";
+const UPSTREAM: &str = "extension/src/hold_back/upstream.rs";
+const BY_SQL: &str = "extension/src/hold_back/by_sql.rs";
+const PRESENCE: &str = "extension/src/shmem/presence.rs";
 const WORKER: &str = "extension/src/worker.rs";
 
 const MUTANTS: &[Mutant] = &[
@@ -178,6 +181,73 @@ const MUTANTS: &[Mutant] = &[
         from: "    raise_synchronous_commit();\n    let mut pending",
         to: "    let mut pending",
         stories: &[("fence_standby", "no_session_lowers_synchronous_commit_below_the_clusters_least")],
+    },
+    Mutant {
+        name: "named-since",
+        guard: "where standbys were named since the statement began too",
+        file: COMMIT,
+        from: "if below && (standbys_named() || standbys_awaited()) {",
+        to: "if below && standbys_named() {",
+        stories: &[("fence_standby", "one_long_call_waits_for_standbys_that_were_named_since_it_began")],
+    },
+    Mutant {
+        name: "outside",
+        guard: "what acts outside of its transaction is judged before it acts",
+        file: STATEMENT,
+        from: "                    admit(page, what, Began::WithItsTransaction);\n                }\n                false",
+        to: "                    let _ = (page, what);\n                }\n                false",
+        stories: &[
+            ("fence_outside", "databases_and_tablespaces_are_touched_inside_the_lease_only"),
+            ("fence_outside", "a_publisher_hears_nothing_of_what_is_refused"),
+        ],
+    },
+    Mutant {
+        name: "upstream-standbys",
+        guard: "a publisher hears of what the standbys have",
+        file: UPSTREAM,
+        from: "may_acknowledge_now() && flushed_by_standbys().is_none_or(|confirmed| confirmed >= end)",
+        to: "may_acknowledge_now() && flushed_by_standbys().is_none_or(|confirmed| confirmed <= end || confirmed > end)",
+        stories: &[("fence_logical", "a_subscription_confirms_upstream_only_what_the_standbys_have")],
+    },
+    Mutant {
+        name: "upstream-deadline",
+        guard: "and inside the lease only",
+        file: UPSTREAM,
+        from: "may_acknowledge_now() && flushed_by_standbys()",
+        to: "(may_acknowledge_now() || end > 0) && flushed_by_standbys()",
+        stories: &[("fence_logical", "a_subscription_confirms_upstream_inside_the_lease_only")],
+    },
+    Mutant {
+        name: "by-sql",
+        guard: "who reads a slot by SQL waits for the standbys",
+        file: BY_SQL,
+        from: "if decodes && !REFUSED.get() {",
+        to: "if decodes && REFUSED.get() {",
+        stories: &[("fence_logical", "who_reads_a_slot_by_sql_sees_no_commit_that_waits")],
+    },
+    Mutant {
+        name: "drain-time",
+        guard: "a drain ends after its time",
+        file: RULE,
+        from: "self.mode == Mode::Draining && now < self.draining_until",
+        to: "self.mode == Mode::Draining && now >= self.draining_since",
+        stories: &[("fence_commit", "a_drain_ends_with_its_time_and_with_its_session")],
+    },
+    Mutant {
+        name: "drain-session",
+        guard: "and with its session",
+        file: PRESENCE,
+        from: "        page.undrain_of(own_pid());\n",
+        to: "",
+        stories: &[("fence_commit", "a_drain_ends_with_its_time_and_with_its_session")],
+    },
+    Mutant {
+        name: "gate-session",
+        guard: "a closed gate ends with its session",
+        file: PRESENCE,
+        from: "        page.open_gate_of(own_pid());\n",
+        to: "",
+        stories: &[("fence_gate", "who_waits_at_the_gate_can_be_cancelled_and_the_gate_opens_by_itself")],
     },
     Mutant {
         name: "restore",
