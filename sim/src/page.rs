@@ -33,7 +33,12 @@ impl Page {
     }
 
     pub fn fence(&self) -> fence::Page {
-        fence::Page { mode: self.mode, deadline: self.deadline, draining_since: self.draining_since, draining_until: Moment(Duration::MAX) }
+        fence::Page {
+            mode: self.mode,
+            deadline: self.deadline,
+            draining_since: self.draining_since,
+            draining_until: Moment(std::time::Duration::MAX),
+        }
     }
 
     pub fn open(&mut self, term: i64, lease: i64, deadline: Moment) {
