@@ -383,6 +383,10 @@ async fn stop(hands: &Hands, view: &ClusterView) -> Result<Done> {
     let bound = Duration::from_secs(5);
     let given_back = tokio::time::timeout(bound, async {
         let view = hands.etcd.load_view().await?;
+        if let Some(other) = hands.lease.in_use(&view) {
+            tracing::warn!("nothing is given back: {other}");
+            return Ok(());
+        }
         if let Some(leader) = view.leader_if(&hands.config.name) {
             hands.etcd.release_leader(leader).await?;
         }

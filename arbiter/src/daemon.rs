@@ -13,6 +13,7 @@ use crate::snapshot::{Command, Node, Snapshot};
 use crate::{bootstrap, logging, postgres, rest, settings};
 use anyhow::{Context, Result, anyhow};
 use cluster::duty::{self, Duty};
+use cluster::instance::InUse;
 use cluster::lease;
 use cluster::local::Postgres;
 use cluster::member::{MemberRole, MemberState};
@@ -136,6 +137,8 @@ struct Daemon {
     not_before: Option<Instant>,
     told: Option<Decision<Duty>>,
     told_etcd: bool,
+    /// Another instance goes by our name, and that was said.
+    told_in_use: bool,
     /// Copies that failed, in a row.
     failures: u32,
     /// A new copy was asked for while one was under way.
@@ -163,6 +166,7 @@ impl Daemon {
             not_before: None,
             told: None,
             told_etcd: false,
+            told_in_use: false,
             failures: 0,
             reinit_owed: false,
             look_owed: false,
@@ -257,8 +261,7 @@ impl Daemon {
     }
 
     /// etcd was read for the first time: may this node be what its file says?
-    fn met_etcd(&mut self) -> Result<()> {
-        self.hands.lease.clash(&self.view)?;
+    fn met_etcd(&mut self) {
         // A planned restart outlives the arbiter that took it: it stands in the member key.
         let own = self.view.members.get(&self.hands.config.name).and_then(|entry| entry.member.other.get("scheduled_restart"));
         self.memory.scheduled_restart = own.and_then(|plan| serde_json::from_value(plan.clone()).ok());
@@ -266,7 +269,25 @@ impl Daemon {
             // An arbiter before us may have promised something that we know nothing of.
             self.hands.promise.extend(crate::failsafe::boottime() + self.view.config().timing().ttl);
         }
-        Ok(())
+    }
+
+    /// Another instance goes by our name: what stands in etcd under it is not of this node, so neither key nor server is
+    /// touched, but for a stop that was asked for. Looked at again until that key has run out.
+    fn keep_out(&mut self, other: &InUse) {
+        if !self.told_in_use {
+            tracing::error!("{other}");
+            self.told_in_use = true;
+        }
+        self.hands.lease.keep_out();
+        let mut view = ClusterView::clone(&self.view);
+        view.leader = view.leader.filter(|leader| leader.name != self.hands.config.name);
+        self.view = Arc::new(view);
+        self.view_at = None;
+    }
+
+    /// The last look found another instance under our name.
+    fn kept_out(&self) -> bool {
+        self.told_in_use
     }
 
     async fn turn(&mut self, wake_up: WakeUp, show: &watch::Sender<Snapshot>) -> Result<Turn> {
@@ -326,12 +347,17 @@ impl Daemon {
         let read = self.read_etcd().await;
         let fresh = match read {
             Err(why) if first => return self.before_etcd(why, show).await,
-            Ok(()) if first => match self.met_etcd() {
-                Ok(()) => true,
-                Err(clash) => return Ok(Turn::Fail(clash)),
-            },
             read => read.is_ok(),
         };
+        let in_use = if fresh { self.hands.lease.in_use(&self.view) } else { None };
+        match in_use {
+            // Waits for no key: this file names another address than the node of this name has.
+            Some(clash @ InUse::Elsewhere { .. }) if first => return Ok(Turn::Fail(clash.into())),
+            Some(other) => self.keep_out(&other),
+            None if first => self.met_etcd(),
+            None => self.told_in_use = false,
+        }
+        let fresh = fresh && !self.kept_out();
         self.memory.in_surgery =
             matches!(&self.procedure, Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. })));
         let mut seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;

@@ -4,14 +4,16 @@
 //! Never while the server serves: a server whose lease worker hangs must lose its lease.
 
 use crate::config::NodeConfig;
+use crate::failsafe::boottime;
 use crate::settings;
 use cluster::described::Described;
+use cluster::instance::{self, Claim, InUse, Instance};
 use cluster::leader::LeaseId;
 use cluster::lease;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
-use cluster::name::MemberName;
 use cluster::view::ClusterView;
-use dcs::{Dcs, Error, Etcd, Grant};
+use dcs::lease::{self as leases, Held, NoLease};
+use dcs::{Dcs, Error, Etcd};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -33,13 +35,6 @@ pub struct Word {
     pub reason: Option<String>,
 }
 
-/// The lease as the arbiter knows it.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    grant: Grant,
-    until: Instant,
-}
-
 /// Keeps the lease while told to.
 pub struct NodeLease {
     etcd: Arc<Etcd>,
@@ -48,16 +43,8 @@ pub struct NodeLease {
     wanted: watch::Sender<Option<Word>>,
     described: Mutex<Described>,
     changed: Arc<Notify>,
-}
-
-/// The name is taken by another node.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the name {name} is in use by the node at {other}: give this node another name; if that node is gone, its key runs out within its TTL"
-)]
-pub struct NameClash {
-    name: MemberName,
-    other: String,
+    /// Which instance goes by the node's name here.
+    instance: Option<Instance>,
 }
 
 impl NodeLease {
@@ -65,6 +52,7 @@ impl NodeLease {
     pub fn new(etcd: Arc<Etcd>, config: Arc<NodeConfig>, changed: Arc<Notify>) -> NodeLease {
         NodeLease {
             etcd,
+            instance: dcs::instance::here(&config.postgres.data_dir),
             config: Mutex::new(config),
             held: Mutex::new(None),
             wanted: watch::Sender::new(None),
@@ -90,12 +78,12 @@ impl NodeLease {
 
     /// Until when the lease counts.
     pub fn until(&self) -> Option<Instant> {
-        self.current().map(|held| held.until)
+        self.current().map(|held| Instant::now() + held.deadline.since(boottime()))
     }
 
     fn current(&self) -> Option<Held> {
         let held = *self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.filter(|held| Instant::now() < held.until)
+        held.filter(|held| boottime() < held.deadline)
     }
 
     fn hold(&self, held: Option<Held>) {
@@ -127,13 +115,15 @@ impl NodeLease {
         self.wanted.borrow().is_some()
     }
 
-    /// Is the name in use by another node, as this view shows?
-    pub fn clash(&self, view: &ClusterView) -> Result<(), NameClash> {
-        let Some(entry) = view.members.get(&self.config().name) else { return Ok(()) };
-        if entry.member.conn_url == self.member(None).conn_url {
-            return Ok(());
-        }
-        Err(NameClash { name: self.config().name.clone(), other: entry.member.conn_url.clone() })
+    /// Is the name in use by another instance, as this view shows?
+    pub fn in_use(&self, view: &ClusterView) -> Option<InUse> {
+        instance::in_use(view, &self.config().name, &self.member(None), self.lease())
+    }
+
+    /// Another instance goes by the name: what is held is not counted on, and nothing is written.
+    pub fn keep_out(&self) {
+        self.speak(None);
+        self.hold(None);
     }
 
     fn member(&self, word: Option<&Word>) -> Member {
@@ -141,11 +131,13 @@ impl NodeLease {
             Ok(member) => member,
             Err(why) => unreachable!("settings::member() writes every field that a member needs: {why}"),
         };
+        member.tenure = Some(TenureFacts { instance: self.instance.clone(), ..TenureFacts::default() });
         if let Some(word) = word {
             member.state = word.state.clone();
             member.role = word.role.clone();
             member.tenure = Some(TenureFacts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                instance: self.instance.clone(),
                 arbiter: true,
                 progress_percent: word.progress_percent,
                 reason: word.reason.clone(),
@@ -158,25 +150,14 @@ impl NodeLease {
 
     /// Renews once, now, and says whether the lease counts: what a promotion rests on.
     pub async fn confirm(&self, view: &ClusterView) -> bool {
-        let Some(lease) = view.lease_of(&self.config().name) else { return false };
-        match self.adopt(lease).await {
-            Ok(held) => {
-                self.hold(Some(held));
+        let Ok(Claim::Own { lease, .. }) = instance::claim(view, &self.config().name, &self.member(None)) else { return false };
+        match leases::renew(&*self.etcd, boottime, lease).await {
+            Ok(renewed) => {
+                self.hold(Some(renewed.held));
                 true
             }
             Err(_) => false,
         }
-    }
-
-    async fn adopt(&self, lease: LeaseId) -> Result<Held, Error> {
-        let known = self.current().filter(|held| held.grant.lease == lease).map(|held| held.grant);
-        let grant = match known {
-            Some(grant) => grant,
-            None => self.etcd.find_lease(lease).await?,
-        };
-        let sent = Instant::now();
-        self.etcd.renew(lease).await?;
-        Ok(Held { grant, until: sent + grant.ttl.saturating_sub(lease::drift_margin(grant.ttl)) })
     }
 
     /// Keeps the lease for as long as the future is polled.
@@ -206,9 +187,9 @@ impl NodeLease {
     }
 
     /// Renews or gets the lease and keeps the word in the member key up to date.
-    async fn tend(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Duration, Error> {
+    async fn tend(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Duration, NoLease> {
         let held = match self.current() {
-            Some(held) => self.adopt(held.grant.lease).await,
+            Some(held) => leases::renew(&*self.etcd, boottime, held.grant.lease).await.map(|renewed| renewed.held),
             None => Err(Error::LeaseGone),
         };
         let held = match held {
@@ -229,29 +210,14 @@ impl NodeLease {
     }
 
     /// The lease under our name, or a new one with the member key on it.
-    async fn acquire(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Held, Error> {
-        let view = self.etcd.load_view().await?;
-        if let Err(why) = self.clash(&view) {
-            return Err(Error::Refused(why.to_string()));
-        }
-        let entry = view.members.get(&self.config().name);
-        if let Some(entry) = entry.filter(|entry| entry.lease != LeaseId::NONE) {
-            match self.adopt(entry.lease).await {
-                Err(Error::LeaseGone) => {}
-                other => return other,
-            }
-        }
-        let sent = Instant::now();
-        let ttl = if view.config.is_some() { view.config().timing().ttl } else { self.first_ttl() };
-        let grant = self.etcd.grant(ttl).await?;
-        let judged = entry.map_or(0, |entry| entry.revision);
+    async fn acquire(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Held, NoLease> {
         let member = self.member(Some(word));
-        if let Err(why) = self.etcd.write_member(&self.config().name, &member, grant.lease, Some(judged)).await {
-            let _ = self.etcd.revoke(grant.lease).await;
-            return Err(why);
+        let ttl = |view: &ClusterView| if view.config.is_some() { view.config().timing().ttl } else { self.first_ttl() };
+        let acquired = leases::acquire(&*self.etcd, boottime, &self.config().name, &member, ttl).await?;
+        if acquired.is_new {
+            *said = Some((member, acquired.held.grant.lease));
         }
-        *said = Some((member, grant.lease));
-        Ok(Held { grant, until: sent + grant.ttl.saturating_sub(lease::drift_margin(grant.ttl)) })
+        Ok(acquired.held)
     }
 
     /// Before there is a configuration in etcd: the one this node would found the cluster with.

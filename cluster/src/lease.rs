@@ -10,6 +10,38 @@ pub const TTL_MINIMUM: Duration = Duration::from_secs(3);
 /// The longest: a day, the most that the extension's setting `tenure.ttl` takes.
 pub const TTL_MAXIMUM: Duration = Duration::from_secs(86_400);
 
+/// Where etcd stood when a member of it answered: the header of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Which cluster of etcd.
+    pub cluster: u64,
+    /// The raft term of the last entry that the member had applied.
+    pub raft_term: u64,
+}
+
+/// Does a keep-alive's answer count, given the answer to a linearizable read that was sent after it was heard?
+///
+/// By itself it does not: whoever thinks it leads etcd answers a keep-alive without asking anybody (3.4 before 3.4.31,
+/// 3.5 before 3.5.13), while the leader that was elected meanwhile lets the lease run out by its own count. The
+/// argument, whichever members answered:
+///
+/// * A member lets leases run out only as leader, and begins to count them, each in full, when it applies the first
+///   entry of its own raft term. Until then it knows no time for them.
+/// * The read is linearizable: a majority confirmed its leader after it was sent, and it shows every entry that was
+///   committed before. So its term is at least that of every leader that had begun to count when the read was sent.
+/// * The header of the keep-alive's answer is written before the lease is looked at. Its term is one that this member
+///   has applied an entry of. Whoever led in an older term has heard of its end before it applies such an entry, and who
+///   passes the question on passes it to the leader of that term or a later one. So the member that renewed the lease
+///   had begun to count in a raft term not older than the one in the header.
+/// * Where both terms are the same, nobody of a later term had begun to count when the read was sent, which was
+///   after the keep-alive was sent. Whoever begins later begins with the full TTL. So etcd lets the lease go one TTL
+///   after the keep-alive was sent at the earliest: the deadline that [`deadline`] counts from that moment comes first.
+///
+/// A grant needs no such proof: it is an entry itself, committed after it was sent, and who counts begins after that.
+pub fn counts(kept: Standing, read_after: Standing) -> bool {
+    kept == read_after
+}
+
 /// Renew this often: a quarter of the TTL leaves three further tries before the deadline.
 pub fn renew_every(ttl: Duration) -> Duration {
     ttl / 4
@@ -52,6 +84,17 @@ mod tests {
             let etcd = Duration::from_millis(travel_ms) + ttl;
             prop_assert!(in_true_time < etcd);
         }
+    }
+
+    #[test]
+    fn a_keep_alive_counts_under_the_term_of_the_read_after_it() {
+        let at = |cluster, raft_term| Standing { cluster, raft_term };
+        assert!(counts(at(1, 5), at(1, 5)));
+        // A leader was elected since: perhaps it was the one before that answered.
+        assert!(!counts(at(1, 5), at(1, 6)));
+        // No member of one etcd says so after the other.
+        assert!(!counts(at(1, 6), at(1, 5)));
+        assert!(!counts(at(1, 5), at(2, 5)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod described;
 pub mod failover;
 pub mod hba;
 pub mod history;
+pub mod instance;
 pub mod leader;
 pub mod member;
 pub mod parameter;

@@ -1,5 +1,6 @@
 //! What one node says of itself: the value of `members/<name>` and its tags.
 
+use crate::instance::Instance;
 use crate::leader::LeaseId;
 use crate::lsn::Lsn;
 use crate::name::Timeline;
@@ -238,6 +239,9 @@ pub struct TenureFacts {
     /// pg_tenure's own version.
     #[serde(default)]
     pub version: String,
+    /// Which instance goes by the member's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
     /// An arbiter is attached to this server, so it can be promoted.
     #[serde(default)]
     pub arbiter: bool,
@@ -291,6 +295,11 @@ impl Member {
     /// Host and port of `proxy_url`: the connection pooler beside this member's Postgres.
     pub fn proxy(&self) -> Option<(String, u16)> {
         host_port(self.other.get("proxy_url")?.as_str()?)
+    }
+
+    /// Which instance wrote this; None for another program's key, or an older version's.
+    pub fn instance(&self) -> Option<&Instance> {
+        self.tenure.as_ref()?.instance.as_ref()
     }
 
     /// Postgres runs and takes connections.

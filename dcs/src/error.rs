@@ -6,6 +6,9 @@ pub enum Error {
     /// No endpoint gave an answer: nothing is known, not even whether a write happened.
     #[error("etcd can't be reached: {0}")]
     Unreachable(String),
+    /// A member of etcd answered, but it may be one that leads no more: nothing is known.
+    #[error("etcd's answer does not count: {0}")]
+    Unproven(&'static str),
     /// What was judged is no longer so; nothing was written. Read again.
     #[error("{0} changed meanwhile")]
     Lost(&'static str),
@@ -23,4 +26,11 @@ pub enum Error {
     /// etcd refuses: wrong credentials, missing rights, or a request it does not take.
     #[error("etcd refuses: {0}")]
     Refused(String),
+}
+
+impl Error {
+    /// Nothing is known, not even whether what was asked for was done, or will be yet. Never to be acted on as a no.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Error::Unreachable(_) | Error::Unproven(_))
+    }
 }

@@ -4,12 +4,13 @@ use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
 use crate::key::Keys;
 use crate::trouble::{self, Login};
-use crate::{Dcs, Grant, HandOver, Result};
+use crate::{Dcs, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
+use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
@@ -269,6 +270,12 @@ async fn connect(url: &str, options: ConnectOptions) -> std::result::Result<Clie
     Box::pin(Client::connect([url], Some(options))).await
 }
 
+/// Where the member stood that answered. Every answer of etcd's says so.
+fn standing(header: Option<&etcd_client::ResponseHeader>) -> Result<Standing> {
+    let header = header.ok_or(Error::Unproven("it has no header"))?;
+    Ok(Standing { cluster: header.cluster_id(), raft_term: header.raft_term() })
+}
+
 pub(crate) fn on(lease: LeaseId) -> Option<PutOptions> {
     Some(PutOptions::new().with_lease(lease.0))
 }
@@ -290,16 +297,34 @@ impl Dcs for Etcd {
         Ok(Grant { lease: LeaseId(answer.id()), ttl: Duration::from_secs(granted) })
     }
 
-    async fn find_lease(&self, lease: LeaseId) -> Result<Grant> {
-        let answer = self.call(|mut client| async move { client.lease_time_to_live(lease.0, None).await }).await?;
-        match u64::try_from(answer.granted_ttl()) {
-            Ok(granted) if answer.ttl() > 0 && granted > 0 => Ok(Grant { lease, ttl: Duration::from_secs(granted) }),
+    async fn keep_alive(&self, lease: LeaseId) -> Result<KeepAlive> {
+        let ask = |mut client: Client| async move {
+            // The library keeps the first answer's header to itself, so it is asked once more on the same stream. The stream
+            // ends with this call: no late answer can be taken for that to a later question.
+            let (mut keeper, mut answers) = client.lease_keep_alive(lease.0).await?;
+            keeper.keep_alive().await?;
+            answers.message().await?.ok_or_else(|| etcd_client::Error::LeaseKeepAliveError("the stream has ended".to_owned()))
+        };
+        let answer = self.call(ask).await?;
+        match u64::try_from(answer.ttl()) {
+            Ok(ttl) if ttl > 0 => Ok(KeepAlive { grant: Grant { lease, ttl: Duration::from_secs(ttl) }, at: standing(answer.header())? }),
             _ => Err(Error::LeaseGone),
         }
     }
 
-    async fn renew(&self, lease: LeaseId) -> Result<()> {
-        self.call(|mut client| async move { client.lease_keep_alive(lease.0).await.map(drop) }).await
+    async fn look_at_leader(&self) -> Result<LeaderLook> {
+        let key = self.keys.leader();
+        let key = key.as_str();
+        let answer = self.call(|mut client: Client| async move { client.get(key, None).await }).await?;
+        let leader = answer.kvs().first().and_then(|kv| {
+            let name = MemberName::new(kv.value_str().ok()?).ok()?;
+            Some(Leader { name, lease: LeaseId(kv.lease()), term: Term(kv.mod_revision()) })
+        });
+        Ok(LeaderLook { leader, at: standing(answer.header())? })
+    }
+
+    async fn is_in_use(&self, lease: LeaseId) -> Result<bool> {
+        self.read_all(|_, raws| raws.filter(|raw| raw.lease == lease.0).count() > 0).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {

@@ -9,7 +9,9 @@ mod citus;
 pub mod codec;
 pub mod error;
 pub mod etcd;
+pub mod instance;
 pub mod key;
+pub mod lease;
 pub mod memory;
 mod trouble;
 pub mod watch;
@@ -22,6 +24,7 @@ use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
+use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
@@ -41,6 +44,24 @@ pub struct Grant {
     pub lease: LeaseId,
     /// How long it lives from each renewal. etcd may have raised what was asked for.
     pub ttl: Duration,
+}
+
+/// A keep-alive's answer, before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// The lease.
+    pub grant: Grant,
+    /// Where the member of etcd stood that answered.
+    pub at: Standing,
+}
+
+/// The leader key as read linearizably.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaderLook {
+    /// Who holds it.
+    pub leader: Option<Leader>,
+    /// Where the member of etcd stood that answered.
+    pub at: Standing,
 }
 
 /// Who takes over in [`Dcs::hand_over`], and what is written with it.
@@ -70,10 +91,12 @@ pub trait Dcs: Send + Sync {
 
     /// Asks for a new lease.
     fn grant(&self, ttl: Duration) -> impl Future<Output = Result<Grant>> + Send;
-    /// Looks a lease up that is known by its id only.
-    fn find_lease(&self, lease: LeaseId) -> impl Future<Output = Result<Grant>> + Send;
-    /// Renews a lease; [`Error::LeaseGone`] is a fact. Read the clock before the call.
-    fn renew(&self, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
+    /// Asks for the lease to be renewed. The answer alone is no fact, neither yes nor [`Error::LeaseGone`]: [`lease::renew`].
+    fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<KeepAlive>> + Send;
+    /// Reads the leader key, linearizably.
+    fn look_at_leader(&self) -> impl Future<Output = Result<LeaderLook>> + Send;
+    /// Does any key of the cluster hang on the lease? Read linearizably.
+    fn is_in_use(&self, lease: LeaseId) -> impl Future<Output = Result<bool>> + Send;
     /// Gives a lease back, with all keys on it.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
 

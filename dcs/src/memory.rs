@@ -2,18 +2,20 @@
 //! clock in the test's hand.
 //!
 //! Leases live by etcd's rules: whole seconds with a least TTL, renewed to their full TTL, expired only
-//! when a scan looks, extended in full when etcd changes its leader. Each write has the guards of `etcd.rs`.
+//! when a scan looks, extended in full when etcd changes its leader. Each write has the guards of `etcd.rs`. A leader of
+//! before can be asked, too: it answers keep-alives as etcd 3.4.23 does, without asking anybody ([`Memory::asked_of_deposed`]).
 //! [`Memory::next_fate`] loses requests and answers; a caller with a network of its own delays them.
 
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
 use crate::key::Keys;
-use crate::{Dcs, Grant, HandOver, Result};
+use crate::{Dcs, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
+use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
@@ -69,6 +71,11 @@ struct State {
     leases: BTreeMap<i64, Lease>,
     next_lease: i64,
     fates: VecDeque<Fate>,
+    raft_term: u64,
+    /// The leases that the leader before this one knew, while it may still believe that it leads.
+    deposed: Option<(u64, BTreeMap<i64, Lease>)>,
+    /// The call that is being answered reached that leader.
+    asks_deposed: bool,
 }
 
 /// One compared key of a guard.
@@ -102,6 +109,9 @@ impl Memory {
             leases: BTreeMap::new(),
             next_lease: 1000,
             fates: VecDeque::new(),
+            raft_term: 2,
+            deposed: None,
+            asks_deposed: false,
         };
         Memory { keys, state: Mutex::new(state) }
     }
@@ -147,12 +157,33 @@ impl Memory {
     /// leader looked for expired leases is passed over.
     pub fn change_leader(&self, now: Duration) {
         let mut state = self.state();
+        state.deposed = Some((state.raft_term, state.leases.clone()));
+        state.raft_term += 1;
         state.now = state.now.max(now);
         state.scanned = state.now;
         let now = state.now;
         for lease in state.leases.values_mut() {
             lease.until = now + lease.ttl;
         }
+    }
+
+    /// The leader of before has learned that it leads no more.
+    pub fn deposed_knows(&self) {
+        self.state().deposed = None;
+    }
+
+    /// Is there a leader of before that does not know yet?
+    pub fn has_deposed(&self) -> bool {
+        self.state().deposed.is_some()
+    }
+
+    /// The same call, where it reaches the leader of before: keep-alives are answered by what that one knows, under its
+    /// raft term, and change nothing; everything else needs a majority, which it does not have.
+    pub fn asked_of_deposed<T>(&self, ask: impl FnOnce(&Memory) -> Result<T>) -> Result<T> {
+        self.state().asks_deposed = true;
+        let answer = ask(self);
+        self.state().asks_deposed = false;
+        answer
     }
 
     /// When a lease runs out by etcd's clock, if it is there.
@@ -173,6 +204,9 @@ impl Memory {
     fn call<T>(&self, mut ask: impl FnMut(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.state();
         let lost = |what: &str| Err(Error::Unreachable(format!("the {what} was lost")));
+        if state.asks_deposed {
+            return Err(Error::Unreachable("this member of etcd has no majority".to_owned()));
+        }
         match state.fates.pop_front().unwrap_or(Fate::Answered) {
             Fate::Answered => ask(&mut state),
             Fate::RequestLost => lost("request"),
@@ -209,6 +243,10 @@ fn put(key: String, value: Vec<u8>) -> Write {
 }
 
 impl State {
+    fn standing(&self) -> Standing {
+        Standing { cluster: 1, raft_term: self.raft_term }
+    }
+
     fn drop_lease(&mut self, id: i64) {
         self.leases.remove(&id);
         let before = self.keys.len();
@@ -278,21 +316,39 @@ impl Dcs for Memory {
         })
     }
 
-    async fn find_lease(&self, lease: LeaseId) -> Result<Grant> {
-        self.call(|state| {
-            let found = state.leases.get(&lease.0).filter(|found| found.until.saturating_sub(state.now).as_secs() > 0);
-            found.map(|found| Grant { lease, ttl: found.ttl }).ok_or(Error::LeaseGone)
-        })
-    }
-
-    async fn renew(&self, lease: LeaseId) -> Result<()> {
+    async fn keep_alive(&self, lease: LeaseId) -> Result<KeepAlive> {
+        let state = self.state();
+        if state.asks_deposed {
+            let (raft_term, leases) = state.deposed.as_ref().ok_or(Error::Unreachable("no leader".to_owned()))?;
+            // It knows no lease as gone that it let go by its own count: its word for that needs a majority.
+            let known = leases.get(&lease.0).ok_or(Error::LeaseGone)?;
+            let at = Standing { cluster: 1, raft_term: *raft_term };
+            return Ok(KeepAlive { grant: Grant { lease, ttl: known.ttl }, at });
+        }
+        drop(state);
         self.call(|state| {
             let now = state.now;
             // A lease whose time is up but that no scan has found is not renewed, as in etcd.
             let found = state.leases.get_mut(&lease.0).filter(|found| found.until > now).ok_or(Error::LeaseGone)?;
             found.until = now + found.ttl;
-            Ok(())
+            let ttl = found.ttl;
+            Ok(KeepAlive { grant: Grant { lease, ttl }, at: state.standing() })
         })
+    }
+
+    async fn look_at_leader(&self) -> Result<LeaderLook> {
+        let key = self.keys.leader();
+        self.call(|state| {
+            let leader = state.keys.get(&key).and_then(|stored| {
+                let name = MemberName::new(std::str::from_utf8(&stored.value).ok()?).ok()?;
+                Some(Leader { name, lease: LeaseId(stored.lease), term: Term(stored.modified) })
+            });
+            Ok(LeaderLook { leader, at: state.standing() })
+        })
+    }
+
+    async fn is_in_use(&self, lease: LeaseId) -> Result<bool> {
+        self.call(|state| Ok(state.keys.values().any(|stored| stored.lease == lease.0)))
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
@@ -479,7 +535,7 @@ mod tests {
         take(&memory, "a", lease).unwrap();
         assert_eq!(memory.set_now(Duration::from_millis(3400)), []);
         assert!(at_once(memory.load_view()).unwrap().unwrap().leader.is_some(), "its time is up, but nobody has looked");
-        assert_eq!(at_once(memory.renew(lease)).unwrap(), Err(Error::LeaseGone));
+        assert_eq!(at_once(memory.keep_alive(lease)).unwrap(), Err(Error::LeaseGone));
         assert_eq!(memory.set_now(Duration::from_millis(3500)), [lease]);
         assert!(at_once(memory.load_view()).unwrap().unwrap().leader.is_none());
     }
@@ -492,6 +548,26 @@ mod tests {
         memory.change_leader(Duration::from_secs(12));
         assert_eq!(memory.set_now(Duration::from_millis(21_900)), []);
         assert_eq!(memory.set_now(Duration::from_secs(22)), [lease]);
+    }
+
+    #[test]
+    fn a_deposed_leader_answers_a_keep_alive_and_that_alone_renews_nothing() {
+        let memory = memory();
+        let lease = grant(&memory, 10).lease;
+        take(&memory, "a", lease).unwrap();
+        let clock = || cluster::time::Moment::default();
+        memory.change_leader(Duration::from_secs(1));
+        let kept = memory.asked_of_deposed(|etcd| at_once(etcd.keep_alive(lease)).unwrap()).unwrap();
+        let look = at_once(memory.look_at_leader()).unwrap().unwrap();
+        assert!(!cluster::lease::counts(kept.at, look.at));
+        assert_eq!(memory.lease_until(lease), Some(Duration::from_secs(11)), "it was asked, and nothing came of it");
+        assert!(memory.asked_of_deposed(|etcd| at_once(etcd.look_at_leader()).unwrap()).is_err());
+        // What is granted now the deposed one does not know: its no is no fact.
+        let later = grant(&memory, 10).lease;
+        let refused = memory.asked_of_deposed(|etcd| at_once(etcd.keep_alive(later)).unwrap());
+        assert_eq!(refused.unwrap_err(), Error::LeaseGone);
+        let renewed = at_once(crate::lease::renew(&memory, clock, lease)).unwrap().unwrap();
+        assert_eq!(renewed.leader.map(|leader| leader.lease), Some(lease));
     }
 
     #[test]

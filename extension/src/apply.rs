@@ -3,12 +3,13 @@
 use crate::observe;
 use crate::publish;
 use crate::shmem::{self, page};
-use crate::worker::{Held, Worker};
-use cluster::leader::LeaseId;
+use crate::worker::Worker;
+use cluster::leader::{LeaseId, Term};
 use cluster::lease;
 use cluster::race::{Judged, RaceStep};
 use cluster::reason::Decision;
 use cluster::view::{Announcement, ClusterView};
+use dcs::lease::{Held, NoLease};
 use dcs::{Dcs, Error};
 use std::time::Duration;
 
@@ -129,89 +130,110 @@ async fn take(worker: &Worker, judged: &Judged) -> Applied {
     }
 }
 
-/// Why there is no lease.
-#[derive(Debug, thiserror::Error)]
-pub enum NoLease {
-    /// The store.
-    #[error("{0}")]
-    Store(#[from] Error),
-    /// Another node goes by our name.
-    #[error("the name {name} is in use by the node at {other}: give this node another name, or wait until the other's key has run out")]
-    NameClash {
-        /// Our name.
-        name: String,
-        /// The other's address.
-        other: String,
-    },
-}
-
-/// Finds the lease under this node's own name, or gets a new one and puts the member key on it.
+/// Finds the lease under this instance's own name, or gets a new one and puts the member key on it.
 pub async fn acquire_lease(worker: &Worker) -> Result<Held, NoLease> {
-    let view = worker.etcd.load_view().await?;
+    let mine = publish::compose(worker, observe::server());
+    let ttl = |view: &ClusterView| view.config().timing().ttl;
+    let acquired = dcs::lease::acquire(&*worker.etcd, shmem::boottime, &worker.name, &mine, ttl).await?;
     worker.etcd_answered();
-    let server = observe::server();
-    let mine = publish::compose(worker, server);
-    let judged = match view.members.get(&worker.name) {
-        Some(entry) if entry.member.conn_url != mine.conn_url => {
-            return Err(NoLease::NameClash { name: worker.name.to_string(), other: entry.member.conn_url.clone() });
-        }
-        Some(entry) if entry.lease != LeaseId::NONE => match adopt(worker, entry.lease).await {
-            Err(Error::LeaseGone) => entry.revision,
-            Ok(held) => return Ok(held),
-            Err(why) => return Err(why.into()),
-        },
-        Some(entry) => entry.revision,
-        None => 0,
-    };
-    let sent = shmem::boottime();
-    let grant = worker.etcd.grant(view.config().timing().ttl.max(lease::TTL_MINIMUM)).await?;
-    let written = worker.etcd.write_member(&worker.name, &mine, grant.lease, Some(judged)).await;
-    if let Err(why) = written {
-        // Somebody else of this node (its arbiter) was faster; the next try adopts what it made.
-        let _ = worker.etcd.revoke(grant.lease).await;
-        return Err(why.into());
-    }
-    Ok(Held { grant, deadline: lease::deadline(sent, grant.ttl) })
+    Ok(acquired.held)
 }
 
-async fn adopt(worker: &Worker, lease: LeaseId) -> Result<Held, Error> {
-    let grant = worker.etcd.find_lease(lease).await?;
-    let sent = shmem::boottime();
-    worker.etcd.renew(lease).await?;
-    Ok(Held { grant, deadline: lease::deadline(sent, grant.ttl) })
+/// A move of everything onto a new lease, sent and perhaps done.
+#[derive(Debug, Clone, Copy)]
+pub struct Moving {
+    /// The new lease.
+    pub onto: Held,
+    /// The term of the leader key that the write compares; none where the member key moves alone.
+    judged: Option<Term>,
 }
 
 /// The configured TTL is another one: a lease's TTL never changes, so everything moves to a new lease.
-pub async fn change_ttl(worker: &Worker, view: &ClusterView, held: Held) {
+///
+/// An answer that is lost is neither a yes nor a no: the keys may hang on the new lease already, or come to hang on it later. So
+/// the new lease is not revoked, the page counts on neither lease for longer than on the shorter one, and the same write is
+/// sent again until the view shows where the keys are. Two writes of one move can't both be done: the first changes the
+/// term that the second compares. True where the caller's view is old by now, whatever became of the move.
+pub async fn change_ttl(worker: &Worker, view: &ClusterView, held: Held) -> bool {
+    if let Some(moving) = worker.moving.get() {
+        return settle_move(worker, view, held, moving).await;
+    }
     let ttl = view.config().timing().ttl;
+    let due = view.config.is_some() && held.grant.ttl != ttl && worker.ttl_refused.get() != Some(ttl);
+    if !due {
+        return false;
+    }
     let sent = shmem::boottime();
-    let Ok(grant) = worker.etcd.grant(ttl).await else { return };
+    let Ok(grant) = worker.etcd.grant(ttl).await else { return false };
     if grant.ttl == held.grant.ttl {
         // etcd raised what was asked for to what we have already.
         worker.ttl_refused.set(Some(ttl));
         let _ = worker.etcd.revoke(grant.lease).await;
-        return;
+        return false;
+    }
+    let judged = view.leader_if(&worker.name).filter(|leader| leader.lease == held.grant.lease).map(|leader| leader.term);
+    let onto = Held { grant, deadline: lease::deadline(sent, grant.ttl) };
+    send_move(worker, view, held, Moving { onto, judged }).await;
+    true
+}
+
+async fn send_move(worker: &Worker, view: &ClusterView, held: Held, moving: Moving) {
+    let first = worker.moving.replace(Some(moving)).is_none();
+    if page().lease() == held.grant.lease.0 {
+        // Before it is sent: from then on the key may hang on either lease.
+        page().shorten(moving.onto.deadline);
     }
     let member = publish::compose(worker, observe::server());
-    let moved = match view.leader_if(&worker.name).filter(|leader| leader.lease == held.grant.lease) {
-        Some(leader) => worker.etcd.move_leader(leader, &member, grant.lease).await.map(Some),
-        None => worker.etcd.write_member(&worker.name, &member, grant.lease, None).await.map(|()| None),
+    let lease = moving.onto.grant.lease;
+    let moved = match view.leader_if(&worker.name).filter(|leader| Some(leader.term) == moving.judged) {
+        Some(leader) => worker.etcd.move_leader(leader, &member, lease).await.map(Some),
+        None => worker.etcd.write_member(&worker.name, &member, lease, None).await.map(|()| None),
     };
     match moved {
-        Ok(term) => {
-            let deadline = lease::deadline(sent, grant.ttl);
-            worker.held.set(Some(Held { grant, deadline }));
-            if let Some(term) = term.filter(|_| !view.is_standby_cluster()) {
-                page().open(term.0, grant.lease.0, deadline);
-            }
-            worker.tell("lease", &format!("the lease now lives for {} s", grant.ttl.as_secs()));
-            worker.want_lease();
-            let _ = worker.etcd.revoke(held.grant.lease).await;
-            worker.look_again();
-        }
+        Ok(term) => moved_to(worker, held, moving.onto, term.filter(|_| !view.is_standby_cluster())).await,
         Err(why) => {
-            worker.tell("lease", &format!("TTL not changed to {} s: {why}", ttl.as_secs()));
-            let _ = worker.etcd.revoke(grant.lease).await;
+            let told = format!("TTL not changed to {} s: {why}", moving.onto.grant.ttl.as_secs());
+            if why == Error::LeaseGone {
+                // Nothing was written onto a lease that is gone, and nothing can be.
+                worker.moving.set(None);
+            } else if first && !why.is_unknown() {
+                // Nothing was written, and nothing of it is under way.
+                worker.moving.set(None);
+                let _ = worker.etcd.revoke(lease).await;
+            }
+            worker.tell("lease", &told);
         }
     }
+}
+
+/// A move was sent before this view was read: what came of it?
+async fn settle_move(worker: &Worker, view: &ClusterView, held: Held, moving: Moving) -> bool {
+    let lease = moving.onto.grant.lease;
+    let leader = view.leader_if(&worker.name);
+    let on_new = |at: LeaseId| at == lease;
+    if leader.is_some_and(|leader| on_new(leader.lease)) || leader.is_none() && view.lease_of(&worker.name).is_some_and(on_new) {
+        // The next turn opens the page by a view that was read after this.
+        moved_to(worker, held, moving.onto, None).await;
+    } else if leader.map(|leader| leader.term) == moving.judged {
+        send_move(worker, view, held, moving).await;
+    } else {
+        // Another term: the write compares what is never so again. Nobody renews that lease; it runs out.
+        worker.moving.set(None);
+    }
+    true
+}
+
+async fn moved_to(worker: &Worker, held: Held, onto: Held, term: Option<Term>) {
+    worker.moving.set(None);
+    worker.held.set(Some(onto));
+    if let Some(term) = term {
+        page().open(term.0, onto.grant.lease.0, onto.deadline);
+    }
+    worker.tell("lease", &format!("the lease now lives for {} s", onto.grant.ttl.as_secs()));
+    worker.want_lease();
+    // The keeper may have found the new one already.
+    if held.grant.lease != onto.grant.lease {
+        let _ = worker.etcd.revoke(held.grant.lease).await;
+    }
+    worker.look_again();
 }

@@ -3,6 +3,9 @@
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
 use pgrx::pg_sys;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Where this server is.
@@ -155,6 +158,14 @@ pub fn stop_receiver() {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
+}
+
+/// Where the data is.
+pub fn data_dir() -> Option<PathBuf> {
+    // SAFETY: set once by the postmaster before any child exists, to a string that is never freed.
+    let path = unsafe { pg_sys::DataDir };
+    // SAFETY: a C string, or null before the server has one.
+    (!path.is_null()).then(|| PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes())))
 }
 
 /// Whose data this is.

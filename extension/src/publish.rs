@@ -54,6 +54,7 @@ pub fn compose(worker: &Worker, server: Server) -> Member {
     }
     member.tenure = Some(TenureFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: worker.instance.clone(),
         arbiter: page().arbiter_pid().is_some(),
         ..TenureFacts::default()
     });

@@ -6,13 +6,14 @@
 //! process, which Postgres starts again a second later; the lease it then finds under its own name is
 //! its own.
 
-use crate::apply::{self, Applied};
+use crate::apply::{self, Applied, Moving};
 use crate::observe;
 use crate::shmem::{self, page};
 use crate::signals::{self, Interrupt, Signals};
 use crate::{groups, guc, mailbox, publish, recovered};
 use cluster::citus::Groups;
-use cluster::leader::{LeaseId, Term};
+use cluster::instance::{self, InUse, Instance};
+use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease;
 use cluster::member::Member;
 use cluster::name::{MemberName, Scope};
@@ -21,7 +22,8 @@ use cluster::reason::Reason;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::key::Keys;
-use dcs::{Dcs, Error, Etcd, Grant, Settings};
+use dcs::lease::{self as leases, Held};
+use dcs::{Dcs, Error, Etcd, Settings};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -34,15 +36,6 @@ const RETRY: Duration = Duration::from_millis(250);
 /// A node that took the key and was not promoted does not stand for this long, so that another can.
 const STAND_DOWN: Duration = Duration::from_secs(60);
 
-/// The lease that this node holds.
-#[derive(Debug, Clone, Copy)]
-pub struct Held {
-    /// The lease.
-    pub grant: Grant,
-    /// Until when it counts here.
-    pub deadline: Moment,
-}
-
 /// What the loops share; one thread, so cells are enough.
 pub struct Worker {
     /// The cluster's store.
@@ -53,6 +46,10 @@ pub struct Worker {
     pub scope: Scope,
     /// The lease, while there is one.
     pub held: Cell<Option<Held>>,
+    /// A move onto another lease whose outcome is not known.
+    pub moving: Cell<Option<Moving>>,
+    /// Which instance goes by our name here.
+    pub instance: Option<Instance>,
     /// On a Citus coordinator: the other groups as last read, and when.
     pub others: RefCell<Option<(Groups, Moment)>>,
     /// The cluster as last read, and when.
@@ -113,8 +110,10 @@ fn run() -> Result<(), Unable> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
     runtime.block_on(async {
         let signals = Signals::open()?;
+        // Outlives a reload: what was sent may be carried out yet.
+        let moving = Cell::new(None);
         loop {
-            let worker = Worker::from_settings()?;
+            let worker = Worker { moving: moving.clone(), ..Worker::from_settings()? };
             let reload = tokio::select! {
                 biased;
                 end = interrupts(&signals, &worker) => end?,
@@ -127,6 +126,7 @@ fn run() -> Result<(), Unable> {
             if !reload {
                 return Ok(());
             }
+            moving.set(worker.moving.get());
             // SAFETY: SIGHUP's own business, done between two awaits in the process' main thread.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
@@ -171,6 +171,8 @@ impl Worker {
             name,
             scope,
             held: Cell::new(None),
+            moving: Cell::new(None),
+            instance: observe::data_dir().and_then(|data_dir| dcs::instance::here(&data_dir)),
             others: RefCell::default(),
             view: RefCell::new(None),
             vacancy: Cell::new(None),
@@ -229,16 +231,16 @@ impl Worker {
 
     async fn renew(&self, held: Held) -> Duration {
         let sent = shmem::boottime();
-        match self.etcd.renew(held.grant.lease).await {
-            Ok(()) => {
+        match leases::renew(&*self.etcd, shmem::boottime, held.grant.lease).await {
+            Ok(renewed) => {
                 page().timings.lease_renewal.observe(shmem::boottime().since(sent));
-                let deadline = lease::deadline(sent, held.grant.ttl);
+                let deadline = renewed.held.deadline;
                 self.etcd_answered();
                 // The turn may have changed the lease while the answer was under way.
                 if let Some(now) = self.held.get().filter(|now| now.grant.lease == held.grant.lease) {
                     self.held.set(Some(Held { deadline: deadline.max(now.deadline), ..now }));
                     if page().lease() == held.grant.lease.0 {
-                        page().renew(deadline);
+                        self.renew_page(renewed.leader.as_ref(), held.grant.lease, deadline);
                     }
                 }
                 lease::renew_every(held.grant.ttl)
@@ -258,6 +260,17 @@ impl Worker {
                 self.tell("lease", &format!("lease not renewed, {} ms are left: {why}", left.as_millis()));
                 RETRY
             }
+        }
+    }
+
+    /// The lease lives on; the page only where the leader key hung on it still after the renewal, in the page's own
+    /// term, and no write is under way that would put the key elsewhere.
+    fn renew_page(&self, leader: Option<&Leader>, lease: LeaseId, deadline: Moment) {
+        let ours = leader.is_some_and(|leader| leader.name == self.name && leader.lease == lease && leader.term.0 == page().term());
+        if ours && self.moving.get().is_none() {
+            page().renew(deadline);
+        } else {
+            self.look_again();
         }
     }
 
@@ -282,6 +295,8 @@ impl Worker {
     }
 
     async fn turn(&self) -> Duration {
+        // As it was before the view is read: who leads on this lease then leads until this deadline, unless we give the key away.
+        let held = self.held.get();
         let view = match self.etcd.load_view().await {
             Ok(view) => view,
             Err(why) => {
@@ -297,24 +312,39 @@ impl Worker {
             page().know_coordinator(word.value.term);
         }
         publish::snapshot(self, &view);
+        let server = observe::server();
+        let mine = publish::compose(self, server);
+        if let Some(other) = instance::in_use(&view, &self.name, &mine, self.held.get().map(|held| held.grant.lease)) {
+            return self.keep_out(&other);
+        }
         mailbox::serve(self, &view).await;
         *self.view.borrow_mut() = Some((view.clone(), now));
-        let server = observe::server();
         let loop_wait = view.config().timing().loop_wait;
         if view.system_id().is_some_and(|id| *id != observe::system_id()) {
             self.tell("race", "this data belongs to another cluster: keeping out of everything");
             page().close();
             return loop_wait;
         }
-        let Some(held) = self.held.get() else { return RETRY };
-        let wanted = view.config().timing().ttl;
-        if view.config.is_some() && held.grant.ttl != wanted && self.ttl_refused.get() != Some(wanted) {
-            apply::change_ttl(self, &view, held).await;
+        // The keeper wakes the turns when it has got another lease.
+        let Some(held) = held.filter(|held| self.held.get().is_some_and(|now| now.grant.lease == held.grant.lease)) else { return RETRY };
+        if apply::change_ttl(self, &view, held).await {
+            // The view is of before: who leads on which lease is read again.
+            return RETRY;
         }
         self.settle_page(&view, held, server, now).await;
         publish::member(self, &view, server, now).await;
         publish::status(self, &view, server, now).await;
         self.race(&view, server, now).await.min(loop_wait)
+    }
+
+    /// Another instance goes by our name: no key is ours to touch, and no lease.
+    fn keep_out(&self, other: &InUse) -> Duration {
+        page().close();
+        self.held.set(None);
+        self.moving.set(None);
+        self.tell("lease", &format!("no lease: {other}"));
+        mailbox::decline(&other.to_string());
+        RETRY
     }
 
     /// Opens the page where the view says that this node leads on the lease it holds; closes it where not.
@@ -326,7 +356,6 @@ impl Worker {
             self.unpromoted_since.set(None);
             return;
         };
-        let held = self.held.get().unwrap_or(held);
         if cluster::failsafe::keeps_closed(page().is_promised(now), page().term(), leader.term.0) {
             // A take whose answer was lost was carried out after all, and meanwhile this node promised the
             // old leader to stay away: the key waits until the promise has run out.

@@ -3,6 +3,7 @@
 mod failsafe;
 
 use crate::postgres::{Recovery, Server};
+use crate::store::Store;
 use crate::time::{First, Part, Signal, TaskId, either};
 use crate::wal::Data;
 use crate::worker::{configured, now};
@@ -11,6 +12,7 @@ use cluster::config::SynchronousMode;
 use cluster::duty::{self, Duty};
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
+use cluster::instance::{self, Claim};
 use cluster::leader::{Leader, LeaseId};
 use cluster::lease;
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
@@ -23,8 +25,9 @@ use cluster::sync::SyncState;
 use cluster::time::Moment;
 use cluster::upstream::Upstream;
 use cluster::view::{ClusterView, Status};
+use dcs::lease::{self as leases, Held, NoLease};
 use dcs::memory::Memory;
-use dcs::{Dcs, Error, Grant, HandOver};
+use dcs::{Dcs, Error, HandOver};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -42,12 +45,6 @@ type Done = Result<bool, String>;
 struct Word {
     state: MemberState,
     role: MemberRole,
-}
-
-#[derive(Clone, Copy)]
-struct Held {
-    grant: Grant,
-    until: Moment,
 }
 
 pub(crate) struct Arbiter {
@@ -132,7 +129,7 @@ impl Arbiter {
     // ---- The lease ----
 
     fn current(&self) -> Option<Held> {
-        self.held.get().filter(|held| self.clock() < held.until)
+        self.held.get().filter(|held| self.clock() < held.deadline)
     }
 
     fn speak(&self, word: Option<(MemberState, MemberRole)>) {
@@ -160,9 +157,9 @@ impl Arbiter {
         }
     }
 
-    async fn tend_lease(&self, word: &Word) -> Result<Duration, Error> {
+    async fn tend_lease(&self, word: &Word) -> Result<Duration, NoLease> {
         let held = match self.current() {
-            Some(held) => self.adopt(held.grant.lease).await,
+            Some(held) => leases::renew(&self.store(), || self.clock(), held.grant.lease).await.map(|renewed| renewed.held),
             None => Err(Error::LeaseGone),
         };
         let held = match held {
@@ -187,43 +184,24 @@ impl Arbiter {
         Member { state: word.state.clone(), role: word.role.clone(), ..configured(&self.world, self.at) }
     }
 
-    async fn acquire(&self, word: &Word) -> Result<Held, Error> {
-        let view = self.ask(|etcd| now(etcd.load_view())).await?;
-        let entry = view.members.get(&self.name);
-        if let Some(entry) = entry.filter(|entry| entry.lease != LeaseId::NONE) {
-            match self.adopt(entry.lease).await {
-                Err(Error::LeaseGone) => {}
-                other => return other,
-            }
-        }
-        let sent = self.clock();
-        let ttl = view.config().timing().ttl;
-        let grant = self.ask(move |etcd| now(etcd.grant(ttl))).await?;
-        let judged = entry.map_or(0, |entry| entry.revision);
-        let (name, member) = (self.name.clone(), self.member(word));
-        if let Err(why) = self.ask(move |etcd| now(etcd.write_member(&name, &member, grant.lease, Some(judged)))).await {
-            let _ = self.ask(move |etcd| now(etcd.revoke(grant.lease))).await;
-            return Err(why);
-        }
-        *self.said.borrow_mut() = Some((word.clone(), grant.lease));
-        Ok(Held { grant, until: lease::deadline(sent, grant.ttl) })
+    fn store(&self) -> Store {
+        Store { world: self.world.clone(), process: (self.at, Part::Arbiter) }
     }
 
-    async fn adopt(&self, lease: LeaseId) -> Result<Held, Error> {
-        let grant = match self.current().filter(|held| held.grant.lease == lease) {
-            Some(held) => held.grant,
-            None => self.ask(move |etcd| now(etcd.find_lease(lease))).await?,
-        };
-        let sent = self.clock();
-        self.ask(move |etcd| now(etcd.renew(lease))).await?;
-        Ok(Held { grant, until: lease::deadline(sent, grant.ttl) })
+    async fn acquire(&self, word: &Word) -> Result<Held, NoLease> {
+        let ttl = |view: &ClusterView| view.config().timing().ttl;
+        let acquired = leases::acquire(&self.store(), || self.clock(), &self.name, &self.member(word), ttl).await?;
+        if acquired.is_new {
+            *self.said.borrow_mut() = Some((word.clone(), acquired.held.grant.lease));
+        }
+        Ok(acquired.held)
     }
 
     async fn confirm(&self, view: &ClusterView) -> bool {
-        let Some(lease) = view.lease_of(&self.name) else { return false };
-        match self.adopt(lease).await {
-            Ok(held) => {
-                self.held.set(Some(held));
+        let Ok(Claim::Own { lease, .. }) = instance::claim(view, &self.name, &configured(&self.world, self.at)) else { return false };
+        match leases::renew(&self.store(), || self.clock(), lease).await {
+            Ok(renewed) => {
+                self.held.set(Some(renewed.held));
                 true
             }
             Err(_) => false,

@@ -11,6 +11,7 @@ mod page;
 mod postgres;
 mod random;
 mod schedule;
+mod store;
 mod time;
 mod wal;
 mod worker;

@@ -55,6 +55,11 @@ impl Page {
         }
     }
 
+    /// The tenure is about to rest on what may end sooner.
+    pub fn shorten(&mut self, deadline: Moment) {
+        self.deadline = self.deadline.min(deadline);
+    }
+
     /// Everybody who could take the key has promised not to until then.
     pub fn extend(&mut self, until: Moment) {
         self.renew(until);

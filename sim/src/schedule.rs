@@ -2,7 +2,8 @@
 
 use crate::arbiter;
 use crate::time::Part;
-use crate::world::{MS, World};
+use crate::worker::configuration;
+use crate::world::{MS, Reach, World};
 use cluster::failover::FailoverRequest;
 use cluster::view::ClusterView;
 use dcs::Dcs;
@@ -79,7 +80,7 @@ impl World {
         let at = self.victim();
         let name = self.nodes[at].name.clone();
         let s = span.as_secs_f64();
-        match self.random.index(20) {
+        match self.random.index(24) {
             0..=4 => {
                 let (what, parts) = FREEZES[self.random.index(FREEZES.len())];
                 self.plan(&format!("freeze {what} of {name} for {s:.3} s"));
@@ -168,7 +169,53 @@ impl World {
                     }
                 });
             }
+            19..=21 => self.depose(at, span),
+            22 => self.change_ttl(span),
             _ => self.ask_switchover(),
+        }
+    }
+
+    /// etcd elects another leader while the one before hangs, and a node with it: what that node reaches afterwards is the
+    /// old leader, alone or besides the others, and for a while it answers keep-alives as if nothing had happened.
+    fn depose(self: &Rc<Self>, at: usize, span: Duration) {
+        let reach = if self.random.per_mille(500) { Reach::Alone } else { Reach::Both };
+        let hangs = if self.random.per_mille(500) { self.random.between(Duration::ZERO, span) } else { Duration::ZERO };
+        let believes = self.random.between(MS, span);
+        let name = &self.nodes[at].name;
+        self.plan(&format!(
+            "etcd elects another leader; {name} hangs for {:.3} s and reaches the old one ({reach:?}) for {:.3} s, which believes it leads for {:.3} s",
+            hangs.as_secs_f64(),
+            span.as_secs_f64(),
+            believes.as_secs_f64()
+        ));
+        self.etcd_leader_change();
+        self.with_deposed.borrow_mut().insert(at, reach);
+        if !hangs.is_zero() {
+            let parts = FREEZES[0].1;
+            parts.iter().for_each(|part| self.time.freeze((at, *part)));
+            self.after(hangs, move |world| parts.iter().for_each(|part| world.time.thaw((at, *part))));
+        }
+        self.after(believes, |world| world.etcd.deposed_knows());
+        self.after(span, move |world| {
+            world.with_deposed.borrow_mut().remove(&at);
+            world.watch_fires(at);
+        });
+    }
+
+    /// An operator changes `ttl`; often etcd's answers to the leader are lost from a moment on at which it moves its keys.
+    fn change_ttl(self: &Rc<Self>, span: Duration) {
+        let ttl = [3, 5, 10, 30][self.random.index(4)];
+        self.plan(&format!("ttl is set to {ttl}"));
+        let mut config = configuration(self);
+        config.0.insert("ttl".to_owned(), ttl.into());
+        self.etcd.put_by_hand(self.etcd.keys().config(), &dcs::codec::to_bytes(&config.0));
+        self.etcd_changed();
+        if let Some(leader) = self.leader().filter(|_| self.random.per_mille(600)) {
+            let soon = self.random.between(4 * MS, 30 * MS);
+            self.after(soon, move |world| {
+                let text = format!("cut etcd's answers to {} for {:.3} s", world.nodes[leader].name, span.as_secs_f64());
+                world.cut(&text, vec![(world.etcd_place(), leader)], span);
+            });
         }
     }
 

@@ -1,18 +1,21 @@
 //! The lease worker as `extension/src/{worker,apply,publish}.rs` have it, over simulated time.
 
 use crate::postgres::Server;
+use crate::store::Store;
 use crate::time::{First, Part, Signal, either};
 use crate::world::{MS, World, system};
 use cluster::config::DynamicConfig;
-use cluster::leader::{LeaseId, Term};
+use cluster::instance::{self, Instance};
+use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease;
 use cluster::lsn::Lsn;
 use cluster::member::{Member, MemberRole, MemberState, Tags, TenureFacts};
 use cluster::race::{self, Candidate, Judged, RaceStep};
 use cluster::time::Moment;
 use cluster::view::{Announcement, ClusterView, Status};
+use dcs::lease::{self as leases, Held, NoLease};
 use dcs::memory::{Memory, at_once};
-use dcs::{Dcs, Error, Grant};
+use dcs::{Dcs, Error};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -22,17 +25,12 @@ const RETRY: Duration = Duration::from_millis(250);
 const STAND_DOWN: Duration = Duration::from_secs(60);
 const RECEIVER_STOP: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Copy)]
-pub(crate) struct Held {
-    pub grant: Grant,
-    pub deadline: Moment,
-}
-
 struct Worker {
     world: Rc<World>,
     server: Rc<Server>,
     at: usize,
     held: Cell<Option<Held>>,
+    moving: Cell<Option<Moving>>,
     view: RefCell<Option<ClusterView>>,
     vacancy: Cell<Option<(Term, Moment)>>,
     unpromoted_since: Cell<Option<Moment>>,
@@ -41,6 +39,13 @@ struct Worker {
     status_written: Cell<Option<Moment>>,
     told: RefCell<String>,
     lease_wanted: Signal,
+}
+
+/// A move onto another lease whose outcome is not known.
+#[derive(Clone, Copy)]
+struct Moving {
+    onto: Held,
+    judged: Option<Term>,
 }
 
 enum Applied {
@@ -52,6 +57,11 @@ enum Applied {
 /// A call of the memory that is never pending.
 pub(crate) fn now<T>(call: impl Future<Output = dcs::Result<T>>) -> dcs::Result<T> {
     at_once(call).unwrap_or_else(|| Err(Error::Unreachable("the memory never waits".to_owned())))
+}
+
+/// A place is one boot of one host.
+pub(crate) fn instance_of(_world: &World, at: usize) -> Option<Instance> {
+    Some(Instance::of(&format!("boot-{at}"), 1, 2, "data"))
 }
 
 /// The part of the member key that the arbiter configures.
@@ -70,7 +80,12 @@ pub(crate) fn configured(world: &World, at: usize) -> Member {
         receive_lsn: None,
         replication_state: None,
         timeline: None,
-        tenure: Some(TenureFacts { version: world.setting.ttl.to_string(), arbiter: true, ..TenureFacts::default() }),
+        tenure: Some(TenureFacts {
+            version: world.setting.ttl.to_string(),
+            instance: instance_of(world, at),
+            arbiter: true,
+            ..TenureFacts::default()
+        }),
         other: Default::default(),
     }
 }
@@ -83,6 +98,7 @@ pub(crate) fn spawn(world: &Rc<World>, server: Rc<Server>) {
         server,
         at,
         held: Cell::new(None),
+        moving: Cell::new(None),
         view: RefCell::default(),
         vacancy: Cell::new(None),
         unpromoted_since: Cell::new(None),
@@ -144,16 +160,19 @@ impl Worker {
         }
     }
 
+    fn store(&self) -> Store {
+        Store { world: self.world.clone(), process: (self.at, Part::Worker) }
+    }
+
     async fn renew(&self, held: Held) -> Duration {
-        let sent = self.clock();
         let lease = held.grant.lease;
-        match self.ask(move |etcd| now(etcd.renew(lease))).await {
-            Ok(()) => {
-                let deadline = lease::deadline(sent, held.grant.ttl);
+        match leases::renew(&self.store(), || self.clock(), lease).await {
+            Ok(renewed) => {
+                let deadline = renewed.held.deadline;
                 if let Some(known) = self.held.get().filter(|known| known.grant.lease == lease) {
                     self.held.set(Some(Held { deadline: deadline.max(known.deadline), ..known }));
                     if self.page_lease() == lease.0 {
-                        self.world.with_page(self.at, |page| page.renew(deadline));
+                        self.renew_page(renewed.leader.as_ref(), lease, deadline);
                     }
                 }
                 lease::renew_every(held.grant.ttl)
@@ -174,34 +193,91 @@ impl Worker {
         }
     }
 
-    async fn acquire(&self) -> Result<Held, Error> {
-        let view = self.ask(|etcd| now(etcd.load_view())).await?;
-        let mine = self.compose();
-        let name = self.world.nodes[self.at].name.clone();
-        let judged = match view.members.get(&name) {
-            Some(entry) if entry.lease != LeaseId::NONE => match self.adopt(entry.lease).await {
-                Err(Error::LeaseGone) => entry.revision,
-                other => return other,
-            },
-            Some(entry) => entry.revision,
-            None => 0,
-        };
-        let sent = self.clock();
-        let ttl = view.config().timing().ttl.max(lease::TTL_MINIMUM);
-        let grant = self.ask(move |etcd| now(etcd.grant(ttl))).await?;
-        let written = self.ask(move |etcd| now(etcd.write_member(&name, &mine, grant.lease, Some(judged)))).await;
-        if let Err(why) = written {
-            let _ = self.ask(move |etcd| now(etcd.revoke(grant.lease))).await;
-            return Err(why);
+    fn renew_page(&self, leader: Option<&Leader>, lease: LeaseId, deadline: Moment) {
+        let (name, term) = (&self.world.nodes[self.at].name, self.server.page.borrow().term);
+        let ours = leader.is_some_and(|leader| leader.name == *name && leader.lease == lease && leader.term.0 == term);
+        if ours && self.moving.get().is_none() {
+            self.world.with_page(self.at, |page| page.renew(deadline));
+        } else {
+            self.look_again();
         }
-        Ok(Held { grant, deadline: lease::deadline(sent, grant.ttl) })
     }
 
-    async fn adopt(&self, lease: LeaseId) -> Result<Held, Error> {
-        let grant = self.ask(move |etcd| now(etcd.find_lease(lease))).await?;
+    async fn acquire(&self) -> Result<Held, NoLease> {
+        let name = self.world.nodes[self.at].name.clone();
+        let ttl = |view: &ClusterView| view.config().timing().ttl;
+        let acquired = leases::acquire(&self.store(), || self.clock(), &name, &self.compose(), ttl).await?;
+        Ok(acquired.held)
+    }
+
+    // ---- A changed TTL ----
+
+    async fn change_ttl(&self, view: &ClusterView, held: Held) -> bool {
+        if let Some(moving) = self.moving.get() {
+            self.settle_move(view, held, moving).await;
+            return true;
+        }
+        let ttl = view.config().timing().ttl;
+        if held.grant.ttl == ttl {
+            return false;
+        }
         let sent = self.clock();
-        self.ask(move |etcd| now(etcd.renew(lease))).await?;
-        Ok(Held { grant, deadline: lease::deadline(sent, grant.ttl) })
+        let Ok(grant) = self.ask(move |etcd| now(etcd.grant(ttl))).await else { return false };
+        let name = &self.world.nodes[self.at].name;
+        let judged = view.leader_if(name).filter(|leader| leader.lease == held.grant.lease).map(|leader| leader.term);
+        let onto = Held { grant, deadline: lease::deadline(sent, grant.ttl) };
+        self.send_move(view, held, Moving { onto, judged }).await;
+        true
+    }
+
+    async fn send_move(&self, view: &ClusterView, held: Held, moving: Moving) {
+        let first = self.moving.replace(Some(moving)).is_none();
+        if self.page_lease() == held.grant.lease.0 {
+            self.world.with_page(self.at, |page| page.shorten(moving.onto.deadline));
+        }
+        let (member, name) = (self.compose(), self.world.nodes[self.at].name.clone());
+        let lease = moving.onto.grant.lease;
+        let moved = match view.leader_if(&name).filter(|leader| Some(leader.term) == moving.judged).cloned() {
+            Some(leader) => self.ask(move |etcd| now(etcd.move_leader(&leader, &member, lease))).await.map(Some),
+            None => self.ask(move |etcd| now(etcd.write_member(&name, &member, lease, None))).await.map(|()| None),
+        };
+        match moved {
+            Ok(term) => self.moved_to(held, moving.onto, term).await,
+            Err(Error::LeaseGone) => self.moving.set(None),
+            Err(why) if first && !why.is_unknown() => {
+                self.moving.set(None);
+                let _ = self.ask(move |etcd| now(etcd.revoke(lease))).await;
+            }
+            Err(why) => self.tell(&format!("TTL not changed: {why}")),
+        }
+    }
+
+    async fn settle_move(&self, view: &ClusterView, held: Held, moving: Moving) {
+        let (lease, name) = (moving.onto.grant.lease, &self.world.nodes[self.at].name);
+        let leader = view.leader_if(name);
+        let on_new = |at: LeaseId| at == lease;
+        if leader.is_some_and(|leader| on_new(leader.lease)) || leader.is_none() && view.lease_of(name).is_some_and(on_new) {
+            self.moved_to(held, moving.onto, None).await;
+        } else if leader.map(|leader| leader.term) == moving.judged {
+            self.send_move(view, held, moving).await;
+        } else {
+            self.moving.set(None);
+        }
+    }
+
+    async fn moved_to(&self, held: Held, onto: Held, term: Option<Term>) {
+        self.moving.set(None);
+        self.held.set(Some(onto));
+        if let Some(term) = term {
+            self.world.with_page(self.at, |page| page.open(term.0, onto.grant.lease.0, onto.deadline));
+        }
+        self.tell("the lease has another TTL");
+        self.lease_wanted.notify(&self.world.time);
+        let old = held.grant.lease;
+        if old != onto.grant.lease {
+            let _ = self.ask(move |etcd| now(etcd.revoke(old))).await;
+        }
+        self.look_again();
     }
 
     // ---- The turns ----
@@ -217,6 +293,7 @@ impl Worker {
     }
 
     async fn turn(&self) -> Duration {
+        let held = self.held.get();
         let view = match self.ask(|etcd| now(etcd.load_view())).await {
             Ok(view) => view,
             Err(why) => {
@@ -235,7 +312,16 @@ impl Worker {
         let primary = !self.server.in_recovery.get();
         let (timeline, lsn) = self.server.position(&self.world);
         let streaming = self.server.streaming.get();
-        let Some(held) = self.held.get() else { return RETRY };
+        if let Some(other) = instance::in_use(&view, &self.world.nodes[self.at].name, &self.compose(), held.map(|held| held.grant.lease)) {
+            self.world.with_page(self.at, |page| page.close());
+            (self.held.set(None), self.moving.set(None));
+            self.tell(&format!("no lease: {other}"));
+            return RETRY;
+        }
+        let Some(held) = held.filter(|held| self.held.get().is_some_and(|now| now.grant.lease == held.grant.lease)) else { return RETRY };
+        if self.change_ttl(&view, held).await {
+            return RETRY;
+        }
         self.settle_page(&view, held, primary, now).await;
         self.publish(&view, now).await;
         self.status(&view, primary, lsn, now).await;
@@ -287,7 +373,6 @@ impl Worker {
             self.unpromoted_since.set(None);
             return;
         };
-        let held = self.held.get().unwrap_or(held);
         let page = *self.server.page.borrow();
         if cluster::failsafe::keeps_closed(page.is_promised(now), page.term, leader.term.0) {
             self.tell("the leader key is ours, but this node promised to stay away from it: waiting");
@@ -323,7 +408,8 @@ impl Worker {
             member.role = MemberRole::Primary;
             member.checkpoint_after_promote = (self.server.checkpointed_timeline.get() < timeline.0).then_some(false);
         }
-        member.tenure = Some(TenureFacts { arbiter: self.server.attached.get(), ..TenureFacts::default() });
+        let instance = instance_of(&self.world, self.at);
+        member.tenure = Some(TenureFacts { instance, arbiter: self.server.attached.get(), ..TenureFacts::default() });
         member
     }
 

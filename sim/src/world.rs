@@ -58,6 +58,15 @@ pub(crate) struct Node {
     pub changed: Changes,
 }
 
+/// What of etcd a node reaches while a leader of before is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// That one alone; nobody, once it knows that it was deposed.
+    Alone,
+    /// That one at every other request.
+    Both,
+}
+
 /// What of the network does not work. A place is a node's number; etcd is the one after the last.
 #[derive(Default)]
 pub(crate) struct Network {
@@ -99,6 +108,8 @@ pub(crate) struct World {
     pub etcd: Memory,
     pub etcd_rate_ppm: i64,
     pub etcd_down: Cell<bool>,
+    /// Nodes that reach a leader of etcd of before, which does not know yet: no other member, or that one every other time.
+    pub with_deposed: RefCell<BTreeMap<usize, Reach>>,
     pub network: RefCell<Network>,
     pub nodes: Vec<Node>,
     pub judge: RefCell<Judge>,
@@ -152,6 +163,7 @@ impl World {
             etcd: Memory::new(Keys::new("service", &scope)),
             etcd_rate_ppm,
             etcd_down: Cell::new(false),
+            with_deposed: RefCell::default(),
             network: RefCell::default(),
             nodes,
             judge: RefCell::default(),
@@ -277,7 +289,7 @@ impl World {
     }
 
     pub fn watch_fires(self: &Rc<Self>, at: usize) {
-        if self.is_cut(self.etcd_place(), at) {
+        if self.is_cut(self.etcd_place(), at) || self.reach(at) == Some(Reach::Alone) {
             return; // it is opened again when the cut heals, and that wakes
         }
         let world = self.clone();
@@ -309,6 +321,10 @@ impl World {
         answer
     }
 
+    fn reach(&self, node: usize) -> Option<Reach> {
+        self.with_deposed.borrow().get(&node).copied()
+    }
+
     fn send<T: 'static>(
         self: &Rc<Self>,
         from: usize,
@@ -320,7 +336,11 @@ impl World {
         }
         let world = self.clone();
         self.time.at(self.now() + self.delay(), move || {
-            let answer = if world.etcd_down.get() {
+            let reach = world.reach(from);
+            let deposed = reach == Some(Reach::Alone) || reach == Some(Reach::Both) && world.random.per_mille(500);
+            let answer = if deposed && world.etcd.has_deposed() {
+                world.etcd.asked_of_deposed(ask)
+            } else if reach == Some(Reach::Alone) || world.etcd_down.get() {
                 Err(Error::Unreachable("connection refused".to_owned()))
             } else {
                 world.etcd_time();

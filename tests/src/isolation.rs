@@ -1,4 +1,4 @@
-//! A leader that is set apart: its agent frozen, its node frozen, cut from etcd, cut from everything; and who acknowledged what meanwhile.
+//! A leader that is set apart: its agent frozen, its node frozen, cut from etcd, cut from everything, left alone with an etcd that was deposed; and who acknowledged what meanwhile.
 //!
 //! Each server has a witness, a writer that asks this one server only and stays with it through the fault, as a
 //! client with an old connection does. What a witness is told is the server's word: two servers that acknowledge
@@ -28,6 +28,9 @@ pub enum Fault {
     CutFromEtcd,
     /// Nothing is in reach.
     CutFromAll,
+    /// The host of etcd's leader hangs together with ours, and both come back where they reach each other and nobody
+    /// else: etcd's old leader does not know yet that it was deposed.
+    HungWithEtcdsLeader,
 }
 
 /// One isolation.
@@ -65,13 +68,16 @@ pub struct Outcome {
 }
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
+const ETCDS: [&str; 3] = ["e1", "e2", "e3"];
+/// What is judged after hosts that hung have come back, cut off: longer than any lease that was renewed then.
+const CUT_AFTER_HANGING: Duration = Duration::from_secs(14);
 /// Between the first ids of two witnesses.
 const APART: u64 = 1_000_000_000;
 
 /// Makes a cluster of three, isolates its leader, heals, and counts.
 pub async fn suffer(plan: &Plan) -> Outcome {
-    let network = matches!(plan.fault, Fault::CutFromEtcd | Fault::CutFromAll)
-        .then(|| Network::new(&[&NAMES[..], &["e1"]].concat()).expect("make a network; hint: as root, with ip(8)"));
+    let network = matches!(plan.fault, Fault::CutFromEtcd | Fault::CutFromAll | Fault::HungWithEtcdsLeader)
+        .then(|| Network::new(&[&NAMES[..], &ETCDS].concat()).expect("make a network; hint: as root, with ip(8)"));
     let cluster = settle(plan, network.as_ref()).await;
     let leader = cluster.leader().await;
     let old = leader.name().to_owned();
@@ -89,10 +95,16 @@ pub async fn suffer(plan: &Plan) -> Outcome {
     witness_of(&witnesses, &old).goes_on(100, PATIENCE).await;
 
     let struck = Instant::now();
-    strike(plan.fault, leader, network.as_ref(), true);
-    wait::lasting(plan.lasts).await;
-    let healed = Instant::now();
-    strike(plan.fault, leader, network.as_ref(), false);
+    let healed = match (plan.fault, &network) {
+        (Fault::HungWithEtcdsLeader, Some(network)) => hang_with_etcds_leader(&cluster, leader, network, plan.lasts).await,
+        _ => {
+            strike(plan.fault, leader, network.as_ref(), true);
+            wait::lasting(plan.lasts).await;
+            let healed = Instant::now();
+            strike(plan.fault, leader, network.as_ref(), false);
+            healed
+        }
+    };
 
     whole(&cluster, plan).await;
     let last = cluster.leader().await;
@@ -140,8 +152,13 @@ fn merged(ledgers: &[(String, Ledger)]) -> Ledger {
 async fn settle(plan: &Plan, network: Option<&Network>) -> Cluster {
     let place = |name: &str| network.map_or_else(Place::loopback, |network| network.place(name));
     let room = Room::new();
-    let etcd = Etcd::planned_at(&room, vec![place("e1")]);
+    let members = if plan.fault == Fault::HungWithEtcdsLeader { &ETCDS[..] } else { &ETCDS[..1] };
+    let etcd = Etcd::planned_at(&room, members.iter().map(|name| place(name)).collect());
     etcd.run(&room).await;
+    // The endpoint that everybody asks first: who thaws finds it at once.
+    if let Some(leader) = etcd.leader().await.filter(|leader| leader.name() != etcd.members()[0].name()) {
+        etcd.move_leader(leader).await.expect("move etcd's leader");
+    }
     let change = |config: &mut Config| {
         let dynamic = &mut config["bootstrap"]["dcs"];
         dynamic["ttl"] = json!(plan.ttl);
@@ -197,6 +214,26 @@ async fn whole(cluster: &Cluster, plan: &Plan) {
     .await;
 }
 
+/// Both hang, come back cut off from all others, and at last the cut heals: gives when.
+async fn hang_with_etcds_leader(cluster: &Cluster, leader: &Node, network: &Network, lasts: Duration) -> Instant {
+    let member = cluster.etcd.leader().await.expect("etcd has a leader");
+    assert_eq!(member.name(), cluster.etcd.members()[0].name(), "it leads where it was moved to");
+    let alone = [leader.name(), ETCDS[0]];
+    let others: Vec<&str> = NAMES.into_iter().chain(ETCDS).filter(|name| !alone.contains(name)).collect();
+    let pairs = || others.iter().flat_map(|other| alone.iter().flat_map(move |one| [(*one, *other), (*other, *one)]));
+    // Together: a host that hangs takes nothing into its buffers either.
+    member.freeze();
+    leader.freeze();
+    pairs().for_each(|(one, other)| network.cut(one, other));
+    wait::lasting(lasts).await;
+    member.thaw();
+    leader.thaw();
+    wait::lasting(CUT_AFTER_HANGING).await;
+    let healed = Instant::now();
+    pairs().for_each(|(one, other)| network.heal(one, other));
+    healed
+}
+
 fn strike(fault: Fault, leader: &Node, network: Option<&Network>, begins: bool) {
     let name = leader.name();
     match (fault, network) {
@@ -214,6 +251,6 @@ fn strike(fault: Fault, leader: &Node, network: Option<&Network>, begins: bool) 
         }
         (Fault::CutFromAll, Some(network)) if begins => network.unplug(name),
         (Fault::CutFromAll, Some(network)) => network.plug(name),
-        (Fault::CutFromEtcd | Fault::CutFromAll, None) => panic!("a cut needs a network"),
+        (Fault::CutFromEtcd | Fault::CutFromAll | Fault::HungWithEtcdsLeader, _) => panic!("a cut needs a network"),
     }
 }

@@ -10,6 +10,7 @@ pub mod place;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod proxy;
 pub mod room;
 pub mod tls;
 pub mod wait;

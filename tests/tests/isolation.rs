@@ -67,3 +67,16 @@ async fn a_leader_cut_from_everything_loses_nothing_with_a_synchronous_standby()
         assert_ne!(outcome.old, outcome.last, "{outcome:?}");
     }
 }
+
+/// The lease is not renewed by a member of etcd that led once: etcd 3.4.23 answers a keep-alive without asking anybody.
+#[tokio::test]
+async fn a_leader_alone_with_a_deposed_leader_of_etcd_is_not_renewed_by_it() {
+    if can_cut() {
+        let plan = Plan { fault: Fault::HungWithEtcdsLeader, lasts: seconds(8), ttl: 10, synchronous: false, patroni: None };
+        let outcome = suffer(&plan).await;
+        assert_ne!(outcome.old, outcome.last, "{outcome:?}");
+        assert_eq!(outcome.two_at_once, 0, "two servers acknowledged at once: {outcome:?}");
+        assert_eq!(outcome.after_deadline, 0, "the old leader acknowledged after its deadline: {outcome:?}");
+        outcome.verdict.nothing_doubled();
+    }
+}

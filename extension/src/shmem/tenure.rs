@@ -58,6 +58,11 @@ impl Page {
         }
     }
 
+    /// Worker: the tenure is about to rest on what may end sooner. Only moves the deadline, and only back.
+    pub fn shorten(&self, deadline: Moment) {
+        self.deadline_ns.fetch_min(deadline.as_nanos(), SeqCst);
+    }
+
     /// Worker: this node leads no more.
     pub fn close(&self) {
         if self.mode() == Mode::Unmanaged {

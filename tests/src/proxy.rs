@@ -1,0 +1,89 @@
+//! Between a node and its etcd: bytes pass until certain words went by, and from then on every answer is lost.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+
+/// Listens on loopback for one server; ends with the process.
+pub struct Proxy {
+    port: u16,
+    swallows: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// In front of `host:port`. Once a client has sent these words, no answer arrives any more, on any connection, while what
+    /// clients send still does.
+    pub fn before(server: String, words: &str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let port = listener.local_addr().expect("its address").port();
+        let swallows = Arc::new(AtomicBool::new(false));
+        let (flag, words) = (swallows.clone(), words.as_bytes().to_vec());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(upstream) = TcpStream::connect(&server) else { continue };
+                let (Ok(client_in), Ok(upstream_out)) = (client.try_clone(), upstream.try_clone()) else { continue };
+                let (trigger, words) = (flag.clone(), words.clone());
+                thread::spawn(move || to_server(client_in, upstream_out, &trigger, &words));
+                let flag = flag.clone();
+                thread::spawn(move || to_client(upstream, client, &flag));
+            }
+        });
+        Proxy { port, swallows }
+    }
+
+    /// `host:port` for the node's file.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The words went by.
+    pub fn swallows(&self) -> bool {
+        self.swallows.load(SeqCst)
+    }
+
+    /// Answers arrive again; connections that lost some are closed.
+    pub fn heal(&self) {
+        self.swallows.store(false, SeqCst);
+    }
+}
+
+fn to_server(mut from: TcpStream, mut to: TcpStream, trigger: &AtomicBool, words: &[u8]) {
+    let (mut buffer, mut recent, mut fired) = (vec![0; 65536], Vec::new(), false);
+    while let Ok(count) = from.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        recent.extend_from_slice(&buffer[..count]);
+        if !fired && recent.windows(words.len()).any(|window| window == words) {
+            trigger.store(true, SeqCst);
+            fired = true;
+        }
+        let keep = recent.len().saturating_sub(words.len());
+        recent.drain(..keep);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+fn to_client(mut from: TcpStream, mut to: TcpStream, swallows: &AtomicBool) {
+    let (mut buffer, mut lost) = (vec![0; 65536], false);
+    let _ = from.set_read_timeout(Some(std::time::Duration::from_millis(50)));
+    loop {
+        if lost && !swallows.load(SeqCst) {
+            break;
+        }
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(_) if swallows.load(SeqCst) => lost = true,
+            Ok(count) if to.write_all(&buffer[..count]).is_err() => break,
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
