@@ -90,6 +90,9 @@ pub enum Word {
     FreezeEtcd,
     /// SIGSTOP to two of three.
     FreezeMajority,
+    /// etcd's leader and a node hang together and come back where they reach each other alone: a leader of etcd that does
+    /// not know that it was deposed.
+    HangWithEtcdsLeader,
     /// Asked by REST.
     Switchover,
     /// Asked by REST.
@@ -195,7 +198,8 @@ fn draw(random: &mut Random, means: Means) -> Fault {
         62..70 if means.disk => Word::FillDisk,
         70..76 if means.clock => clock,
         76..82 if means.network && (slow == Word::Slow || means.loss) => slow,
-        82..100 if means.network => Word::Cut(cut),
+        82..84 if means.network => Word::HangWithEtcdsLeader,
+        84..100 if means.network => Word::Cut(cut),
         _ => kill,
     };
     let role = match random.below(100) {
@@ -289,6 +293,31 @@ impl Ground {
                 others().for_each(crate::etcd::Member::freeze);
                 tokio::time::sleep(fault.lasts).await;
                 others().for_each(crate::etcd::Member::thaw);
+            }
+            Word::HangWithEtcdsLeader => {
+                let Some(network) = &self.network else {
+                    return ": no network".to_owned();
+                };
+                let Some(member) = etcd.leader().await else {
+                    return ": etcd has no leader".to_owned();
+                };
+                // The network's names, in the order of the members.
+                let at = etcd.members().iter().position(|one| one.name() == member.name()).unwrap_or_default();
+                let alone = [node.name(), ETCDS[at]];
+                let others = self.cluster.nodes.iter().map(Node::name).chain(ETCDS).filter(|name| !alone.contains(name));
+                let pairs: Vec<(&str, &str)> =
+                    others.flat_map(|other| alone.into_iter().flat_map(move |one| [(one, other), (other, one)])).collect();
+                member.freeze();
+                node.freeze();
+                pairs.iter().for_each(|(one, other)| network.cut(one, other));
+                // Two thirds of it hung: with a lease of ten seconds that is most often less than the lease, and enough for an
+                // election.
+                tokio::time::sleep(fault.lasts * 2 / 3).await;
+                member.thaw();
+                node.thaw();
+                tokio::time::sleep(fault.lasts / 3 + Duration::from_secs(2)).await;
+                pairs.iter().for_each(|(one, other)| network.heal(one, other));
+                return format!(" [{}]", member.name());
             }
             Word::Switchover => {
                 // To anybody who may, asked of any node: the words are Patroni's.
@@ -562,13 +591,23 @@ mod tests {
         let (all, none) = (plan(ALL), plan(Means { network: false, loss: false, disk: false, clock: false, modes: false }));
         assert_eq!(all.len(), none.len());
         let is_special = |word| {
-            matches!(word, Word::Cut(_) | Word::Slow | Word::Lose | Word::FillDisk | Word::ClockAhead | Word::ClockBack | Word::Mode(_))
+            matches!(
+                word,
+                Word::Cut(_)
+                    | Word::HangWithEtcdsLeader
+                    | Word::Slow
+                    | Word::Lose
+                    | Word::FillDisk
+                    | Word::ClockAhead
+                    | Word::ClockBack
+                    | Word::Mode(_)
+            )
         };
         for (one, other) in all.iter().zip(&none) {
             assert!(!is_special(other.word));
             assert!(is_special(one.word) || one == other, "{one:?} became {other:?}");
         }
-        for word in [Word::Lose, Word::FillDisk, Word::ClockAhead, Word::ClockBack, Word::Mode(Mode::Off)] {
+        for word in [Word::HangWithEtcdsLeader, Word::Lose, Word::FillDisk, Word::ClockAhead, Word::ClockBack, Word::Mode(Mode::Off)] {
             assert!(all.iter().any(|fault| fault.word == word), "{word} is never drawn");
         }
     }
