@@ -1,6 +1,7 @@
 //! The fence's rule: may this commit pass at this moment?
 
 use crate::time::Moment;
+use std::time::Duration;
 
 /// The page's mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,19 @@ pub enum Verdict {
     Refuse,
 }
 
+/// A wall clock is set right by less than this at a time where it is well; a slew moves it far less within a lease.
+const WALL_TOLERANCE: Duration = Duration::from_millis(100);
+
+/// The moment to judge by, where the wall clock has gained on CLOCK_BOOTTIME since before the lease was last renewed: later by so much.
+///
+/// A hypervisor that pauses a machine stops the machine's clocks. What tells, if anything does, is the wall clock, which somebody sets
+/// right afterwards. It is a second opinion that may only close: a clock that falls behind says nothing, and one that was set ahead for
+/// another reason costs a wait until the next renewal. Both differences are the wall clock less CLOCK_BOOTTIME, in nanoseconds.
+pub fn by_wall_clock(now: Moment, at_renewal_ns: i64, present_ns: i64) -> Moment {
+    let gained = Duration::from_nanos(u64::try_from(present_ns.saturating_sub(at_renewal_ns)).unwrap_or(0));
+    if gained > WALL_TOLERANCE { now + gained } else { now }
+}
+
 /// Judges a commit of a transaction that began at `began`.
 ///
 /// A closed page is `Wait`, not `Refuse`: a node that was just promoted, or whose worker was just
@@ -124,6 +138,21 @@ mod tests {
             let page = Page { mode, deadline: at(100), draining_since: at(50), draining_until: until };
             assert_eq!(judge(page, at(began), at(now)), verdict, "{mode:?} began {began} at {now}");
             assert_eq!(may_acknowledge(page, at(now)), acknowledge, "{mode:?} at {now}");
+        }
+    }
+
+    #[test]
+    fn the_wall_clock_only_closes() {
+        let second = 1_000_000_000;
+        for (at_renewal, present, wanted) in [
+            (5 * second, 5 * second, 100),
+            (5 * second, 5 * second + 99_000_000, 100),
+            (5 * second, 6 * second, 100 + 1_000_000_000),
+            (5 * second, 4 * second, 100),
+            (-5 * second, 5 * second, 100 + 10_000_000_000),
+            (i64::MAX, i64::MIN, 100),
+        ] {
+            assert_eq!(by_wall_clock(at(100), at_renewal, present), at(wanted), "{at_renewal} to {present}");
         }
     }
 

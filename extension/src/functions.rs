@@ -98,13 +98,14 @@ fn lease() -> TableIterator<
     let now = boottime();
     page.end_overdue_drain(now);
     let fence = page.fence();
+    let judged = page.fence_moment(now);
     let left = match fence.mode {
-        Mode::Open | Mode::Draining => Some(left(fence.deadline, now)),
+        Mode::Open | Mode::Draining => Some(left(fence.deadline, judged)),
         // A standby cluster is led with a closed fence.
         Mode::Unmanaged | Mode::Closed => page.held_until().map(|until| left(until, now)),
     };
     let word = match fence.mode {
-        Mode::Open | Mode::Draining if now >= fence.deadline => "expired",
+        Mode::Open | Mode::Draining if judged >= fence.deadline => "expired",
         mode => mode.word(),
     };
     TableIterator::once((
@@ -443,7 +444,9 @@ fn extend_lease(until_boottime_ns: i64) -> bool {
     demand_superuser("tenure_internal.extend_lease(bigint)");
     let page = shmem::page();
     page.renew(moment(until_boottime_ns));
-    cluster::fence::may_acknowledge(page.fence(), boottime())
+    // The next round of promises is asked for after this.
+    shmem::renewal_was_sent_at(shmem::wall_ahead_ns());
+    cluster::fence::may_acknowledge(page.fence(), page.fence_moment(boottime()))
 }
 
 /// Begins a switchover's drain, which ends by itself after so long, or with this session; says whether it began.

@@ -230,11 +230,13 @@ impl Worker {
     }
 
     async fn renew(&self, held: Held) -> Duration {
+        let wall_ahead = shmem::wall_ahead_ns();
         let sent = shmem::boottime();
         match leases::renew(&*self.etcd, shmem::boottime, held.grant.lease).await {
             Ok(renewed) => {
                 page().timings.lease_renewal.observe(shmem::boottime().since(sent));
                 let deadline = renewed.held.deadline;
+                shmem::renewal_was_sent_at(wall_ahead);
                 self.etcd_answered();
                 // The turn may have changed the lease while the answer was under way.
                 if let Some(now) = self.held.get().filter(|now| now.grant.lease == held.grant.lease) {

@@ -12,6 +12,7 @@ use crate::ports::Port;
 use crate::process;
 use crate::programs;
 use crate::room::Room;
+use crate::storm::clock::Clock;
 use crate::wait::{self, seconds};
 use rustix::process::{Pid, Signal};
 use std::fmt;
@@ -36,6 +37,7 @@ pub struct Server {
     port: Port,
     /// Where the instructions that its backends execute are counted to, if they are.
     profiles: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     process: Mutex<Option<Child>>,
 }
 
@@ -196,7 +198,7 @@ impl Pending {
 impl Server {
     fn planned(room: &Room, name: &str) -> Server {
         let log = room.path().join(format!("{name}.log"));
-        Server { dir: room.directory(name), log, port: Port::free(), profiles: None, process: Mutex::new(None) }
+        Server { dir: room.directory(name), log, port: Port::free(), profiles: None, environment: Vec::new(), process: Mutex::new(None) }
     }
 
     /// The same, to be run under callgrind.
@@ -277,8 +279,14 @@ impl Server {
                 command
             }
         };
-        let child =
-            command.arg("-D").arg(&self.dir).stdout(log.try_clone().expect("share the log")).stderr(log).spawn().expect("start postgres");
+        let child = command
+            .envs(self.environment.clone())
+            .arg("-D")
+            .arg(&self.dir)
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log)
+            .spawn()
+            .expect("start postgres");
         *self.process.lock().expect("nobody panicked with the lock") = Some(child);
     }
 
@@ -361,6 +369,19 @@ impl Alone {
     /// Starts etcd and the server with these settings on top; returns once the fence is open and the SQL surface is there.
     pub async fn start(settings: &[(&str, &str)]) -> Alone {
         Alone::start_as(settings, 3, |_, server| server).await
+    }
+
+    /// The same with a lease of a minute and a wall clock of the server's own, which can be stepped.
+    pub async fn start_with_clock(settings: &[(&str, &str)]) -> (Alone, Clock) {
+        let mut made = None;
+        let alone = Alone::start_as(settings, 60, |room, server| {
+            let clock = Clock::new(room, "fenced").expect("make a clock");
+            let environment = clock.environment();
+            made = Some(clock);
+            Server { environment, ..server }
+        })
+        .await;
+        (alone, made.expect("it was made"))
     }
 
     /// The same under callgrind, which makes it some fifty times slower, with a lease that bears that.

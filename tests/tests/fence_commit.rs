@@ -338,3 +338,30 @@ async fn nobody_but_a_superuser_reaches_what_the_arbiter_calls() {
         session.ok("RESET ROLE").await;
     }
 }
+
+/// As after a pause of the whole machine, of which its own clocks know nothing until somebody sets the wall clock right. The lease lasts a minute.
+#[tokio::test]
+async fn a_wall_clock_that_jumps_ahead_closes_until_the_next_renewal() {
+    let (alone, clock) = Alone::start_with_clock(&[]).await;
+    let (session, waiting) = (alone.session().await, alone.session().await);
+    session.ok("CREATE TABLE kept(n int)").await;
+    // By an hour back: nothing. (Postgres' own timeouts by the wall clock are another matter.)
+    clock.set(-3600).expect("step");
+    session.ok("INSERT INTO kept VALUES (1)").await;
+    clock.set(0).expect("step");
+    alone.fence_is("open").await;
+    alone.freeze_worker().await;
+    session.ok("BEGIN; INSERT INTO kept VALUES (2)").await;
+    clock.set(3600).expect("step");
+    let why = session.tell("COMMIT").await.refused("25006");
+    assert!(why.contains("ran out"), "{why}");
+    assert_eq!(alone.fence().await, "expired");
+    waiting.ok("SET tenure.fence_wait = '50s'; SET default_transaction_read_only = off").await;
+    let mut commit = waiting.begin("INSERT INTO kept VALUES (3)");
+    commit.waits(A_WHILE).await;
+    // A renewal that was sent since is the truth, whatever clocks say.
+    alone.thaw_worker().await;
+    commit.told_within(seconds(40)).await.done();
+    assert_eq!(session.ok("SELECT string_agg(n::text, ',' ORDER BY n) FROM kept").await, "1,3");
+    assert_eq!(alone.count("commits_cut").await, 0);
+}

@@ -138,7 +138,7 @@ impl Began {
 pub(super) fn admit(page: &Page, what: &str, began: Began) {
     let verdict = |now| {
         let fence = page.fence();
-        judge(fence, began.at(fence.mode, now), now)
+        judge(fence, began.at(fence.mode, now), page.fence_moment(now))
     };
     let now = boottime();
     if verdict(now) == Verdict::Pass {
@@ -152,7 +152,7 @@ pub(super) fn admit(page: &Page, what: &str, began: Began) {
     page.timings.commit_wait.observe(boottime().since(now));
     if answer != Some(Verdict::Pass) {
         page.commits_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        error::refused(what, page.fence(), boottime());
+        error::refused(what, page.fence(), page.fence_moment(boottime()));
     }
 }
 
@@ -170,8 +170,8 @@ fn after_commit(end: impl FnOnce(Pending) -> End) {
 }
 
 fn why_not_acknowledge(page: &Page, end: impl FnOnce() -> End) -> Option<String> {
-    let now = boottime();
     let fence = page.fence();
+    let now = page.fence_moment(boottime());
     if !may_acknowledge(fence, now) {
         return Some(error::why_closed(fence, now));
     }

@@ -38,7 +38,7 @@ pub use standbys::{flushed_by_standbys, flushed_here, standbys_awaited};
 
 /// May this server acknowledge now? Of a server that is not fenced, and of a standby, nobody asks.
 pub fn may_acknowledge_now() -> bool {
-    managed_page().is_none_or(|page| cluster::fence::may_acknowledge(page.fence(), shmem::boottime()))
+    managed_page().is_none_or(|page| cluster::fence::may_acknowledge(page.fence(), page.fence_moment(shmem::boottime())))
 }
 
 use crate::shmem::{self, Page};

@@ -47,7 +47,7 @@ extern "C-unwind" fn after_authentication(status: c_int) {
         set_read_only(c"on");
         return;
     }
-    if may_acknowledge(page.fence(), boottime()) || in_recovery() {
+    if may_acknowledge(page.fence(), page.fence_moment(boottime())) || in_recovery() {
         return;
     }
     set_read_only(c"on");
@@ -84,7 +84,7 @@ pub(super) fn made_read_only() -> bool {
 /// (Where that statement is one of several sent as one, its transaction stays read-only, and the next is
 /// read-write.)
 pub(super) fn maybe_reopen_session(page: &Page) {
-    if MADE_READ_ONLY.get() && may_acknowledge(page.fence(), boottime()) {
+    if MADE_READ_ONLY.get() && may_acknowledge(page.fence(), page.fence_moment(boottime())) {
         reopen_session();
     }
 }

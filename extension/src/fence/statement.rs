@@ -251,12 +251,12 @@ unsafe fn reads_tables(plan: *mut pg_sys::PlannedStmt) -> bool {
 
 /// Lets a reader pass while the lease runs, also while draining; standbys are not the fence's business.
 fn admit_read(page: &Page) {
-    let may_read = |now| may_acknowledge(page.fence(), now);
+    let may_read = |now| may_acknowledge(page.fence(), page.fence_moment(now));
     let now = boottime();
     if may_read(now) || in_recovery() {
         return;
     }
     if page.wait_renewed(now + guc::fence_wait(), |now| may_read(now).then_some(())).is_none() {
-        error::refused("read tables", page.fence(), boottime());
+        error::refused("read tables", page.fence(), page.fence_moment(boottime()));
     }
 }

@@ -25,6 +25,7 @@ pub use mailbox::AskError;
 pub use presence::{attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_worker};
 pub use recovered::Recovered;
 pub use registration::register;
+pub use tenure::renewal_was_sent_at;
 
 use cluster::time::Moment;
 use pgrx::pg_sys;
@@ -38,6 +39,8 @@ use std::time::Duration;
 pub struct Page {
     mode: AtomicU32,
     deadline_ns: AtomicU64,
+    /// The wall clock less CLOCK_BOOTTIME before the renewal was sent that the deadline goes by.
+    wall_ahead_ns: AtomicI64,
     draining_since_ns: AtomicU64,
     draining_until_ns: AtomicU64,
     /// The backend that began the drain; 0 where the worker did.
@@ -100,6 +103,29 @@ pub fn page() -> &'static Page {
 pub fn boottime() -> Moment {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Moment(Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
+/// The wall clock less CLOCK_BOOTTIME, in nanoseconds. The wall clock is read first: whatever comes in between makes less of it.
+pub fn wall_ahead_ns() -> i64 {
+    let wall_ns = wall_ns();
+    wall_ns.saturating_sub(boottime_ns(boottime()))
+}
+
+/// The same, for a moment that was read just now: whatever came in between makes more of it.
+fn wall_ahead_of_ns(now: Moment) -> i64 {
+    wall_ns().saturating_sub(boottime_ns(now))
+}
+
+fn boottime_ns(moment: Moment) -> i64 {
+    i64::try_from(moment.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The wall clock, by libc's function, as Postgres reads its own.
+fn wall_ns() -> i64 {
+    let mut wall = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the structure that it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut wall) };
+    wall.tv_sec.saturating_mul(1_000_000_000).saturating_add(wall.tv_nsec)
 }
 
 /// Should a broadcast be missed because its sender died.

@@ -1,6 +1,6 @@
 //! Who is there: the lease worker and the arbiter, when they were last seen, and how they are woken.
 
-use super::{Page, page, page_if_any};
+use super::{Page, page, page_if_any, renewal_was_sent_at, wall_ahead_ns};
 use crate::guc;
 use cluster::time::Moment;
 use pgrx::pg_sys;
@@ -22,6 +22,7 @@ pub(super) fn alive(pid: i32) -> bool {
 /// Worker: says that this process is the lease worker, until it ends.
 pub fn attach_worker() {
     page().worker_pid.store(own_pid(), SeqCst);
+    renewal_was_sent_at(wall_ahead_ns());
     // SAFETY: the callback is guarded and touches atomics only.
     unsafe { pg_sys::before_shmem_exit(Some(detach_worker), pg_sys::Datum::from(0)) };
 }

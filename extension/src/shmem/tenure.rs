@@ -1,12 +1,36 @@
 //! The tenure on the page: mode, deadline, term, drain, and promises not to take it over.
 
-use super::{LONGEST_SLEEP, Page, wait};
-use cluster::fence::{Mode, Page as FencePage};
+use super::{LONGEST_SLEEP, Page, wait, wall_ahead_of_ns};
+use cluster::fence::{Mode, Page as FencePage, by_wall_clock};
 use cluster::time::Moment;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
+thread_local! {
+    /// What the wall clock was ahead before the last renewal was sent that succeeded, in this process.
+    static WALL_AHEAD_NS: Cell<Option<i64>> = const { Cell::new(None) };
+}
+
+/// Whoever keeps a lease: a renewal that was sent after this look at the wall clock (`wall_ahead_ns`) has succeeded, and deadlines
+/// go by it from here on. A lease that was made or found since then is judged by the earlier look, which can only close too early.
+pub fn renewal_was_sent_at(wall_ahead_ns: i64) {
+    WALL_AHEAD_NS.set(Some(wall_ahead_ns));
+}
+
 impl Page {
+    /// The moment that the fence judges by: now, or later where the wall clock says so (`cluster::fence::by_wall_clock`).
+    pub fn fence_moment(&self, now: Moment) -> Moment {
+        by_wall_clock(now, self.wall_ahead_ns.load(SeqCst), wall_ahead_of_ns(now))
+    }
+
+    /// After a deadline was stored: who reads the new look has the new deadline, or an older one which that renewal has made true as well.
+    fn store_wall_clock(&self) {
+        if let Some(ahead) = WALL_AHEAD_NS.get() {
+            self.wall_ahead_ns.store(ahead, SeqCst);
+        }
+    }
+
     /// What the fence judges by.
     ///
     /// The mode is read first, the deadline after it, and every writer works the other way round: a
@@ -45,6 +69,7 @@ impl Page {
         self.term.store(term, SeqCst);
         self.lease.store(lease, SeqCst);
         self.deadline_ns.store(deadline.as_nanos(), SeqCst);
+        self.store_wall_clock();
         self.mode.store(Mode::Open as u32, SeqCst);
         self.broadcast_renewed();
     }
@@ -54,6 +79,7 @@ impl Page {
     pub fn renew(&self, deadline: Moment) {
         if matches!(self.mode(), Mode::Open | Mode::Draining) {
             self.deadline_ns.fetch_max(deadline.as_nanos(), SeqCst);
+            self.store_wall_clock();
             self.broadcast_renewed();
         }
     }

@@ -234,6 +234,14 @@ const MUTANTS: &[Mutant] = &[
         stories: &[("fence_commit", "a_drain_ends_with_its_time_and_with_its_session")],
     },
     Mutant {
+        name: "wall-clock",
+        guard: "a wall clock that jumps ahead closes until the next renewal",
+        file: RULE,
+        from: "if gained > WALL_TOLERANCE { now + gained } else { now }",
+        to: "if gained > WALL_TOLERANCE && at_renewal_ns == 1 { now + gained } else { now }",
+        stories: &[("fence_commit", "a_wall_clock_that_jumps_ahead_closes_until_the_next_renewal")],
+    },
+    Mutant {
         name: "drain-session",
         guard: "and with its session",
         file: PRESENCE,
