@@ -1,31 +1,19 @@
-//! Takes out one guard of the fence after another, in a copy of the tree, and demands that a story fails each time.
-//!
-//! `fence_mutants` runs them all, `fence_mutants prepare copy` those whose name contains a word. For each it builds
-//! the extension from the changed copy (dev profile, seconds) and runs the stories named beside it against that
-//! library (`TENURE_TEST_LIBRARY`). Prints the table of docs/fence-proof.md; ends with 1 where a mutant
-//! survives, no longer fits the source, or does not build. First of all the untouched copy has to pass.
-
-use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// How many stories run side by side.
-const AT_ONCE: usize = 3;
+//! The guards of the fence, and how each is taken out.
 
 /// One guard taken out.
-struct Mutant {
+pub struct Mutant {
     /// One word or two.
-    name: &'static str,
+    pub name: &'static str,
     /// What the guard is for, for the table.
-    guard: &'static str,
-    file: &'static str,
-    from: &'static str,
-    to: &'static str,
+    pub guard: &'static str,
+    /// Where.
+    pub file: &'static str,
+    /// What stands there.
+    pub from: &'static str,
+    /// What stands there instead.
+    pub to: &'static str,
     /// Test file and test; every one has to fail.
-    stories: &'static [(&'static str, &'static str)],
+    pub stories: &'static [(&'static str, &'static str)],
 }
 
 const FENCE: &str = "extension/src/fence/mod.rs";
@@ -42,7 +30,8 @@ const BY_SQL: &str = "extension/src/hold_back/by_sql.rs";
 const PRESENCE: &str = "extension/src/shmem/presence.rs";
 const WORKER: &str = "extension/src/worker.rs";
 
-const MUTANTS: &[Mutant] = &[
+/// All of them.
+pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "pre-commit",
         guard: "before commit: past the deadline it is refused",
@@ -459,153 +448,3 @@ const MUTANTS: &[Mutant] = &[
         stories: &[("failsafe", "who_has_promised_opens_no_fence_with_a_key_that_came_late")],
     },
 ];
-
-/// The copy of the tree and what is built from it.
-struct Bench {
-    source: PathBuf,
-    copy: PathBuf,
-    target: PathBuf,
-    libraries: PathBuf,
-}
-
-impl Bench {
-    fn new() -> Result<Bench> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().context("find the tree")?;
-        let home = std::env::var_os("TENURE_MUTANTS").map_or_else(|| PathBuf::from("/tmp/tenure-mutants"), PathBuf::from);
-        let bench = Bench { source, copy: home.join("tree"), target: home.join("target"), libraries: home.join("libraries") };
-        if bench.copy.exists() {
-            std::fs::remove_dir_all(&bench.copy).context("remove the last copy")?;
-        }
-        for dir in [&bench.copy, &bench.libraries] {
-            std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-        }
-        // Without the times of the originals: cargo would take an old file for built already.
-        let copied = Command::new("sh")
-            .args(["-c", "git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t \"$1\"", "copy"])
-            .arg(&bench.copy)
-            .current_dir(&bench.source)
-            .status();
-        ensure!(copied.context("run git and cp")?.success(), "cannot copy the tree");
-        Ok(bench)
-    }
-
-    /// Builds the copy as it stands.
-    fn build(&self, name: &str) -> Result<PathBuf> {
-        let output = Command::new("cargo")
-            .args(["build", "--quiet", "--locked", "-p", "pg_tenure"])
-            .current_dir(&self.copy)
-            .env("CARGO_TARGET_DIR", &self.target)
-            .output()
-            .context("run cargo build")?;
-        if !output.status.success() {
-            bail!("{name} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
-        }
-        let library = self.libraries.join(format!("{name}.so"));
-        std::fs::copy(self.target.join("debug/libpg_tenure.so"), &library).context("keep the library")?;
-        Ok(library)
-    }
-
-    /// Builds the copy with one guard taken out, and puts it back.
-    fn build_mutant(&self, mutant: &Mutant) -> Result<PathBuf> {
-        let file = self.copy.join(mutant.file);
-        let whole = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        let places = whole.matches(mutant.from).count();
-        ensure!(places == 1, "{} fits {places} places of {}, not one", mutant.name, mutant.file);
-        std::fs::write(&file, whole.replacen(mutant.from, mutant.to, 1)).context("take the guard out")?;
-        let built = self.build(mutant.name);
-        std::fs::write(&file, whole).context("put the guard back")?;
-        built
-    }
-
-    /// Runs one story against a library: None where it passes, else what it said.
-    fn story(&self, library: &Path, (file, test): (&str, &str)) -> Result<Option<String>> {
-        let output = Command::new("cargo")
-            .args(["test", "--quiet", "--locked", "-p", "tenure-tests", "--test", file, "--", "--exact", test])
-            .current_dir(&self.source)
-            .env("TENURE_TEST_LIBRARY", library)
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .output()
-            .context("run cargo test")?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        ensure!(text.contains("running 1 test"), "{file} has no test {test}:\n{text}");
-        if output.status.success() {
-            return Ok(None);
-        }
-        let said = text.lines().skip_while(|line| !line.contains("panicked at")).nth(1).unwrap_or("it failed");
-        Ok(Some(said.chars().take(140).collect::<String>().replace('|', "/")))
-    }
-}
-
-/// A story to run against a library.
-type Job = (usize, PathBuf, (&'static str, &'static str));
-
-fn run_all(bench: &Bench, jobs: &[Job]) -> Result<Vec<Option<String>>> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(vec![None; jobs.len()]);
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::SeqCst);
-                    let Some((_, library, story)) = jobs.get(index) else { return };
-                    let said = bench.story(library, *story);
-                    results.lock().expect("nobody panicked with the lock")[index] = Some(said.map_err(|error| format!("{error:#}")));
-                }
-            });
-        }
-    });
-    let results = results.into_inner().expect("nobody panicked with the lock");
-    results.into_iter().map(|said| said.expect("every job ran").map_err(anyhow::Error::msg)).collect()
-}
-
-fn run() -> Result<bool> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let chosen: Vec<&Mutant> =
-        MUTANTS.iter().filter(|mutant| words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))).collect();
-    let bench = Bench::new()?;
-
-    let untouched = bench.build("untouched")?;
-    let stories: BTreeSet<_> = chosen.iter().flat_map(|mutant| mutant.stories.iter().copied()).collect();
-    let jobs: Vec<Job> = stories.into_iter().map(|story| (0, untouched.clone(), story)).collect();
-    for ((_, _, (_, test)), said) in jobs.iter().zip(run_all(&bench, &jobs)?) {
-        if let Some(said) = said {
-            bail!("{test} fails with every guard in place: {said}");
-        }
-    }
-    println!("with every guard in place {} stories pass", jobs.len());
-
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut unfit = 0;
-    for (index, mutant) in chosen.iter().enumerate() {
-        match bench.build_mutant(mutant) {
-            Ok(library) => jobs.extend(mutant.stories.iter().map(|story| (index, library.clone(), *story))),
-            Err(error) => {
-                println!("{error:#}");
-                unfit += 1;
-            }
-        }
-    }
-    let said = run_all(&bench, &jobs)?;
-    println!("\n| guard | taken out | story that fails | what it says |\n|---|---|---|---|");
-    let mut survivors = 0;
-    for ((index, _, (file, test)), said) in jobs.iter().zip(said) {
-        let mutant = chosen[*index];
-        survivors += usize::from(said.is_none());
-        let said = said.unwrap_or_else(|| "**it passes: the mutant survives**".to_owned());
-        println!("| {} | `{}` in {} | {file}: {test} | {said} |", mutant.guard, mutant.name, mutant.file);
-    }
-    println!("\n{} mutants, {survivors} survivors, {unfit} that do not fit the source", chosen.len());
-    Ok(survivors + unfit == 0)
-}
-
-fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("fence_mutants: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
