@@ -314,7 +314,8 @@ impl Worker {
         let streaming = self.server.streaming.get();
         if let Some(other) = instance::in_use(&view, &self.world.nodes[self.at].name, &self.compose(), held.map(|held| held.grant.lease)) {
             self.world.with_page(self.at, |page| page.close());
-            (self.held.set(None), self.moving.set(None));
+            self.held.set(None);
+            self.moving.set(None);
             self.tell(&format!("no lease: {other}"));
             return RETRY;
         }
