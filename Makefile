@@ -101,8 +101,17 @@ e2e: install patroni
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; \
-	else echo "lint: cargo-deny is not installed, licences and advisories were not checked"; fi
+	@command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny || true
+	@if ! command -v cargo-deny >/dev/null; then \
+	    echo "lint: SKIPPED: no cargo-deny here and none can be installed; licences, bans and advisories were NOT checked"; \
+	else \
+	    cargo deny --log-level error check bans licenses sources || exit 1; \
+	    if cargo deny --log-level off fetch db 2>/dev/null || ls $${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs/*/crates >/dev/null 2>&1; then \
+	        cargo deny --log-level error check --disable-fetch advisories; \
+	    else \
+	        echo "lint: SKIPPED: no database of advisories is at hand and none can be fetched; advisories were NOT checked"; \
+	    fi; \
+	fi
 
 # make bench RUNS=3 MEASURES="switchover by-hand"
 RUNS ?= 5

@@ -8,14 +8,19 @@ COMMENT ON SCHEMA tenure IS 'pg_tenure: status of the cluster, and commands to i
 CREATE SCHEMA tenure_internal;
 COMMENT ON SCHEMA tenure_internal IS 'pg_tenure: what the arbiter calls, and nobody else';
 
--- Those who may act. A role belongs to the whole server, so it may be there already, and it stays.
+-- Those who may act, and those who may besides configure the cluster. A role belongs to the whole server, so it may be there already, and it
+-- stays.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'tenure_operator') THEN
         CREATE ROLE tenure_operator NOLOGIN;
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'tenure_admin') THEN
+        CREATE ROLE tenure_admin NOLOGIN;
+    END IF;
 END
 $$;
+GRANT tenure_operator TO tenure_admin;
 
 -- Reading ---------------------------------------------------------------------------------------------
 -- All from shared memory: no waiting, no etcd. Parallel-restricted, because what changes by the
@@ -184,5 +189,6 @@ GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events(), tenure.timings()
     TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz, integer), tenure.failover(text, integer), tenure.pause(integer), tenure.resume(integer),
-    tenure.set_config(jsonb, integer), tenure.restart(text, boolean, integer), tenure.reload(text, integer), tenure.reinit(text, integer)
+    tenure.restart(text, boolean, integer), tenure.reload(text, integer), tenure.reinit(text, integer)
     TO tenure_operator;
+GRANT EXECUTE ON FUNCTION tenure.set_config(jsonb, integer) TO tenure_admin;

@@ -91,6 +91,10 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
 
 async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
     let Some(facts) = &judged.facts else { return Ok(Done::Settled) };
+    if let Err(why) = hands.knowledge.learn(&hands.sql, &hands.programs, &hands.config, facts).await {
+        // What it said before counts until it can be asked.
+        tracing::warn!("{why:#}");
+    }
     if judged.view.config().paused() {
         let leader = judged.view.leader_if(&hands.config.name).filter(|_| !facts.in_recovery);
         // Without its history nobody could tell whether he may follow a leader that was promoted by hand or by name.
@@ -108,7 +112,10 @@ async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
         tend::standby(hands, &judged.view, facts).await?;
         return Ok(Done::Settled);
     }
-    let Some(leader) = judged.view.leader_if(&hands.config.name) else { return Ok(Done::Settled) };
+    let Some(leader) = judged.view.leader_if(&hands.config.name) else {
+        tend::leaderless(hands, &judged.view, facts).await?;
+        return Ok(Done::Settled);
+    };
     let again = tend::primary(hands, &judged.view, leader, facts).await?;
     Ok(if again { Done::LookAgain } else { Done::Settled })
 }

@@ -192,6 +192,7 @@ impl Daemon {
             etcd: self.hands.etcd.clone(),
             promise: self.hands.promise.clone(),
             timings: self.hands.timings.clone(),
+            knowledge: self.hands.knowledge.clone(),
             config: self.hands.config.clone(),
             sql: self.hands.sql.clone(),
         };

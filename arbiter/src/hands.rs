@@ -3,14 +3,16 @@
 use crate::callback::Callbacks;
 use crate::cli::http::Caller;
 use crate::config::{NodeConfig, ServerRole};
+use crate::known::Known;
 use crate::node_lease::{NodeLease, Word};
-use crate::postgres::conf::Recovery;
+use crate::postgres::conf::{Parameters, Recovery};
 use crate::postgres::pgpass;
 use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
 use crate::postgres::query::{LocalAddress, LocalSql};
 use crate::postgres::{Programs, controldata};
 use crate::settings;
 use anyhow::{Context, Result, bail};
+use cluster::config::DynamicConfig;
 use cluster::failsafe::Members;
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
@@ -66,6 +68,8 @@ pub struct Hands {
     pub slots: Arc<crate::slots::Memory>,
     /// What this node decided.
     pub journal: crate::journal::Journal,
+    /// What the server knows of parameters.
+    pub knowledge: Arc<crate::known::Knowledge>,
     /// How long procedures took.
     pub timings: crate::timings::Timings,
     state: Arc<Mutex<State>>,
@@ -135,6 +139,7 @@ impl Hands {
             promise: Default::default(),
             slots: Arc::default(),
             journal: Default::default(),
+            knowledge: Arc::default(),
             timings: Default::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -326,12 +331,7 @@ impl Hands {
         // Where the cluster does not manage synchronous standbys, the user's own setting stands.
         let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || synchronous.count > 0;
         let role = self.server_role(view, recovery);
-        let mut parameters = settings::parameters(&self.config, &dynamic, role, managed.then_some(synchronous));
-        crate::citus::settings::by_role(&self.config, view, recovery, &mut parameters);
-        if self.state().leaving {
-            parameters.file.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
-        }
-        crate::slots::settings(&self.config, &dynamic, &mut parameters.file).await;
+        let parameters = self.settled(view, recovery, &dynamic, managed.then_some(synchronous)).await;
         let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
         files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
         let hba = self.config.postgres.hba(role).or(self.config.bootstrap.pg_hba.as_ref());
@@ -344,12 +344,27 @@ impl Hands {
             crate::postgres::write_atomically(&settings::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
         }
         self.write_pgpass().await?;
-        for name in if changed { settings::refused(&self.config, &dynamic) } else { Vec::new() } {
-            tracing::warn!(
-                "{name} in the dynamic configuration is left out: it runs code, and this node's file does not say the same; hint: set it in each node's file too (docs/security.md)"
-            );
-        }
+        self.knowledge.tell(settings::left_out(&self.config, &dynamic, &self.knowledge.known()));
         Ok(changed)
+    }
+
+    /// The server's settings without what it would not take.
+    async fn settled(&self, view: &ClusterView, recovery: &Recovery, dynamic: &DynamicConfig, synchronous: Option<&Setting>) -> Parameters {
+        if let Err(why) = self.knowledge.recall(&self.programs, &self.config).await {
+            tracing::warn!("what PostgreSQL knows of parameters is not known, so most of the dynamic configuration is left out: {why:#}");
+        }
+        let role = self.server_role(view, recovery);
+        let major = crate::slots::major(&self.config).await;
+        let settle = |known: &Known| {
+            let mut parameters = settings::parameters(&self.config, dynamic, known, role, synchronous);
+            crate::citus::settings::by_role(&self.config, view, recovery, &mut parameters);
+            if self.state().leaving {
+                parameters.own.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
+            }
+            crate::slots::settings(major, dynamic, &mut parameters.file);
+            parameters
+        };
+        self.knowledge.settled(&self.programs, &self.config.postgres.files(), recovery, settle).await
     }
 
     /// The dynamic configuration, or the one of the file while there is none in etcd.
@@ -363,6 +378,13 @@ impl Hands {
     pub async fn reload(&self) -> Result<()> {
         self.sql.reload().await?;
         self.callbacks.reloaded(&self.config);
+        let hands = self.clone();
+        // Beside: whoever reloads in a hurry must not wait for it.
+        tokio::spawn(async move {
+            if hands.knowledge.look_after_reload(&hands.sql, &hands.config.postgres.files()).await {
+                hands.wake.notify_one();
+            }
+        });
         Ok(())
     }
 
@@ -381,7 +403,7 @@ impl Hands {
         self.write_configuration(view, recovery).await?;
         files.signal(recovery).await.context("write standby.signal")?;
         let dynamic = self.dynamic(view);
-        let mut parameters = settings::parameters(&self.config, &dynamic, self.server_role(view, recovery), None);
+        let mut parameters = self.settled(view, recovery, &dynamic, None).await;
         if matches!(recovery, Recovery::Standby { .. }) {
             let control = controldata::read(&self.programs, &self.config.postgres.data_dir).await?;
             for name in parameters.raise_to(&control.required) {

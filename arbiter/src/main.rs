@@ -14,6 +14,7 @@ mod fuzz_tests;
 mod hands;
 mod hook;
 mod journal;
+mod known;
 mod logging;
 mod node_lease;
 mod observe;
@@ -84,7 +85,7 @@ fn main() -> ExitCode {
                 text.push_str(&format!("hint: {hint}\n"));
             }
             // Nobody is left to tell where standard error is closed.
-            let _ = std::io::stderr().write_all(text.as_bytes());
+            let _ = std::io::stderr().write_all(cli::context::harmless(&text).as_bytes());
             ExitCode::FAILURE
         }
     }

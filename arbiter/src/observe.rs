@@ -15,6 +15,7 @@ use cluster::name::{SystemId, Timeline};
 use cluster::restart::Scheduled;
 use cluster::standby_cluster::Remote;
 use cluster::view::ClusterView;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Longer than a planned change keeps new transactions waiting before it stops the server.
@@ -153,15 +154,24 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
     };
     let fence_until = fence.left.map(|left| asked + left);
     let drained = fence.draining_for.is_some_and(|span| span > DRAINING_LONG).then(|| cluster::check::DRAINING.to_owned());
-    let pending_restart = facts.as_ref().map(|facts| settings::pending(config, &hands.dynamic(view), facts)).unwrap_or_default();
+    let pending_restart =
+        facts.as_ref().map(|facts| settings::pending(config, &hands.dynamic(view), &hands.knowledge.known(), facts)).unwrap_or_default();
     let described = Described {
         pending_restart,
         scheduled_restart: memory.scheduled_restart.clone(),
         paused: view.config().paused(),
         oldest_wal: facts.as_ref().and_then(|facts| facts.oldest_wal_lsn),
         reason: memory.stuck.clone().or(drained),
+        left_out: hands.knowledge.left_out().into_iter().take(LEFT_OUT_MOST).map(|(key, why)| (shortened(&key), shortened(&why))).collect(),
     };
     Ok(Seen { local, facts, fence_until, described })
+}
+
+/// So many settings that are left out stand in the member key; the log names all.
+const LEFT_OUT_MOST: usize = 10;
+
+fn shortened(text: &str) -> String {
+    text.chars().take(160).collect()
 }
 
 /// Where the log of a standby without an archive ends. Also of one that streams: refused, a receiver streams for a moment every few seconds.
@@ -257,7 +267,7 @@ async fn data(hands: &Hands, postgres: &Postgres, facts: Option<&ServerFacts>, m
             return Ok(DataDir::Empty);
         }
         match controldata::read(&hands.programs, data_dir).await {
-            Ok(read) => memory.control = Some(control(&read)),
+            Ok(read) => memory.control = Some(Control { ended: ended(data_dir, &read).await, ..control(&read) }),
             Err(why) => {
                 memory.control = None;
                 memory.unsure_of_damage = !controldata::is_lost(data_dir, &why).await;
@@ -268,11 +278,26 @@ async fn data(hands: &Hands, postgres: &Postgres, facts: Option<&ServerFacts>, m
     match &memory.control {
         Some(control) => Ok(DataDir::Present(control.clone())),
         None => {
-            let control = control(&controldata::read(&hands.programs, data_dir).await?);
+            let read = controldata::read(&hands.programs, data_dir).await?;
+            let control = Control { ended: ended(data_dir, &read).await, ..control(&read) };
             memory.control = Some(control.clone());
             Ok(DataDir::Present(control))
         }
     }
+}
+
+/// How the server that last used the directory ended. A copy that never started looks by its `pg_control` like the crashed primary that it
+/// was taken from; its label goes with its first start. Before release 15 a primary in an exclusive backup has a label too, so there it
+/// takes the file by which a server is a standby as well.
+async fn ended(data_dir: &Path, read: &ControlData) -> Ended {
+    let there = async |name: &str| tokio::fs::try_exists(data_dir.join(name)).await.unwrap_or(false);
+    let judged = control(read).ended;
+    if judged != Ended::CrashedPrimary || !there("backup_label").await {
+        return judged;
+    }
+    let version = postgres::read_if_there(&data_dir.join("PG_VERSION")).await.ok().flatten().unwrap_or_default();
+    let recent = version.trim().parse::<u32>().is_ok_and(|major| major >= 15);
+    if recent || there("standby.signal").await || there("recovery.signal").await { Ended::Standby } else { judged }
 }
 
 /// The part of `pg_control` that decisions rest on.

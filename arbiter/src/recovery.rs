@@ -2,9 +2,11 @@
 //! dynamic configuration and of `standby_cluster`.
 
 use crate::config::{Credentials, NodeConfig};
+use crate::known::Known;
 use crate::postgres::conf::{Recovery, conninfo, parameters_of};
 use crate::postgres::query::{ServerFacts, member_conninfo};
-use crate::settings;
+use crate::settings::{self, LeftOut};
+use cluster::admission::{Admission, recovery_admission};
 use cluster::config::DynamicConfig;
 use cluster::name::MemberName;
 use cluster::standby_cluster::StandbyCluster;
@@ -85,6 +87,15 @@ pub fn in_force(config: &NodeConfig, dynamic: &DynamicConfig, view: &ClusterView
     member.map(|(name, _)| Upstream::Member(name.clone()))
 }
 
+/// The standby goes on following whom it follows.
+pub fn as_it_is(config: &NodeConfig, dynamic: &DynamicConfig, facts: &ServerFacts) -> Recovery {
+    Recovery::Standby {
+        primary_conninfo: Some(facts.primary_conninfo.clone()),
+        primary_slot_name: Some(facts.primary_slot_name.clone()),
+        extra: extra(config, dynamic, false).0,
+    }
+}
+
 /// The running standby is set to follow the remote cluster, as `standby_cluster` asks.
 pub fn follows_remote(config: &NodeConfig, dynamic: &DynamicConfig, facts: &ServerFacts) -> bool {
     let Recovery::Standby { primary_conninfo, primary_slot_name, .. } = of(config, dynamic, &ClusterView::default(), &Upstream::Remote)
@@ -102,38 +113,39 @@ pub fn restores(config: &NodeConfig, recovery: &Recovery) -> bool {
     asked || config.postgres.parameters.contains_key("restore_command")
 }
 
-/// The names of recovery settings in the dynamic configuration that are left out here: they run code, and
-/// this node's file does not say the same.
-pub fn refused(config: &NodeConfig, dynamic: &DynamicConfig) -> Vec<String> {
-    extra(config, dynamic, true).1
-}
-
-/// Recovery settings beside our own, and those that are refused. The file's win over the dynamic ones, and
-/// `standby_cluster` over both while there is one; its delay is the leader's alone: the others would add theirs to it.
-fn extra(config: &NodeConfig, dynamic: &DynamicConfig, leads_standby_cluster: bool) -> (BTreeMap<String, String>, Vec<String>) {
-    let mut refused = Vec::new();
-    let mut settled = BTreeMap::new();
-    for (name, value) in recovery_conf(dynamic) {
-        if runs_foreign_code(config, &name, &value) {
-            refused.push(format!("postgresql.recovery_conf.{name}"));
-        } else {
-            settled.insert(name, value);
+/// The recovery settings that are left out here, and why.
+pub fn left_out(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known) -> LeftOut {
+    let (settled, mut left_out) = extra(config, dynamic, true);
+    for (name, value) in settled {
+        if let Some(said) = known.refused.get(&(name.clone(), value)) {
+            left_out.insert(format!("postgresql.recovery_conf.{name}"), format!("the server would refuse it: {said}"));
         }
     }
+    left_out
+}
+
+/// Recovery settings beside our own, and those that are left out. The file's win over the dynamic ones, and
+/// `standby_cluster` over both while there is one; its delay is the leader's alone: the others would add theirs to it.
+fn extra(config: &NodeConfig, dynamic: &DynamicConfig, leads_standby_cluster: bool) -> (BTreeMap<String, String>, LeftOut) {
+    let (mut settled, mut left_out) = (BTreeMap::new(), LeftOut::new());
+    let mut judge = |key: &str, name: &str, value: String, settled: &mut BTreeMap<String, String>| match why_not(config, name, &value) {
+        None => drop(settled.insert(name.to_owned(), value)),
+        Some(why) => drop(left_out.insert(format!("{key}.{}", name.escape_default()), why)),
+    };
+    for (name, value) in recovery_conf(dynamic) {
+        judge("postgresql.recovery_conf", &name, value, &mut settled);
+    }
     settled.extend(config.postgres.recovery_conf.clone());
-    let Some(remote) = dynamic.standby_cluster() else { return (settled, refused) };
+    let Some(remote) = dynamic.standby_cluster() else { return (settled, left_out) };
     for (name, value) in [("restore_command", remote.restore_command), ("archive_cleanup_command", remote.archive_cleanup_command)] {
-        let Some(value) = value else { continue };
-        if runs_foreign_code(config, name, &value) {
-            refused.push(format!("standby_cluster.{name}"));
-        } else {
-            settled.insert(name.to_owned(), value);
+        if let Some(value) = value {
+            judge("standby_cluster", name, value, &mut settled);
         }
     }
     if let Some(delay) = remote.recovery_min_apply_delay.filter(|_| leads_standby_cluster) {
-        settled.insert("recovery_min_apply_delay".to_owned(), delay);
+        judge("standby_cluster", "recovery_min_apply_delay", delay, &mut settled);
     }
-    (settled, refused)
+    (settled, left_out)
 }
 
 fn recovery_conf(dynamic: &DynamicConfig) -> BTreeMap<String, String> {
@@ -141,26 +153,31 @@ fn recovery_conf(dynamic: &DynamicConfig) -> BTreeMap<String, String> {
     section.map(parameters_of).unwrap_or_default()
 }
 
-/// True for a setting that runs code which this node's own file does not name: not in `postgresql.recovery_conf`,
-/// not in `postgresql.parameters`, and not in its `bootstrap.dcs`.
-fn runs_foreign_code(config: &NodeConfig, name: &str, value: &str) -> bool {
-    if !settings::runs_code(name) {
-        return false;
-    }
+/// Why a recovery setting of the dynamic configuration does not count here: it could be more than a value, and this node's own file does not
+/// say the same, in `postgresql.recovery_conf`, in `postgresql.parameters`, or in its `bootstrap.dcs`.
+fn why_not(config: &NodeConfig, name: &str, value: &str) -> Option<String> {
+    let verdict = recovery_admission(name, value);
     let own = DynamicConfig(config.bootstrap.dcs.clone());
-    let remote = own.standby_cluster().unwrap_or_default();
-    let in_standby_cluster = match name {
-        "restore_command" => remote.restore_command,
-        "archive_cleanup_command" => remote.archive_cleanup_command,
-        _ => None,
+    let said = || {
+        let remote = own.standby_cluster().unwrap_or_default();
+        let in_standby_cluster = match name {
+            "restore_command" => remote.restore_command,
+            "archive_cleanup_command" => remote.archive_cleanup_command,
+            _ => None,
+        };
+        let said = [
+            config.postgres.recovery_conf.get(name).cloned(),
+            config.postgres.parameters.get(name).cloned(),
+            recovery_conf(&own).get(name).cloned(),
+            in_standby_cluster,
+        ];
+        said.into_iter().flatten().any(|said| said == value)
     };
-    let said = [
-        config.postgres.recovery_conf.get(name).cloned(),
-        config.postgres.parameters.get(name).cloned(),
-        recovery_conf(&own).get(name).cloned(),
-        in_standby_cluster,
-    ];
-    !said.into_iter().flatten().any(|said| said == value)
+    match verdict {
+        Admission::Counts => None,
+        Admission::OwnFile(_) if said() => None,
+        other => Some(other.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -217,11 +234,12 @@ mod tests {
             "postgresql": {"recovery_conf": {"archive_cleanup_command": "foreign", "recovery_min_apply_delay": "1min"}},
         }));
         let silent = config("");
-        assert_eq!(refused(&silent, &asked), ["postgresql.recovery_conf.archive_cleanup_command", "standby_cluster.restore_command"]);
+        let refused = |config: &NodeConfig| left_out(config, &asked, &Known::default()).into_keys().collect::<Vec<_>>();
+        assert_eq!(refused(&silent), ["postgresql.recovery_conf.archive_cleanup_command", "standby_cluster.restore_command"]);
         let (_, _, extra) = settled(&silent, &asked, &Upstream::Remote);
         assert_eq!(extra, BTreeMap::from([("recovery_min_apply_delay".to_owned(), "5min".to_owned())]));
         let saying = config(", recovery_conf: {restore_command: theirs}");
-        assert_eq!(refused(&saying, &asked), ["postgresql.recovery_conf.archive_cleanup_command"]);
+        assert_eq!(refused(&saying), ["postgresql.recovery_conf.archive_cleanup_command"]);
         let (_, _, extra) = settled(&saying, &asked, &Upstream::Member(MemberName::new("n2").unwrap()));
         assert_eq!(extra["restore_command"], "theirs");
         assert_eq!(extra["recovery_min_apply_delay"], "1min", "the leader's delay is the leader's alone");

@@ -67,7 +67,7 @@ async fn alone(hands: &Hands, method: &BootstrapMethod, sockets: &Path) -> Resul
     let files = postgres.files();
     let control = controldata::read(&hands.programs, &postgres.data_dir).await.context("the method left no usable data directory")?;
     let dynamic = DynamicConfig(config.bootstrap.dcs.clone());
-    let mut parameters = settings::parameters(config, &dynamic, ServerRole::Primary, None);
+    let mut parameters = settings::parameters(config, &dynamic, &hands.knowledge.known(), ServerRole::Primary, None);
     let _ = parameters.raise_to(&control.required);
     files.write(&parameters, &Recovery::None).await.context("write postgresql.conf")?;
     let hba = sockets.join("pg_hba.conf");

@@ -3,8 +3,10 @@
 
 use crate::config::NodeConfig;
 use crate::config::ServerRole;
+use crate::known::Known;
 use crate::postgres::conf::{Identity, Parameters, parameters_of};
 use crate::postgres::query::ServerFacts;
+use cluster::admission::{Admission, Section, admission, is_name};
 use cluster::config::DynamicConfig;
 use cluster::pending::{self, Pending};
 use cluster::quorum::Setting;
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 
 /// Where a path that belongs to this data directory but must not lie in it (it would be cloned or
 /// rewound with it) is.
-fn beside(config: &NodeConfig, tail: &str) -> PathBuf {
+pub fn beside(config: &NodeConfig, tail: &str) -> PathBuf {
     let mut path = config.postgres.data_dir.components().as_path().as_os_str().to_owned();
     path.push(tail);
     PathBuf::from(path)
@@ -35,77 +37,108 @@ pub fn trusted_slots_file(config: &NodeConfig) -> PathBuf {
     beside(config, ".tenure-slots")
 }
 
-/// Settings by which Postgres runs a program or loads a library: write access to the dynamic
-/// configuration must not be a way to run code on every node.
-const RUNS_CODE: [&str; 11] = [
-    "archive_command",
-    "archive_library",
-    "archive_cleanup_command",
-    "restore_command",
-    "recovery_end_command",
-    "ssl_passphrase_command",
-    "shared_preload_libraries",
-    "session_preload_libraries",
-    "local_preload_libraries",
-    "dynamic_library_path",
-    "jit_provider",
-];
+/// What is left out of the server's configuration: where it stands, and why.
+pub type LeftOut = BTreeMap<String, String>;
 
-/// By this setting Postgres runs a program or loads a library.
-pub fn runs_code(name: &str) -> bool {
-    RUNS_CODE.contains(&name)
+/// The parameters of a section of a document, in small letters.
+fn section_of(document: &DynamicConfig, section: &str) -> BTreeMap<String, String> {
+    let section = document.postgresql().and_then(|map| map.get(section)).and_then(Value::as_object);
+    section.map(parameters_of).unwrap_or_default()
 }
 
-/// The dynamic parameters in this section (`parameters`, or one of a role) that count here, and the names of
-/// those that do not: one that runs code counts only where this node's own file says the same, in
-/// `postgresql.parameters`, in the same section of the role, or in its `bootstrap.dcs`.
+/// The dynamic parameters in this section (`parameters`, or one of a role) that count here. What could be more than a value counts only
+/// where this node's own file says the same: in `postgresql.parameters`, in the same section of the role, or in its `bootstrap.dcs`.
 fn admitted(
     config: &NodeConfig,
     dynamic: &DynamicConfig,
+    known: &Known,
     section: &str,
     local: &BTreeMap<String, String>,
-) -> (BTreeMap<String, String>, Vec<&'static str>) {
-    let of = |document: &DynamicConfig, section: &str| {
-        let section = document.postgresql().and_then(|map| map.get(section)).and_then(Value::as_object);
-        section.map(parameters_of).unwrap_or_default()
-    };
-    let mut parameters = of(dynamic, section);
+    left_out: &mut LeftOut,
+) -> BTreeMap<String, String> {
     let own = DynamicConfig(config.bootstrap.dcs.clone());
-    let said = [config.postgres.parameters.clone(), local.clone(), of(&own, "parameters"), of(&own, section)];
-    let foreign = |name: &&'static str| {
-        let given = parameters.get(*name);
-        given.is_some() && !said.iter().any(|said| said.get(*name) == given)
+    let said = [config.postgres.parameters.clone(), local.clone(), section_of(&own, "parameters"), section_of(&own, section)];
+    let judged = |name: &String, value: &String| {
+        let said = || said.iter().any(|said| said.get(name) == Some(value));
+        match admission(Section::Parameters, name, value, &known.catalogue) {
+            Admission::Counts => None,
+            Admission::OwnFile(_) if said() => None,
+            other => Some(other.to_string()),
+        }
     };
-    let refused: Vec<&'static str> = RUNS_CODE.into_iter().filter(foreign).collect();
-    parameters.retain(|name, _| !refused.contains(&name.as_str()));
-    (parameters, refused)
+    let mut parameters = section_of(dynamic, section);
+    parameters.retain(|name, value| match judged(name, value).or_else(|| refusal(known, name, value)) {
+        None => true,
+        Some(why) => {
+            left_out.insert(format!("postgresql.{section}.{}", shown(name)), why);
+            false
+        }
+    });
+    parameters
 }
 
-/// The dynamic settings that are left out here because they would run code that this node's file does not name.
-pub fn refused(config: &NodeConfig, dynamic: &DynamicConfig) -> Vec<String> {
+/// What the server said to exactly this before.
+fn refusal(known: &Known, name: &str, value: &str) -> Option<String> {
+    let said = known.refused.get(&(name.to_owned(), value.to_owned()))?;
+    Some(format!("the server would refuse it: {said}"))
+}
+
+/// A name that is none must not end the line that complains of it.
+fn shown(name: &str) -> String {
+    name.escape_default().to_string()
+}
+
+/// The file's own parameters but for those that the server would not take.
+fn taken(known: &Known, section: &str, local: &BTreeMap<String, String>, left_out: &mut LeftOut) -> BTreeMap<String, String> {
+    let mut parameters = local.clone();
+    parameters.retain(|name, value| {
+        let why = match is_name(name) {
+            true => refusal(known, name, value),
+            false => Some("that is no name of a PostgreSQL parameter".to_owned()),
+        };
+        if let Some(why) = &why {
+            left_out.insert(format!("postgresql.{section}.{} of this node's file", shown(name)), why.clone());
+        }
+        why.is_none()
+    });
+    parameters
+}
+
+/// What is left out here, of every role's sections and of recovery's.
+pub fn left_out(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known) -> LeftOut {
     let postgres = &config.postgres;
-    let mut refused: Vec<String> = Vec::new();
-    let mut note = |section: &str, local: &BTreeMap<String, String>| {
-        refused.extend(admitted(config, dynamic, section, local).1.into_iter().map(|name| format!("postgresql.{section}.{name}")));
-    };
-    note("parameters", &postgres.parameters);
-    for role in ServerRole::ALL {
-        note(&format!("parameters_{role}"), postgres.parameters_by_role.of(role));
+    let mut left_out = crate::recovery::left_out(config, dynamic, known);
+    let sections = std::iter::once(("parameters".to_owned(), &postgres.parameters))
+        .chain(ServerRole::ALL.map(|role| (format!("parameters_{role}"), postgres.parameters_by_role.of(role))));
+    for (section, local) in sections {
+        admitted(config, dynamic, known, &section, local, &mut left_out);
+        taken(known, &section, local, &mut left_out);
     }
-    refused.extend(crate::recovery::refused(config, dynamic));
-    refused
+    left_out
 }
 
 /// The settings of this node's server in this role under this dynamic configuration, with these synchronous standbys.
-pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, role: ServerRole, synchronous: Option<&Setting>) -> Parameters {
+pub fn parameters(
+    config: &NodeConfig,
+    dynamic: &DynamicConfig,
+    known: &Known,
+    role: ServerRole,
+    synchronous: Option<&Setting>,
+) -> Parameters {
     let addresses = config.postgres.listen.addresses();
     let identity = Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
     let postgres = &config.postgres;
-    let mut parameters =
-        Parameters::settle(&identity, &postgres.parameters, &admitted(config, dynamic, "parameters", &postgres.parameters).0);
+    // Told where all of it is asked for: `left_out`.
+    let told = &mut LeftOut::new();
+    let mut parameters = Parameters::settle(
+        &identity,
+        &taken(known, "parameters", &postgres.parameters, told),
+        &admitted(config, dynamic, known, "parameters", &postgres.parameters, told),
+    );
     let of_role = postgres.parameters_by_role.of(role);
-    parameters.overlay(admitted(config, dynamic, &format!("parameters_{role}"), of_role).0);
-    parameters.overlay(of_role.clone());
+    let section = format!("parameters_{role}");
+    parameters.overlay(admitted(config, dynamic, known, &section, of_role, told));
+    parameters.overlay(taken(known, &section, of_role, told));
     if let Some(setting) = synchronous {
         parameters.file.insert("synchronous_standby_names".to_owned(), setting.to_string());
     }
@@ -117,13 +150,13 @@ pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, role: ServerRole
 }
 
 /// The settings that the running server has otherwise than its next start would.
-pub fn pending(config: &NodeConfig, dynamic: &DynamicConfig, facts: &ServerFacts) -> Pending {
+pub fn pending(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known, facts: &ServerFacts) -> Pending {
     let mut pending = Pending::new();
     for setting in &facts.pending_restart {
         pending::note(&mut pending, &setting.name, &setting.value, setting.wanted.as_deref().unwrap_or(""));
     }
     // The command line is the same in every role.
-    for (name, wanted) in &parameters(config, dynamic, ServerRole::Primary, None).argv {
+    for (name, wanted) in &parameters(config, dynamic, known, ServerRole::Primary, None).argv {
         if let Some(running) = facts.on_command_line.get(name) {
             pending::note(&mut pending, name, running, wanted);
         }
@@ -140,7 +173,7 @@ fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Paramet
     ] {
         parameters.argv.insert(name.to_owned(), value);
     }
-    let mut set = |name: &str, value: String| parameters.file.insert(name.to_owned(), value);
+    let mut set = |name: &str, value: String| parameters.own.insert(name.to_owned(), value);
     set("tenure.etcd_endpoints", config.etcd.endpoints.join(","));
     set("tenure.member", member(config).to_string());
     set("tenure.wake_socket", text(&wake_socket(config)));
@@ -200,6 +233,7 @@ pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cluster::parameter::Catalogue;
 
     #[test]
     fn what_runs_code_counts_only_where_the_nodes_own_file_says_the_same() {
@@ -212,15 +246,17 @@ mod tests {
             \x20 authentication: {superuser: {username: p}, replication: {username: r}}}\n";
         std::fs::write(&file, own.replace("ROOM", room.path().to_str().unwrap())).unwrap();
         let config = NodeConfig::load(&file, std::iter::empty()).unwrap();
+        let text = "archive_command\tsighup\tx\tSTRING\nrestore_command\tsighup\tx\tSTRING\nwork_mem\tuser\tx\tINTEGER\n";
+        let known = Known { catalogue: Catalogue::described(text).into(), ..Known::default() };
         for (archive_command, counts) in [("own", true), ("foreign", false)] {
             let parameters = json!({"archive_command": archive_command, "restore_command": "foreign", "work_mem": "8MB"});
             let document = json!({"postgresql": {"parameters": parameters}});
             let dynamic = DynamicConfig(document.as_object().unwrap().clone());
-            let settled = super::parameters(&config, &dynamic, ServerRole::Primary, None).file;
+            let settled = super::parameters(&config, &dynamic, &known, ServerRole::Primary, None).file;
             assert_eq!(settled.get("archive_command").map(String::as_str), counts.then_some("own"));
             assert!(!settled.contains_key("restore_command"));
             assert_eq!(settled.get("work_mem").map(String::as_str), Some("8MB"));
-            assert_eq!(refused(&config, &dynamic).contains(&"postgresql.parameters.archive_command".to_owned()), !counts);
+            assert_eq!(left_out(&config, &dynamic, &known).contains_key("postgresql.parameters.archive_command"), !counts);
         }
     }
 

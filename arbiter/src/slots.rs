@@ -422,8 +422,14 @@ async fn drop_doubtful(hands: &Hands, view: &ClusterView) -> Result<()> {
     Ok(())
 }
 
+/// The release of the data directory, where there is one.
+pub async fn major(config: &NodeConfig) -> Option<u32> {
+    let version = tokio::fs::read_to_string(config.postgres.data_dir.join("PG_VERSION")).await.unwrap_or_default();
+    version.trim().parse().ok()
+}
+
 /// What slots ask of the server's settings.
-pub async fn settings(config: &NodeConfig, dynamic: &DynamicConfig, file: &mut BTreeMap<String, String>) {
+pub fn settings(major: Option<u32>, dynamic: &DynamicConfig, file: &mut BTreeMap<String, String>) {
     if !slots::keeps_logical(dynamic) {
         return;
     }
@@ -431,8 +437,7 @@ pub async fn settings(config: &NodeConfig, dynamic: &DynamicConfig, file: &mut B
     file.insert("hot_standby_feedback".to_owned(), "on".to_owned());
     // A copy is trusted once the primary keeps its rows, and it learns of that with this interval (10 s by default).
     file.entry("wal_receiver_status_interval".to_owned()).or_insert_with(|| "2s".to_owned());
-    let version = tokio::fs::read_to_string(config.postgres.data_dir.join("PG_VERSION")).await.unwrap_or_default();
-    if version.trim().parse::<u32>().is_ok_and(|major| major * 10_000 >= slots::NATIVE_SYNC) {
+    if major.is_some_and(|major| major * 10_000 >= slots::NATIVE_SYNC) {
         file.insert("sync_replication_slots".to_owned(), "on".to_owned());
     }
 }

@@ -88,6 +88,8 @@ pub struct Node {
     pub promise: crate::failsafe::Promise,
     /// How long procedures took.
     pub timings: crate::timings::Timings,
+    /// What its server knows of parameters.
+    pub knowledge: Arc<crate::known::Knowledge>,
     /// The node's own server.
     pub sql: Arc<crate::postgres::query::LocalSql>,
 }

@@ -32,6 +32,16 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     synchronous::tend(hands, view, leader, facts).await
 }
 
+/// One round on a primary that nobody's lease backs just now: what keeps it from leading may be the configuration itself, so a change of
+/// that is written all the same.
+pub async fn leaderless(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<()> {
+    if view.config.is_none() || view.leader.is_some() {
+        return Ok(());
+    }
+    synchronous::applied(hands, view, facts);
+    configuration(hands, view, &Recovery::None).await
+}
+
 /// One round on a standby.
 pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<()> {
     hands.note_synchronous(Setting::nobody(), None);
@@ -45,10 +55,12 @@ pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> 
         return Ok(());
     }
     let dynamic = hands.dynamic(view);
-    if let Some(upstream) = recovery::in_force(&hands.config, &dynamic, view, facts) {
-        configuration(hands, view, &recovery::of(&hands.config, &dynamic, view, &upstream)).await?;
-    }
-    Ok(())
+    let recovery = match recovery::in_force(&hands.config, &dynamic, view, facts) {
+        Some(upstream) => recovery::of(&hands.config, &dynamic, view, &upstream),
+        // Whom it follows has no member key: neither may lead, perhaps for what the configuration says.
+        None => recovery::as_it_is(&hands.config, &dynamic, facts),
+    };
+    configuration(hands, view, &recovery).await
 }
 
 /// What the one who leads a standby cluster keeps in etcd: the history of what it follows, and that nobody

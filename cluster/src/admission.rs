@@ -6,7 +6,10 @@
 //! parameter counts if the server knows it and it is no text, or if its name stands among the few [`HARMLESS`] texts. Any other text counts
 //! only where the node's own file says the same.
 
-use crate::parameter::{Catalogue, refusal};
+use crate::config::DynamicConfig;
+use crate::parameter::{Catalogue, Parameter, refusal};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What becomes of a parameter in the dynamic configuration.
@@ -47,6 +50,9 @@ pub const OURS_DYNAMIC: [&str; 3] = ["tenure.fence_reads", "tenure.fence_wait", 
 
 /// Lines of postgresql.conf that read another file; to the server they look like parameters.
 const INCLUDES: [&str; 3] = ["include", "include_dir", "include_if_exists"];
+
+/// Shown like settings of the server, and refused now and then where they stand in a file: in recovery, or in a transaction that has begun.
+const OF_A_TRANSACTION: [&str; 3] = ["transaction_deferrable", "transaction_isolation", "transaction_read_only"];
 
 /// What belongs in `recovery_conf`.
 const RECOVERY: [&str; 15] = [
@@ -180,6 +186,9 @@ pub fn admission(section: Section, name: &str, value: &str, catalogue: &Catalogu
             (false, true) => Admission::OwnFile("no library that this server has loaded knows it, and it may be a path or a program"),
         };
     };
+    if OF_A_TRANSACTION.contains(&name.as_str()) {
+        return Admission::Refused("it is a transaction's, not a server's".to_owned());
+    }
     if let Some(why) = refusal(parameter, value).filter(|_| catalogue.complete || parameter.context == "internal") {
         return Admission::Refused(why);
     }
@@ -193,10 +202,75 @@ pub fn admission(section: Section, name: &str, value: &str, catalogue: &Catalogu
     }
 }
 
+/// The parameters in a section of the document's `postgresql`, as text and by names in small letters.
+fn parameters(config: &DynamicConfig, section: &str) -> BTreeMap<String, String> {
+    let section = config.postgresql().and_then(|postgresql| postgresql.get(section)).and_then(Value::as_object);
+    let text = |value: &Value| match value {
+        Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::String(text) => Some(text.clone()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    section.into_iter().flatten().filter_map(|(name, value)| Some((name.to_lowercase(), text(value)?))).collect()
+}
+
+const SECTIONS: [(&str, Section); 5] = [
+    ("parameters", Section::Parameters),
+    ("parameters_primary", Section::Parameters),
+    ("parameters_replica", Section::Parameters),
+    ("parameters_standby_leader", Section::Parameters),
+    ("recovery_conf", Section::RecoveryConf),
+];
+
+/// The parameters that a change gives another value: section, name and value.
+fn changed<'a>(
+    before: &'a DynamicConfig,
+    after: &'a DynamicConfig,
+) -> impl Iterator<Item = (&'static str, Section, String, String)> + use<'a> {
+    SECTIONS.into_iter().flat_map(move |(section, kind)| {
+        let old = parameters(before, section);
+        let new = parameters(after, section).into_iter().filter(move |(name, value)| old.get(name) != Some(value));
+        new.map(move |(name, value)| (section, kind, name, value))
+    })
+}
+
+/// The names of the parameters that a change gives another value: what a server is to be asked about.
+pub fn changed_names(before: &DynamicConfig, after: &DynamicConfig) -> Vec<String> {
+    let mut names: Vec<String> = changed(before, after).map(|(_, _, name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// What of a change will not count, or not everywhere, one sentence each, for whoever makes it.
+pub fn warnings(before: &DynamicConfig, after: &DynamicConfig, catalogue: &Catalogue) -> Vec<String> {
+    let warning = |(section, kind, name, value): (&str, Section, String, String)| {
+        let verdict = match kind {
+            Section::Parameters => admission(kind, &name, &value, catalogue),
+            Section::RecoveryConf => recovery_admission(&name, &value),
+        };
+        (verdict != Admission::Counts).then(|| format!("postgresql.{section}.{} will be left out: {verdict}", name.escape_default()))
+    };
+    changed(before, after).filter_map(warning).collect()
+}
+
+/// What becomes of `name = value` among the settings of recovery. They are the server's own, the same in every release, so nothing has to be
+/// known of it.
+pub fn recovery_admission(name: &str, value: &str) -> Admission {
+    let of = |vartype: &str| Parameter { vartype: vartype.to_owned(), ..Parameter::default() };
+    let vartype = match name {
+        "recovery_min_apply_delay" => "integer",
+        "recovery_target_action" => "enum",
+        "recovery_target_inclusive" => "bool",
+        _ => "string",
+    };
+    let catalogue = Catalogue { parameters: [(name.to_lowercase(), of(vartype))].into(), complete: false };
+    admission(Section::RecoveryConf, name, value, &catalogue)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parameter::Parameter;
 
     fn catalogue(complete: bool) -> Catalogue {
         let of = |name: &str, vartype: &str| {
@@ -275,6 +349,23 @@ mod tests {
     }
 
     #[test]
+    fn whoever_changes_something_is_told_what_of_it_will_not_count() {
+        let config = |json: &str| DynamicConfig(serde_json::from_str(json).unwrap());
+        let before = config(r#"{"postgresql":{"parameters":{"shared_bufers":"1GB","work_mem":"4MB"}}}"#);
+        let after = config(
+            r#"{"postgresql":{"parameters":{"shared_bufers":"1GB","work_mem":"abc","fsync":true},"recovery_conf":{"restore_command":"x"}}}"#,
+        );
+        assert_eq!(changed_names(&before, &after), ["fsync", "restore_command", "work_mem"]);
+        assert_eq!(
+            warnings(&before, &after, &catalogue(true)),
+            [
+                "postgresql.parameters.work_mem will be left out: the server would refuse it: expected a number, or one with a unit that measures the same as kB",
+                "postgresql.recovery_conf.restore_command will be left out: it is a text, which may run code, or name a file or a host, so it counts only where the node's own file says the same",
+            ]
+        );
+    }
+
+    #[test]
     fn recovery_conf_takes_recoverys_names_only() {
         for (name, value, expected) in [
             ("recovery_min_apply_delay", "1min", "counts"),
@@ -286,6 +377,7 @@ mod tests {
         ] {
             let told = admission(Section::RecoveryConf, name, value, &catalogue(true));
             assert_eq!(word(&told), expected, "{name} = {value}: {told}");
+            assert_eq!(recovery_admission(name, value), told, "{name}");
         }
     }
 

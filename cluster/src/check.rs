@@ -261,6 +261,14 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
             "start its arbiter",
         );
     }
+    for (key, why) in member.tenure.iter().flat_map(|facts| &facts.left_out) {
+        found.member(
+            Severity::Warning,
+            name,
+            format!("{key} is left out there: {why}"),
+            "put it right or take it out with `tenure edit-config`, or write it into the node's own file too (docs/security.md)",
+        );
+    }
     if member.pending_restart {
         found.member(Severity::Notice, name, "a setting waits for a restart".to_owned(), "`tenure restart` when it suits");
     }

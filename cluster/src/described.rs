@@ -6,6 +6,7 @@ use crate::pending::Pending;
 use crate::restart::Scheduled;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// The arbiter's part of the member key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Described {
     /// Why its Postgres, which runs, can't go on as a standby.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Settings that do not count here, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
 }
 
 impl Described {
@@ -33,6 +37,7 @@ impl Described {
     pub fn put_into(&self, member: &mut Member) {
         if let Some(facts) = &mut member.tenure {
             facts.oldest_wal = self.oldest_wal;
+            facts.left_out = self.left_out.clone();
             // Where it does not run, whoever speaks for it has said why already.
             facts.reason = self.reason.clone().or_else(|| facts.reason.take());
         }

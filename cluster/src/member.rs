@@ -6,6 +6,7 @@ use crate::lsn::Lsn;
 use crate::name::Timeline;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The state words that the field knows; any other text is kept as it is.
@@ -254,6 +255,9 @@ pub struct TenureFacts {
     /// Where the oldest segment of its log begins: what comes before can't be streamed from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_wal: Option<Lsn>,
+    /// Settings of the configuration that do not count there, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub other: Map<String, Value>,

@@ -95,6 +95,10 @@ fn number(text: &str, own: Option<&str>) -> Option<f64> {
     if let Some(hexadecimal) = text.strip_prefix("0x") {
         return i64::from_str_radix(hexadecimal, 16).ok().map(|number| number as f64);
     }
+    // As in C: modes of files are written and shown so.
+    if text.len() > 1 && text.starts_with('0') && text.chars().all(|c| c.is_digit(8)) {
+        return i64::from_str_radix(text, 8).ok().map(|number| number as f64);
+    }
     let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E'))).unwrap_or(text.len());
     let value: f64 = text[..split].parse().ok()?;
     let word = text[split..].trim();
@@ -183,6 +187,7 @@ mod tests {
         let shared_buffers = parameter("integer", Some("8kB"), Some(("16", "1073741823")), &[]);
         let timeout = parameter("integer", Some("ms"), Some(("0", "2147483647")), &[]);
         let connections = parameter("integer", None, Some(("1", "262143")), &[]);
+        let mode = parameter("integer", None, Some(("0", "511")), &[]);
         let cost = parameter("real", None, Some(("0", "1e308")), &[]);
         let switch = parameter("bool", None, None, &[]);
         let level = parameter("enum", None, None, &["minimal", "replica", "logical"]);
@@ -203,6 +208,9 @@ mod tests {
             (&connections, "100", true),
             (&connections, "0", false),
             (&connections, "100MB", false),
+            (&mode, "0600", true),
+            (&mode, "384", true),
+            (&mode, "01000", false),
             (&cost, "1.1", true),
             (&cost, "-1", false),
             (&switch, "on", true),

@@ -7,14 +7,18 @@ use crate::error;
 use crate::fence;
 use crate::guc;
 use crate::shmem::{self, Page, boottime};
+use cluster::admission;
+use cluster::config::DynamicConfig;
 use cluster::fence::Mode;
 use cluster::leader::LeaseId;
+use cluster::parameter::{Catalogue, Parameter};
 use cluster::time::Moment;
 use pgrx::datum::{Interval, JsonB, TimestampWithTimeZone};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::ffi::CString;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -358,9 +362,32 @@ fn resume(citus_group: Option<i32>) -> String {
 #[pg_extern]
 fn set_config(patch: Option<JsonB>, citus_group: Option<i32>) -> String {
     match patch {
-        Some(patch) if patch.0.is_object() => act_on(citus_group, json!({"verb": "set_config", "patch": patch.0})),
+        Some(JsonB(Value::Object(patch))) => {
+            let warnings = left_out(&patch);
+            let answer = act_on(citus_group, json!({"verb": "set_config", "patch": patch}));
+            std::iter::once(answer).chain(warnings).collect::<Vec<_>>().join("; ")
+        }
         _ => error::invalid("the configuration should be a JSON object".to_owned(), "SELECT tenure.set_config('{\"ttl\": 10}');"),
     }
+}
+
+/// What of a change of the configuration will not count, by what this server says of its parameters.
+fn left_out(patch: &Map<String, Value>) -> Vec<String> {
+    const ASKED: &str =
+        "SELECT pg_catalog.json_object_agg(pg_catalog.lower(name), pg_catalog.json_build_object('vartype', vartype, 'unit', unit,
+        'min_val', min_val, 'max_val', max_val, 'enumvals', enumvals, 'context', context))::text FROM pg_catalog.pg_settings";
+    let asked = pgrx::Spi::get_one::<String>(ASKED);
+    let Some(parameters) = asked.ok().flatten().and_then(|text| serde_json::from_str(&text).ok()) else { return Vec::new() };
+    let mut catalogue = Catalogue { parameters, complete: true };
+    let (before, after) = (DynamicConfig::default(), DynamicConfig(patch.clone()));
+    for name in admission::changed_names(&before, &after) {
+        // Some are hidden from who is no superuser: paths and the like, all of them texts.
+        let hidden = CString::new(name.as_str()).is_ok_and(|name| guc::is_known(&name));
+        if hidden && catalogue.get(&name).is_none() {
+            catalogue.parameters.insert(name, Parameter { vartype: "string".to_owned(), ..Parameter::default() });
+        }
+    }
+    admission::warnings(&before, &after, &catalogue)
 }
 
 /// Restarts a member's server; this one's where none is named.

@@ -296,6 +296,13 @@ pub fn minimum_synchronous_commit() -> SynchronousCommit {
     MINIMUM_SYNCHRONOUS_COMMIT.get()
 }
 
+/// The server has such a setting and hides its value from ordinary roles.
+pub fn is_known(name: &CStr) -> bool {
+    // SAFETY: missing_ok; the name is a C string.
+    let flags = unsafe { pg_sys::GetConfigOptionFlags(name.as_ptr(), true) };
+    u32::try_from(flags).is_ok_and(|flags| flags & pg_sys::GUC_SUPERUSER_ONLY != 0)
+}
+
 /// Any setting by name, as text: for Postgres' own settings that have no binding.
 pub fn of_postgres(name: &CStr) -> Option<String> {
     // SAFETY: missing_ok, and the result is a C string that lives until the next call; it is copied at once.

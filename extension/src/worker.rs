@@ -110,10 +110,8 @@ fn run() -> Result<(), Unable> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
     runtime.block_on(async {
         let signals = Signals::open()?;
-        // Outlives a reload: what was sent may be carried out yet.
-        let moving = Cell::new(None);
+        let mut worker = Worker::from_settings()?;
         loop {
-            let worker = Worker { moving: moving.clone(), ..Worker::from_settings()? };
             let reload = tokio::select! {
                 biased;
                 end = interrupts(&signals, &worker) => end?,
@@ -126,9 +124,16 @@ fn run() -> Result<(), Unable> {
             if !reload {
                 return Ok(());
             }
-            moving.set(worker.moving.get());
             // SAFETY: SIGHUP's own business, done between two awaits in the process' main thread.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+            match Worker::from_settings() {
+                // What was sent before may be carried out yet: that outlives a reload.
+                Ok(anew) => worker = Worker { moving: worker.moving.clone(), ..anew },
+                // A wrong setting must not end a leader: what it has works.
+                Err(why) => {
+                    worker.tell("settings", &format!("the new settings can't be used, the worker goes on with those before: {why}"))
+                }
+            }
         }
     })
 }

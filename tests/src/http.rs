@@ -12,6 +12,8 @@ pub struct Answer {
     pub status: u16,
     /// The body as text.
     pub body: String,
+    /// The head: status line and headers.
+    pub head: String,
 }
 
 /// GET from loopback; an error where nobody answers within three seconds.
@@ -57,5 +59,5 @@ async fn exchange(host: &str, port: u16, method: &str, path: &str, body: &str, h
         bail!("{method} {path} on port {port}: not an HTTP answer: {text:?}");
     };
     let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).with_context(|| format!("no status in {head:?}"))?;
-    Ok(Answer { status, body: body.to_owned() })
+    Ok(Answer { status, body: body.to_owned(), head: head.to_owned() })
 }

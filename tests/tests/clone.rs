@@ -225,3 +225,19 @@ async fn a_copy_onto_a_full_disk_says_so_and_is_made_once_there_is_room() {
     cluster.healthy().await;
     drop(disk);
 }
+
+#[tokio::test]
+async fn a_copy_whose_first_start_failed_is_started_again_and_not_rewound() {
+    let cluster = Cluster::of(2).ttl(5).planned().await;
+    let late = &cluster.nodes[1];
+    cluster.start(&cluster.nodes[0]);
+    cluster.healthy_members(1).await;
+    let taken = std::net::TcpListener::bind(("127.0.0.1", late.port())).expect("take the port");
+    cluster.start(late);
+    late.logged(&["the replica was made by basebackup", "Postgres ended while it started"], PATIENCE).await;
+    // Several looks at what lies there.
+    tokio::time::sleep(seconds(5)).await;
+    drop(taken);
+    cluster.healthy().await;
+    assert!(!late.log().contains("rewind to"), "its copy was taken for a crashed primary:\n{}", late.log());
+}

@@ -89,8 +89,10 @@ async fn sql_on_one_member_restarts_and_renews_another() {
     };
     assert_eq!(may("public").await, "");
     assert_eq!(may("pg_monitor").await, "config events history lease status timings");
-    let acting = "config events failover history lease pause reinit reload restart resume set_config status switchover timings";
+    let acting = "config events failover history lease pause reinit reload restart resume status switchover timings";
     assert_eq!(may("tenure_operator").await, acting);
+    let configuring = "config events failover history lease pause reinit reload restart resume set_config status switchover timings";
+    assert_eq!(may("tenure_admin").await, configuring);
     // Whoever may only look may not act.
     for action in ["restart('n1')", "reload('n1')", "reinit('n1')", "set_config('{}')"] {
         let refused = leader.query(&format!("SET ROLE pg_monitor; SELECT tenure.{action}")).await.expect_err("pg_monitor acts");

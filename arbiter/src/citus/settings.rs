@@ -50,5 +50,5 @@ pub fn by_role(config: &NodeConfig, view: &ClusterView, recovery: &Recovery, par
         return;
     }
     parameters.file.insert(USE_SECONDARY_NODES.to_owned(), if leads { "never" } else { "always" }.to_owned());
-    parameters.file.insert("tenure.sessions_read_only".to_owned(), if leads { "off" } else { "on" }.to_owned());
+    parameters.own.insert("tenure.sessions_read_only".to_owned(), if leads { "off" } else { "on" }.to_owned());
 }

@@ -42,10 +42,22 @@ pub fn refuse_with(sentence: impl Into<String>, hint: impl Into<String>) -> anyh
     Refusal { sentence: sentence.into(), hint: Some(hint.into()) }.into()
 }
 
-/// Writes to standard output; a reader that went away (`| head`) is an error like any other, not a panic.
+/// Text whose parts may come from etcd or from other members, for a terminal: whoever writes there must not speak to it. Lines and tabs
+/// stay; other control characters, and those that turn the direction of writing, are shown by their numbers.
+pub fn harmless(text: &str) -> String {
+    let speaks = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().flat_map(|c| if speaks(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Clears the screen and goes home, before what is shown anew.
+pub fn clear_screen() -> Result<()> {
+    Ok(std::io::stdout().lock().write_all(b"\x1b[2J\x1b[H")?)
+}
+
+/// Writes to standard output, without what a terminal would obey; a reader that went away (`| head`) is an error like any other, not a panic.
 pub fn print(text: impl AsRef<str>) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_ref().as_bytes())?;
+    out.write_all(harmless(text.as_ref()).as_bytes())?;
     if !text.as_ref().ends_with('\n') {
         out.write_all(b"\n")?;
     }
@@ -352,7 +364,7 @@ pub fn must_be_interactive(what: &str) -> Result<()> {
 /// Asks; an empty answer is the default.
 pub fn ask(question: &str, default: &str) -> Result<String> {
     let mut out = std::io::stdout().lock();
-    write!(out, "{question} [{default}]: ")?;
+    write!(out, "{} [{}]: ", harmless(question), harmless(default))?;
     out.flush()?;
     let mut answer = String::new();
     if std::io::stdin().read_line(&mut answer)? == 0 {
@@ -365,7 +377,7 @@ pub fn ask(question: &str, default: &str) -> Result<String> {
 /// Asks for yes or no; no is the default.
 pub fn confirm(question: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
-    write!(out, "{question} [y/N]: ")?;
+    write!(out, "{} [y/N]: ", harmless(question))?;
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -439,6 +451,18 @@ pub fn choose_members(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_from_etcd_does_not_speak_to_a_terminal() {
+        for (text, shown) in [
+            ("a line\n\tand another", "a line\n\tand another"),
+            ("\u{1b}]0;owned\u{7}\u{1b}[2Jx", "\\u{1b}]0;owned\\u{7}\\u{1b}[2Jx"),
+            ("\u{9b}31m\rx\u{7f}", "\\u{9b}31m\\rx\\u{7f}"),
+            ("gro\u{df} \u{202e}x", "gro\u{df} \\u{202e}x"),
+        ] {
+            assert_eq!(harmless(text), shown);
+        }
+    }
 
     fn tool(yaml: &str, url: Option<&str>, environment: &[(&str, &str)]) -> Tool {
         let Value::Object(root) = serde_saphyr::from_str(yaml).unwrap() else { panic!("no map") };

@@ -4,8 +4,9 @@ use super::context::{Tool, confirm, interactive, print, refuse, refuse_with};
 use super::groups::{self, Part};
 use super::list::yaml;
 use anyhow::{Context, Result};
+use cluster::admission;
 use cluster::config::{DynamicConfig, merge};
-use cluster::parameter::{self, Parameter};
+use cluster::parameter::Catalogue;
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
 use serde_json::{Map, Value};
@@ -63,7 +64,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     for note in after.notes().iter().filter(|note| !config.value.notes().contains(note)) {
         print(format!("note: {note}"))?;
     }
-    for warning in refused_parameters(tool, &view, before, &after.0).await {
+    for warning in refused_parameters(tool, &view, &config.value, &after).await {
         print(format!("warning: {warning}"))?;
     }
     let from_standard_input = [&args.apply, &args.replace].into_iter().flatten().any(|file| file == "-");
@@ -82,29 +83,19 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     }
 }
 
-/// What the leader's server would say to the parameters that change; nothing where it can't be asked.
-async fn refused_parameters(tool: &Tool, view: &ClusterView, before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<String> {
-    let parameters = |config: &Map<String, Value>| {
-        let section = config.get("postgresql").and_then(|section| section.get("parameters")).and_then(Value::as_object);
-        section.map(crate::postgres::conf::parameters_of).unwrap_or_default()
-    };
-    let old = parameters(before);
-    let changed: Vec<(String, String)> = parameters(after).into_iter().filter(|(name, value)| old.get(name) != Some(value)).collect();
+/// What will not count of the parameters that change, by what the leader's server says of them; nothing where it can't be asked.
+async fn refused_parameters(tool: &Tool, view: &ClusterView, before: &DynamicConfig, after: &DynamicConfig) -> Vec<String> {
+    let names = admission::changed_names(before, after);
     let leader = view.leader.as_ref().and_then(|leader| view.members.get(&leader.name)).filter(|entry| entry.member.tenure.is_some());
-    let Some(leader) = leader.filter(|_| !changed.is_empty()) else { return Vec::new() };
-    let names = changed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
-    let asked = tool.caller.ask(&leader.member.api_url, "GET", &format!("parameters?names={names}"), None, ASK_BOUND).await;
-    let known: std::collections::BTreeMap<String, Parameter> = match asked {
-        Ok((200, text)) => serde_json::from_str(&text).unwrap_or_default(),
-        _ => return Vec::new(),
-    };
-    let judged = changed.iter().filter_map(|(name, value)| match known.get(name) {
-        Some(parameter) => Some(format!("{name}: the running server would refuse {value}: {}", parameter::refusal(parameter, value)?)),
-        // A prefix with a dot belongs to an extension, which may not be loaded.
-        None if name.contains('.') => None,
-        None => Some(format!("{name}: the running server has no such parameter, and would not start with it")),
-    });
-    judged.collect()
+    let Some(leader) = leader.filter(|_| !names.is_empty()) else { return Vec::new() };
+    let asked = tool.caller.ask(&leader.member.api_url, "GET", &format!("parameters?names={}", names.join(",")), None, ASK_BOUND).await;
+    match asked {
+        Ok((200, text)) => {
+            let parameters = serde_json::from_str(&text).unwrap_or_default();
+            admission::warnings(before, after, &Catalogue { parameters, complete: true })
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn edited(before: &Map<String, Value>, args: &Args, cluster: &str) -> Result<Map<String, Value>> {

@@ -99,7 +99,10 @@ async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
         });
     }
     // Clear the screen and go home only when there is something new to show, so that nothing flickers.
-    print(format!("{}{text}", if clear { "\x1b[2J\x1b[H" } else { "" }))
+    if clear {
+        context::clear_screen()?;
+    }
+    print(text)
 }
 
 /// The members of one cluster, or of one group of a Citus cluster, in this format, with what else is worth a line.

@@ -96,8 +96,9 @@ impl Daemon {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let snapshot_role = if self.view.leader_if(&name).is_some() { "primary" } else { "replica" };
         let facts = self.hands.sql.facts().await.ok();
-        let pending =
-            facts.as_ref().is_some_and(|facts| !settings::pending(&self.hands.config, &self.hands.dynamic(&self.view), facts).is_empty());
+        let pending = facts.as_ref().is_some_and(|facts| {
+            !settings::pending(&self.hands.config, &self.hands.dynamic(&self.view), &self.hands.knowledge.known(), facts).is_empty()
+        });
         let server = Server { role: snapshot_role, version: facts.as_ref().map(|facts| facts.server_version), pending, started: "" };
         match wish {
             Wish::Restart if !conditions.hold(&server) => tracing::info!("no restart: its conditions are not met"),

@@ -3,6 +3,7 @@
 use super::controldata::RequiredSettings;
 use super::{read_if_there, remove_if_there, sync_directory, write_atomically};
 use anyhow::{Context, Result};
+use cluster::admission::is_name;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ pub struct Parameters {
     pub file: BTreeMap<String, String>,
     /// For the command line, where nothing in a file and no ALTER SYSTEM overrides them.
     pub argv: BTreeMap<String, String>,
+    /// Ours, for the end of postgresql.conf: nothing that comes before them counts against them.
+    pub own: BTreeMap<String, String>,
 }
 
 /// What is fixed for a node when its settings are settled.
@@ -96,7 +99,7 @@ impl Parameters {
         for name in OURS {
             file.remove(name);
         }
-        Parameters { file, argv }
+        Parameters { file, argv, own: BTreeMap::new() }
     }
 
     /// Puts the settings of a role over those of every role. What is on the command line stays: it changes with a restart only.
@@ -125,6 +128,17 @@ impl Parameters {
             }
         }
         raised
+    }
+
+    /// What others than we gave: names and values that the server may refuse.
+    pub fn pairs(&self, recovery: &Recovery) -> Vec<(String, String)> {
+        let extra = match recovery {
+            Recovery::None => None,
+            Recovery::Standby { extra, .. } => Some(extra),
+        };
+        let all =
+            self.file.iter().chain(self.argv.iter().filter(|(name, _)| !OURS.contains(&name.as_str()))).chain(extra.into_iter().flatten());
+        all.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// The `-c name=value` pairs of the postmaster's command line.
@@ -232,7 +246,8 @@ impl ConfigFiles {
         Ok(true)
     }
 
-    fn content(&self, parameters: &Parameters, recovery: &Recovery) -> String {
+    /// The whole text. Nothing but a name gets to be one here, whoever sent it, and no value gets out of its quotes.
+    pub fn content(&self, parameters: &Parameters, recovery: &Recovery) -> String {
         let mut content = format!("{HEADER}\ninclude 'postgresql.base.conf'\n\n");
         let mut settings = parameters.file.clone();
         if self.config_dir != self.data_dir {
@@ -246,18 +261,16 @@ impl ConfigFiles {
             parameters.argv.iter().filter(|(name, _)| !name.starts_with("tenure.")).map(|(name, value)| (name.clone(), value.clone())),
         );
         settings.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
-        for (name, value) in &settings {
-            content.push_str(&format!("{name} = {}\n", quote(value)));
-        }
+        put(&mut content, &settings);
         if let Recovery::Standby { primary_conninfo, primary_slot_name, extra } = recovery {
             content.push_str("\n# recovery\n");
             let mut settings = extra.clone();
             settings.insert("primary_conninfo".to_owned(), primary_conninfo.clone().unwrap_or_default());
             settings.insert("primary_slot_name".to_owned(), primary_slot_name.clone().unwrap_or_default());
-            for (name, value) in &settings {
-                content.push_str(&format!("{name} = {}\n", quote(value)));
-            }
+            put(&mut content, &settings);
         }
+        content.push_str("\n# ours\n");
+        put(&mut content, &parameters.own);
         content
     }
 
@@ -298,6 +311,12 @@ fn without_recovery(text: &str) -> String {
         !ours && !NOT_IN_AUTO_CONF.iter().any(|unwanted| name.eq_ignore_ascii_case(unwanted))
     };
     text.split_inclusive('\n').filter(belongs).collect()
+}
+
+fn put(content: &mut String, settings: &BTreeMap<String, String>) {
+    for (name, value) in settings.iter().filter(|(name, value)| is_name(name) && !value.contains('\0')) {
+        content.push_str(&format!("{name} = {}\n", quote(value)));
+    }
 }
 
 /// A value in postgresql.conf: single quotes doubled, backslashes too, no line may end inside.

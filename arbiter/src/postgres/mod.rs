@@ -91,23 +91,7 @@ pub(crate) fn tail(text: &str) -> String {
 /// content is never seen half-written, and never with a wider mode than `mode`.
 pub(crate) async fn write_atomically(path: &Path, content: &str, mode: u32) -> Result<()> {
     let directory = path.parent().with_context(|| format!("{} has no parent directory", path.display()))?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tenure-new");
-    let temporary = PathBuf::from(temporary);
-    // A left-over of a crash may have another mode: begin with none.
-    match tokio::fs::remove_file(&temporary).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove {}", temporary.display()));
-        }
-        _ => {}
-    }
-    let mut file = tokio::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
-        .await
-        .with_context(|| format!("create {}", temporary.display()))?;
+    let (temporary, mut file) = temporary_beside(path, mode).await?;
     let written = write_durably(&mut file, content).await.with_context(|| format!("write {}", temporary.display()));
     if written.is_err() {
         // A disk that is full has no room for halves.
@@ -116,6 +100,28 @@ pub(crate) async fn write_atomically(path: &Path, content: &str, mode: u32) -> R
     written?;
     tokio::fs::rename(&temporary, path).await.with_context(|| format!("rename {} to {}", temporary.display(), path.display()))?;
     sync_directory(directory).await
+}
+
+/// A new file beside this one. Always the same name, so that what a crash left is taken away again; where somebody else holds that name (the
+/// directory may be `/tmp`), one that nobody can take beforehand. What is there is never written through.
+async fn temporary_beside(path: &Path, mode: u32) -> Result<(PathBuf, tokio::fs::File)> {
+    let named = |tail: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(tail);
+        PathBuf::from(name)
+    };
+    let create = async |name: &Path| tokio::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(name).await;
+    let usual = named(".tenure-new");
+    // A left-over of a crash may have another mode: begin with none. Whether it went shows when the file is made.
+    let _ = tokio::fs::remove_file(&usual).await;
+    match create(&usual).await {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => return Ok((usual.clone(), made.with_context(|| format!("create {}", usual.display()))?)),
+    }
+    let lot = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let other = named(&format!(".tenure-new-{lot:016x}"));
+    let file = create(&other).await.with_context(|| format!("create {}, as {} is somebody else's", other.display(), usual.display()))?;
+    Ok((other, file))
 }
 
 /// Writes and syncs. `write_all` only hands the bytes to another thread, and `sync_all` waits for that thread and forgets its error: without the
@@ -253,6 +259,25 @@ mod tests {
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_was_taken_beforehand_neither_stops_a_file_nor_gets_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pgpass");
+        let taken = directory.path().join("pgpass.tenure-new");
+        // What this user can't remove: as root a foreign file in a sticky directory would go.
+        std::fs::create_dir(&taken).unwrap();
+        write_atomically(&path, "secret", 0o600).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+        // A link to somebody's own file is not followed.
+        std::fs::remove_dir(&taken).unwrap();
+        let theirs = directory.path().join("theirs");
+        std::fs::write(&theirs, "").unwrap();
+        std::os::unix::fs::symlink(&theirs, &taken).unwrap();
+        write_atomically(&path, "secret", 0o600).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "");
     }
 
     #[tokio::test]

@@ -185,6 +185,19 @@ pub struct Sender {
     pub replay_lsn: Option<Lsn>,
 }
 
+/// A setting in a file that the server does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Untaken {
+    /// The file.
+    pub file: String,
+    /// Its name; empty where the line is none.
+    pub name: String,
+    /// What stands there.
+    pub value: String,
+    /// The server's words.
+    pub error: String,
+}
+
 /// A setting whose new value waits for a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct PendingSetting {
@@ -381,6 +394,23 @@ impl LocalSql {
         let text: String = self.noting_loss(asked).await.context("ask the server for its parameters")?.try_get(0)?;
         let told: BTreeMap<String, Parameter> = serde_json::from_str(&text).context("understand the server's parameters")?;
         Ok(told.into_iter().map(|(name, parameter)| (name.to_lowercase(), parameter)).collect())
+    }
+
+    /// What the server says of every parameter that it knows.
+    pub async fn all_parameters(&self) -> Result<BTreeMap<String, Parameter>> {
+        const ASKED: &str = "SELECT json_object_agg(lower(name), json_build_object('vartype', vartype, 'unit', unit, 'min_val', min_val,
+            'max_val', max_val, 'enumvals', enumvals, 'context', context))::text FROM pg_settings";
+        serde_json::from_str(&self.text(ASKED).await.context("ask the server for its parameters")?)
+            .context("understand the server's parameters")
+    }
+
+    /// The settings of its files that the server does not take, though they ask for no restart.
+    pub async fn untaken(&self) -> Result<Vec<Untaken>> {
+        const ASKED: &str = "SELECT coalesce(json_agg(json_build_object('file', f.sourcefile, 'name', coalesce(f.name, ''), 'value',
+            coalesce(f.setting, ''), 'error', f.error)), '[]')::text FROM pg_file_settings f
+            LEFT JOIN pg_settings s ON lower(s.name) = lower(f.name) WHERE f.error IS NOT NULL AND s.context IS DISTINCT FROM 'postmaster'";
+        serde_json::from_str(&self.text(ASKED).await.context("ask what the server takes of its files")?)
+            .context("understand what the server takes")
     }
 
     /// How the server archives: `archive_command` (empty where a library does it) and the bytes of a segment. None where it does not.

@@ -2,8 +2,8 @@
 
 use super::outcome::{self, Asked, Outcome};
 use super::{Reply, health};
-use crate::present;
 use crate::snapshot::{Command, Node, Snapshot};
+use crate::{present, settings};
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
 use cluster::local::Postgres;
@@ -191,7 +191,11 @@ pub async fn configure(node: &Node, body: &[u8], replaces: bool) -> Result<Reply
     match Box::pin(node.etcd.write_config(&after, ClusterView::revision_of(&view.config))).await {
         Ok(_) => {
             look_now(node).await;
-            Ok(Reply::json(200, &after.0))
+            let known = node.knowledge.known();
+            let before = settings::left_out(&node.config, view.config(), &known);
+            let left_out = settings::left_out(&node.config, &after, &known).into_iter().filter(|(key, why)| before.get(key) != Some(why));
+            let warnings = left_out.map(|(key, why)| format!("{key} is left out: {why}")).collect();
+            Ok(Reply { warnings, ..Reply::json(200, &after.0) })
         }
         Err(Error::Lost(_)) => Err(Reply::text(409, "the configuration changed meanwhile")),
         Err(error) => Err(Reply::text(if replaces { 502 } else { 503 }, error.to_string())),

@@ -67,18 +67,20 @@ pub struct Reply {
     content: &'static str,
     /// Its text.
     pub body: String,
+    /// What whoever asked should know besides: headers `Warning`, so that the body stays what the field's tools expect.
+    pub warnings: Vec<String>,
 }
 
 impl Reply {
     /// A sentence; the field calls it HTML, as old clients expect.
     pub fn text(status: u16, body: impl Into<String>) -> Reply {
-        Reply { status, content: "text/html", body: body.into() }
+        Reply { status, content: "text/html", body: body.into(), warnings: Vec::new() }
     }
 
     /// A JSON document.
     pub fn json(status: u16, value: &impl Serialize) -> Reply {
         match serde_json::to_string(value) {
-            Ok(body) => Reply { status, content: "application/json", body },
+            Ok(body) => Reply { status, content: "application/json", body, warnings: Vec::new() },
             Err(error) => Reply::text(500, error.to_string()),
         }
     }
@@ -88,6 +90,13 @@ impl Reply {
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if !bare {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content));
+        }
+        for warning in &self.warnings {
+            // A header is one line of ASCII: what else it holds is shown escaped.
+            let text: String = warning.replace('"', "'").chars().flat_map(char::escape_default).collect();
+            if let Ok(value) = HeaderValue::from_str(&format!("299 tenure \"{}\"", text.replace("\\'", "'"))) {
+                response.headers_mut().append(header::WARNING, value);
+            }
         }
         if self.status == 401 {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Patroni\""));
@@ -261,7 +270,7 @@ async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, 
             };
             let mut page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
             page.push_str(&metrics::counts(counts.as_ref(), &node.timings.all(), &node.config.scope, &node.config.name));
-            Ok(Reply { status: 200, content: "text/plain", body: page })
+            Ok(Reply { content: "text/plain", ..Reply::text(200, page) })
         }
         Purpose::Journal => Ok(Reply::json(200, &node.journal.records())),
         Purpose::Parameters => parameters(node, &uri).await,

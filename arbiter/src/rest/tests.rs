@@ -36,6 +36,7 @@ pub(crate) fn world(authentication: &str) -> World {
         etcd: Arc::new(dcs::Etcd::new(keys, settings)),
         promise: Default::default(),
         timings: Default::default(),
+        knowledge: Arc::default(),
         config: Arc::new(config),
         sql: Arc::new(LocalSql::new(&LocalAddress::Socket("/nowhere".into()), 1, &nobody, "postgres")),
     };
