@@ -83,6 +83,7 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
         Duty::Rewind { from } => rewind_from(&hands, view, &from).await.with_context(|| format!("rejoin {from} by pg_rewind")),
         Duty::Switchover { candidates } => switch_over(&hands, &judged, &candidates).await,
         Duty::HandOver { to } => hand_over(&hands, view, &to).await,
+        Duty::CallOff => call_off(&hands, &judged).await.context("take a request back that can't be served"),
         Duty::Release => release(&hands, view).await.context("give the leader key up"),
         Duty::Stop => stop(&hands, view).await.context("stop"),
         Duty::Quit => Ok(Done::Stopped),
@@ -213,6 +214,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     }
     let postmaster = hands.postmaster().context("Postgres does not run")?;
     claim_timeline(hands, &view).await.context("claim a timeline")?;
+    let view = tend::synchronous::trust_nobody_else(hands, view).await.context("write a sync key of this node's own")?;
     let begins_with = tend::synchronous::before_promotion(hands, &view).await.context("name the synchronous standbys to begin with")?;
     slots::before_promotion(hands, &view).await;
     crate::citus::before_promotion(hands, &view, &begins_with).await.context("set Citus to reading from primaries")?;
@@ -364,6 +366,16 @@ async fn hand_over(hands: &Hands, view: &ClusterView, to: &MemberName) -> Result
     let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
     switchover::hand_over(hands, leader, to, None).await?;
     tracing::warn!("Postgres crashed: leadership handed over to {to}, which has every acknowledged commit");
+    Ok(Done::LookAgain)
+}
+
+/// A request that can't be served is gone before it is served at an hour when nobody thinks of it.
+async fn call_off(hands: &Hands, judged: &Judged) -> Result<Done> {
+    let Some(request) = judged.view.request() else { return Ok(Done::LookAgain) };
+    let why = cluster::failover::candidates(&judged.view, &request.value).err().map_or_else(String::new, |why| why.to_string());
+    hands.etcd.write_failover(&FailoverRequest::default(), request.revision).await?;
+    tracing::warn!("the request for another leader was taken back, as it can't be served: {why}; hint: ask again once that has changed");
+    hands.journal.gave_up_switchover(&judged.view, &judged.local, why);
     Ok(Done::LookAgain)
 }
 

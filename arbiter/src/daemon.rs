@@ -466,6 +466,14 @@ impl Daemon {
     /// The server that serves speaks for itself; while there is none, the arbiter does.
     async fn speak_for(&mut self, seen: &Seen) {
         self.hands.lease.describe(&seen.described);
+        if let Some(why) = &seen.local.strange {
+            // It has no lease worker, or one that speaks for another: this node's key says what is the matter.
+            if self.procedure.as_ref().is_none_or(|(_, duty)| *duty == Duty::Rest) {
+                let role = if matches!(seen.local.postgres, Postgres::Primary { .. }) { MemberRole::Primary } else { MemberRole::Replica };
+                self.hands.speak_reason(MemberState::from(cluster::mark::STATE.to_owned()), role, why.clone());
+            }
+            return;
+        }
         match seen.local.postgres {
             Postgres::Primary { .. } | Postgres::Standby { .. } => {
                 // A procedure that stops or starts the server keeps the lease itself until it is through.
@@ -663,6 +671,7 @@ fn word(duty: &Duty) -> String {
         Duty::Rewind { from } => format!("rewind to {from}"),
         Duty::Switchover { .. } => "switch over".to_owned(),
         Duty::HandOver { to } => format!("hand over to {to}"),
+        Duty::CallOff => "take the request back".to_owned(),
         Duty::Release => "give the leader key up".to_owned(),
         Duty::Stop => "stop".to_owned(),
         Duty::Quit => "quit".to_owned(),

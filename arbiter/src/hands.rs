@@ -6,10 +6,10 @@ use crate::config::{NodeConfig, ServerRole};
 use crate::known::Known;
 use crate::node_lease::{NodeLease, Word};
 use crate::postgres::conf::{Parameters, Recovery};
-use crate::postgres::pgpass;
 use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
 use crate::postgres::query::{LocalAddress, LocalSql};
 use crate::postgres::{Programs, controldata};
+use crate::postgres::{mark, pgpass};
 use crate::settings;
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
@@ -410,6 +410,8 @@ impl Hands {
                 tracing::info!("{name} is raised to what the primary's log asks for until the configuration says as much");
             }
         }
+        // Whoever starts it the next time, without us perhaps: the data says whose it is.
+        mark::write(&self.config.postgres.data_dir, settings::identity(&self.config)).await?;
         let postmaster = Postmaster::start(&self.programs, &self.config.postgres.data_dir, &files.main(), &parameters.arguments()).await?;
         self.adopted(Some(postmaster.clone()));
         self.wake.notify_one();

@@ -1,5 +1,6 @@
 //! `tenure`: the arbiter beside every Postgres, and the operator's tool.
 
+mod answers;
 mod apply;
 mod bootstrap;
 mod callback;

@@ -6,15 +6,17 @@ use crate::postgres::controldata::{self, ClusterState, ControlData};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster};
 use crate::postgres::query::{FenceSeen, ServerFacts};
-use crate::{postgres, recovery, remote, settings};
+use crate::{answers, postgres, recovery, remote, settings};
 use anyhow::{Context, Result};
 use cluster::described::Described;
 use cluster::local::{Cloning, Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
-use cluster::name::{SystemId, Timeline};
+use cluster::mark;
+use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::restart::Scheduled;
 use cluster::standby_cluster::Remote;
 use cluster::view::ClusterView;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -50,6 +52,10 @@ pub struct Memory {
     pub control: Option<Control>,
     /// The newest timeline that the running server was seen to receive.
     pub received: Received,
+    /// The revision of the request that is due, and since when it was seen to be.
+    pub request_due: Option<(i64, Instant)>,
+    /// Since when the postmaster has been stopped by a signal.
+    pub frozen_since: Option<Instant>,
 }
 
 /// The newest timeline that a standby was seen to receive, and the start of the server that did.
@@ -71,6 +77,33 @@ impl Received {
         }
         self.timeline = self.timeline.max(receives.unwrap_or_default());
         self.timeline.max(says)
+    }
+}
+
+impl Memory {
+    /// How long the request in `failover` has been due, as far as this arbiter has seen.
+    fn request_waits(&mut self, view: &ClusterView) -> Duration {
+        let due = view.request().filter(|_| request_due(view)).map(|request| request.revision);
+        match (due, self.request_due) {
+            (Some(now), Some((before, since))) if now == before => since.elapsed(),
+            _ => {
+                self.request_due = due.map(|revision| (revision, Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// For how long the postmaster has been stopped by a signal.
+    async fn frozen_for(&mut self, hands: &Hands) -> Duration {
+        let frozen = match hands.postmaster() {
+            Some(postmaster) => postmaster.is_stopped_by_signal().await,
+            None => false,
+        };
+        if !frozen {
+            self.frozen_since = None;
+            return Duration::ZERO;
+        }
+        self.frozen_since.get_or_insert_with(Instant::now).elapsed().max(Duration::from_millis(1))
     }
 }
 
@@ -115,6 +148,11 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
     } else {
         memory.down_since = None;
     }
+    let frozen_for = memory.frozen_for(hands).await;
+    let start_failed = hands.start_failed();
+    let in_need = leads && (start_failed.is_some() || !frozen_for.is_zero());
+    let answered = answered(hands, view, leads, in_need, &postgres).await;
+    let strange = strange(hands, &postgres, facts.as_ref()).await;
     let local = LocalState {
         name: config.name.clone(),
         tags: cluster::member::Tags(config.tags.clone()),
@@ -140,11 +178,15 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
                 .iter()
                 .any(|method| matches!(method, ReplicaMethod::Command(command) if command.no_leader)),
         },
-        start_failed: hands.start_failed(),
+        start_failed,
         request_due: request_due(view),
+        request_waits: memory.request_waits(view),
+        frozen_for,
         start_owed: memory.start_owed,
         remote,
         log_until,
+        strange,
+        answered,
     };
     // The clock is read before the question: the page's time runs on while the answer travels.
     let asked = Instant::now();
@@ -172,6 +214,38 @@ const LEFT_OUT_MOST: usize = 10;
 
 fn shortened(text: &str) -> String {
     text.chars().take(160).collect()
+}
+
+/// Those that answer now and could go on. Nobody is asked but by a leader whose server is down or recovers: it may give its key to a
+/// synchronous standby; where its server does not start or lets nobody in (`in_need`), it may give it up to whoever may lead.
+async fn answered(hands: &Hands, view: &ClusterView, leads: bool, in_need: bool, postgres: &Postgres) -> BTreeSet<MemberName> {
+    let down = leads && matches!(postgres, Postgres::Stopped | Postgres::Starting { .. });
+    if !down && !in_need {
+        return BTreeSet::new();
+    }
+    let sync = view.sync.as_ref().map(|sync| &sync.value).filter(|sync| !sync.is_empty());
+    let could = |name: &&MemberName| **name != hands.config.name && sync.map_or(in_need, |sync| sync.has_standby(name));
+    answers::of(&hands.caller, view, view.members.keys().filter(could)).await
+}
+
+/// Why the server that was found running is not this node's own. One that this arbiter started is; so is one that nobody could tell
+/// from that because it does not answer, unless it listens elsewhere or its process is seen not to have loaded the library.
+async fn strange(hands: &Hands, postgres: &Postgres, facts: Option<&ServerFacts>) -> Option<String> {
+    let found = hands.postmaster().filter(Postmaster::is_adopted)?;
+    let me = settings::identity(&hands.config);
+    match (postgres, facts) {
+        (_, Some(facts)) => mark::strange(&me, facts.identity().as_ref()),
+        (Postgres::Silent | Postgres::Starting { .. }, None) => {
+            let file = PidFile::read(&hands.config.postgres.data_dir).await.ok().flatten();
+            let (port, ours) = (file.and_then(|file| file.port), hands.config.postgres.listen.port);
+            if let Some(port) = port.filter(|port| *port != ours) {
+                return Some(format!("it listens on port {port}, this node's is {ours}"));
+            }
+            let silent = *postgres == Postgres::Silent && found.has_loaded("pg_tenure.so").await == Some(false);
+            if silent { mark::strange(&me, None) } else { None }
+        }
+        _ => None,
+    }
 }
 
 /// Where the log of a standby without an archive ends. Also of one that streams: refused, a receiver streams for a moment every few seconds.

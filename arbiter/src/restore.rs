@@ -6,7 +6,7 @@ use crate::hands::Hands;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster, StopMode, kill_orphans, last_words};
 use crate::postgres::query::{LocalAddress, LocalSql};
-use crate::postgres::{conf::Recovery, controldata, empty_directory, remove_if_there, sync_data_directory, write_atomically};
+use crate::postgres::{conf::Recovery, controldata, empty_directory, mark, remove_if_there, sync_data_directory, write_atomically};
 use crate::program::{self, Run, Stragglers, WORKS_ON};
 use crate::settings;
 use anyhow::{Context, Result, bail};
@@ -97,6 +97,8 @@ async fn alone(hands: &Hands, method: &BootstrapMethod, sockets: &Path) -> Resul
     }
     let mut arguments = parameters.arguments();
     arguments.extend(own.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]));
+    // A backup of a member carries its mark: this server is nobody's before it is started as the cluster's.
+    mark::remove(&postgres.data_dir).await?;
     let server = Postmaster::start(&hands.programs, &postgres.data_dir, &files.main(), &arguments).await?;
     let patience = dynamic.primary_start_timeout();
     let done = async {

@@ -4,10 +4,11 @@
 use crate::config::NodeConfig;
 use crate::config::ServerRole;
 use crate::known::Known;
-use crate::postgres::conf::{Identity, Parameters, parameters_of};
+use crate::postgres::conf::{self, Parameters, parameters_of};
 use crate::postgres::query::ServerFacts;
 use cluster::admission::{Admission, Section, admission, is_name};
 use cluster::config::DynamicConfig;
+use cluster::mark::Identity;
 use cluster::pending::{self, Pending};
 use cluster::quorum::Setting;
 use serde_json::{Value, json};
@@ -126,7 +127,7 @@ pub fn parameters(
     synchronous: Option<&Setting>,
 ) -> Parameters {
     let addresses = config.postgres.listen.addresses();
-    let identity = Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
+    let identity = conf::Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
     let postgres = &config.postgres;
     // Told where all of it is asked for: `left_out`.
     let told = &mut LeftOut::new();
@@ -188,6 +189,16 @@ fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Paramet
     if let Some(user) = &config.etcd.username {
         set("tenure.etcd_username", user.clone());
         set("tenure.etcd_password_file", text(&etcd_password_file(config)));
+    }
+}
+
+/// Who this node is.
+pub fn identity(config: &NodeConfig) -> Identity {
+    Identity {
+        scope: config.scope.to_string(),
+        namespace: config.namespace.clone(),
+        name: config.name.to_string(),
+        group: config.citus.as_ref().map(|citus| citus.group),
     }
 }
 

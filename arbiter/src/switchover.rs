@@ -1,6 +1,7 @@
 //! Planned change of leader: checkpoint, drain, clean stop, proof that the candidate has everything,
 //! and the key handed over in one guarded write.
 
+use crate::answers;
 use crate::cli::http::Caller;
 use crate::hands::Hands;
 use crate::postgres::controldata::{self, ClusterState};
@@ -46,8 +47,11 @@ pub async fn switch_over(
     candidates: &[MemberName],
     facts: &ServerFacts,
 ) -> Result<MemberName> {
-    let ready = wait_for_candidates(hands, view, candidates, facts).await?;
-    let Some(first) = ready.first() else { bail!("nobody is asked to take over") };
+    let close = wait_for_candidates(hands, view, candidates, facts).await?;
+    // A walsender keeps the connection of a host that died for `wal_sender_timeout`: before anything stops, they are asked.
+    let answered = answers::of(&hands.caller, view, &close).await;
+    let ready: Vec<MemberName> = close.into_iter().filter(|name| answered.contains(name)).collect();
+    let Some(first) = ready.first() else { bail!("none of the candidates answers over REST") };
     if facts.in_recovery {
         // A standby cluster: nothing is written here, so nothing has to stop.
         hand_over(hands, leader, first, None).await?;
@@ -110,7 +114,10 @@ pub async fn hand_over(hands: &Hands, leader: &Leader, to: &MemberName, last: Op
     let view = hands.etcd.load_view().await?;
     let to_lease = view.lease_of(to).with_context(|| format!("{to} has no member key any more"))?;
     let sync = view.sync.as_ref().filter(|sync| !sync.value.is_empty()).map(|sync| {
-        let state = SyncState { other: sync.value.other.clone(), ..SyncState::of(to, &BTreeSet::new()) };
+        let mine = sync.value.leader.as_deref() == Some(hands.config.name.as_str());
+        // Our own key says who has everything, and so have we: until the next leader is promoted we may go on in its place.
+        let begins_with = if mine { sync.value.inherited(to) } else { SyncState::of(to, &BTreeSet::new()) };
+        let state = SyncState { other: sync.value.other.clone(), ..begins_with };
         (state, sync.revision)
     });
     let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
@@ -189,7 +196,7 @@ async fn confirmed(caller: &Caller, view: &ClusterView, candidates: &[MemberName
     let mut last = String::new();
     loop {
         for name in candidates {
-            match received(caller, view, name).await {
+            match answers::position(caller, view, name).await {
                 Ok(lsn) if lsn >= end => return Ok(name.clone()),
                 Ok(lsn) => last = format!("{name} has received up to {lsn}, {end} is needed"),
                 Err(why) => last = format!("{name}: {why:#}"),
@@ -200,13 +207,4 @@ async fn confirmed(caller: &Caller, view: &ClusterView, candidates: &[MemberName
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-/// What a member says it has received, by its REST status.
-async fn received(caller: &Caller, view: &ClusterView, name: &MemberName) -> Result<Lsn> {
-    let entry = view.members.get(name).context("it has no member key")?;
-    let (status, text) = caller.ask(&entry.member.api_url, "GET", "patroni", None, Duration::from_secs(1)).await?;
-    let answer: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("status {status} is no JSON"))?;
-    let position = |field: &str| answer["xlog"][field].as_u64();
-    position("received_location").map(Lsn).context("it tells no received position")
 }

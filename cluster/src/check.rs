@@ -3,7 +3,8 @@
 use crate::config::SynchronousMode;
 use crate::failover::{self, FailoverRequest};
 use crate::leader::Leader;
-use crate::member::{Member, MemberRole};
+use crate::mark;
+use crate::member::{Member, MemberRole, MemberState};
 use crate::name::MemberName;
 use crate::slots::{self, SlotFacts};
 use crate::view::ClusterView;
@@ -267,6 +268,15 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
             name,
             format!("{key} is left out there: {why}"),
             "put it right or take it out with `tenure edit-config`, or write it into the node's own file too (docs/security.md)",
+        );
+    }
+    if member.state == MemberState::from(mark::STATE.to_owned()) {
+        let why = member.tenure.as_ref().and_then(|facts| facts.reason.as_deref()).unwrap_or("its arbiter found it");
+        found.member(
+            Severity::Critical,
+            name,
+            format!("a server runs on its data that is not its own, so nothing fences its commits: {why}"),
+            "its arbiter stops it unless the cluster is in maintenance mode; stop it by hand there, or resume",
         );
     }
     if member.pending_restart {

@@ -11,6 +11,10 @@ use crate::source;
 use crate::standby_cluster;
 use crate::upstream::{self, Upstream};
 use crate::view::{ClusterView, Initialize};
+use std::time::Duration;
+
+/// So long a request that can't be served stays: a candidate may be back in a moment.
+pub const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One thing to do, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub enum Duty {
         /// The term that was judged.
         term: Term,
     },
-    /// Stop a primary that does not lead; what follows is decided from what it leaves.
+    /// Stop a primary that does not lead, or a server that is not this node's own; what follows is decided from what it leaves.
     Demote,
     /// This node leads and the cluster is to follow another one: stop cleanly, begin a new term, go on as its standby.
     DemoteCluster {
@@ -68,6 +72,8 @@ pub enum Duty {
         /// The standby.
         to: MemberName,
     },
+    /// Take a request back that can't be served.
+    CallOff,
     /// Give the leader key up: this node can't serve.
     Release,
     /// Stop Postgres and end (SIGTERM).
@@ -87,6 +93,13 @@ pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     }
     if local.stopping {
         return stopping(view, local);
+    }
+    // Before anything that it says of itself: nobody keeps it from acknowledging what the next leader has never seen.
+    if let Some(why) = &local.strange {
+        return match view.config().paused() {
+            true => on(Rest, Reason::StrangeServerPaused(why.clone())),
+            false => on(Demote, Reason::StrangeServer(why.clone())),
+        };
     }
     if view.config().paused() {
         return paused(view, local);
@@ -188,6 +201,12 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
         (DataDir::Empty, _) => on(Release, Reason::Incomplete { what: "the data directory is empty: something".to_owned() }),
         (DataDir::Incomplete { what }, _) => on(Release, Reason::Incomplete { what: what.clone() }),
         (DataDir::Damaged { why }, _) => on(Release, Reason::DataDamaged(why.clone())),
+        (DataDir::Present(_), Postgres::Primary { .. } | Postgres::Silent) if local.frozen_for > view.config().timing().ttl => {
+            match another_that_could(view, local) {
+                Some(other) => on(Release, Reason::FrozenOthersLead { seconds: local.frozen_for.as_secs(), other }),
+                None => on(Rest, Reason::Silent),
+            }
+        }
         (DataDir::Present(_), Postgres::Primary { .. }) => requested(view, local, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => on(Promote { term: leader.term }, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
@@ -208,6 +227,10 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
             }
             if local.down_for > view.config().primary_start_timeout() {
                 return start_timeout(view);
+            }
+            // It does not take long to start, it does not start (a full disk): its patience is for recovery.
+            if let (Some(words), Some(other)) = (&local.start_failed, another_that_could(view, local)) {
+                return on(Release, Reason::StartFailedOthersLead { words: words.clone(), other });
             }
             let why = if control.ended == Ended::CrashedPrimary { Reason::CrashedRestart } else { mine() };
             on(StartPrimary { term: leader.term }, why)
@@ -237,21 +260,30 @@ enum Successor {
     AmongVoters(String),
 }
 
+/// Only of those that answered just now: the member key of a host that died a moment ago still says that all is well, and a key
+/// that is given to a dead node keeps everybody from leading.
 fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<Successor> {
     let sync = &view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(local.name.as_str()))?.value;
-    let mut fit = view.members.keys().filter(|name| sync.has_standby(name) && failover::unfit(view, name, false).is_none());
+    let answers = |name: &MemberName| sync.has_standby(name) && local.answered.contains(name);
+    let mut fit = view.members.keys().filter(|name| answers(name) && failover::unfit(view, name, false).is_none());
     if sync.quorum == 0 {
         return fit.next().cloned().map(Successor::Known);
     }
     fit.next()?;
     // Also those that may not lead can say what they have.
-    let voters: Vec<&str> = view
-        .members
-        .iter()
-        .filter(|(name, entry)| sync.has_standby(name) && entry.member.is_running())
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let voters: Vec<&str> =
+        view.members.iter().filter(|(name, entry)| answers(name) && entry.member.is_running()).map(|(name, _)| name.as_str()).collect();
     (voters.len() > sync.quorum as usize).then(|| Successor::AmongVoters(voters.join(", ")))
+}
+
+/// Another member that answered just now, and that the race would let lead.
+fn another_that_could(view: &ClusterView, local: &LocalState) -> Option<MemberName> {
+    let sync = view.sync.as_ref().map(|sync| &sync.value).filter(|sync| !sync.is_empty());
+    let could = |name: &&MemberName| {
+        let trusted = sync.is_none_or(|sync| sync.has_standby(name));
+        **name != local.name && trusted && local.answered.contains(*name) && failover::unfit(view, name, false).is_none()
+    };
+    view.members.keys().find(could).cloned()
 }
 
 /// The leader serves (`why`); has anybody asked for a change?
@@ -270,7 +302,12 @@ pub(crate) fn requested(view: &ClusterView, local: &LocalState, why: Reason) -> 
             Some(first) => Decision::new(Duty::Switchover { candidates }, Reason::SwitchoverAsked(first)),
             None => rest(),
         },
-        Err(why) => Decision::new(Duty::Rest, Reason::SwitchoverImpossible(why.to_string())),
+        // In maintenance mode it waits for its end. Else what keeps it from being done may pass in a moment; a request that stays would
+        // be carried out at an hour when nobody thinks of it any more.
+        Err(why) if matches!(why, failover::Impossible::Paused) || local.request_waits < REQUEST_PATIENCE => {
+            Decision::new(Duty::Rest, Reason::SwitchoverImpossible(why.to_string()))
+        }
+        Err(why) => Decision::new(Duty::CallOff, Reason::SwitchoverImpossible(why.to_string())),
     }
 }
 

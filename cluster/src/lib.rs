@@ -17,6 +17,7 @@ pub mod hba;
 pub mod history;
 pub mod instance;
 pub mod leader;
+pub mod mark;
 pub mod member;
 pub mod parameter;
 pub mod pending;

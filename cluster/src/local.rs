@@ -4,6 +4,7 @@ use crate::lsn::Lsn;
 use crate::member::Tags;
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::standby_cluster::Remote;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What is in the data directory.
@@ -125,10 +126,19 @@ pub struct LocalState {
     pub start_failed: Option<String>,
     /// A scheduled request is due.
     pub request_due: bool,
+    /// How long the present request has been due and seen here.
+    pub request_waits: Duration,
+    /// For how long the postmaster has been stopped by a signal: its sessions go on, and nobody can connect.
+    pub frozen_for: Duration,
     /// This arbiter stopped Postgres itself, for a switchover, and owes it a start: also in maintenance mode.
     pub start_owed: bool,
     /// The cluster that this one follows, where it does.
     pub remote: Remote,
     /// Of a standby without an archive: where the log that it has ends, at a segment's end. None of any other.
     pub log_until: Option<Lsn>,
+    /// Why the server that runs here is not this node's own, where it was found and is not: nothing may fence its commits.
+    pub strange: Option<String>,
+    /// Members that answered just now, over REST, that their Postgres runs. Asked only while this node leads and its own server
+    /// does not serve: whoever is given the key must be alive now, and a member key outlives its node by a TTL.
+    pub answered: BTreeSet<MemberName>,
 }

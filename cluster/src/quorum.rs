@@ -214,7 +214,7 @@ pub enum SyncStep {
 /// the top of this file is true after each write, also while some processes of Postgres still keep an older setting.
 pub fn step(me: &MemberName, key: &SyncState, applied: &Applied, goal: &Goal) -> SyncStep {
     let write = |trust: &Trust| SyncStep::WriteKey(trust.key(me, key));
-    if key.leader.as_deref() != Some(me.as_str()) {
+    if key.leader.as_deref() != Some(me.as_str()) || key.until_promoted {
         return write(&Trust::none());
     }
     let (now, setting) = (Trust::of(key), &applied.setting);

@@ -13,6 +13,7 @@ use crate::reason::{Decision, Reason};
 use crate::sync::SyncState;
 use crate::view::{Announcement, ClusterView};
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A standby that still streams lets the primary that lost its lease go first for this long. A
@@ -82,8 +83,8 @@ pub struct Judged {
     pub failover: i64,
     /// Revision of each announcement that was weighed.
     pub announcements: Vec<(MemberName, i64)>,
-    /// Whether `sync` must be rewritten to name the new leader alone, in the same transaction.
-    pub resets_sync: bool,
+    /// What `sync` becomes in the same transaction, where it must change.
+    pub sync_becomes: Option<SyncState>,
     /// The timeline and position this node announced: it must not have more by now. None where it goes
     /// on receiving ([`Announcement::receives`]).
     pub position: Option<(Timeline, Lsn)>,
@@ -254,7 +255,7 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
             .filter(|(_, word)| word.value.after == after)
             .map(|(name, word)| (name.clone(), word.revision))
             .collect(),
-        resets_sync: sync.is_some_and(|sync| resets(&sync.value, me)),
+        sync_becomes: sync.filter(|sync| resets(&sync.value, me)).map(|sync| becomes(&sync.value, me)),
         position: (!receives).then_some((said.value.timeline, said.value.lsn)),
     };
     Decision::new(Take(judged), if me.primary { Reason::StillPrimary } else { Reason::Fittest })
@@ -271,6 +272,12 @@ fn gist(why: Option<&str>) -> String {
 fn resets(sync: &SyncState, me: &Candidate) -> bool {
     let mine = sync.leader.as_deref() == Some(me.name.as_str());
     !sync.is_empty() && !(mine && (me.primary || sync.sync_standby.is_none()))
+}
+
+/// A primary serves as soon as it has the key, so nobody else may be trusted. A standby serves once it is promoted: until then whoever had
+/// everything may still take over, should it die first.
+fn becomes(sync: &SyncState, me: &Candidate) -> SyncState {
+    if me.primary { SyncState::of(&me.name, &BTreeSet::new()) } else { sync.inherited(&me.name) }
 }
 
 /// Waits for a fitter member while it is alive, and a moment for those that have not spoken.

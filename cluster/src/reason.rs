@@ -70,6 +70,10 @@ pub enum Reason {
     LogGoneCloneAllowed { from: MemberName, until: Lsn, oldest: Lsn },
     #[error("a new copy was asked for (reinit)")]
     ReinitAsked,
+    #[error("the server that runs here is not this node's own ({0}): it is stopped, and started as it should be")]
+    StrangeServer(String),
+    #[error("the server that runs here is not this node's own ({0}); in maintenance mode it is left alone: nothing fences its commits")]
+    StrangeServerPaused(String),
     #[error("Postgres is starting")]
     Starting,
     #[error("Postgres runs but does not answer")]
@@ -82,6 +86,10 @@ pub enum Reason {
     CrashedRestart,
     #[error("Postgres has been down for longer than primary_start_timeout ({0} s)")]
     StartTimeout(u64),
+    #[error("Postgres does not start ({words}), and {other} could lead")]
+    StartFailedOthersLead { words: String, other: MemberName },
+    #[error("the postmaster has been stopped by a signal for {seconds} s, so nobody can connect, and {other} could lead")]
+    FrozenOthersLead { seconds: u64, other: MemberName },
     #[error("the leader key is ours but the lease could not be confirmed")]
     LeaseUnconfirmed,
     #[error("a switchover to {0} was asked for")]

@@ -109,10 +109,10 @@ pub enum On {
 }
 
 impl On {
-    /// The duty's row name; None for [`Duty::Rest`], which moves nothing.
+    /// The duty's row name; None for [`Duty::Rest`] and [`Duty::CallOff`], which move nothing.
     pub fn told(duty: &Duty) -> Option<On> {
         Some(match duty {
-            Duty::Rest => return None,
+            Duty::Rest | Duty::CallOff => return None,
             Duty::Bootstrap => On::Bootstrap,
             Duty::Clone { .. } | Duty::Restore => On::Clone,
             Duty::StartPrimary { .. } => On::StartPrimary,
@@ -208,6 +208,7 @@ pub const TABLE: &[Row] = &[
     row(Role::Starting, On::InRecovery, Role::Standby),
     row(Role::Starting, On::OutOfRecovery, Role::Primary),
     row(Role::Starting, On::Failed, Role::Stopped),
+    row(Role::Starting, On::Demote, Role::Demoting),
     row(Role::Starting, On::Release, Role::Starting),
     row(Role::Starting, On::Clone, Role::Cloning),
     row(Role::Starting, On::Stop, Role::Stopping),
@@ -217,6 +218,7 @@ pub const TABLE: &[Row] = &[
     row(Role::Standby, On::Rewind, Role::Rewinding),
     row(Role::Standby, On::Clone, Role::Cloning),
     row(Role::Standby, On::Switchover, Role::Standby),
+    row(Role::Standby, On::Demote, Role::Demoting),
     row(Role::Standby, On::Release, Role::Stopped),
     row(Role::Standby, On::Crashed, Role::Stopped),
     row(Role::Standby, On::Stop, Role::Stopping),
@@ -228,6 +230,7 @@ pub const TABLE: &[Row] = &[
     row(Role::Primary, On::Switchover, Role::Draining),
     row(Role::Primary, On::Demote, Role::Demoting),
     row(Role::Primary, On::DemoteCluster, Role::Demoting),
+    row(Role::Primary, On::Release, Role::Stopped),
     row(Role::Primary, On::Clone, Role::Cloning),
     row(Role::Primary, On::Crashed, Role::Stopped),
     row(Role::Primary, On::Stop, Role::Stopping),

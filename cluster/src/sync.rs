@@ -17,6 +17,10 @@ pub struct SyncState {
     /// Comma list of names, sorted; null where there is none.
     #[serde(default)]
     pub sync_standby: Option<String>,
+    /// The standbys named are those that had everything before this leader: true until it is promoted, so before that it
+    /// writes a key of its own.
+    #[serde(default, rename = "tenure_until_promoted", skip_serializing_if = "std::ops::Not::not")]
+    pub until_promoted: bool,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -27,6 +31,21 @@ impl SyncState {
     pub fn of(leader: &MemberName, standbys: &BTreeSet<MemberName>) -> SyncState {
         let list = standbys.iter().map(MemberName::as_str).collect::<Vec<_>>().join(",");
         SyncState { leader: Some(leader.to_string()), sync_standby: (!list.is_empty()).then_some(list), ..SyncState::default() }
+    }
+
+    /// The key that a standby begins with which takes over under this one. As long as it is not promoted nothing more has been
+    /// acknowledged than before: whoever had everything then has it still, and may lead if the new leader never comes to serve. That
+    /// is the leader of this key, which has all that it acknowledged itself, and, where no vote was needed, each of its standbys.
+    pub fn inherited(&self, by: &MemberName) -> SyncState {
+        let voters = if self.quorum == 0 { self.standbys().collect() } else { Vec::new() };
+        let names = self.leader.as_deref().into_iter().chain(voters).filter(|name| !name.eq_ignore_ascii_case(by.as_str()));
+        let names: BTreeSet<MemberName> = names.filter_map(|name| MemberName::new(name).ok()).collect();
+        SyncState { until_promoted: !names.is_empty(), ..SyncState::of(by, &names) }
+    }
+
+    /// This member leads in it and is not to serve under it yet: others may lead instead.
+    pub fn waits_for_promotion(&self, me: &MemberName) -> bool {
+        self.until_promoted && self.leader.as_deref() == Some(me.as_str())
     }
 
     /// The standbys named, as texts.
@@ -53,6 +72,33 @@ impl SyncState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_had_everything_may_lead_until_the_next_leader_is_promoted() {
+        let read = |text: &str| serde_json::from_str::<SyncState>(text).unwrap();
+        let n2 = MemberName::new("n2").unwrap();
+        for (before, after) in [
+            (r#"{"leader":"n1","sync_standby":"n2"}"#, r#"{"leader":"n2","quorum":0,"sync_standby":"n1","tenure_until_promoted":true}"#),
+            (
+                r#"{"leader":"n1","sync_standby":"n2,n3"}"#,
+                r#"{"leader":"n2","quorum":0,"sync_standby":"n1,n3","tenure_until_promoted":true}"#,
+            ),
+            (
+                r#"{"leader":"n1","quorum":1,"sync_standby":"n2,n3"}"#,
+                r#"{"leader":"n2","quorum":0,"sync_standby":"n1","tenure_until_promoted":true}"#,
+            ),
+            (r#"{"leader":"n2","quorum":1,"sync_standby":"n1,n3"}"#, r#"{"leader":"n2","quorum":0,"sync_standby":null}"#),
+            (r#"{"leader":"N2","sync_standby":null}"#, r#"{"leader":"n2","quorum":0,"sync_standby":null}"#),
+            (
+                r#"{"leader":"n1","quorum":0,"sync_standby":"n3,n4","tenure_until_promoted":true}"#,
+                r#"{"leader":"n2","quorum":0,"sync_standby":"n1,n3,n4","tenure_until_promoted":true}"#,
+            ),
+        ] {
+            let inherited = read(before).inherited(&n2);
+            assert_eq!(serde_json::to_string(&inherited).unwrap(), after, "{before}");
+            assert_eq!(inherited.waits_for_promotion(&n2), inherited.sync_standby.is_some());
+        }
+    }
 
     #[test]
     fn names_in_the_key_are_compared_without_case() {

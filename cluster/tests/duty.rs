@@ -326,6 +326,81 @@ fn while_it_leads() {
             "",
         ),
         (
+            "crashed, and the synchronous standby runs by its key but does not answer",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, Postgres::Stopped);
+                (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3"));
+                local.answered.clear();
+            },
+            Duty::StartPrimary { term: NOW },
+            "restarted in place",
+        ),
+        (
+            "crashed, and of the voters too few answer",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, Postgres::Stopped);
+                (view.config, view.sync) = (config(json!({"synchronous_mode": "quorum"})), sync_key("n2", "n1 n3"));
+                view.sync.as_mut().unwrap().value.quorum = 1;
+                local.answered = [name("n3")].into();
+            },
+            Duty::StartPrimary { term: NOW },
+            "restarted in place",
+        ),
+        (
+            "it does not start, and another could lead",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, Postgres::Stopped);
+                local.start_failed = Some("No space left on device".to_owned());
+            },
+            Duty::Release,
+            "does not start (No space left on device), and n1 could lead",
+        ),
+        (
+            "it does not start, and nobody else answers",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, Postgres::Stopped);
+                (local.start_failed, local.answered) = (Some("No space left on device".to_owned()), Default::default());
+            },
+            Duty::StartPrimary { term: NOW },
+            "restarted in place",
+        ),
+        (
+            "its postmaster has been frozen for longer than a TTL",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, primary(1, LOW));
+                local.frozen_for = Duration::from_secs(60);
+            },
+            Duty::Release,
+            "n1 could lead",
+        ),
+        (
+            "its postmaster has been frozen for a moment",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, primary(1, LOW));
+                local.frozen_for = Duration::from_secs(2);
+            },
+            Duty::Rest,
+            "holds the leader key",
+        ),
+        (
+            "a server that is not its own",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, primary(1, LOW));
+                local.strange = Some("it listens elsewhere".to_owned());
+            },
+            Duty::Demote,
+            "is not this node's own (it listens elsewhere): it is stopped",
+        ),
+        (
+            "in maintenance mode that one is left alone",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, primary(1, LOW));
+                (local.strange, view.config) = (Some("it listens elsewhere".to_owned()), config(json!({"pause": true})));
+            },
+            Duty::Rest,
+            "nothing fences its commits",
+        ),
+        (
             "crashed, and the sync key is another leader's",
             |view, local| {
                 leads(view, local, Ended::CrashedPrimary, Postgres::Stopped);
@@ -735,7 +810,7 @@ fn only_the_leader_is_told_to_be_primary_and_every_duty_is_a_row_of_the_table() 
                 Duty::Bootstrap => assert!(view.initialize.is_none(), "{}", told()),
                 Duty::Restore => assert!(view.leader.is_none(), "{}", told()),
                 Duty::DemoteCluster { .. } => panic!("no standby cluster here: {}", told()),
-                Duty::Rest | Duty::Stop | Duty::Quit => {}
+                Duty::Rest | Duty::CallOff | Duty::Stop | Duty::Quit => {}
             }
             if let (Some(role), Some(on)) = (Role::seen(local), On::told(&decision.what)) {
                 assert!(roles::next(role, on).is_some(), "no row for {role} on {on:?}: {}", told());

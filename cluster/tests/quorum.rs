@@ -256,7 +256,7 @@ proptest! {
                 Happens::Wish(at) => wanted = goal(&settings[at % settings.len()]),
                 Happens::CatchUp(at) => world.catch_up(at),
                 Happens::Restart => world.restart(),
-                // Taking the key resets it in the same write (`Judged::resets_sync`).
+                // Taking the key resets it in the same write (`Judged::sync_becomes`).
                 Happens::Leads(at) => world = World::begun(5, &settings[at % settings.len()]),
             }
             prop_assert!(world.loses_nothing(), "{:?}", world);

@@ -562,19 +562,24 @@ fn what_was_judged_is_what_the_write_compares() {
     assert_eq!((judged.after, judged.sync, judged.config, judged.failover), (AFTER, 5, 5, 0));
     let weighed = [("n1", 6), ("n2", 6), ("n4", 33)].map(|(who, revision)| (name(who), revision));
     assert_eq!(judged.announcements, weighed, "every word of this vacancy, and no other");
-    assert!(judged.resets_sync, "the key of another leader is made this one's in the same write");
-    let resets = |view: &ClusterView, primary| match decide(view, &Candidate { primary, ..candidate("n1", 1, LOW) }).what {
-        RaceStep::Take(judged) => judged.resets_sync,
+    let trusts = |key: &cluster::sync::SyncState| (key.leader.clone().unwrap_or_default(), key.standbys().collect::<Vec<_>>().join(" "));
+    let of = |leader: &str, standbys: &str| Some((leader.to_owned(), standbys.to_owned()));
+    let said = "the key of another leader is made this one's in the same write; the other has everything until this one is promoted";
+    assert_eq!(judged.sync_becomes.as_ref().map(trusts), of("n1", "n9"), "{said}");
+    let becomes = |view: &ClusterView, primary| match decide(view, &Candidate { primary, ..candidate("n1", 1, LOW) }).what {
+        RaceStep::Take(judged) => judged.sync_becomes.as_ref().map(trusts),
         other => panic!("n1 takes, not {other:?}"),
     };
     view.sync = sync_key("n1", "n2");
-    assert!(resets(&view, false), "promoted it awaits nobody, so its own key may trust nobody");
+    assert_eq!(becomes(&view, false), of("n1", "n2"), "promoted it awaits nobody: it may not serve before it trusts nobody");
     view.sync = sync_key("n1", "");
-    assert!(!resets(&view, false), "nobody is trusted in it");
+    assert_eq!(becomes(&view, false), None, "nobody is trusted in it");
     view.sync = sync_key("n1", "n2");
     let mine = view.announcements.get_mut(&name("n1")).unwrap();
     mine.value.primary = true;
-    assert!(!resets(&view, true), "a primary still awaits those of its key");
+    assert_eq!(becomes(&view, true), None, "a primary still awaits those of its key");
+    view.sync = sync_key("n2", "n1");
+    assert_eq!(becomes(&view, true), of("n1", ""), "a primary serves at once, so nobody else is trusted");
 }
 
 #[test]

@@ -167,7 +167,9 @@ impl Cluster {
                 (DataDir::Present(control(wal.timeline, checkpoint, ended)), postgres)
             }
         };
-        local(node.name.as_str(), data, postgres)
+        let runs = |node: &&Node| matches!(node.data, Data::Present(_, Server::Primary | Server::Standby { .. }));
+        let answered = self.nodes.iter().filter(runs).map(|node| node.name.clone()).collect();
+        LocalState { answered, ..local(node.name.as_str(), data, postgres) }
     }
 
     fn wal_of(&self, name: &MemberName, primary_only: bool) -> Option<Wal> {
@@ -270,7 +272,7 @@ impl Cluster {
                 self.leader = None;
                 return;
             }
-            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Switchover { .. } | Duty::Stop | Duty::Quit => {
+            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Switchover { .. } | Duty::CallOff | Duty::Stop | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")
             }
         };

@@ -441,7 +441,7 @@ impl Pair {
                 self.leader = None;
                 return;
             }
-            Duty::Bootstrap | Duty::Restore | Duty::Switchover { .. } | Duty::HandOver { .. } | Duty::Stop | Duty::Quit => {
+            Duty::Bootstrap | Duty::Restore | Duty::Switchover { .. } | Duty::HandOver { .. } | Duty::CallOff | Duty::Stop | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")
             }
         };

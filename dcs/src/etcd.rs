@@ -347,8 +347,8 @@ impl Dcs for Etcd {
         ];
         when.extend(judged.announcements.iter().map(|(name, revision)| unchanged(self.keys.announcement(name), *revision)));
         let mut then = vec![self.put_leader(name, lease), self.last_term(name, "taken")];
-        if judged.resets_sync {
-            then.push(TxnOp::put(self.keys.sync(), to_bytes(&SyncState::of(name, &Default::default())), None));
+        if let Some(sync) = &judged.sync_becomes {
+            then.push(TxnOp::put(self.keys.sync(), to_bytes(sync), None));
         }
         if judged.failover != 0 {
             then.push(TxnOp::put(self.keys.failover(), "{}", None));

@@ -378,8 +378,8 @@ impl Dcs for Memory {
         when.extend(judged.announcements.iter().map(|(name, revision)| Guard::Modified(self.keys.announcement(name), *revision)));
         let then = || {
             let mut then = vec![self.put_leader(name, lease), self.last_term(name, "taken")];
-            if judged.resets_sync {
-                then.push(put(self.keys.sync(), to_bytes(&SyncState::of(name, &Default::default()))));
+            if let Some(sync) = &judged.sync_becomes {
+                then.push(put(self.keys.sync(), to_bytes(sync)));
             }
             if judged.failover != 0 {
                 then.push(put(self.keys.failover(), b"{}".to_vec()));
@@ -496,7 +496,7 @@ mod tests {
     }
 
     fn vacancy() -> Judged {
-        Judged { after: Term(0), sync: 0, config: 0, failover: 0, announcements: vec![], resets_sync: false, position: None }
+        Judged { after: Term(0), sync: 0, config: 0, failover: 0, announcements: vec![], sync_becomes: None, position: None }
     }
 
     fn take(memory: &Memory, who: &str, lease: LeaseId) -> Result<Term> {

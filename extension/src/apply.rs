@@ -107,8 +107,9 @@ async fn take(worker: &Worker, judged: &Judged) -> Applied {
         Ok(term) => {
             // The deadline is the lease's: the key hangs on it, so it lives as long.
             let held = worker.held.get().filter(|now| now.grant.lease == held.grant.lease).unwrap_or(held);
-            // A standby cluster is led with a closed fence; the next turn says until when.
-            if judged.position.is_some() {
+            // A standby cluster is led with a closed fence; the next turn says until when. So is one whose old leader may still take
+            // over until this node is promoted.
+            if judged.position.is_some() && !judged.sync_becomes.as_ref().is_some_and(|sync| sync.until_promoted) {
                 page().open(term.0, held.grant.lease.0, held.deadline);
             }
             if let Some(since) = worker.vacant_since() {
@@ -190,7 +191,7 @@ async fn send_move(worker: &Worker, view: &ClusterView, held: Held, moving: Movi
         None => worker.etcd.write_member(&worker.name, &member, lease, None).await.map(|()| None),
     };
     match moved {
-        Ok(term) => moved_to(worker, held, moving.onto, term.filter(|_| !view.is_standby_cluster())).await,
+        Ok(term) => moved_to(worker, held, moving.onto, term.filter(|_| worker.may_serve(view))).await,
         Err(why) => {
             let told = format!("TTL not changed to {} s: {why}", moving.onto.grant.ttl.as_secs());
             if why == Error::LeaseGone {

@@ -1,9 +1,10 @@
 //! pg_tenure inside the server: what is registered when the library is loaded, nothing else.
 //!
-//! Rooms in reading order: [`guc`] the settings, [`shmem`] the page that backends read, [`fence`] the
+//! Rooms in reading order: [`guc`] the settings, [`standing`] whose server this is, [`shmem`] the page that backends read, [`fence`] the
 //! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
 //! lease worker, [`groups`] what a Citus coordinator shows of the other groups.
 
+use cluster::mark::Standing;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -21,6 +22,7 @@ pub mod recovered;
 pub mod shmem;
 pub mod signals;
 pub mod slots;
+pub mod standing;
 pub mod worker;
 
 pgrx::pg_module_magic!();
@@ -36,7 +38,8 @@ pub extern "C-unwind" fn _PG_init() {
     shmem::register();
     fence::register();
     hold_back::register();
-    if guc::scope().is_some() {
+    standing::warn_if_closed();
+    if *standing::standing() == Standing::Managed {
         register_worker();
     }
 }

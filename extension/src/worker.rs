@@ -373,7 +373,9 @@ impl Worker {
             return self.lead_standby_cluster(server, held.deadline, now);
         }
         page().forget_demotion();
-        page().open(leader.term.0, leader.lease.0, held.deadline);
+        if self.may_serve(view) {
+            page().open(leader.term.0, leader.lease.0, held.deadline);
+        }
         if server.is_primary() {
             self.unpromoted_since.set(None);
             return;
@@ -389,6 +391,12 @@ impl Worker {
                 self.tell("race", &format!("leader key not given up: {why}"));
             }
         }
+    }
+
+    /// As leader this node may acknowledge commits: not in a standby cluster, and not while others may still lead in its place, also if
+    /// somebody promotes it by hand.
+    pub fn may_serve(&self, view: &ClusterView) -> bool {
+        !view.is_standby_cluster() && !view.sync.as_ref().is_some_and(|sync| sync.value.waits_for_promotion(&self.name))
     }
 
     /// The key is kept without a promotion, and with a closed fence. A server that is primary still is to be

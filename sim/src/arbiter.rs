@@ -379,9 +379,26 @@ impl Arbiter {
             start_failed: None,
             request_due: true,
             start_owed: false,
+            strange: None,
+            request_waits: Duration::ZERO,
+            frozen_for: Duration::ZERO,
+            answered: self.answered(view),
             log_until: None,
             remote: Remote::default(),
         }
+    }
+
+    /// Who would answer over REST now: its arbiter lives, the way there and back is open, its server serves.
+    fn answered(&self, view: &ClusterView) -> BTreeSet<MemberName> {
+        let world = &self.world;
+        let answers = |name: &&MemberName| {
+            world.number_of(name).is_some_and(|at| {
+                let reached = !world.is_cut(self.at, at) && !world.is_cut(at, self.at);
+                let lives = world.time.lives((at, Part::Arbiter)) && !world.time.is_frozen((at, Part::Arbiter));
+                at != self.at && reached && lives && world.serving(at).is_some() && !world.time.is_frozen((at, Part::Server))
+            })
+        };
+        view.members.keys().filter(answers).cloned().collect()
     }
 
     // ---- Procedures ----
@@ -414,6 +431,11 @@ impl Arbiter {
                 self.speak(Some((MemberState::Crashed, MemberRole::Demoted)));
                 let leader = view.leader_if(&self.name).ok_or("leads no more")?;
                 self.hand_over(leader, &to, None).await?;
+                Ok(true)
+            }
+            Duty::CallOff => {
+                let revision = view.request().map_or(0, |request| request.revision);
+                self.ask(move |etcd| now(etcd.write_failover(&FailoverRequest::default(), revision))).await.map_err(text)?;
                 Ok(true)
             }
             Duty::Release => {
@@ -576,6 +598,7 @@ impl Arbiter {
             return Err("Postgres does not run".to_owned());
         }
         self.claim_timeline(&view).await?;
+        let view = self.trust_nobody_else(view).await?;
         let others = view.members.iter().filter(|(name, entry)| **name != self.name && entry.member.is_running());
         let own = view.sync.as_ref().map(|sync| Trust::own(&self.name, &sync.value)).unwrap_or_default();
         let setting = Rules::of(view.config()).at_promotion(others.map(|(name, _)| name.clone()).collect(), &own);
@@ -594,6 +617,14 @@ impl Arbiter {
         node.wake_worker.notify(&self.world.time);
         self.first_checkpoint();
         Ok(true)
+    }
+
+    async fn trust_nobody_else(&self, view: ClusterView) -> Result<ClusterView, String> {
+        let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.waits_for_promotion(&self.name)) else { return Ok(view) };
+        let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
+        let (own, revision) = (SyncState::of(&self.name, &BTreeSet::new()), sync.revision);
+        self.ask(move |etcd| now(etcd.write_sync(&own, revision, &leader))).await.map_err(text)?;
+        self.ask(|etcd| now(etcd.load_view())).await.map_err(text)
     }
 
     /// Claims the next number in etcd; those in between are occupied, so that Postgres passes over them.
@@ -783,7 +814,10 @@ impl Arbiter {
         let view = self.ask(|etcd| now(etcd.load_view())).await.map_err(text)?;
         let to_lease = view.lease_of(to).ok_or("it has no member key any more")?;
         let sync = view.sync.as_ref().filter(|sync| !sync.value.is_empty());
-        let sync = sync.map(|sync| (SyncState { other: sync.value.other.clone(), ..SyncState::of(to, &BTreeSet::new()) }, sync.revision));
+        let sync = sync.map(|sync| {
+            let mine = sync.value.leader.as_deref() == Some(self.name.as_str());
+            (if mine { sync.value.inherited(to) } else { SyncState::of(to, &BTreeSet::new()) }, sync.revision)
+        });
         let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
         let handed = HandOver {
             from: leader.clone(),

@@ -125,7 +125,11 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
         setting: format!(
             "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}",
             setting.nodes,
-            if setting.sync { "sync" } else { "async" },
+            match (setting.sync, setting.quorum) {
+                (true, true) => "quorum",
+                (true, false) => "sync",
+                (false, _) => "async",
+            },
             setting.ttl,
             setting.start_timeout,
             if setting.sharp { ", sharp etcd" } else { "" },

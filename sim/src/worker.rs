@@ -242,7 +242,7 @@ impl Worker {
             None => self.ask(move |etcd| now(etcd.write_member(&name, &member, lease, None))).await.map(|()| None),
         };
         match moved {
-            Ok(term) => self.moved_to(held, moving.onto, term).await,
+            Ok(term) => self.moved_to(held, moving.onto, term.filter(|_| self.may_serve(view))).await,
             Err(Error::LeaseGone) => self.moving.set(None),
             Err(why) if first && !why.is_unknown() => {
                 self.moving.set(None);
@@ -263,6 +263,10 @@ impl Worker {
         } else {
             self.moving.set(None);
         }
+    }
+
+    fn may_serve(&self, view: &ClusterView) -> bool {
+        !view.sync.as_ref().is_some_and(|sync| sync.value.waits_for_promotion(&self.world.nodes[self.at].name))
     }
 
     async fn moved_to(&self, held: Held, onto: Held, term: Option<Term>) {
@@ -379,7 +383,9 @@ impl Worker {
             self.tell("the leader key is ours, but this node promised to stay away from it: waiting");
             return;
         }
-        self.world.with_page(self.at, |page| page.open(leader.term.0, leader.lease.0, held.deadline));
+        if self.may_serve(view) {
+            self.world.with_page(self.at, |page| page.open(leader.term.0, leader.lease.0, held.deadline));
+        }
         if primary {
             self.unpromoted_since.set(None);
             return;
@@ -491,10 +497,13 @@ impl Worker {
         let Some(_taking) = Taking::begin(&self.world, self.at) else { return Applied::LookAfter(100 * MS) };
         self.world.takes(self.at);
         let name = self.world.nodes[self.at].name.clone();
+        let closed = judged.sync_becomes.as_ref().is_some_and(|sync| sync.until_promoted);
         match self.ask(move |etcd| now(etcd.take_leader(&name, held.grant.lease, &judged))).await {
             Ok(term) => {
                 let held = self.held.get().filter(|known| known.grant.lease == held.grant.lease).unwrap_or(held);
-                self.world.with_page(self.at, |page| page.open(term.0, held.grant.lease.0, held.deadline));
+                if !closed {
+                    self.world.with_page(self.at, |page| page.open(term.0, held.grant.lease.0, held.deadline));
+                }
                 self.tell(&format!("took the leader key, term {term}"));
                 self.world.nodes[self.at].wake_arbiter.notify(&self.world.time);
                 Applied::LookNow
@@ -543,7 +552,7 @@ pub(crate) fn configuration(world: &World) -> DynamicConfig {
         "ttl": setting.ttl,
         "loop_wait": 2,
         "retry_timeout": 1,
-        "synchronous_mode": setting.sync,
+        "synchronous_mode": if setting.quorum { serde_json::json!("quorum") } else { setting.sync.into() },
         "maximum_lag_on_failover": 1_048_576,
         "primary_start_timeout": setting.start_timeout,
         "failsafe_mode": setting.failsafe,

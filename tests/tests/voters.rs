@@ -88,3 +88,97 @@ async fn a_copy_that_is_being_made_is_no_standby_that_commits_wait_for() {
     cluster.healthy().await;
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
+
+/// The key goes to nobody whose host is silent; with nobody to give it to the server is started again where it is.
+async fn crashes_beside_silent_standbys(mode: &str, count: usize) {
+    let cluster = of(count, mode).start().await;
+    key_has(&cluster, count - 1, if mode == "quorum" && count > 2 { 1 } else { 0 }).await;
+    let old = cluster.leader().await;
+    let writer = cluster.writer().await;
+    writer.goes_on(30, PATIENCE).await;
+    for node in cluster.others(old) {
+        node.freeze();
+    }
+    wait::lasting(seconds(1)).await;
+    old.kill_postmaster();
+    wait::until("the server to serve again where it is", seconds(30), async || match old.one("SELECT pg_is_in_recovery()").await {
+        Ok(seen) if seen == "f" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    let view = cluster.wait_within(seconds(15), "it to lead", |view| view.leader() == Some(old.name())).await;
+    assert_eq!(view.leader_timeline(), Some(1), "{view}");
+    writer.goes_on(20, PATIENCE).await;
+    for node in cluster.others(old) {
+        node.thaw();
+    }
+    let ledger = writer.finish();
+    println!("{mode}: a crash beside silent standbys: {}", ledger.summary());
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn in_synchronous_mode_a_crash_is_not_handed_over_to_a_silent_standby() {
+    crashes_beside_silent_standbys("on", 2).await;
+}
+
+#[tokio::test]
+async fn in_quorum_mode_a_crash_is_not_handed_over_to_silent_voters() {
+    crashes_beside_silent_standbys("quorum", 3).await;
+}
+
+/// The next leader has the key and dies before it is promoted: the old one, which has every row, takes it up again.
+async fn next_leader_dies_unpromoted(mode: &str, count: usize) {
+    let cluster = of(count, mode).planned().await;
+    for node in &cluster.nodes {
+        let note = node.dir().join("asked");
+        let line = format!("sh -c 'touch {}; sleep 15'", note.display());
+        cluster.reconfigure(node, |config| {
+            // The first leader is not promoted; from then on each promotion hangs.
+            if node.name() != "n1" {
+                config["postgresql"]["pre_promote"] = json!(line);
+            }
+        });
+    }
+    cluster.start(cluster.node("n1"));
+    cluster.wait_until("n1 to lead", |view| view.leader() == Some("n1")).await;
+    for node in &cluster.nodes[1..] {
+        cluster.start(node);
+    }
+    cluster.healthy().await;
+    let old = cluster.node("n1");
+    key_has(&cluster, count - 1, if count > 2 { 1 } else { 0 }).await;
+    let writer = cluster.writer().await;
+    writer.goes_on(30, PATIENCE).await;
+    old.kill_postmaster();
+    let next = wait::until("the next leader to be asked", PATIENCE, async || {
+        let asked = cluster.nodes[1..].iter().find(|node| node.dir().join("asked").exists());
+        asked.ok_or("nobody was asked")
+    })
+    .await;
+    next.freeze();
+    let view = cluster.wait_within(seconds(40), "the old leader to lead again", |view| view.leader() == Some("n1")).await;
+    println!("{mode}: {} had the key, was not promoted and died: {view}", next.name());
+    wait::until("it to be promoted", PATIENCE, async || match old.one("SELECT pg_is_in_recovery()").await {
+        Ok(seen) if seen == "f" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    next.thaw();
+    writer.goes_on(20, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("{mode}: {}", ledger.summary());
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn in_synchronous_mode_the_old_leader_goes_on_where_the_next_one_died_unpromoted() {
+    next_leader_dies_unpromoted("on", 2).await;
+}
+
+#[tokio::test]
+async fn in_quorum_mode_the_old_leader_goes_on_where_the_next_one_died_unpromoted() {
+    next_leader_dies_unpromoted("quorum", 3).await;
+}

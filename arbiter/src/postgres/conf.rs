@@ -256,10 +256,9 @@ impl ConfigFiles {
             }
         }
         // What stands on the command line wins anyway; without it here a reload would complain of what
-        // postgresql.base.conf says instead. The timeline likewise: it can't be taken out without a restart.
-        settings.extend(
-            parameters.argv.iter().filter(|(name, _)| !name.starts_with("tenure.")).map(|(name, value)| (name.clone(), value.clone())),
-        );
+        // postgresql.base.conf says instead, and a server that is started by hand would not know whose it is.
+        // The timeline likewise: it can't be taken out without a restart.
+        settings.extend(parameters.argv.iter().map(|(name, value)| (name.clone(), value.clone())));
         settings.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
         put(&mut content, &settings);
         if let Recovery::Standby { primary_conninfo, primary_slot_name, extra } = recovery {

@@ -6,6 +6,7 @@ pub mod conf;
 pub mod controldata;
 pub mod hba;
 pub mod initdb;
+pub mod mark;
 pub mod marker;
 pub mod pgpass;
 pub mod postmaster;

@@ -155,6 +155,24 @@ impl Postmaster {
         self.pid.as_raw_nonzero().get()
     }
 
+    /// It was found running: not a child of this arbiter.
+    pub fn is_adopted(&self) -> bool {
+        self.reaped.is_none()
+    }
+
+    /// Is this library among what the process has loaded? None where that can't be seen.
+    pub async fn has_loaded(&self, library: &str) -> Option<bool> {
+        let maps = tokio::fs::read_to_string(format!("/proc/{}/maps", self.pid())).await.ok()?;
+        self.is_alive().then(|| maps.contains(library))
+    }
+
+    /// The process was stopped by a signal (or a debugger) and does nothing: nobody can connect.
+    pub async fn is_stopped_by_signal(&self) -> bool {
+        let stat = tokio::fs::read_to_string(format!("/proc/{}/stat", self.pid())).await.unwrap_or_default();
+        // The name stands in parentheses and may hold anything; the state follows.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    }
+
     /// Waits until the process has ended; at once if it has. Any number of tasks may wait.
     pub async fn exited(&self) {
         // A pidfd becomes readable when the process ends and stays so. An error means that the runtime goes away.
@@ -184,7 +202,14 @@ impl Postmaster {
     /// Asks it to stop; [`Postmaster::exited`] tells when it has. A server that has ended is fine.
     pub fn stop(&self, mode: StopMode) -> Result<()> {
         match pidfd_send_signal(self.pidfd.get_ref(), mode.signal()) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Ok(()) => {
+                // One that a signal stopped hears of the other when it goes on; its first act is then to end.
+                if mode == StopMode::Immediate {
+                    let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::CONT);
+                }
+                Ok(())
+            }
+            Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("stop the postmaster (process id {})", self.pid())),
         }
     }

@@ -4,6 +4,7 @@ use super::conf::conninfo;
 use crate::config::{Authentication, Credentials};
 use anyhow::{Context, Result, bail};
 use cluster::lsn::Lsn;
+use cluster::mark::Identity;
 use cluster::name::Timeline;
 use cluster::parameter::Parameter;
 use cluster::slots::SlotSeen;
@@ -80,6 +81,9 @@ pub struct ServerFacts {
     /// The values in force of the settings that we give on the command line: a file can't tell that they wait.
     #[serde(default)]
     pub on_command_line: BTreeMap<String, String>,
+    /// The settings of the extension that say whose server this is; None where the library is not loaded.
+    #[serde(default)]
+    pub tenure: Option<BTreeMap<String, String>>,
     /// `synchronous_standby_names` in force.
     pub synchronous_standby_names: String,
     /// What a commit waits for where a session says nothing else.
@@ -101,6 +105,18 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
+    /// Who the server is by its own settings; None where the library is not loaded.
+    pub fn identity(&self) -> Option<Identity> {
+        let settings = self.tenure.as_ref()?;
+        let text = |name: &str| settings.get(name).cloned().unwrap_or_default();
+        Some(Identity {
+            scope: text("tenure.scope"),
+            namespace: text("tenure.namespace"),
+            name: text("tenure.name"),
+            group: text("tenure.group").parse().ok(),
+        })
+    }
+
     /// The furthest position this server holds: written on a primary; received or replayed on a standby, whichever is later.
     pub fn position(&self) -> Lsn {
         let standby = self.received_lsn.max(self.replayed_lsn);
@@ -248,7 +264,8 @@ SELECT json_build_object(
   'pending_restart', coalesce((SELECT json_agg(json_build_object('name', name, 'value', current_setting(name), 'wanted', coalesce(
                  (SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1), boot_val)) ORDER BY name)
                  FROM pg_settings s WHERE pending_restart), '[]'),
-  'on_command_line', (SELECT json_object_agg(name, coalesce(setting, '')) FROM pg_settings WHERE source = 'command line'),
+  'on_command_line', (SELECT coalesce(json_object_agg(name, coalesce(setting, '')), '{}') FROM pg_settings WHERE source = 'command line'),
+  'tenure', (SELECT json_object_agg(name, coalesce(setting, '')) FROM pg_settings WHERE name IN ('tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group')),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
   'synchronous_commit', current_setting('synchronous_commit'),
   'primary_conninfo', current_setting('primary_conninfo'),

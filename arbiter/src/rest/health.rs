@@ -230,6 +230,10 @@ pub(crate) mod tests {
             start_failed: None,
             request_due: false,
             start_owed: false,
+            strange: None,
+            request_waits: Duration::ZERO,
+            frozen_for: Duration::ZERO,
+            answered: Default::default(),
             log_until: None,
             remote: Default::default(),
         };

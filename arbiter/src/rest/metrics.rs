@@ -102,6 +102,9 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     add("tenure_lease_seconds_left", GAUGE, "How long this node's lease runs yet, 0 if it has run out.", left);
     add("tenure_writable", GAUGE, "Value is 1 if this node serves writes, 0 otherwise.", flag(health::is_primary(snapshot, now)));
 
+    let foreign = flag(snapshot.local.strange.is_some());
+    add("tenure_foreign_server", GAUGE, "Value is 1 if a server runs on this node's data that nothing fences, 0 otherwise.", foreign);
+
     page.push_str(&slots(facts, location, scope, name));
 
     // Zero-padded, as the field has it: 4.1.5 is 040105.

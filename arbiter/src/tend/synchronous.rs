@@ -180,6 +180,17 @@ async fn until(hands: &Hands, deadline: Instant, so: impl Fn(&ServerFacts) -> bo
     }
 }
 
+/// Before a promotion: those that had everything before this leader may lead no more, as it is about to acknowledge what they lack.
+/// Gives the cluster as it is then.
+pub async fn trust_nobody_else(hands: &Hands, view: ClusterView) -> Result<ClusterView> {
+    let me = &hands.config.name;
+    let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.waits_for_promotion(me)) else { return Ok(view) };
+    let leader = view.leader_if(me).context("this node leads no more")?;
+    let own = SyncState { other: sync.value.other.clone(), ..SyncState::of(me, &BTreeSet::new()) };
+    hands.etcd.write_sync(&own, sync.revision, leader).await?;
+    Ok(hands.etcd.load_view().await?)
+}
+
 /// Before a promotion in quorum mode or strict mode, and before one under this node's own key: the first commit is to
 /// wait for a standby already. Gives what was set.
 pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setting> {

@@ -184,6 +184,10 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         start_failed: None,
         request_due: false,
         start_owed: false,
+        strange: None,
+        request_waits: Duration::ZERO,
+        frozen_for: Duration::ZERO,
+        answered: ["n1", "n2", "n3"].map(name).into(),
         remote: Remote::default(),
         log_until: None,
     }

@@ -1,8 +1,9 @@
 //! How the page comes to be: asked for while the library is loaded, laid out once before any backend runs.
 
 use super::{PAGE, Page, Recovered};
-use crate::guc;
+use crate::standing::standing;
 use cluster::fence::Mode;
+use cluster::mark::Standing;
 use pgrx::pg_sys;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
@@ -71,8 +72,8 @@ unsafe extern "C-unwind" fn startup() {
             pg_sys::ConditionVariableInit((*page).renewed.get());
             pg_sys::ConditionVariableInit((*page).answered.get());
             (*page).gate.initialise();
-            // A server that belongs to a cluster starts closed, also after a crash of a backend.
-            let mode = if guc::scope().is_some() { Mode::Closed } else { Mode::Unmanaged };
+            // A server on a cluster's data starts closed, also after a crash of a backend.
+            let mode = if *standing() == Standing::Unmanaged { Mode::Unmanaged } else { Mode::Closed };
             (*page).mode.store(mode as u32, SeqCst);
             (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);
         }

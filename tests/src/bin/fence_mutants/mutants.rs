@@ -285,7 +285,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "start-closed",
         guard: "after a crash the page is closed until the lease is taken up again",
         file: REGISTRATION,
-        from: "{ Mode::Closed } else { Mode::Unmanaged }",
+        from: "{ Mode::Unmanaged } else { Mode::Closed }",
         to: "{ Mode::Unmanaged } else { Mode::Unmanaged }",
         stories: &[("fence_commit", "after_a_crash_the_fence_is_closed_until_the_lease_is_taken_up_again")],
     },
