@@ -44,14 +44,24 @@ extern "C-unwind" fn hold() {
         if confirmed().is_none_or(|confirmed| confirmed >= end) {
             return;
         }
+        let over = began.elapsed() > guc::fence_wait();
         // SAFETY: a plain flag of this process.
-        if began.elapsed() > guc::fence_wait() || unsafe { pg_sys::InterruptPending } != 0 {
-            break;
+        if over || unsafe { pg_sys::InterruptPending } != 0 {
+            // An ERROR leaves from here, and whoever else hears of what is thrown away would not be told: so all are told first.
+            REFUSED.set(true);
+            tell_all();
+            pgrx::check_for_interrupts!();
+            if over {
+                error::not_shown_by_sql(end);
+            }
+            // It was something else than the end of this statement.
+            REFUSED.set(false);
         }
         pause(10);
     }
-    // An ERROR leaves from here, and whoever else hears of what is thrown away would not be told: so all are told first.
-    REFUSED.set(true);
+}
+
+fn tell_all() {
     // SAFETY: the callbacks call nothing; the last call is as the caller's own.
     unsafe {
         if !REGISTERED.replace(true) {
@@ -60,8 +70,6 @@ extern "C-unwind" fn hold() {
         }
         pg_sys::InvalidateSystemCaches();
     }
-    pgrx::check_for_interrupts!();
-    error::not_shown_by_sql(end);
 }
 
 unsafe extern "C-unwind" fn undone(_event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
