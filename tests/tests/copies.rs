@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use std::process::Command;
+use stories::alone::Alone;
 use stories::cluster::{Cluster, PATIENCE};
-use stories::node::{Config, Node};
+use stories::node::{Config, Node, SCOPE};
 use stories::wait::{self, seconds};
 use stories::workload::{Targets, Writer};
 
@@ -73,4 +74,23 @@ async fn a_copied_disk_never_acknowledges_beside_its_original() {
     copy.logged(&[original.name(), "in use by another instance"], PATIENCE).await;
     assert_eq!(ledger.refused().count() + ledger.unknown().count(), 0, "{}", ledger.summary());
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn a_lease_worker_leaves_a_name_alone_that_another_instance_took() {
+    let alone = Alone::start(&[]).await;
+    alone.fence_is("open").await;
+    let (prefix, key) = (format!("/service/{SCOPE}/members/"), format!("/service/{SCOPE}/members/fenced"));
+    let entry = async || alone.etcd.keys(&prefix).await.expect("etcd answers").remove("fenced");
+    let mut taken: Value = serde_json::from_str(&entry().await.expect("its member key")).expect("it is JSON");
+    assert!(taken["tenure"]["instance"].is_string(), "{taken}");
+    taken["tenure"]["instance"] = json!("another boot");
+    // As a copy may that comes while the original hangs.
+    alone.let_the_deadline_pass().await;
+    wait::until("the lease to run out", PATIENCE, async || entry().await.is_none().then_some(()).ok_or("its key is there")).await;
+    alone.etcd.put(&key, &taken.to_string()).await.expect("write the member key");
+    alone.thaw_worker().await;
+    wait::lasting(seconds(3)).await;
+    assert_eq!(entry().await, Some(taken.to_string()), "the other's key was touched");
+    assert_ne!(alone.fence().await, "open");
 }

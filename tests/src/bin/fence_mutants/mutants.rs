@@ -29,6 +29,7 @@ const UPSTREAM: &str = "extension/src/hold_back/upstream.rs";
 const BY_SQL: &str = "extension/src/hold_back/by_sql.rs";
 const PRESENCE: &str = "extension/src/shmem/presence.rs";
 const WORKER: &str = "extension/src/worker.rs";
+const INSTANCE: &str = "cluster/src/instance.rs";
 
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
@@ -446,5 +447,13 @@ pub const MUTANTS: &[Mutant] = &[
         from: "        if cluster::failsafe::keeps_closed(page().is_promised(now), page().term(), leader.term.0) {",
         to: "        if cluster::failsafe::keeps_closed(page().is_promised(now), page().term(), page().term()) {",
         stories: &[("failsafe", "who_has_promised_opens_no_fence_with_a_key_that_came_late")],
+    },
+    Mutant {
+        name: "instance",
+        guard: "a name that another instance goes by is left alone",
+        file: INSTANCE,
+        from: "(Some(theirs), Some(ours)) if theirs != ours => Some",
+        to: "(Some(theirs), Some(ours)) if theirs != ours && theirs == ours => Some",
+        stories: &[("copies", "a_lease_worker_leaves_a_name_alone_that_another_instance_took")],
     },
 ];
