@@ -262,14 +262,18 @@ impl Daemon {
     }
 
     /// etcd was read for the first time: may this node be what its file says?
-    fn met_etcd(&mut self) {
+    async fn met_etcd(&mut self) -> Result<()> {
         // A planned restart outlives the arbiter that took it: it stands in the member key.
         let own = self.view.members.get(&self.hands.config.name).and_then(|entry| entry.member.other.get("scheduled_restart"));
         self.memory.scheduled_restart = own.and_then(|plan| serde_json::from_value(plan.clone()).ok());
-        if self.view.config().failsafe_mode() {
-            // An arbiter before us may have promised something that we know nothing of.
-            self.hands.promise.extend(crate::failsafe::boottime() + self.view.config().timing().ttl);
+        // An arbiter before us may have promised something that we know nothing of.
+        let ttl = self.view.config().failsafe_mode().then(|| self.view.config().timing().ttl);
+        let recalled = self.hands.promise.recall(&self.hands.config.postgres.data_dir, ttl).await;
+        if recalled.is_err() {
+            // Nothing is decided before it is known: the next turn is the first again.
+            self.view_at = None;
         }
+        recalled
     }
 
     /// Another instance goes by our name: what stands in etcd under it is not of this node, so neither key nor server is
@@ -355,7 +359,7 @@ impl Daemon {
             // Waits for no key: this file names another address than the node of this name has.
             Some(clash @ InUse::Elsewhere { .. }) if first => return Ok(Turn::Fail(clash.into())),
             Some(other) => self.keep_out(&other),
-            None if first => self.met_etcd(),
+            None if first => self.met_etcd().await?,
             None => self.told_in_use = false,
         }
         let fresh = fresh && !self.kept_out();

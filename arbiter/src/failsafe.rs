@@ -16,6 +16,7 @@ use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,13 +31,39 @@ pub fn boottime() -> Moment {
 }
 
 /// A promise as the arbiter remembers it. Cheap to clone.
+///
+/// Until when one binds lies in memory, the clock it is counted on ends with the host. For how long one may bind that was given
+/// before this arbiter began lies in a file beside the data: `ttl` may have been lowered since.
 #[derive(Debug, Clone, Default)]
-pub struct Promise(Arc<AtomicU64>);
+pub struct Promise(Arc<AtomicU64>, Arc<AtomicU64>);
 
 impl Promise {
     /// Promises until then; never less than before.
     pub fn extend(&self, until: Moment) {
         self.0.fetch_max(until.as_nanos(), Ordering::SeqCst);
+    }
+
+    /// A promise for so long is about to be given: durably known before it is. Less is written down only while none binds.
+    async fn write_down(&self, data_dir: &Path, ttl: Duration) -> Result<()> {
+        let (known, binds) = (self.1.load(Ordering::SeqCst), self.0.load(Ordering::SeqCst) > boottime().as_nanos());
+        if ttl.as_secs() > known || ttl.as_secs() < known && !binds {
+            let path = file(data_dir);
+            crate::postgres::write_atomically(&path, &ttl.as_secs().to_string(), 0o600).await.context("write the promise down")?;
+            self.1.store(ttl.as_secs(), Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// This arbiter begins: one before it may have promised a moment ago, for as long as it wrote down, or for `ttl` where
+    /// nothing is written.
+    pub async fn recall(&self, data_dir: &Path, ttl: Option<Duration>) -> Result<()> {
+        let written = crate::postgres::read_if_there(&file(data_dir)).await?;
+        let written = written.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        if let Some(longest) = written.max(ttl) {
+            self.extend(boottime() + longest);
+        }
+        self.1.store(written.unwrap_or_default().as_secs(), Ordering::SeqCst);
+        Ok(())
     }
 
     /// Puts a promise that still holds into the server's shared memory. Called before the arbiter
@@ -48,6 +75,12 @@ impl Promise {
         }
         Ok(())
     }
+}
+
+fn file(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.as_os_str().to_owned();
+    name.push(".tenure-promise");
+    PathBuf::from(name)
 }
 
 /// Keeps the `failsafe` key equal to the members while the mode is on, and empty while it is off.
@@ -104,6 +137,9 @@ pub async fn promise(node: &Node, view: &ClusterView, leader: &str, ttl: Duratio
         Refusal::Off => (502, why.to_string()),
         Refusal::AnotherLeads(_) => (500, why.to_string()),
     })?;
+    if let Err(why) = node.promise.write_down(&node.config.postgres.data_dir, ttl).await {
+        return Err((503, format!("the promise can't be kept here: {why:#}")));
+    }
     let until = boottime() + ttl;
     match node.sql.ask(&format!("SELECT tenure_internal.promise({})", until.as_nanos())).await {
         Ok(true) => {

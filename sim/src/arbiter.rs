@@ -222,7 +222,8 @@ impl Arbiter {
         }
         if self.view.borrow().config().failsafe_mode() {
             // An arbiter before this one may have promised something that it knows nothing of.
-            self.promised_until.set(self.clock() + self.view.borrow().config().timing().ttl);
+            let ttl = self.view.borrow().config().timing().ttl.max(node.promised_for.get());
+            self.promised_until.set(self.clock() + ttl);
         }
         self.serves.set(true);
         let mut had_server = world.server(self.at).is_some();

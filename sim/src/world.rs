@@ -46,6 +46,8 @@ pub(crate) struct Node {
     pub clock: RefCell<Clock>,
     pub data: RefCell<Data>,
     pub server: RefCell<Option<Rc<Server>>>,
+    /// For how long the last promises bind, as its arbiter wrote it down.
+    pub promised_for: Cell<Duration>,
     /// The host is off.
     pub off: Cell<bool>,
     pub wake_worker: Signal,
@@ -154,6 +156,7 @@ impl World {
             }),
             data: RefCell::new(Data::Empty),
             server: RefCell::new(None),
+            promised_for: Cell::default(),
             off: Cell::new(false),
             wake_worker: Signal::default(),
             wake_arbiter: Signal::default(),

@@ -90,6 +90,10 @@ impl Arbiter {
         if failsafe::may_promise(&self.view.borrow(), leader.as_str()).is_err() {
             return false;
         }
+        let written = &self.world.nodes[self.at].promised_for;
+        if ttl > written.get() || ttl < written.get() && self.clock() >= self.promised_until.get() {
+            written.set(ttl);
+        }
         let until = self.clock() + ttl;
         if self.world.sql(self.at).await.is_none() {
             return false;
