@@ -8,15 +8,17 @@ use crate::postgres::initdb::initdb;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::StopMode;
 use crate::postgres::query::{identifier, literal};
-use crate::{recovery, replica, restore};
+use crate::{memory, recovery, replica, restore};
 use anyhow::{Context, Result, bail};
+use cluster::config::DynamicConfig;
 use cluster::described::Described;
 use cluster::leader::Leader;
 use cluster::local::DataDir;
 use cluster::member::{MemberRole, MemberState};
+use cluster::store::{self, Making, Memory};
 use cluster::upstream::Upstream;
-use cluster::view::ClusterView;
-use dcs::{Dcs, Error};
+use cluster::view::{ClusterView, Versioned};
+use dcs::{Dcs, Error, FirstKeys};
 use std::time::Duration;
 
 /// How long a lease may take to come before the claim is given up.
@@ -61,7 +63,7 @@ async fn failed(hands: &Hands) -> Result<()> {
 }
 
 async fn give_back(hands: &Hands, claim: i64) -> Result<(), Error> {
-    if let Some(leader) = hands.etcd.load_view().await?.leader_if(&hands.config.name) {
+    if let Some(leader) = hands.etcd.look().await?.leader_if(&hands.config.name) {
         hands.etcd.release_leader(leader).await?;
     }
     hands.etcd.unclaim_initialize(claim).await
@@ -83,7 +85,11 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     let config = &hands.config;
     let postgres = &config.postgres;
     let mark = Incomplete::of(&postgres.data_dir);
-    let dynamic = cluster::config::DynamicConfig(config.bootstrap.dcs.clone());
+    let present = matches!(data, DataDir::Present(_));
+    let memory = hands.etcd.remembered().map(|remembered| remembered.memory()).filter(|memory| present && memory.system_id.is_some());
+    // Where the cluster was there before, its configuration is the one that was last known, not the file's.
+    let dynamic = memory.as_ref().and_then(|memory| memory.config.as_ref()).map(|config| config.value.clone());
+    let dynamic = dynamic.unwrap_or_else(|| cluster::config::DynamicConfig(config.bootstrap.dcs.clone()));
     let follows = dynamic.standby_cluster().is_some();
     if follows && !matches!(data, DataDir::Present(_)) {
         replica::replace(hands, &ClusterView::default(), &Upstream::Remote, false).await?;
@@ -100,7 +106,10 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
             crate::postgres::empty_directory(&postgres.data_dir).await?;
         }
         match config.founding_method() {
-            Some(method) => restore::make(hands, method).await?,
+            Some(method) => {
+                restore::make(hands, method).await?;
+                memory::forget(hands).await?;
+            }
             None => initdb(&hands.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?,
         }
         // Marked until the cluster exists: what a crash leaves before that is nobody's data.
@@ -110,9 +119,17 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     for fault in dynamic.faults() {
         tracing::warn!("bootstrap.dcs: {fault}");
     }
-    let term = hands.etcd.lead_first(&config.name, lease, claim, &dynamic).await.context("write the first leader")?;
+    if !present {
+        // Making the data took a moment, in which members that have data of the cluster had time to say so.
+        let view = hands.etcd.look().await?;
+        store::may_found(&view, &config.name, None, false, false)?;
+    }
+    let first = first_keys(hands, &dynamic, memory.as_ref(), claim);
+    let term = hands.etcd.lead_first(&config.name, lease, claim, &first).await.context("write the first leader")?;
     let leader = Leader { name: config.name.clone(), lease, term };
-    let nothing = ClusterView::default();
+    let known = |sync| Versioned { value: sync, revision: 0 };
+    let config_known = Some(Versioned { value: dynamic.clone(), revision: 0 });
+    let nothing = ClusterView { config: config_known, sync: first.sync.clone().map(known), ..ClusterView::default() };
     if hands.postmaster().is_none() {
         let upstream = if follows { Upstream::Remote } else { Upstream::Nobody };
         let recovery = if follows { recovery::of(config, &dynamic, &nothing, &upstream) } else { Recovery::None };
@@ -145,6 +162,21 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     hands.etcd.found(&leader, claim, &control.system_id).await.context("write the cluster's identity")?;
     tracing::info!("the cluster {} exists, database system {}, term {term}", config.scope, control.system_id);
     Ok(())
+}
+
+/// What the keys begin with; of a cluster that was there before, what this node, who led it last, knows of it.
+fn first_keys(hands: &Hands, dynamic: &DynamicConfig, memory: Option<&Memory>, claim: i64) -> FirstKeys {
+    let me = hands.config.name.as_str();
+    let sync = memory.and_then(|memory| memory.sync.as_ref()).map(|sync| sync.value.clone());
+    FirstKeys {
+        config: dynamic.clone(),
+        making: Making {
+            generation: memory.map_or(0, |memory| memory.making.generation).saturating_add(1),
+            by: format!("{me} at {claim}"),
+        },
+        sync: sync.filter(|sync| sync.leader.as_deref() == Some(me)),
+        timeline: memory.map(|memory| memory.timeline),
+    }
 }
 
 /// Ties the extension's page to our session: the lease worker then knows that somebody could promote, and what the member key is to

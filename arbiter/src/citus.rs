@@ -141,7 +141,7 @@ async fn tell_workers(hands: &Hands, own: &ClusterView, wanted: impl Fn(&Cluster
     if told.is_empty() {
         return Ok(());
     }
-    scope.tell_coordinator(&told, leader).await.context("tell the workers who coordinates")
+    scope.tell_coordinator(&told, leader, own.store_generation()).await.context("tell the workers who coordinates")
 }
 
 /// How long transactions that use a group may go on once its writers are held: `citus.lock_cooldown`, or `retry_timeout`.

@@ -1,6 +1,7 @@
 //! The arbiter: one loop over one closed set of wake-ups: look, decide, apply, look again.
 
 mod asked;
+mod reading;
 
 use crate::apply::{self, Done, Judged};
 use crate::cli::http::Caller;
@@ -10,17 +11,19 @@ use crate::observe::{self, Memory, Seen};
 use crate::postgres::query::ExtensionMissing;
 use crate::rest::Gate;
 use crate::snapshot::{Command, Node, Snapshot};
-use crate::{bootstrap, logging, postgres, rest, settings};
-use anyhow::{Context, Result, anyhow};
+use crate::{bootstrap, logging, memory, postgres, rest, settings};
+use anyhow::{Context, Result};
 use cluster::duty::{self, Duty};
 use cluster::instance::InUse;
 use cluster::lease;
 use cluster::local::Postgres;
 use cluster::member::{MemberRole, MemberState};
 use cluster::reason::{Decision, Reason};
+use cluster::store::Doubt;
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
-use dcs::{Dcs, Etcd, Settings};
+use dcs::remember::Remembered;
+use dcs::{Etcd, Settings};
 use sd_notify::NotifyState;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -80,7 +83,8 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     let listener = tokio::net::TcpListener::bind((config.rest.listen.host.as_str(), config.rest.listen.port))
         .await
         .with_context(|| format!("listen for REST on {} (restapi.listen): is another arbiter running here?", config.rest.listen))?;
-    let etcd = Arc::new(Etcd::new(config.keys(), etcd_settings(&config)?));
+    let remembered = Arc::new(Remembered::default());
+    let etcd = Arc::new(Etcd::new(config.keys(), etcd_settings(&config)?).remembering(remembered));
     let config = Arc::new(config);
     let wake = Arc::new(Notify::new());
     let hands = Hands::new(config.clone(), files.caller, etcd, wake);
@@ -181,6 +185,7 @@ impl Daemon {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let extension = wake_socket(&self.hands.config)?;
+        memory::recall(&self.hands).await;
         let (ask, mut asked) = mpsc::channel(16);
         let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
@@ -242,59 +247,6 @@ impl Daemon {
         ended
     }
 
-    /// etcd was never read yet. REST tells what this node knows of itself, and nothing is decided: Postgres, if
-    /// it runs, goes on as it is, since whose server it may be and whether the cluster is paused is not known.
-    async fn before_etcd(&mut self, why: dcs::Error, show: &watch::Sender<Snapshot>) -> Result<Turn> {
-        let file = self.path.display().to_string();
-        if let dcs::Error::Refused(why) = why {
-            return Ok(Turn::Fail(anyhow!("etcd refuses this node: {why}; hint: look at the etcd3 section of {file}")));
-        }
-        if self.memory.stopping {
-            return Ok(Turn::Fail(anyhow!("told to end before etcd was reached; Postgres is left as it is")));
-        }
-        if !self.told_etcd {
-            tracing::error!("{why}; hint: check the etcd3 section of {file} and that etcd runs; asking again until it answers");
-            self.told_etcd = true;
-        }
-        let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
-        show.send_replace(self.snapshot(&seen, None));
-        Ok(Turn::Again(RETRY))
-    }
-
-    /// etcd was read for the first time: may this node be what its file says?
-    async fn met_etcd(&mut self) -> Result<()> {
-        // A planned restart outlives the arbiter that took it: it stands in the member key.
-        let own = self.view.members.get(&self.hands.config.name).and_then(|entry| entry.member.other.get("scheduled_restart"));
-        self.memory.scheduled_restart = own.and_then(|plan| serde_json::from_value(plan.clone()).ok());
-        // An arbiter before us may have promised something that we know nothing of.
-        let ttl = self.view.config().failsafe_mode().then(|| self.view.config().timing().ttl);
-        let recalled = self.hands.promise.recall(&self.hands.config.postgres.data_dir, ttl).await;
-        if recalled.is_err() {
-            // Nothing is decided before it is known: the next turn is the first again.
-            self.view_at = None;
-        }
-        recalled
-    }
-
-    /// Another instance goes by our name: what stands in etcd under it is not of this node, so neither key nor server is
-    /// touched, but for a stop that was asked for. Looked at again until that key has run out.
-    fn keep_out(&mut self, other: &InUse) {
-        if !self.told_in_use {
-            tracing::error!("{other}");
-            self.told_in_use = true;
-        }
-        self.hands.lease.keep_out();
-        let mut view = ClusterView::clone(&self.view);
-        view.leader = view.leader.filter(|leader| leader.name != self.hands.config.name);
-        self.view = Arc::new(view);
-        self.view_at = None;
-    }
-
-    /// The last look found another instance under our name.
-    fn kept_out(&self) -> bool {
-        self.told_in_use
-    }
-
     async fn turn(&mut self, wake_up: WakeUp, show: &watch::Sender<Snapshot>) -> Result<Turn> {
         match wake_up {
             WakeUp::Changed | WakeUp::Extension | WakeUp::Tick => {}
@@ -350,8 +302,13 @@ impl Daemon {
         }
         let first = self.view_at.is_none();
         let read = self.read_etcd().await;
+        // etcd was emptied: nothing is known from it but that, and only founding the cluster again may follow.
+        let emptied = match &read {
+            Err(dcs::Error::Doubted { doubt: Doubt::Emptied(..), view }) => Some(self.emptied(view)),
+            _ => None,
+        };
         let fresh = match read {
-            Err(why) if first => return self.before_etcd(why, show).await,
+            Err(why) if first && emptied.is_none() => return self.before_etcd(why, show).await,
             read => read.is_ok(),
         };
         let in_use = if fresh { self.hands.lease.in_use(&self.view) } else { None };
@@ -359,7 +316,7 @@ impl Daemon {
             // Waits for no key: this file names another address than the node of this name has.
             Some(clash @ InUse::Elsewhere { .. }) if first => return Ok(Turn::Fail(clash.into())),
             Some(other) => self.keep_out(&other),
-            None if first => self.met_etcd().await?,
+            None if first && fresh => self.met_etcd().await?,
             None => self.told_in_use = false,
         }
         let fresh = fresh && !self.kept_out();
@@ -376,14 +333,18 @@ impl Daemon {
             // About to be promoted: what the lease worker knows of the lease is asked of etcd itself.
             seen.local.lease_valid = self.hands.lease.confirm(&self.view).await;
         }
-        let decision = duty::decide(&self.view, &seen.local);
+        let decision = duty::decide(emptied.as_ref().unwrap_or(&self.view), &seen.local);
         show.send_replace(self.snapshot(&seen, Some(&decision)));
         if decision.what == Duty::Quit && self.procedure.is_none() {
             bail_out(&decision);
             return Ok(Turn::End(ExitCode::FAILURE));
         }
         // What etcd said before it went away may be wrong by now: nothing is done on it but stopping.
-        if !fresh && !self.memory.stopping {
+        let founds = emptied.is_some() && decision.what == Duty::Bootstrap;
+        if !(fresh || founds || self.memory.stopping) {
+            if emptied.is_some() {
+                self.tell(&decision, &seen.local);
+            }
             self.fail_safe(&seen).await;
             return Ok(Turn::Again(RETRY));
         }
@@ -441,29 +402,6 @@ impl Daemon {
         if self.told_failsafe.as_ref() != Some(&told) {
             tracing::warn!("{told}");
             self.told_failsafe = Some(told);
-        }
-    }
-
-    async fn read_etcd(&mut self) -> Result<(), dcs::Error> {
-        match self.hands.etcd.load_view().await {
-            Ok(view) => {
-                if self.told_etcd {
-                    tracing::info!("etcd answers again");
-                }
-                self.told_etcd = false;
-                self.view = Arc::new(view);
-                self.view_at = Some(Instant::now());
-                Ok(())
-            }
-            // Before the first answer there is more to say, and another says it.
-            Err(why) if self.view_at.is_none() => Err(why),
-            Err(why) => {
-                if !self.told_etcd {
-                    tracing::warn!("{why}; Postgres goes on as it is, commits wait at the fence once the lease runs out");
-                }
-                self.told_etcd = true;
-                Err(why)
-            }
         }
     }
 

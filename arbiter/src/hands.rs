@@ -392,6 +392,7 @@ impl Hands {
     pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
         let files = self.config.postgres.files();
         self.note_leaving(false);
+        crate::memory::before_start(self).await.context("lay down what is known of etcd's keys")?;
         crate::postgres::promote::forget(&self.config.postgres.data_dir).await?;
         if *recovery == Recovery::None
             && let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.config.name.as_str()))

@@ -17,6 +17,7 @@ mod hook;
 mod journal;
 mod known;
 mod logging;
+mod memory;
 mod node_lease;
 mod observe;
 mod postgres;
@@ -171,6 +172,7 @@ mod tests {
             "check -f json",
             "roles --format mermaid",
             "remove demo",
+            "rebuild-keys demo --leader a --accept-loss --force",
             "query demo -C SELECT -r replica --format json -w 2",
             "query -f - -m a -U u --dbname d",
             "explain demo a -n 5 -f json",

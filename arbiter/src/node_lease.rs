@@ -143,6 +143,9 @@ impl NodeLease {
                 reason: word.reason.clone(),
                 ..TenureFacts::default()
             });
+            if let (Some(facts), Some(remembered)) = (&mut member.tenure, self.etcd.remembered()) {
+                (facts.doubt, facts.memory) = remembered.word();
+            }
             self.described.lock().unwrap_or_else(std::sync::PoisonError::into_inner).put_into(&mut member);
         }
         member

@@ -183,6 +183,8 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         request_waits: memory.request_waits(view),
         frozen_for,
         start_owed: memory.start_owed,
+        memory: hands.etcd.remembered().map(|remembered| Box::new(remembered.memory())).filter(|memory| memory.system_id.is_some()),
+        fence_open: false,
         remote,
         log_until,
         strange,
@@ -206,6 +208,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         reason: memory.stuck.clone().or(drained),
         left_out: hands.knowledge.left_out().into_iter().take(LEFT_OUT_MOST).map(|(key, why)| (shortened(&key), shortened(&why))).collect(),
     };
+    let local = LocalState { fence_open: fence_until.is_some_and(|until| Instant::now() < until), ..local };
     Ok(Seen { local, facts, fence_until, described })
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;
 use cluster::quorum::Setting;
+use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::ClusterView;
 use dcs::Dcs;
@@ -20,6 +21,7 @@ pub mod synchronous;
 pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
     synchronous::applied(hands, view, facts);
+    put_back(hands, view, leader).await?;
     history(hands, view, leader, facts).await?;
     citus::call_off(hands, view).await?;
     if view.members.get(&hands.config.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
@@ -40,6 +42,24 @@ pub async fn leaderless(hands: &Hands, view: &ClusterView, facts: &ServerFacts) 
     }
     synchronous::applied(hands, view, facts);
     configuration(hands, view, &Recovery::None).await
+}
+
+/// Keys that were deleted or spoiled, and that the cluster goes on by as last known.
+async fn put_back(hands: &Hands, view: &ClusterView, leader: &Leader) -> Result<()> {
+    if let Some(config) = view.config.as_ref().filter(|_| view.kept.config) {
+        tracing::error!("the dynamic configuration in etcd is gone or can't be read: the last good one is put back");
+        hands.etcd.write_config(&config.value, config.revision).await.context("put the dynamic configuration back")?;
+    }
+    if let (true, Some(system_id)) = (view.kept.initialize, view.system_id()) {
+        tracing::error!("the cluster's identity in etcd (initialize) is gone or another's: {system_id} is put back");
+        let judged = ClusterView::revision_of(&view.initialize);
+        hands.etcd.write_initialize(system_id, judged, leader).await.context("put the cluster's identity back")?;
+    }
+    if view.store.is_none() {
+        let making = Making { generation: 1, by: format!("{} at {}", leader.name, leader.term) };
+        hands.etcd.write_store(&making, leader).await.context("write which making of the keys this is")?;
+    }
+    Ok(())
 }
 
 /// One round on a standby.

@@ -7,8 +7,10 @@ use crate::mark;
 use crate::member::{Member, MemberRole, MemberState};
 use crate::name::MemberName;
 use crate::slots::{self, SlotFacts};
+use crate::store;
 use crate::view::ClusterView;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// How bad it is; the worst comes first in an ordered list.
@@ -101,24 +103,55 @@ pub const DRAINING: &str = "new transactions wait at their commit: a planned cha
 /// Everything that is wrong with the cluster in this view, the worst first.
 pub fn faults(view: &ClusterView) -> Vec<Fault> {
     let mut found = Found::default();
+    let doubted = doubts(view, &mut found);
     match &view.leader {
+        // Whatever else these keys say was so once.
+        _ if doubted => {}
         Some(leader) => leading(view, leader, &mut found),
         None => vacant(view, &mut found),
     }
     for (name, entry) in &view.members {
         let leads = view.leader.as_ref().is_some_and(|leader| leader.name == *name);
-        if !leads {
+        if !leads && !doubted {
             standing_by(view, name, &entry.member, &mut found);
         }
         of_any(name, &entry.member, &mut found);
     }
-    as_a_whole(view, &mut found);
+    if !doubted {
+        as_a_whole(view, &mut found);
+    }
     found.0.sort();
     found.0
 }
 
+/// Members that know more than etcd does.
+fn doubts(view: &ClusterView, found: &mut Found) -> bool {
+    let mut words: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, entry) in &view.members {
+        if let Some(doubt) = entry.member.tenure.as_ref().and_then(|facts| facts.doubt.as_deref()) {
+            words.entry(doubt).or_default().push(name.as_str());
+        }
+    }
+    for (doubt, names) in &words {
+        found.cluster(
+            Severity::Critical,
+            format!("{doubt}; so say {}, and nothing is decided by what etcd says", names.join(" and ")),
+            "bring the right etcd back, or make its keys anew from what the members know: `tenure rebuild-keys`",
+        );
+    }
+    !words.is_empty()
+}
+
 fn vacant(view: &ClusterView, found: &mut Found) {
     if view.system_id().is_none() {
+        let with_data: Vec<&str> = view.members.iter().filter(|(_, entry)| store::has_data(entry)).map(|(name, _)| name.as_str()).collect();
+        if !with_data.is_empty() {
+            return found.cluster(
+                Severity::Critical,
+                format!("etcd has no keys of a cluster, and there is data of one at {}", with_data.join(", ")),
+                "start no empty node; who led last makes the keys anew by itself, or `tenure rebuild-keys` does it",
+            );
+        }
         return found.cluster(
             Severity::Critical,
             "the cluster has no data yet".to_owned(),
@@ -150,6 +183,14 @@ fn leading(view: &ClusterView, leader: &Leader, found: &mut Found) {
             "look at its server log: the lease worker writes the key when the server runs",
         );
     };
+    if leader.lease != entry.lease {
+        found.member(
+            critical,
+            name,
+            "the leader key is in its name, but not on its lease, so it may not lead by it".to_owned(),
+            "somebody else wrote the key; it gives the key up within its TTL, or delete the key leader in etcd",
+        );
+    }
     let member = &entry.member;
     if !member.is_running() {
         found.member(
@@ -197,6 +238,14 @@ fn follows_remote(name: &MemberName, member: &Member, found: &mut Found) {
 
 fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &mut Found) {
     let warning = Severity::Warning;
+    if view.members.get(name).is_some_and(|entry| !entry.is_kept()) {
+        return found.member(
+            warning,
+            name,
+            "its member key is on no lease, so no node keeps it".to_owned(),
+            "somebody else wrote the key: delete it in etcd",
+        );
+    }
     if !member.is_running() {
         let why = member.tenure.as_ref().and_then(|facts| facts.reason.as_ref());
         let said =

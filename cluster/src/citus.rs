@@ -388,8 +388,23 @@ pub struct HeldWord {
 pub struct CoordinatorWord {
     /// Who.
     pub leader: MemberName,
-    /// In which term. A coordinator that only moves its key onto another lease gets a new one and does not say so: its sessions go on.
+    /// In which term, as [`order`] has it. A coordinator that only moves its key onto another lease gets a new one and does not say so: its sessions go on.
     pub term: i64,
+}
+
+/// How many bits of an [`order`] are the term's.
+const TERM_BITS: u32 = 47;
+
+/// The term in an [`order`].
+pub fn term_of(order: i64) -> i64 {
+    order & ((1 << TERM_BITS) - 1)
+}
+
+/// A coordinator's term as sessions and words between groups carry it: after etcd's keys were made anew terms begin again from small numbers, so the
+/// generation of the keys counts before the term. One number, so that it is compared and stored in one step.
+pub fn order(generation: u32, term: i64) -> i64 {
+    let generation = i64::from(generation.min(0xFFFF));
+    generation << TERM_BITS | term.clamp(0, (1 << TERM_BITS) - 1)
 }
 
 /// The request of a group that is to be served: its present leader's, in its present term.
@@ -410,7 +425,7 @@ pub fn is_held(view: &ClusterView, request: i64) -> bool {
 pub struct GateWord {
     /// Which coordinator asks.
     pub coordinator: MemberName,
-    /// In which term.
+    /// In which term, as [`order`] has it.
     pub term: i64,
     /// Reads wait too.
     pub reads: bool,

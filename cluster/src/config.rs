@@ -7,7 +7,8 @@ use std::time::Duration;
 
 /// The document in the `config` key, as people wrote it; rules read it through the methods, so that
 /// keys this version does not know survive.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct DynamicConfig(pub Map<String, Value>);
 
 /// The three timings and what was changed to make them fit.

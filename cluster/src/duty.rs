@@ -9,6 +9,7 @@ use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
 use crate::source;
 use crate::standby_cluster;
+use crate::store;
 use crate::upstream::{self, Upstream};
 use crate::view::{ClusterView, Initialize};
 use std::time::Duration;
@@ -124,6 +125,8 @@ fn paused(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
             Decision { what: what @ (Follow { .. } | Switchover { .. }), why } => Decision::new(what, why),
             _ => rest(),
         },
+        // etcd was emptied: nothing is started or stopped by making its keys anew.
+        (None, Postgres::Primary { .. }) if view.initialize.is_none() => awake(view, local),
         (_, Postgres::Stopped) if local.start_owed => awake(view, local),
         _ => rest(),
     }
@@ -162,7 +165,7 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     match (&local.data, &local.postgres) {
         (DataDir::Empty | DataDir::Incomplete { .. }, _) => match view.initialize.as_ref().map(|key| &key.value) {
             None if !local.may_bootstrap => on(Rest, Reason::NoBootstrapSection),
-            None => on(Bootstrap, Reason::NotInitialized),
+            None => found(view, local),
             Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
             Some(Initialize::Done(_)) if local.cloning.without_leader => on(Restore, Reason::RestoreWithoutLeader),
             Some(Initialize::Done(_)) if view.is_standby_cluster() && !standby_cluster::another_could_lead(view, local) => {
@@ -175,21 +178,31 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
             match view.initialize.as_ref().map(|key| &key.value) {
                 Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
                 // Data from before the cluster: only a former primary may found it.
+                None if control.ended == Ended::Standby && local.memory.is_some() => on(Rest, Reason::KeysLost),
                 None if control.ended == Ended::Standby => on(Quit, Reason::StandbyDataWithoutCluster(control.system_id.clone())),
-                None => on(Bootstrap, Reason::NotInitialized),
+                None => found(view, local),
                 Some(Initialize::Done(_)) if local.start_failed.is_some() => on(Rest, start_failed(local)),
                 Some(Initialize::Done(_)) => on(StartStandby { upstream: Upstream::Nobody }, Reason::NoLeaderStart),
             }
         }
         (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (_, Postgres::Silent) => on(Rest, Reason::Silent),
-        (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => on(Bootstrap, Reason::NotInitialized),
+        (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => found(view, local),
         (_, Postgres::Primary { .. }) if view.is_standby_cluster() => on(Demote, Reason::StandbyClusterAsked),
         // As primary of an old timeline it may never lead; as a standby it may, if nothing it has forked.
         (_, Postgres::Primary { timeline, .. }) if *timeline < view.history().current() => {
             on(Demote, Reason::BehindTimeline { mine: *timeline, cluster: view.history().current() })
         }
         (_, Postgres::Primary { .. } | Postgres::Standby { .. }) => on(Rest, Reason::NoLeader),
+    }
+}
+
+/// There is no cluster as far as etcd knows. Data of one, here or elsewhere, says otherwise.
+fn found(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
+    let data = matches!(local.data, DataDir::Present(_));
+    match store::may_found(view, &local.name, local.memory.as_deref(), data, local.fence_open) {
+        Ok(()) => Decision::new(Duty::Bootstrap, Reason::NotInitialized),
+        Err(why) => Decision::new(Duty::Rest, Reason::NotFounded(why)),
     }
 }
 

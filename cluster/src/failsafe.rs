@@ -14,7 +14,7 @@ pub type Members = BTreeMap<String, String>;
 /// that stands there already.
 pub fn key_to_write(view: &ClusterView) -> Option<Members> {
     let on = view.config().failsafe_mode();
-    let members = view.members.iter().filter(|_| on);
+    let members = view.members.iter().filter(|(_, entry)| on && entry.is_kept());
     let members: Members = members.map(|(name, entry)| (name.to_string(), entry.member.api_url.clone())).collect();
     let known = view.failsafe.as_ref().map(|known| &known.value);
     (known != Some(&members) && !(known.is_none() && members.is_empty())).then_some(members)

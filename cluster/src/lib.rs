@@ -44,6 +44,7 @@ pub mod roles;
 pub mod slots;
 pub mod source;
 pub mod standby_cluster;
+pub mod store;
 
 pub mod check;
 pub mod citus;

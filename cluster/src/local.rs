@@ -4,6 +4,7 @@ use crate::lsn::Lsn;
 use crate::member::Tags;
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::standby_cluster::Remote;
+use crate::store::Memory;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -134,6 +135,10 @@ pub struct LocalState {
     pub start_owed: bool,
     /// The cluster that this one follows, where it does.
     pub remote: Remote,
+    /// What this node knows of the cluster's keys by itself.
+    pub memory: Option<Box<Memory>>,
+    /// Its server's fence is open: by the lease that etcd granted, which can't have run out there.
+    pub fence_open: bool,
     /// Of a standby without an archive: where the log that it has ends, at a segment's end. None of any other.
     pub log_until: Option<Lsn>,
     /// Why the server that runs here is not this node's own, where it was found and is not: nothing may fence its commits.

@@ -4,6 +4,7 @@ use crate::instance::Instance;
 use crate::leader::LeaseId;
 use crate::lsn::Lsn;
 use crate::name::Timeline;
+use crate::store::Memory;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -258,6 +259,12 @@ pub struct TenureFacts {
     /// Settings of the configuration that do not count there, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, String>,
+    /// Why this member does not believe what etcd says, while that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
+    /// What it knows by itself of the cluster's keys, while it does not believe what etcd says of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Box<Memory>>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -326,6 +333,13 @@ pub struct MemberEntry {
     pub lease: LeaseId,
     /// Revision of the last write.
     pub revision: i64,
+}
+
+impl MemberEntry {
+    /// A node keeps this key alive. One without a lease was written by somebody else: nothing is kept or waited for on its behalf.
+    pub fn is_kept(&self) -> bool {
+        self.lease != LeaseId::NONE
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! ([`fitness`]) takes the key, the others wait for it as long as it is alive.
 
 use crate::history::Ancestry;
-use crate::leader::Term;
+use crate::leader::{LeaseId, Term};
 use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole, Tags};
 use crate::name::{MemberName, Timeline};
@@ -154,6 +154,16 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::TooFarBehind { lag, most });
     }
     Ok(())
+}
+
+/// Does the leader key hang where its holder does not keep it, and is this node to give it up (once that has lasted for a TTL)? In its own name on
+/// another lease than its own, which it will never renew; or in the name of a member that is not there, on its own lease or on
+/// none, which would keep it for ever. Whatever wrote it, nobody's fence is open by it: a page opens only for a key on the node's own lease.
+pub fn misplaced(view: &ClusterView, me: &MemberName, lease: LeaseId) -> bool {
+    view.leader.as_ref().is_some_and(|leader| {
+        let by_nobody = leader.lease == lease || leader.lease == LeaseId::NONE;
+        if leader.name == *me { leader.lease != lease } else { by_nobody && !view.members.contains_key(&leader.name) }
+    })
 }
 
 /// Whom a failover names.

@@ -3,6 +3,7 @@
 use crate::leader::Term;
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId, Timeline};
+use crate::store::NoFounding;
 
 /// Why a decision was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +21,10 @@ pub enum Reason {
     NoLeader,
     #[error("the cluster does not exist yet")]
     NotInitialized,
+    #[error("{0}")]
+    NotFounded(NoFounding),
+    #[error("etcd has lost the keys of this cluster, and this node's data is a standby's: who led last is to make them anew")]
+    KeysLost,
     #[error("another node is making the first data directory")]
     AnotherInitializes,
     #[error("the data directory is empty, there is no cluster yet, and this node may not found one: its bootstrap.method is not served")]

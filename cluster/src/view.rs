@@ -9,6 +9,7 @@ use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole};
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::request::MemberRequest;
+use crate::store::Making;
 use crate::sync::SyncState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 /// A value and the revision of its last write: what a guarded write compares.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Versioned<T> {
     /// What stood in the key.
     pub value: T,
@@ -87,11 +88,24 @@ pub struct Announcement {
     pub priority: i64,
 }
 
+/// What stands in a view although etcd does not have it: [`crate::store::complete`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// `config` is missing or can't be read: this is the last good one.
+    pub config: bool,
+    /// `initialize` is missing or names another system: this is the cluster's own.
+    pub initialize: bool,
+}
+
 /// Every key of the cluster at one revision.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
     /// etcd's revision at which all of this was true.
     pub revision: i64,
+    /// etcd's own identity (its cluster id); 0 where it did not say.
+    pub etcd: u64,
+    /// `tenure/store`.
+    pub store: Option<Versioned<Making>>,
     /// `initialize`.
     pub initialize: Option<Versioned<Initialize>>,
     /// `config`.
@@ -130,6 +144,10 @@ pub struct ClusterView {
     pub coordinator: Option<Versioned<CoordinatorWord>>,
     /// Keys whose value could not be read, with the reason: shown, never acted on.
     pub unreadable: Vec<String>,
+    /// The revision of a `config` that could not be read; 0 where there is none such.
+    pub spoiled_config: i64,
+    /// What is remembered here and not read.
+    pub kept: Kept,
 }
 
 impl ClusterView {
@@ -165,6 +183,11 @@ impl ClusterView {
     /// Revision of a key for a guarded write: 0 where it does not exist.
     pub fn revision_of<T>(key: &Option<Versioned<T>>) -> i64 {
         key.as_ref().map_or(0, |key| key.revision)
+    }
+
+    /// Which making of the keys this is.
+    pub fn store_generation(&self) -> u32 {
+        self.store.as_ref().map_or(0, |store| store.value.generation)
     }
 
     /// The last term that anybody held; [`Term`] 0 before the first.

@@ -52,7 +52,11 @@ fn every_fault_is_found_and_nothing_else() {
             },
             &["nobody leads (n2: tagged nofailover)"],
         ),
-        ("no data", |view| (view.leader, view.initialize) = (None, None), &["critical: cluster: the cluster has no data yet"]),
+        (
+            "no data",
+            |view| (view.leader, view.initialize) = (None, None),
+            &["critical: cluster: etcd has no keys of a cluster, and there is data of one at n1, n2, n3"],
+        ),
         ("the leader has no key", |view| drop(view.members.remove(&name("n1"))), &["critical: n1: it leads, but has no member key"]),
         (
             "the leader is down",

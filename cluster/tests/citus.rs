@@ -2,6 +2,7 @@
 
 use cluster::citus::{
     self, Address, COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, NodeRole, Release, Row, Step, Wanted,
+    order,
 };
 use cluster::config::DynamicConfig;
 use cluster::leader::{Leader, LeaseId, Term};
@@ -252,6 +253,15 @@ fn only_the_present_leaders_request_is_served() {
         ..asking("a", 5)
     };
     assert!(citus::is_held(&answered, 9) && !citus::is_held(&answered, 8) && !citus::is_held(&asking("a", 5), 9));
+}
+
+#[test]
+fn a_coordinator_of_keys_that_were_made_anew_comes_after_every_one_before() {
+    let in_order =
+        [order(0, 0), order(0, 5), order(1, 3), order(1, 900_000), order(2, 1), order(2, i64::MAX), order(3, 1), order(u32::MAX, 7)];
+    assert!(in_order.windows(2).all(|pair| pair[0] < pair[1]), "{in_order:?}");
+    assert!(in_order.iter().all(|order| *order >= 0));
+    assert_eq!(order(0, 77), 77, "as words of a version before it have it");
 }
 
 #[test]

@@ -607,10 +607,20 @@ fn the_arbiter_keeps_the_lease_through_a_crash_recovery_unless_a_synchronous_sta
 fn while_nobody_leads() {
     let cases: &[(&str, Twist, Duty, &str)] = &[
         (
+            "no cluster, no data, and members that have data",
+            |view, local| {
+                alone(view, local, DataDir::Empty, Postgres::Stopped);
+                view.initialize = None;
+            },
+            Duty::Rest,
+            "nothing is founded beside it",
+        ),
+        (
             "no cluster, no data",
             |view, local| {
                 alone(view, local, DataDir::Empty, Postgres::Stopped);
                 view.initialize = None;
+                view.members.clear();
             },
             Duty::Bootstrap,
             "does not exist yet",

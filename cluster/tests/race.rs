@@ -8,7 +8,7 @@ use cluster::failover::FailoverRequest;
 use cluster::leader::Term;
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
-use cluster::race::{Candidate, HEAD_START, PATIENCE, RaceStep, decide, fitness, may_stand};
+use cluster::race::{Candidate, HEAD_START, PATIENCE, RaceStep, decide, fitness, may_stand, misplaced};
 use cluster::view::{ClusterView, Versioned};
 use serde_json::json;
 use std::time::Duration;
@@ -592,4 +592,24 @@ fn a_primary_takes_up_its_leadership_before_any_standby() {
     assert!(may_stand(&view, &me).is_ok());
     assert!(matches!(decide(&view, &me).what, RaceStep::Take(_)));
     assert!(matches!(decide(&view, &candidate("n1", 1, LOW)).what, RaceStep::Wait(_)));
+}
+
+#[test]
+fn a_leader_key_that_its_holder_does_not_keep_is_to_be_given_up() {
+    use cluster::leader::LeaseId;
+    // holder, its lease, who asks, its own lease: given up?
+    for (holder, hangs_on, me, mine, gone) in [
+        ("n1", 1, "n1", 1, false),
+        ("n1", 2, "n1", 1, true),
+        ("n1", 0, "n1", 1, true),
+        ("n1", 2, "n2", 2, false), // n1 is there and does it itself
+        ("n9", 2, "n2", 2, true),
+        ("n9", 3, "n2", 2, false), // it runs out by itself
+        ("n9", 0, "n2", 2, true),  // it never would
+    ] {
+        let mut view = vacancy();
+        view.members.insert(name("n1"), member("n1", MemberRole::Primary, 1, LOW));
+        view.leader = Some(cluster::leader::Leader { name: name(holder), lease: LeaseId(hangs_on), term: NOW });
+        assert_eq!(misplaced(&view, &name(me), LeaseId(mine)), gone, "{holder} on {hangs_on}, {me} on {mine}");
+    }
 }

@@ -2,11 +2,12 @@
 //! keep writers waiting. Each message is bound to a term and hangs on its author's lease.
 
 use crate::codec::{self, to_bytes};
-use crate::etcd::{Etcd, on, unchanged};
+use crate::etcd::{Etcd, on, raw, unchanged};
+use crate::key::Known;
 use crate::{Error, Result};
-use cluster::citus::{COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest};
+use cluster::citus::{COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, order};
 use cluster::leader::Leader;
-use etcd_client::TxnOp;
+use etcd_client::{GetResponse, TxnOp};
 
 /// etcd takes 128 operations in one transaction unless it was told otherwise.
 const GROUPS_AT_ONCE: usize = 60;
@@ -14,7 +15,15 @@ const GROUPS_AT_ONCE: usize = 60;
 impl Etcd {
     /// Reads every group of the scope at one revision, linearizably. For an etcd that was named with the scope's keys.
     pub async fn load_groups(&self) -> Result<Groups> {
-        self.read_all(|revision, raws| codec::groups(self.keys(), revision, raws)).await
+        match self.read_all(|revision, _, raws| codec::groups(self.keys(), revision, raws)).await {
+            Err(Error::TooMuch(_)) => {
+                let keys = self.keys();
+                let known = |key: &str| keys.group_of(key).is_some_and(|group| keys.group(group).know(key) != Known::Other);
+                let found = self.read_one_by_one(&[keys.prefix().to_owned()], Vec::new(), known).await?;
+                Ok(codec::groups(keys, found.revision, found.answers.iter().flat_map(GetResponse::kvs).filter_map(raw)))
+            }
+            read => read,
+        }
     }
 
     /// Asks the coordinator to keep this group's writers waiting, as its leader. Gives the request's revision.
@@ -41,8 +50,8 @@ impl Etcd {
     }
 
     /// Tells these groups who coordinates, as the coordinator's leader. For an etcd that was named with the scope's keys.
-    pub async fn tell_coordinator(&self, groups: &[u32], coordinator: &Leader) -> Result<()> {
-        let word = CoordinatorWord { leader: coordinator.name.clone(), term: coordinator.term.0 };
+    pub async fn tell_coordinator(&self, groups: &[u32], coordinator: &Leader, generation: u32) -> Result<()> {
+        let word = CoordinatorWord { leader: coordinator.name.clone(), term: order(generation, coordinator.term.0) };
         let put = |group: &u32| TxnOp::put(self.keys().group(*group).coordinator(), to_bytes(&word), None);
         let when = vec![unchanged(self.keys().group(COORDINATOR).leader(), coordinator.term.0)];
         self.guarded("the coordinator's leader key", when, groups.iter().map(put).collect()).await.map(drop)
@@ -50,8 +59,8 @@ impl Etcd {
 
     /// Asks these groups to let distributed statements wait, as the coordinator's leader; gives the revision of the word, the same in all. For an
     /// etcd that was named with the scope's keys.
-    pub async fn close_gates(&self, groups: &[u32], reads: bool, coordinator: &Leader) -> Result<i64> {
-        let word = GateWord { coordinator: coordinator.name.clone(), term: coordinator.term.0, reads };
+    pub async fn close_gates(&self, groups: &[u32], reads: bool, coordinator: &Leader, generation: u32) -> Result<i64> {
+        let word = GateWord { coordinator: coordinator.name.clone(), term: order(generation, coordinator.term.0), reads };
         let put = |group: &u32| TxnOp::put(self.keys().group(*group).gate(), to_bytes(&word), on(coordinator.lease));
         let when = vec![unchanged(self.keys().group(COORDINATOR).leader(), coordinator.term.0)];
         self.guarded("the coordinator's leader key", when, groups.iter().map(put).collect()).await

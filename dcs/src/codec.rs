@@ -67,7 +67,9 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
             view.initialize = Some(Versioned { value, revision: raw.revision });
         }
         Known::Config => {
+            view.spoiled_config = raw.revision;
             let document: Versioned<Map<String, Value>> = json(raw)?;
+            view.spoiled_config = 0;
             view.config = Some(Versioned { value: DynamicConfig(document.value), revision: raw.revision });
         }
         Known::Leader => {
@@ -87,6 +89,7 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
         Known::Status => view.status = Some(read_status(raw)?),
         Known::Failsafe => view.failsafe = Some(json(raw)?),
         Known::LastTerm => view.last_term = Some(json(raw)?),
+        Known::Store => view.store = Some(json(raw)?),
         Known::ClaimedTimeline => view.claimed_timeline = Some(json(raw)?),
         Known::Announcement(member) => {
             view.announcements.insert(name(member)?, json(raw)?);

@@ -1,5 +1,8 @@
 //! What can go wrong, by what the caller does about it.
 
+use cluster::store::Doubt;
+use cluster::view::ClusterView;
+
 /// An error of the store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -22,6 +25,17 @@ pub enum Error {
         key: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// There is more than a client takes in one answer: nothing was read.
+    #[error("more stands below the keys' prefix than fits into one answer of etcd: {0}")]
+    TooMuch(String),
+    /// etcd answers, and what it says can't be the truth: nothing is known.
+    #[error("{doubt}: it is not believed; hint: `tenure check` says more")]
+    Doubted {
+        /// Why.
+        doubt: Doubt,
+        /// What it says.
+        view: Box<ClusterView>,
     },
     /// etcd refuses: wrong credentials, missing rights, or a request it does not take.
     #[error("etcd refuses: {0}")]

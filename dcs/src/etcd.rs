@@ -2,9 +2,10 @@
 
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
-use crate::key::Keys;
+use crate::key::{Keys, Known};
+use crate::remember::Remembered;
 use crate::trouble::{self, Login};
-use crate::{Dcs, Grant, HandOver, KeepAlive, LeaderLook, Result};
+use crate::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
@@ -15,16 +16,25 @@ use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
 use cluster::request::{MemberRequest, REQUEST_TTL};
+use cluster::store::{Making, Rebuild};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp,
-    TxnResponse, WatchOptions, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, Identity, KeyValue, PutOptions,
+    TlsOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchStream,
 };
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
+
+/// So many names are listed at once where values are too much: at most a few hundred kilobytes.
+const NAMES_MAX: i64 = 1000;
+
+/// So many keys that are not ours are named.
+const NAMED: usize = 3;
 
 /// How to reach etcd.
 #[derive(Clone, Default)]
@@ -59,13 +69,117 @@ pub struct Etcd {
     settings: Settings,
     endpoints: Vec<Endpoint>,
     preferred: AtomicUsize,
+    /// By what views are judged: of a node, not of the tool.
+    remembered: Option<Arc<Remembered>>,
 }
 
 impl Etcd {
     /// Names the cluster and how to reach its etcd; connects when first asked.
     pub fn new(keys: Keys, settings: Settings) -> Etcd {
         let endpoints = settings.endpoints.iter().map(|url| Endpoint { url: url.clone(), client: Mutex::new(None) }).collect();
-        Etcd { keys, settings, endpoints, preferred: AtomicUsize::new(0) }
+        Etcd { keys, settings, endpoints, preferred: AtomicUsize::new(0), remembered: None }
+    }
+
+    /// From here on no view is believed that can't follow on what is remembered.
+    pub fn remembering(self, remembered: Arc<Remembered>) -> Etcd {
+        Etcd { remembered: Some(remembered), ..self }
+    }
+
+    /// What this node remembers, where it does.
+    pub fn remembered(&self) -> Option<&Arc<Remembered>> {
+        self.remembered.as_ref()
+    }
+
+    /// What etcd says, believed or not.
+    pub async fn look(&self) -> Result<ClusterView> {
+        match self.read_all(|revision, etcd, raws| ClusterView { etcd, ..codec::view(&self.keys, revision, raws) }).await {
+            // Somebody's data below our prefix must not blind the cluster.
+            Err(Error::TooMuch(_)) => Box::pin(self.look_one_by_one()).await,
+            read => read,
+        }
+    }
+
+    async fn look_one_by_one(&self) -> Result<ClusterView> {
+        let prefix = self.keys.prefix();
+        let found = self.read_one_by_one(&self.lists(), self.keys.singles(), |key| self.keys.know(key) != Known::Other).await?;
+        let raws = found.answers.iter().flat_map(GetResponse::kvs).filter_map(raw);
+        let mut view = ClusterView { etcd: found.etcd, ..codec::view(&self.keys, found.revision, raws) };
+        view.unreadable.push(format!(
+            "{prefix}: more stands there than fits into one answer of etcd, so keys are read one by one; not ours: {}",
+            found.others.join(", ")
+        ));
+        Ok(view)
+    }
+
+    /// Below what the keys are whose names are not known beforehand; the whole prefix first.
+    fn lists(&self) -> [String; 3] {
+        ["", "members/", "tenure/"].map(|list| format!("{}{list}", self.keys.prefix()))
+    }
+
+    /// The keys that are known, one by one at one revision: those `listed` whose names are found below these prefixes, and `always`.
+    pub(crate) async fn read_one_by_one(
+        &self,
+        lists: &[String],
+        always: Vec<String>,
+        known: impl Fn(&str) -> bool + Sync,
+    ) -> Result<OneByOne> {
+        let mut found = OneByOne::default();
+        let mut wanted: BTreeSet<String> = always.into_iter().collect();
+        for list in lists {
+            let options = GetOptions::new().with_prefix().with_keys_only().with_limit(NAMES_MAX);
+            let names = self
+                .call(|mut client| {
+                    let (list, options) = (list.clone(), options.clone());
+                    async move { client.get(list, Some(options)).await }
+                })
+                .await?;
+            if let Some(header) = names.header().filter(|_| found.revision == 0) {
+                (found.revision, found.etcd) = (header.revision(), header.cluster_id());
+            }
+            for key in names.kvs().iter().filter_map(|pair| pair.key_str().ok()) {
+                if known(key) {
+                    wanted.insert(key.to_owned());
+                } else if found.others.len() < NAMED {
+                    found.others.push(key.to_owned());
+                }
+            }
+        }
+        for key in wanted {
+            let options = GetOptions::new().with_revision(found.revision);
+            let asked = |mut client: Client| {
+                let (key, options) = (key.clone(), options.clone());
+                async move { client.get(key, Some(options)).await }
+            };
+            match self.call(asked).await {
+                Ok(answer) => found.answers.push(answer),
+                Err(Error::TooMuch(why)) => found.others.push(format!("{key} ({why})")),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the cluster's keys anew, if nobody else did meanwhile: one write.
+    pub async fn rebuild(&self, plan: &Rebuild, judged: &ClusterView) -> Result<Term> {
+        let keys = &self.keys;
+        let when = vec![
+            unchanged(keys.leader(), plan.replaces.as_ref().map_or(0, |leader| leader.term.0)),
+            unchanged(keys.store(), ClusterView::revision_of(&judged.store)),
+            unchanged(keys.initialize(), ClusterView::revision_of(&judged.initialize)),
+        ];
+        let making = Making { generation: plan.generation, by: format!("{} at {}", plan.leader, judged.revision) };
+        let mut then = vec![
+            TxnOp::put(keys.store(), to_bytes(&making), None),
+            TxnOp::put(keys.initialize(), plan.system_id.0.as_str(), None),
+            self.put_leader(&plan.leader, plan.entry.lease),
+            self.last_term(&plan.leader, "made anew"),
+            TxnOp::put(keys.sync(), to_bytes(&plan.sync), None),
+            TxnOp::put(keys.claimed_timeline(), to_bytes(&plan.timeline), None),
+            TxnOp::put(keys.failover(), "{}", None),
+            TxnOp::delete(keys.status(), None),
+        ];
+        then.extend(plan.config.iter().map(|config| TxnOp::put(keys.config(), to_bytes(config), None)));
+        self.guarded("what the keys were", when, then).await.map(Term)
     }
 
     /// The same etcd, seen as other keys.
@@ -208,15 +322,13 @@ impl Etcd {
     }
 
     /// Reads everything below the prefix at one revision, linearizably.
-    pub(crate) async fn read_all<T>(&self, build: impl FnOnce(i64, &mut dyn Iterator<Item = Raw<'_>>) -> T) -> Result<T> {
+    pub(crate) async fn read_all<T>(&self, build: impl FnOnce(i64, u64, &mut dyn Iterator<Item = Raw<'_>>) -> T) -> Result<T> {
         let prefix = self.keys.prefix();
         let answer = self.call(|mut client| async move { client.get(prefix, Some(GetOptions::new().with_prefix())).await }).await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let mut raws = answer.kvs().iter().filter_map(|kv| {
-            let key = kv.key_str().ok()?;
-            Some(Raw { key, value: kv.value(), revision: kv.mod_revision(), lease: kv.lease() })
-        });
-        Ok(build(revision, &mut raws))
+        let etcd = answer.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
+        let mut raws = answer.kvs().iter().filter_map(raw);
+        Ok(build(revision, etcd, &mut raws))
     }
 
     /// Runs a guarded transaction; `what` names what was judged, for [`Error::Lost`]. Gives the revision.
@@ -265,6 +377,21 @@ impl Etcd {
     }
 }
 
+/// Keys that were read one by one.
+#[derive(Default)]
+pub(crate) struct OneByOne {
+    pub revision: i64,
+    pub etcd: u64,
+    pub answers: Vec<GetResponse>,
+    /// Names of a few keys that are not ours.
+    pub others: Vec<String>,
+}
+
+pub(crate) fn raw(pair: &KeyValue) -> Option<Raw<'_>> {
+    let key = pair.key_str().ok()?;
+    Some(Raw { key, value: pair.value(), revision: pair.mod_revision(), lease: pair.lease() })
+}
+
 /// Boxed: a connection in the making is large, and every call holds one.
 async fn connect(url: &str, options: ConnectOptions) -> std::result::Result<Client, etcd_client::Error> {
     Box::pin(Client::connect([url], Some(options))).await
@@ -287,7 +414,9 @@ pub(crate) fn unchanged(key: String, revision: i64) -> Compare {
 
 impl Dcs for Etcd {
     async fn load_view(&self) -> Result<ClusterView> {
-        self.read_all(|revision, raws| codec::view(&self.keys, revision, raws)).await
+        let Some(remembered) = &self.remembered else { return self.look().await };
+        let asked = remembered.memory();
+        remembered.believe(&asked, self.look().await?)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Grant> {
@@ -324,7 +453,13 @@ impl Dcs for Etcd {
     }
 
     async fn is_in_use(&self, lease: LeaseId) -> Result<bool> {
-        self.read_all(|_, raws| raws.filter(|raw| raw.lease == lease.0).count() > 0).await
+        match self.read_all(|_, _, raws| raws.filter(|raw| raw.lease == lease.0).count() > 0).await {
+            Err(Error::TooMuch(_)) => {
+                let found = self.read_one_by_one(&self.lists(), self.keys.singles(), |key| self.keys.know(key) != Known::Other).await?;
+                Ok(found.answers.iter().flat_map(GetResponse::kvs).any(|pair| pair.lease() == lease.0))
+            }
+            read => read,
+        }
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
@@ -402,19 +537,32 @@ impl Dcs for Etcd {
         self.guarded("the initialize key", when, vec![TxnOp::delete(self.keys.initialize(), None)]).await.map(drop)
     }
 
-    async fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, config: &DynamicConfig) -> Result<Term> {
+    async fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, first: &FirstKeys) -> Result<Term> {
         let when = vec![unchanged(self.keys.initialize(), claim), Compare::create_revision(self.keys.leader(), CompareOp::Equal, 0)];
-        let then = vec![
-            TxnOp::put(self.keys.config(), to_bytes(&config.0), None),
+        let mut then = vec![
+            TxnOp::put(self.keys.config(), to_bytes(&first.config), None),
+            TxnOp::put(self.keys.store(), to_bytes(&first.making), None),
             self.put_leader(name, lease),
             self.last_term(name, "bootstrapped"),
         ];
+        then.extend(first.sync.iter().map(|sync| TxnOp::put(self.keys.sync(), to_bytes(sync), None)));
+        then.extend(first.timeline.iter().map(|timeline| TxnOp::put(self.keys.claimed_timeline(), to_bytes(timeline), None)));
         self.guarded("the initialize key", when, then).await.map(Term)
     }
 
     async fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> Result<()> {
         let when = vec![unchanged(self.keys.initialize(), claim), self.is_leader(leader)];
         self.guarded("the initialize key", when, vec![TxnOp::put(self.keys.initialize(), system_id.0.as_str(), None)]).await.map(drop)
+    }
+
+    async fn write_initialize(&self, system_id: &SystemId, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![unchanged(self.keys.initialize(), judged), self.is_leader(leader)];
+        self.guarded("the initialize key", when, vec![TxnOp::put(self.keys.initialize(), system_id.0.as_str(), None)]).await.map(drop)
+    }
+
+    async fn write_store(&self, making: &Making, leader: &Leader) -> Result<()> {
+        let when = vec![unchanged(self.keys.store(), 0), self.is_leader(leader)];
+        self.guarded("the store key", when, vec![TxnOp::put(self.keys.store(), to_bytes(making), None)]).await.map(drop)
     }
 
     async fn write_config(&self, config: &DynamicConfig, judged: i64) -> Result<i64> {

@@ -23,6 +23,7 @@ pub enum Known<'a> {
     Failsafe,
     LastTerm,
     ClaimedTimeline,
+    Store,
     Announcement(&'a str),
     Request(&'a str),
     Hold,
@@ -95,6 +96,10 @@ impl Keys {
     pub fn claimed_timeline(&self) -> String {
         self.at("tenure/timeline")
     }
+    /// `tenure/store`
+    pub fn store(&self) -> String {
+        self.at("tenure/store")
+    }
     /// `tenure/term`
     pub fn last_term(&self) -> String {
         self.at("tenure/term")
@@ -138,6 +143,29 @@ impl Keys {
         group.parse().ok().filter(|number: &u32| number.to_string() == group)
     }
 
+    /// Every key that is no member's own.
+    pub fn singles(&self) -> Vec<String> {
+        let names = [
+            Keys::initialize,
+            Keys::config,
+            Keys::leader,
+            Keys::sync,
+            Keys::history,
+            Keys::failover,
+            Keys::status,
+            Keys::failsafe,
+            Keys::last_term,
+            Keys::claimed_timeline,
+            Keys::store,
+            Keys::hold,
+            Keys::held,
+            Keys::gate,
+            Keys::gated,
+            Keys::coordinator,
+        ];
+        names.iter().map(|name| name(self)).collect()
+    }
+
     /// What `key` is.
     pub fn know<'a>(&self, key: &'a str) -> Known<'a> {
         let Some(tail) = key.strip_prefix(&self.prefix) else { return Known::Other };
@@ -152,6 +180,7 @@ impl Keys {
             "failsafe" => Known::Failsafe,
             "tenure/term" => Known::LastTerm,
             "tenure/timeline" => Known::ClaimedTimeline,
+            "tenure/store" => Known::Store,
             "tenure/hold" => Known::Hold,
             "tenure/held" => Known::Held,
             "tenure/gate" => Known::Gate,
@@ -202,6 +231,7 @@ mod tests {
         assert_eq!(keys.know(&keys.announcement(&name)), Known::Announcement("n1"));
         assert_eq!(keys.know(&keys.request(&name)), Known::Request("n1"));
         assert_eq!(keys.know(&keys.last_term()), Known::LastTerm);
+        assert_eq!(keys.know(&keys.store()), Known::Store);
         assert_eq!(keys.know(&keys.hold()), Known::Hold);
         assert_eq!(keys.know(&keys.held()), Known::Held);
         assert_eq!(keys.know(&keys.gate()), Known::Gate);

@@ -13,6 +13,7 @@ pub mod instance;
 pub mod key;
 pub mod lease;
 pub mod memory;
+pub mod remember;
 mod trouble;
 pub mod watch;
 
@@ -28,6 +29,7 @@ use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
+use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Status};
 use std::future::Future;
@@ -81,6 +83,19 @@ pub struct HandOver {
     pub status: Option<Status>,
 }
 
+/// What a cluster's keys begin with, besides their leader.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FirstKeys {
+    /// `config`.
+    pub config: DynamicConfig,
+    /// Which making of the keys it is.
+    pub making: Making,
+    /// Whom commits await, where the cluster was there before.
+    pub sync: Option<SyncState>,
+    /// The greatest timeline that is known, where the cluster was there before.
+    pub timeline: Option<Timeline>,
+}
+
 /// Result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -126,15 +141,14 @@ pub trait Dcs: Send + Sync {
     /// Gives the claim back.
     fn unclaim_initialize(&self, claim: i64) -> impl Future<Output = Result<()>> + Send;
     /// Leads a cluster in the making: first configuration and leader key, under the claim.
-    fn lead_first(
-        &self,
-        name: &MemberName,
-        lease: LeaseId,
-        claim: i64,
-        config: &DynamicConfig,
-    ) -> impl Future<Output = Result<Term>> + Send;
+    fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, first: &FirstKeys) -> impl Future<Output = Result<Term>> + Send;
     /// The cluster exists from here on: its identity replaces the claim.
     fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> impl Future<Output = Result<()>> + Send;
+
+    /// Puts `initialize` back as this leader, if its revision is still `judged`.
+    fn write_initialize(&self, system_id: &SystemId, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    /// Writes `tenure/store` as this leader where there is none: a cluster from before it.
+    fn write_store(&self, making: &Making, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
 
     /// Writes `config` if its revision is still `judged` (0: absent).
     fn write_config(&self, config: &DynamicConfig, judged: i64) -> impl Future<Output = Result<i64>> + Send;

@@ -9,7 +9,7 @@
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
 use crate::key::Keys;
-use crate::{Dcs, Grant, HandOver, KeepAlive, LeaderLook, Result};
+use crate::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
@@ -19,6 +19,7 @@ use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
+use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
 use std::collections::{BTreeMap, VecDeque};
@@ -78,6 +79,14 @@ struct State {
     asks_deposed: bool,
 }
 
+/// A backup of the whole store.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    revision: i64,
+    keys: BTreeMap<String, Stored>,
+    leases: BTreeMap<i64, Lease>,
+}
+
 /// One compared key of a guard.
 enum Guard {
     Modified(String, i64),
@@ -123,6 +132,26 @@ impl Memory {
     /// The cluster's keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// What an operator's backup has: keys, leases and the revision.
+    pub fn save(&self) -> Saved {
+        let state = self.state();
+        Saved { revision: state.revision, keys: state.keys.clone(), leases: state.leases.clone() }
+    }
+
+    /// etcd is put back to a backup: every lease that was there then has its full time again.
+    pub fn restore(&self, saved: &Saved, now: Duration) {
+        let mut state = self.state();
+        (state.revision, state.keys, state.leases) = (saved.revision, saved.keys.clone(), saved.leases.clone());
+        drop(state);
+        self.change_leader(now);
+    }
+
+    /// etcd is emptied: it begins again at its first revision.
+    pub fn lose(&self) {
+        let mut state = self.state();
+        (state.revision, state.keys, state.leases) = (1, BTreeMap::new(), BTreeMap::new());
     }
 
     /// The revision of the last change.
@@ -434,16 +463,35 @@ impl Dcs for Memory {
         self.guarded("the initialize key", when, || vec![Write::Delete(self.keys.initialize())]).map(drop)
     }
 
-    async fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, config: &DynamicConfig) -> Result<Term> {
+    async fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, first: &FirstKeys) -> Result<Term> {
         let when = vec![Guard::Modified(self.keys.initialize(), claim), Guard::Absent(self.keys.leader())];
-        let then =
-            || vec![put(self.keys.config(), to_bytes(&config.0)), self.put_leader(name, lease), self.last_term(name, "bootstrapped")];
+        let then = || {
+            let mut then = vec![
+                put(self.keys.config(), to_bytes(&first.config)),
+                put(self.keys.store(), to_bytes(&first.making)),
+                self.put_leader(name, lease),
+                self.last_term(name, "bootstrapped"),
+            ];
+            then.extend(first.sync.iter().map(|sync| put(self.keys.sync(), to_bytes(sync))));
+            then.extend(first.timeline.iter().map(|timeline| put(self.keys.claimed_timeline(), to_bytes(timeline))));
+            then
+        };
         self.guarded("the initialize key", when, then).map(Term)
     }
 
     async fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> Result<()> {
         let when = vec![Guard::Modified(self.keys.initialize(), claim), self.is_leader(leader)];
         self.guarded("the initialize key", when, || vec![put(self.keys.initialize(), system_id.0.as_str().into())]).map(drop)
+    }
+
+    async fn write_initialize(&self, system_id: &SystemId, judged: i64, leader: &Leader) -> Result<()> {
+        let when = vec![Guard::Modified(self.keys.initialize(), judged), self.is_leader(leader)];
+        self.guarded("the initialize key", when, || vec![put(self.keys.initialize(), system_id.0.as_str().into())]).map(drop)
+    }
+
+    async fn write_store(&self, making: &Making, leader: &Leader) -> Result<()> {
+        let when = vec![Guard::Absent(self.keys.store()), self.is_leader(leader)];
+        self.guarded("the store key", when, || vec![put(self.keys.store(), to_bytes(making))]).map(drop)
     }
 
     async fn write_config(&self, config: &DynamicConfig, judged: i64) -> Result<i64> {
@@ -568,6 +616,37 @@ mod tests {
         assert_eq!(refused.unwrap_err(), Error::LeaseGone);
         let renewed = at_once(crate::lease::renew(&memory, clock, lease)).unwrap().unwrap();
         assert_eq!(renewed.leader.map(|leader| leader.lease), Some(lease));
+    }
+
+    #[test]
+    fn what_a_restored_or_an_emptied_store_says_is_not_believed_by_who_remembers() {
+        use crate::remember::Remembered;
+        use cluster::store::Doubt;
+        let memory = memory();
+        let remembered = Remembered::default();
+        let look = |memory: &Memory| {
+            let asked = remembered.memory();
+            remembered.believe(&asked, at_once(memory.load_view()).unwrap().unwrap())
+        };
+        memory.put_by_hand(memory.keys().initialize(), b"7");
+        let first = grant(&memory, 10).lease;
+        let term = take(&memory, "a", first).unwrap();
+        assert_eq!(look(&memory).unwrap().leader.unwrap().term, term);
+        let saved = memory.save();
+        let leader = Leader { name: name("a"), lease: first, term };
+        let second = grant(&memory, 10).lease;
+        let to = HandOver { from: leader, to: name("b"), to_lease: second, sync: None, failover: None, status: None };
+        at_once(memory.hand_over(&to)).unwrap().unwrap();
+        assert_eq!(look(&memory).unwrap().leader.unwrap().name, name("b"));
+        memory.restore(&saved, Duration::ZERO);
+        assert!(matches!(look(&memory), Err(Error::Doubted { doubt: Doubt::Revision { .. }, .. })));
+        memory.put_by_hand("/x".to_owned(), b"");
+        assert!(matches!(look(&memory), Err(Error::Doubted { doubt: Doubt::Term { .. }, .. })), "its revision has passed what was known");
+        let (why, word) = remembered.word();
+        assert!(why.is_some() && word.is_some_and(|word| word.holder == Some(name("b"))));
+        memory.lose();
+        assert!(matches!(look(&memory), Err(Error::Doubted { doubt: Doubt::Emptied(..), .. })));
+        assert_eq!(memory.revision(), 1);
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub fn classify(failure: Failure, login: Login<'_>) -> Error {
             let text = chain(status.message(), status.source());
             if text.contains("requested lease not found") {
                 Error::LeaseGone
+            } else if text.contains("message length too large") {
+                Error::TooMuch(text)
             } else if ANSWERS.contains(&code) {
                 Error::Refused(refusal(code, &text, login))
             } else {

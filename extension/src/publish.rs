@@ -58,6 +58,9 @@ pub fn compose(worker: &Worker, server: Server) -> Member {
         arbiter: page().arbiter_pid().is_some(),
         ..TenureFacts::default()
     });
+    if let (Some(facts), Some(remembered)) = (&mut member.tenure, worker.etcd.remembered()) {
+        (facts.doubt, facts.memory) = remembered.word();
+    }
     described().put_into(&mut member);
     member
 }
@@ -117,7 +120,7 @@ pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Mo
         return;
     }
     let mut wanted = Status { optime: flushed, ..before.clone() };
-    let members = view.members.iter().filter(|(name, _)| **name != worker.name).map(|(name, _)| name.slot_name());
+    let members = view.members.iter().filter(|(name, entry)| **name != worker.name && entry.is_kept()).map(|(name, _)| name.slot_name());
     wanted.retain_slots = worker.retention.borrow_mut().kept(members, &before.retain_slots, view.config().member_slots_ttl(), now);
     let said: Option<Publication> = page().read_slots().and_then(|json| serde_json::from_slice(&json).ok());
     // What was handed over in another term was handed over to another publication.

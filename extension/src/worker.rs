@@ -11,7 +11,7 @@ use crate::observe;
 use crate::shmem::{self, page};
 use crate::signals::{self, Interrupt, Signals};
 use crate::{groups, guc, mailbox, publish, recovered};
-use cluster::citus::Groups;
+use cluster::citus::{self, Groups};
 use cluster::instance::{self, InUse, Instance};
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease;
@@ -23,10 +23,12 @@ use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::key::Keys;
 use dcs::lease::{self as leases, Held};
+use dcs::remember::Remembered;
 use dcs::{Dcs, Error, Etcd, Settings};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -58,6 +60,8 @@ pub struct Worker {
     vacancy: Cell<Option<(Term, Moment)>>,
     /// Since when this node holds the key without being primary.
     unpromoted_since: Cell<Option<Moment>>,
+    /// Which leader key is not where its holder keeps it, and since when.
+    misplaced_since: Cell<Option<(Term, Moment)>>,
     /// Until when this node does not stand.
     pub stands_down_until: Cell<Option<Moment>>,
     /// What stands in the member key, and when it was written.
@@ -110,7 +114,9 @@ fn run() -> Result<(), Unable> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
     runtime.block_on(async {
         let signals = Signals::open()?;
-        let mut worker = Worker::from_settings()?;
+        // What is known of etcd's keys outlives a reload.
+        let remembered = Arc::new(Remembered::default());
+        let mut worker = Worker::from_settings(&remembered)?;
         loop {
             let reload = tokio::select! {
                 biased;
@@ -126,7 +132,7 @@ fn run() -> Result<(), Unable> {
             }
             // SAFETY: SIGHUP's own business, done between two awaits in the process' main thread.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
-            match Worker::from_settings() {
+            match Worker::from_settings(&remembered) {
                 // What was sent before may be carried out yet: that outlives a reload.
                 Ok(anew) => worker = Worker { moving: worker.moving.clone(), ..anew },
                 // A wrong setting must not end a leader: what it has works.
@@ -156,8 +162,20 @@ fn read_file(file: Option<String>) -> Result<Option<Vec<u8>>, Unable> {
     file.map(|file| std::fs::read(&file).map_err(|source| Unable::File { file, source })).transpose()
 }
 
+/// What the arbiter wrote down lies in the data directory, which is a server process' own directory. Without it the memory begins here.
+fn recall(remembered: &Remembered, keys: &Keys) {
+    let said = match std::fs::read_to_string(dcs::remember::FILE) {
+        Ok(text) => remembered.recall(keys.prefix(), &text).map_err(|why| why.to_string()),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return,
+        Err(why) => Err(why.to_string()),
+    };
+    if let Err(why) = said {
+        pgrx::warning!("could not read {}: {why}", dcs::remember::FILE);
+    }
+}
+
 impl Worker {
-    fn from_settings() -> Result<Worker, Unable> {
+    fn from_settings(remembered: &Arc<Remembered>) -> Result<Worker, Unable> {
         let scope = Scope::new(&guc::scope().unwrap_or_default())?;
         let name = MemberName::new(&guc::name().ok_or(Unable::NoName)?)?;
         let endpoints = guc::etcd_endpoints();
@@ -171,8 +189,9 @@ impl Worker {
         };
         let keys = Keys::new(&guc::namespace(), &scope);
         let keys = guc::group().map_or_else(|| keys.clone(), |group| keys.group(group));
+        recall(remembered, &keys);
         Ok(Worker {
-            etcd: Arc::new(Etcd::new(keys, settings)),
+            etcd: Arc::new(Etcd::new(keys, settings).remembering(remembered.clone())),
             name,
             scope,
             held: Cell::new(None),
@@ -182,6 +201,7 @@ impl Worker {
             view: RefCell::new(None),
             vacancy: Cell::new(None),
             unpromoted_since: Cell::new(None),
+            misplaced_since: Cell::new(None),
             stands_down_until: Cell::new(None),
             published: RefCell::new(None),
             status_written: Cell::new(None),
@@ -246,7 +266,8 @@ impl Worker {
                 // The turn may have changed the lease while the answer was under way.
                 if let Some(now) = self.held.get().filter(|now| now.grant.lease == held.grant.lease) {
                     self.held.set(Some(Held { deadline: deadline.max(now.deadline), ..now }));
-                    if page().lease() == held.grant.lease.0 {
+                    // Kept by an etcd that is not believed, the lease keeps nobody else away.
+                    if page().lease() == held.grant.lease.0 && !self.doubts() {
                         self.renew_page(renewed.leader.as_ref(), held.grant.lease, deadline);
                     }
                 }
@@ -255,7 +276,9 @@ impl Worker {
             Err(Error::LeaseGone) => {
                 self.etcd_answered();
                 self.tell("lease", &format!("etcd says that lease {} has run out", held.grant.lease));
-                if page().lease() == held.grant.lease.0 {
+                // Of an etcd that was emptied or restored this is no fact: the deadline still holds in the one that granted the lease.
+                let doubted = matches!(self.etcd.load_view().await, Err(Error::Doubted { .. }));
+                if page().lease() == held.grant.lease.0 && !doubted {
                     page().close();
                 }
                 self.held.set(None);
@@ -301,11 +324,28 @@ impl Worker {
         }
     }
 
+    /// etcd answers, and it is not believed.
+    fn doubts(&self) -> bool {
+        self.etcd.remembered().is_some_and(|remembered| remembered.doubt().is_some())
+    }
+
     async fn turn(&self) -> Duration {
         // As it was before the view is read: who leads on this lease then leads until this deadline, unless we give the key away.
         let held = self.held.get();
         let view = match self.etcd.load_view().await {
             Ok(view) => view,
+            Err(Error::Doubted { doubt, view }) => {
+                // Nothing is raced for, opened or closed by it. What this member knows is said in its own key.
+                self.tell("etcd", &format!("{doubt}: it is not believed, commits wait at the fence once the lease runs out"));
+                mailbox::decline(&format!("etcd is not believed: {doubt}"));
+                self.etcd_answered();
+                let server = observe::server();
+                let held = self.held.get().map(|held| held.grant.lease);
+                if instance::in_use(&view, &self.name, &publish::compose(self, server), held).is_none() {
+                    publish::member(self, &view, server, shmem::boottime()).await;
+                }
+                return RETRY;
+            }
             Err(why) => {
                 self.tell("etcd", &why.to_string());
                 mailbox::decline(&format!("etcd does not answer: {why}"));
@@ -315,9 +355,10 @@ impl Worker {
         let now = shmem::boottime();
         self.etcd_answered();
         // A term is the revision at which a key was made. One from the future would end every session of a coordinator, for ever.
-        if let Some(word) = view.coordinator.as_ref().filter(|word| word.value.term <= view.revision) {
+        if let Some(word) = view.coordinator.as_ref().filter(|word| citus::term_of(word.value.term) <= view.revision) {
             page().know_coordinator(word.value.term);
         }
+        page().generation.store(view.store_generation(), SeqCst);
         publish::snapshot(self, &view);
         let server = observe::server();
         let mine = publish::compose(self, server);
@@ -361,8 +402,9 @@ impl Worker {
                 page().close();
             }
             self.unpromoted_since.set(None);
-            return;
+            return self.give_up_misplaced(view, held, now).await;
         };
+        self.misplaced_since.set(None);
         if cluster::failsafe::keeps_closed(page().is_promised(now), page().term(), leader.term.0) {
             // A take whose answer was lost was carried out after all, and meanwhile this node promised the
             // old leader to stay away: the key waits until the promise has run out.
@@ -397,6 +439,24 @@ impl Worker {
     /// somebody promotes it by hand.
     pub fn may_serve(&self, view: &ClusterView) -> bool {
         !view.is_standby_cluster() && !view.sync.as_ref().is_some_and(|sync| sync.value.waits_for_promotion(&self.name))
+    }
+
+    /// A leader key that nobody can lead by goes after a TTL: whatever moved it meant to go on long before.
+    async fn give_up_misplaced(&self, view: &ClusterView, held: Held, now: Moment) {
+        let Some(leader) = view.leader.as_ref().filter(|_| race::misplaced(view, &self.name, held.grant.lease)) else {
+            return self.misplaced_since.set(None);
+        };
+        let since = match self.misplaced_since.get() {
+            Some((term, since)) if term == leader.term => since,
+            _ => now,
+        };
+        self.misplaced_since.set(Some((leader.term, since)));
+        if now.since(since) > held.grant.ttl {
+            self.tell("leader", &format!("the leader key of {} is not on its lease, so nobody can lead by it: giving it up", leader.name));
+            if let Err(why) = self.etcd.release_leader(leader).await {
+                self.tell("leader", &format!("leader key not given up: {why}"));
+            }
+        }
     }
 
     /// The key is kept without a promotion, and with a closed fence. A server that is primary still is to be

@@ -384,6 +384,8 @@ impl Arbiter {
             request_waits: Duration::ZERO,
             frozen_for: Duration::ZERO,
             answered: self.answered(view),
+            memory: None,
+            fence_open: false,
             log_until: None,
             remote: Remote::default(),
         }

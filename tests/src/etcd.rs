@@ -168,6 +168,43 @@ impl Etcd {
         hosts.join(",")
     }
 
+    /// Saves what an etcd of one member has now, as an operator's backup does.
+    pub async fn save(&self, room: &Room) -> PathBuf {
+        let member = &self.members[0];
+        let file = member.dir.join("backup.db");
+        let _ = std::fs::remove_file(&file);
+        let endpoint = format!("--endpoints={}", member.at(&member.client));
+        etcdctl(room, member, &[&endpoint, "snapshot", "save", &file.display().to_string()]).await;
+        file
+    }
+
+    /// Puts an etcd of one member back to what was saved; it has run and is killed for that.
+    pub async fn restore(&self, room: &Room, saved: &std::path::Path) {
+        self.lose();
+        let member = &self.members[0];
+        let peer = format!("http://{}", member.at(&member.peer));
+        let initial = format!("{}={peer}", member.name);
+        let mut arguments = vec!["snapshot", "restore"];
+        let saved = saved.display().to_string();
+        arguments.extend([saved.as_str(), "--name", &member.name, "--data-dir", "data"]);
+        arguments.extend(["--initial-cluster", &initial, "--initial-advertise-peer-urls", &peer]);
+        etcdctl(room, member, &arguments).await;
+        self.run(room).await;
+    }
+
+    /// Kills every member, and all that it knew is gone: [`Etcd::run`] starts empty ones.
+    pub fn lose(&self) {
+        self.kill();
+        for member in &self.members {
+            std::fs::remove_dir_all(member.dir.join("data")).expect("remove etcd's data");
+        }
+    }
+
+    /// Deletes a key, as a person with etcdctl would.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        self.ask("/v3/kv/deleterange", &json!({"key": BASE64.encode(key)})).await.map(drop)
+    }
+
     /// Kills every member.
     pub fn kill(&self) {
         self.members.iter().for_each(Member::kill);
@@ -280,6 +317,12 @@ impl Etcd {
         }
         Err(last.context("there is no etcd")?)
     }
+}
+
+async fn etcdctl(room: &Room, member: &Member, arguments: &[&str]) {
+    let mut command = tokio::process::Command::from(room.command_at(&member.place, "etcdctl", &member.dir));
+    let output = command.env("ETCDCTL_API", "3").args(arguments).output().await.expect("run etcdctl; hint: `make setup` installs it");
+    assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn decode(value: &Value) -> Result<String> {

@@ -432,6 +432,15 @@ pub async fn connect_to(host: &str, port: u16, user: &str, password: &str, bound
     connect_in("postgres", host, port, user, password, bound).await
 }
 
+/// A session of a story's superuser on a port of loopback, with these options of libpq's.
+pub async fn connect_with(port: u16, options: &str, bound: Duration) -> Result<Client> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user("postgres").password(PASSWORD).dbname("postgres").options(options);
+    let (client, connection) = tokio::time::timeout(bound, config.connect(NoTls)).await??;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
 /// The same in another database.
 pub async fn connect_in(database: &str, host: &str, port: u16, user: &str, password: &str, bound: Duration) -> Result<Client> {
     let mut config = tokio_postgres::Config::new();

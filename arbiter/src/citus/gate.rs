@@ -143,7 +143,7 @@ impl Keeper {
         let others = workers(groups);
         if !others.is_empty() {
             self.gated = others;
-            match tokio::time::timeout(ANSWERS, self.ask_others(reads, leader)).await {
+            match tokio::time::timeout(ANSWERS, self.ask_others(groups, reads, leader)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => tracing::warn!("Citus: other groups were not asked to wait, statements that start there may fail: {why:#}"),
                 Err(_) => self.name_silent(leader).await,
@@ -156,8 +156,9 @@ impl Keeper {
         }
     }
 
-    async fn ask_others(&self, reads: bool, leader: &Leader) -> Result<()> {
-        let word = self.scope.close_gates(&self.gated, reads, leader).await?;
+    async fn ask_others(&self, groups: &Groups, reads: bool, leader: &Leader) -> Result<()> {
+        let generation = groups.get(&COORDINATOR).map_or(0, ClusterView::store_generation);
+        let word = self.scope.close_gates(&self.gated, reads, leader, generation).await?;
         while !citus::not_gated(&self.scope.load_groups().await?, word).is_empty() {
             self.wake.notified().await;
         }

@@ -67,6 +67,12 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
     let fits = |part: &Part| named.iter().copied().flatten().all(|name| part.has(name));
     let Part { target, view } = groups::one(tool, wish.cluster.as_deref(), wish.group, fits, &format!("a {}", action.word())).await?;
     let cluster = target.scope.as_str();
+    if view.members.values().any(|entry| cluster::store::published(entry).is_some()) {
+        return Err(refuse_with(
+            format!("etcd has forgotten what the members of {} know: no {} is carried out", target.scope, action.word()),
+            "`tenure check` says more; `tenure rebuild-keys` makes the keys anew",
+        ));
+    }
     print(format!("Current cluster topology\n{}", list::members(&view, cluster, target.group, false, Format::Pretty)?))?;
     if !wish.force {
         context::must_be_interactive(&format!("a {}", action.word()))?;

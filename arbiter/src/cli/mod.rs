@@ -21,6 +21,7 @@ pub mod list;
 pub mod pause;
 pub mod promote_cluster;
 pub mod query;
+pub mod rebuild_keys;
 pub mod reinit;
 pub mod reload;
 pub mod remove;
@@ -58,6 +59,7 @@ pub enum Command {
     Dsn(dsn::Args),
     Version(version::Args),
     Remove(remove::Args),
+    RebuildKeys(rebuild_keys::Args),
     Query(query::Args),
     Check(check::Args),
     Explain(explain::Args),
@@ -95,6 +97,7 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::Flush(args) => flush::run(&tool, &args).await,
         Command::Dsn(args) => dsn::run(&tool, &args).await,
         Command::Version(args) => version::run(&tool, &args).await,
+        Command::RebuildKeys(args) => rebuild_keys::run(&tool, &args).await,
         Command::Remove(args) => remove::run(&tool, &args).await,
         Command::Query(args) => Box::pin(query::run(&tool, &args)).await,
         Command::Check(args) => check::run(&tool, &args).await,

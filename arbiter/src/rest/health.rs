@@ -234,6 +234,8 @@ pub(crate) mod tests {
             request_waits: Duration::ZERO,
             frozen_for: Duration::ZERO,
             answered: Default::default(),
+            memory: None,
+            fence_open: false,
             log_until: None,
             remote: Default::default(),
         };

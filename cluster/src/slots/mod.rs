@@ -321,7 +321,9 @@ fn wanted_physical(facts: &Facts<'_>) -> BTreeMap<String, Option<Lsn>> {
     let may_lead = facts.primary || !facts.tags.nofailover();
     let mut wanted = BTreeMap::new();
     if facts.use_slots {
-        for (name, entry) in view.members.iter().filter(|(name, entry)| *name != facts.name && !entry.member.tags.nostream()) {
+        for (name, entry) in
+            view.members.iter().filter(|(name, entry)| *name != facts.name && entry.is_kept() && !entry.member.tags.nostream())
+        {
             let slot = name.slot_name();
             let from = upstream(view, &entry.member);
             if from == Some(facts.name.as_str()) {

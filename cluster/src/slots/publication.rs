@@ -117,7 +117,8 @@ pub fn publication(facts: &Facts<'_>, term: Term, round: u64, limit_bytes: u64) 
     said.known.extend(physical.into_keys());
     said.known.extend(permanent.into_keys());
     said.holding_back = holding_back(facts.slots, facts.position, limit_bytes);
-    let may_lead = facts.view.members.iter().filter(|(name, entry)| *name != facts.name && !entry.member.tags.nofailover());
+    let may_lead =
+        facts.view.members.iter().filter(|(name, entry)| *name != facts.name && entry.is_kept() && !entry.member.tags.nofailover());
     let streams = may_lead.filter(|(_, entry)| upstream(facts.view, &entry.member).is_none_or(|from| from == facts.name.as_str()));
     let successors = streams.map(|(name, _)| name.slot_name()).collect();
     Publication { slots, facts: said, successors, hold_back: facts.view.config().hold_back() }

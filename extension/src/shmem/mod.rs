@@ -61,6 +61,8 @@ pub struct Page {
     taking: AtomicU32,
     /// On a worker of a Citus cluster: the newest term of a coordinator.
     pub coordinator_term: AtomicI64,
+    /// Which making of the cluster's keys the term is of.
+    pub generation: AtomicU32,
     /// See [`Recovered`].
     recovered_to: AtomicU64,
     /// Commits that had to wait for a renewal.

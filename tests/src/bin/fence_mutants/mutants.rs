@@ -31,8 +31,26 @@ const PRESENCE: &str = "extension/src/shmem/presence.rs";
 const WORKER: &str = "extension/src/worker.rs";
 const INSTANCE: &str = "cluster/src/instance.rs";
 
+const STORE: &str = "cluster/src/store.rs";
+
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "store-went-back",
+        guard: "what an etcd says that went back is not believed",
+        file: STORE,
+        from: "    if view.revision < memory.revision {",
+        to: "    if false && view.revision < memory.revision {",
+        stories: &[("lost_store", "a_lease_that_a_restored_etcd_renews_keeps_no_fence_open")],
+    },
+    Mutant {
+        name: "doubted-lease",
+        guard: "a lease that an etcd renews which is not believed opens no fence",
+        file: WORKER,
+        from: "if page().lease() == held.grant.lease.0 && !self.doubts() {",
+        to: "if page().lease() == held.grant.lease.0 {",
+        stories: &[("lost_store", "a_lease_that_a_restored_etcd_renews_keeps_no_fence_open")],
+    },
     Mutant {
         name: "pre-commit",
         guard: "before commit: past the deadline it is refused",
