@@ -79,6 +79,14 @@ impl RestConfig {
         let protocol = if self.tls.is_some() { "https" } else { "http" };
         format!("{protocol}://{}", self.connect_address)
     }
+
+    /// Whoever reaches the port from elsewhere may change everything: no password, certificate or address is asked for.
+    pub fn is_open_to_everybody(&self) -> bool {
+        let here =
+            self.listen.host == "localhost" || self.listen.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        let certificate = self.tls.as_ref().is_some_and(|tls| tls.verify_client != tls::VerifyClient::None);
+        !here && self.authentication.is_none() && self.allowlist.is_none() && !certificate
+    }
 }
 
 /// `restapi.allowlist` and `restapi.allowlist_include_members`.

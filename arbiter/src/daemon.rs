@@ -125,7 +125,13 @@ impl RestFiles {
     fn load(config: &NodeConfig) -> Result<RestFiles> {
         let tls = config.ctl.tls.load().context("set up TLS for other members' REST (section ctl)")?;
         let gate = Gate::load(&config.rest).context("set up the REST interface (section restapi)")?;
-        Ok(RestFiles { caller: Caller::new(config.ctl.authentication.clone(), Some(tls)), gate })
+        if config.rest.is_open_to_everybody() {
+            tracing::warn!(
+                "whoever reaches REST on {} may switch over, restart, reinitialize and change the configuration; hint: set restapi.authentication, restapi.allowlist or restapi.verify_client, or listen on 127.0.0.1",
+                config.rest.listen
+            );
+        }
+        Ok(RestFiles { caller: Caller::new(config.ctl.authentication.clone(), Some(tls)).only_over_tls(config.ctl.tls.is_set()), gate })
     }
 }
 

@@ -88,6 +88,12 @@ impl Server {
 }
 
 impl Client {
+    /// This cluster's members speak TLS with each other: there is an authority, or a certificate of one's own (`restapi`'s where `ctl`
+    /// has none).
+    pub fn is_set(&self) -> bool {
+        self.authority.is_some() || self.identity.is_some()
+    }
+
     /// Reads the files. Blocks.
     pub fn load(&self) -> Result<Arc<ClientConfig>> {
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;

@@ -174,7 +174,8 @@ impl Tool {
             group,
             settings,
             superuser,
-            caller: Caller::new(authentication, Some(tls.load().context("set up TLS for the members' REST (section ctl)")?)),
+            caller: Caller::new(authentication, Some(tls.load().context("set up TLS for the members' REST (section ctl)")?))
+                .only_over_tls(tls.is_set()),
         })
     }
 

@@ -23,12 +23,20 @@ const MOST: usize = 4 * 1024 * 1024;
 pub struct Caller {
     authentication: Option<Arc<(String, Secret)>>,
     tls: Option<Arc<ClientConfig>>,
+    /// The credentials go through TLS or not at all.
+    only_over_tls: bool,
 }
 
 impl Caller {
     /// Without `tls`, a member that speaks HTTPS can't be asked.
     pub fn new(authentication: Option<(String, Secret)>, tls: Option<Arc<ClientConfig>>) -> Caller {
-        Caller { authentication: authentication.map(Arc::new), tls }
+        Caller { authentication: authentication.map(Arc::new), tls, only_over_tls: false }
+    }
+
+    /// Where the cluster speaks TLS, a member that is said to be at `http://` gets no password: addresses come out of etcd, and
+    /// whoever may write there could name his own.
+    pub fn only_over_tls(self, only_over_tls: bool) -> Caller {
+        Caller { only_over_tls, ..self }
     }
 
     #[cfg(test)]
@@ -60,7 +68,13 @@ impl Caller {
             .header(header::HOST, &address.authority)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONNECTION, "close");
-        if let Some(pair) = &self.authentication {
+        // Looks are open to everybody, so nobody has to be told the password for one.
+        if let Some(pair) = self.authentication.as_ref().filter(|_| method != "GET") {
+            if self.only_over_tls && !address.tls {
+                bail!(
+                    "{api_url} is not HTTPS, and this cluster has TLS: the password of REST is not sent there; hint: is this the member's own address? `restapi.certfile` is missing in its file otherwise"
+                );
+            }
             let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", pair.0, pair.1.reveal()));
             let mut value = header::HeaderValue::try_from(format!("Basic {encoded}")).context("make the credentials a header")?;
             value.set_sensitive(true);
@@ -134,6 +148,32 @@ impl Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    /// What a member that is nobody's hears when it is asked, with the password `s3cret` set.
+    async fn heard(method: &str, only_over_tls: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/patroni", listener.local_addr().unwrap());
+        let caller = Caller::new(Some(("admin".to_owned(), Secret::new("s3cret"))), None).only_over_tls(only_over_tls);
+        let method = method.to_owned();
+        let asking = tokio::spawn(async move { caller.ask(&url, &method, "failsafe", None, Duration::from_secs(1)).await });
+        let Ok(Ok((mut stream, _))) = tokio::time::timeout(Duration::from_millis(500), listener.accept()).await else {
+            return format!("{:#}", asking.await.unwrap().unwrap_err());
+        };
+        let mut bytes = vec![0; 4096];
+        let count = tokio::time::timeout(Duration::from_millis(500), stream.read(&mut bytes)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn the_password_goes_out_for_a_change_only_and_never_in_plain_where_there_is_tls() {
+        let basic = "authorization: Basic YWRtaW46czNjcmV0";
+        assert!(!heard("GET", false).await.contains("uthorization"));
+        assert!(heard("POST", false).await.contains(basic));
+        let refused = heard("POST", true).await;
+        assert!(refused.contains("is not HTTPS") && !refused.contains("s3cret"), "{refused}");
+    }
 
     #[test]
     fn addresses_are_understood() {

@@ -79,13 +79,14 @@ async fn is_listed(allowlist: &Allowlist, address: IpAddr, path: &str, view: &Cl
 }
 
 /// `http://host:port/patroni` or `https://[::1]:port`.
-fn host(api_url: &str) -> Option<&str> {
+pub(super) fn host(api_url: &str) -> Option<&str> {
     let authority = api_url.split_once("://")?.1.split('/').next()?;
     let host = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(authority, |(host, _)| host);
     Some(host.trim_matches(['[', ']']))
 }
 
-async fn addresses(host: &str) -> Vec<IpAddr> {
+/// What a name or an address leads to.
+pub(super) async fn addresses(host: &str) -> Vec<IpAddr> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return vec![address.to_canonical()];
     }

@@ -16,7 +16,8 @@
 //! | DELETE | `/restart` | 200, 404 |
 //!
 //! GET (and HEAD, OPTIONS: the bare status) is open and never waits for etcd. Everything else passes
-//! [`access::Access`]: [`ROUTES`] is the one table that both the dispatch and the check are made from.
+//! [`access::Access`]: [`ROUTES`] is the one table that both the dispatch and the check are made from. HTTP/1 only, with bounds on
+//! everything that the other side can draw out ([`listen`], [`places`], [`shared`]).
 
 pub mod access;
 pub mod actions;
@@ -25,6 +26,8 @@ pub mod health;
 mod listen;
 pub mod metrics;
 pub mod outcome;
+mod places;
+mod shared;
 
 use crate::config::RestConfig;
 use crate::postgres::query::ServerFacts;
@@ -33,13 +36,14 @@ use crate::snapshot::{Node, Snapshot};
 use crate::tls;
 use access::Access;
 use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use health::Query;
-use listen::{Bounded, Peer};
+use listen::Peer;
 use serde::Serialize;
 use serde_json::json;
+use shared::Joint;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -50,6 +54,10 @@ use tokio_rustls::rustls::ServerConfig;
 const BODY_MOST: usize = 64 * 1024;
 /// How long `/patroni` waits for the server before it answers with what was last seen.
 const FACTS_WITHIN: Duration = Duration::from_secs(1);
+/// `/patroni` is asked each second by many, and every few milliseconds by a leader that is about to hand over.
+const STATUS_KEEPS: Duration = Duration::from_millis(20);
+/// Nobody scrapes more often than once in a second.
+const METRICS_KEEP: Duration = Duration::from_millis(200);
 /// So many parameters are told at a time.
 const PARAMETERS_MOST: usize = 500;
 /// A GET only reads memory, apart from [`FACTS_WITHIN`].
@@ -199,23 +207,29 @@ impl Gate {
 struct Shared {
     node: Node,
     gate: watch::Receiver<Arc<Gate>>,
+    status: Joint<Reply>,
+    metrics: Joint<Reply>,
+}
+
+impl Shared {
+    fn new(node: Node, gate: watch::Receiver<Arc<Gate>>) -> Shared {
+        Shared { node, gate, status: Joint::new(STATUS_KEEPS), metrics: Joint::new(METRICS_KEEP) }
+    }
 }
 
 /// Serves REST on this socket until it is dropped or the socket fails.
 pub async fn serve(listener: TcpListener, node: Node, gate: watch::Receiver<Arc<Gate>>) -> std::io::Result<()> {
-    let listener = Bounded::new(listener, gate.clone());
-    let router = axum::Router::new().fallback(answer).with_state(Arc::new(Shared { node, gate }));
-    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await
+    listen::keep_listening(listener, Arc::new(Shared::new(node, gate))).await
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInfo<Peer>, request: Request) -> Response {
+async fn answer(shared: &Shared, peer: &Peer, request: Request) -> Response {
     let _answering = peer.answering();
     let method = request.method().clone();
     let path = request.uri().path();
     let bare = matches!(method, Method::HEAD | Method::OPTIONS)
         || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
     let gate = shared.gate.borrow().clone();
-    let mut response = reply(&shared, &gate.access, &peer, request).await.response(bare);
+    let mut response = reply(shared, &gate.access, peer, request).await.response(bare);
     response.headers_mut().extend(gate.headers.iter().cloned());
     response
 }
@@ -239,18 +253,21 @@ async fn reply(shared: &Shared, access: &Access, peer: &Peer, request: Request) 
     let Some(route) = find(request.method(), request.uri().path()) else {
         return Reply::text(501, unsupported(request.method(), request.uri().path()));
     };
-    match tokio::time::timeout(route.within, perform(&shared.node, route, request)).await {
+    match tokio::time::timeout(route.within, perform(shared, route, request)).await {
         Ok(Ok(reply) | Err(reply)) => reply,
         Err(_) => Reply::text(503, format!("no answer within {} seconds", route.within.as_secs())),
     }
 }
 
-async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, Reply> {
+async fn perform(shared: &Shared, route: &Route, request: Request) -> Result<Reply, Reply> {
+    let node = &shared.node;
     let uri = request.uri().clone();
-    let body =
-        to_bytes(request.into_body(), BODY_MOST).await.map_err(|_| Reply::text(413, "the body is cut short or larger than 64 KiB"))?;
+    let body = tokio::time::timeout(listen::PHASE_WITHIN, to_bytes(request.into_body(), BODY_MOST)).await;
+    let body = body
+        .map_err(|_| Reply::text(408, format!("the body did not come within {} seconds", listen::PHASE_WITHIN.as_secs())))?
+        .map_err(|_| Reply::text(413, "the body is cut short or larger than 64 KiB"))?;
     match route.purpose {
-        Purpose::Status => Ok(status(node).await),
+        Purpose::Status => Ok(shared.status.get(status(node)).await),
         Purpose::Cluster => Ok(Reply::json(200, &present::cluster_json(&node.snapshot.borrow().view, node.config.scope.as_str()))),
         Purpose::History => Ok(Reply::json(200, &node.snapshot.borrow().view.history().to_json())),
         Purpose::Config => match &node.snapshot.borrow().view.config {
@@ -262,16 +279,7 @@ async fn perform(node: &Node, route: &Route, request: Request) -> Result<Reply, 
             None => Err(Reply::text(502, "the failsafe key does not exist")),
         },
         Purpose::PromiseFailsafe => actions::promise(node, &body).await,
-        Purpose::Metrics => {
-            let (snapshot, facts) = with_facts(node).await;
-            let counts = match tokio::time::timeout(FACTS_WITHIN, node.sql.fence_counts()).await {
-                Ok(Ok(counts)) => Some(counts),
-                _ => None,
-            };
-            let mut page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
-            page.push_str(&metrics::counts(counts.as_ref(), &node.timings.all(), &node.config.scope, &node.config.name));
-            Ok(Reply { content: "text/plain", ..Reply::text(200, page) })
-        }
+        Purpose::Metrics => Ok(shared.metrics.get(measures(node)).await),
         Purpose::Journal => Ok(Reply::json(200, &node.journal.records())),
         Purpose::Parameters => parameters(node, &uri).await,
         Purpose::Health => Ok(check(node, &uri)),
@@ -303,6 +311,17 @@ async fn status(node: &Node) -> Reply {
     Reply::json(200, &cluster::status(&snapshot, facts.as_ref(), &node.config.scope, Instant::now()))
 }
 
+async fn measures(node: &Node) -> Reply {
+    let (snapshot, facts) = with_facts(node).await;
+    let counts = match tokio::time::timeout(FACTS_WITHIN, node.sql.fence_counts()).await {
+        Ok(Ok(counts)) => Some(counts),
+        _ => None,
+    };
+    let mut page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
+    page.push_str(&metrics::counts(counts.as_ref(), &node.timings.all(), &node.config.scope, &node.config.name));
+    Reply { content: "text/plain", ..Reply::text(200, page) }
+}
+
 /// What the server says of the parameters in `?names=a,b`: kind, unit, range, never a value.
 async fn parameters(node: &Node, uri: &Uri) -> Result<Reply, Reply> {
     let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
@@ -322,6 +341,8 @@ fn check(node: &Node, uri: &Uri) -> Reply {
     Reply::json(code, &json!(cluster::status(&snapshot, snapshot.facts.as_deref(), &node.config.scope, now)))
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod openapi_tests;
 #[cfg(test)]

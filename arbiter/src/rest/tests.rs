@@ -40,10 +40,10 @@ pub(crate) fn world(authentication: &str) -> World {
         config: Arc::new(config),
         sql: Arc::new(LocalSql::new(&LocalAddress::Socket("/nowhere".into()), 1, &nobody, "postgres")),
     };
-    World { shared: Arc::new(Shared { node, gate }), commands: received, _snapshot: sender }
+    World { shared: Arc::new(Shared::new(node, gate)), commands: received, _snapshot: sender }
 }
 
-const PASSWORD: &str = ", authentication: {username: admin, password: s3cret}";
+pub(super) const PASSWORD: &str = ", authentication: {username: admin, password: s3cret}";
 
 pub(crate) async fn ask(world: &World, method: &Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (u16, String) {
     let mut request = Request::builder().method(method.clone()).uri(path);
@@ -51,7 +51,7 @@ pub(crate) async fn ask(world: &World, method: &Method, path: &str, headers: &[(
         request = request.header(*name, *value);
     }
     let request = request.body(body.into()).unwrap();
-    let response = answer(State(world.shared.clone()), ConnectInfo(Peer::from_address("127.0.0.1", false)), request).await;
+    let response = answer(&world.shared, &Peer::from_address("127.0.0.1", false), request).await;
     let status = response.status().as_u16();
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     (status, String::from_utf8(body.to_vec()).unwrap())
