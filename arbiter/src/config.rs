@@ -189,8 +189,8 @@ pub struct PostgresConfig {
     pub basebackup: Vec<LongOption>,
     /// Long options of pg_rewind.
     pub rewind: Vec<LongOption>,
-    /// Our own connections go through the socket directory.
-    pub use_unix_socket: bool,
+    /// Our own connections go through the socket directory; `None`: where that leads nowhere, by TCP.
+    pub use_unix_socket: Option<bool>,
     /// Members have replication slots; `None`: the dynamic configuration says (default true).
     pub use_slots: Option<bool>,
     /// Rejoin by pg_rewind where possible; `None`: the dynamic configuration says (default false).

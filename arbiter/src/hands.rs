@@ -6,8 +6,9 @@ use crate::config::{NodeConfig, ServerRole};
 use crate::known::Known;
 use crate::node_lease::{NodeLease, Word};
 use crate::postgres::conf::{Parameters, Recovery};
+use crate::postgres::local::{LocalServer, Way};
 use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
-use crate::postgres::query::{LocalAddress, LocalSql};
+use crate::postgres::query::LocalSql;
 use crate::postgres::{Programs, controldata};
 use crate::postgres::{mark, pgpass};
 use crate::settings;
@@ -117,13 +118,15 @@ impl Hands {
     /// Hands without a server yet.
     pub fn new(config: Arc<NodeConfig>, caller: Caller, etcd: Arc<Etcd>, wake: Arc<Notify>) -> Hands {
         let postgres = &config.postgres;
-        let address = if postgres.use_unix_socket {
-            let directory = postgres.parameters.get("unix_socket_directories").and_then(|list| list.split(',').next());
-            LocalAddress::Socket(directory.unwrap_or("/var/run/postgresql").trim().into())
-        } else {
-            LocalAddress::Tcp(postgres.listen.local_host())
+        let tcp = || Way::Tcp(postgres.listen.local_host());
+        let ways = match postgres.use_unix_socket {
+            Some(true) => vec![Way::Socket],
+            Some(false) => vec![tcp()],
+            // A file of the field may let the superuser in by TCP alone.
+            None => vec![Way::Socket, tcp()],
         };
-        let sql = Arc::new(LocalSql::new(&address, postgres.listen.port, &postgres.authentication.superuser, &postgres.database));
+        let server = LocalServer { data_dir: postgres.data_dir.clone(), port: postgres.listen.port, ways };
+        let sql = Arc::new(LocalSql::new(server, &postgres.authentication.superuser, &postgres.database));
         let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
         let programs = postgres.programs();
         Hands {

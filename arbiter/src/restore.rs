@@ -3,9 +3,10 @@
 
 use crate::config::{BootstrapMethod, ServerRole};
 use crate::hands::Hands;
+use crate::postgres::local::{LocalServer, Way};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster, StopMode, kill_orphans, last_words};
-use crate::postgres::query::{LocalAddress, LocalSql};
+use crate::postgres::query::LocalSql;
 use crate::postgres::{conf::Recovery, controldata, empty_directory, mark, remove_if_there, sync_data_directory, write_atomically};
 use crate::program::{self, Run, Stragglers, WORKS_ON};
 use crate::settings;
@@ -103,8 +104,8 @@ async fn alone(hands: &Hands, method: &BootstrapMethod, sockets: &Path) -> Resul
     let patience = dynamic.primary_start_timeout();
     let done = async {
         end_of_recovery(&server, &postgres.data_dir, patience).await?;
-        let address = LocalAddress::Socket(sockets.to_owned());
-        let sql = LocalSql::new(&address, postgres.listen.port, &postgres.authentication.superuser, &postgres.database);
+        let server = LocalServer { data_dir: postgres.data_dir.clone(), port: postgres.listen.port, ways: vec![Way::Socket] };
+        let sql = LocalSql::new(server, &postgres.authentication.superuser, &postgres.database);
         sql.ensure_roles(&postgres.authentication).await.context("set the passwords of the cluster's roles")?;
         sql.hang_up().await;
         Ok(())

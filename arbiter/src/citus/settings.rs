@@ -35,7 +35,7 @@ pub fn adjust(config: &NodeConfig, parameters: &mut Parameters) {
     // Shards are moved by logical replication.
     parameters.argv.insert("wal_level".to_owned(), "logical".to_owned());
     parameters.argv.insert("tenure.group".to_owned(), citus.group.to_string());
-    let local = if config.postgres.use_unix_socket { "localhost".to_owned() } else { config.postgres.listen.local_host() };
+    let local = if config.postgres.use_unix_socket == Some(true) { "localhost".to_owned() } else { config.postgres.listen.local_host() };
     parameters.file.entry("citus.local_hostname".to_owned()).or_insert(local);
 }
 

@@ -154,7 +154,7 @@ const KEYS: &[(&str, Kind)] = &[
 ];
 
 /// Keys below `postgresql.authentication.<role>`.
-pub const CREDENTIALS: [&str; 12] = [
+pub const CREDENTIALS: [&str; 13] = [
     "username",
     "password",
     "sslmode",
@@ -167,6 +167,8 @@ pub const CREDENTIALS: [&str; 12] = [
     "gssencmode",
     "channel_binding",
     "sslnegotiation",
+    // Ours: libpq has it since PostgreSQL 16.
+    "require_auth",
 ];
 /// Roles below `postgresql.authentication`.
 pub const ROLES: [&str; 3] = ["superuser", "replication", "rewind"];

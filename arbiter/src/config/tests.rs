@@ -72,7 +72,7 @@ fn a_pgbackrest_node_has_its_methods() {
         (postgres.listen.addresses(), postgres.connect_address.to_string()),
         ("10.1.0.2,127.0.0.1".to_owned(), "10.1.0.2:5433".to_owned())
     );
-    assert_eq!((postgres.use_unix_socket, postgres.pg_ctl_timeout_s, postgres.use_slots), (true, Some(120), None));
+    assert_eq!((postgres.use_unix_socket, postgres.pg_ctl_timeout_s, postgres.use_slots), (Some(true), Some(120), None));
     assert_eq!(postgres.basebackup.len(), 3);
     assert_eq!(postgres.callbacks.on_stop, CommandLine::parse("/etc/patroni/callback.sh").ok());
     assert_eq!(postgres.create_replica_methods.iter().map(ReplicaMethod::name).collect::<Vec<_>>(), ["pgbackrest", "basebackup"]);

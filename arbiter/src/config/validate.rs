@@ -236,7 +236,7 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<Postg
         create_replica_methods: methods::replica_methods(at),
         basebackup: options(&at.at("basebackup"), &basebackup::FORBIDDEN),
         rewind: options(&at.at("rewind"), &rewind::FORBIDDEN),
-        use_unix_socket: at.at("use_unix_socket").flag().unwrap_or(false),
+        use_unix_socket: at.at("use_unix_socket").flag(),
         use_slots: at.at("use_slots").flag(),
         use_pg_rewind: at.at("use_pg_rewind").flag(),
         remove_data_directory_on_rewind_failure: at.at("remove_data_directory_on_rewind_failure").flag(),

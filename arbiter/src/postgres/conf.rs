@@ -25,6 +25,12 @@ const ON_COMMAND_LINE: [(&str, &str, Option<u64>); 10] = [
     ("wal_log_hints", "on", None),
 ];
 
+/// The value of libpq's `require_auth` where the user gives none: whoever asks for the password in the open is told nothing.
+pub const REQUIRE_AUTH: &str = "!password";
+
+/// The first major version whose servers know that word.
+const REQUIRE_AUTH_SINCE: u32 = 16;
+
 /// Settings that are never the user's: they are derived, or they belong to recovery, which the arbiter writes.
 const OURS: [&str; 9] = [
     "listen_addresses",
@@ -202,6 +208,21 @@ pub enum Recovery {
     },
 }
 
+impl Recovery {
+    /// The same, with an upstream that may not ask for the password in the open, as far as this major version's servers can refuse.
+    fn keeping_password(&self, major: Option<u32>) -> Recovery {
+        match self {
+            Recovery::Standby { primary_conninfo: Some(conninfo), primary_slot_name, extra }
+                if major >= Some(REQUIRE_AUTH_SINCE) && conninfo.contains("passfile=") && !conninfo.contains("require_auth=") =>
+            {
+                let primary_conninfo = Some(format!("{conninfo} require_auth={REQUIRE_AUTH}"));
+                Recovery::Standby { primary_conninfo, primary_slot_name: primary_slot_name.clone(), extra: extra.clone() }
+            }
+            _ => self.clone(),
+        }
+    }
+}
+
 /// Where a node's configuration files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFiles {
@@ -238,7 +259,9 @@ impl ConfigFiles {
             let kept = before.as_deref().filter(|text| !text.starts_with(HEADER)).unwrap_or("");
             write_atomically(&base, kept, 0o600).await.context("keep the first postgresql.conf")?;
         }
-        let content = self.content(parameters, recovery);
+        let version = read_if_there(&self.data_dir.join("PG_VERSION")).await?;
+        let major = version.and_then(|text| text.trim().parse().ok());
+        let content = self.content(parameters, &recovery.keeping_password(major));
         if before.as_deref() == Some(&content) {
             return Ok(false);
         }
@@ -427,6 +450,26 @@ mod tests {
     fn recovery_settings_leave_the_auto_conf_and_others_stay() {
         let text = "# Do not edit\nprimary_conninfo = 'host=a'\nwork_mem = '4MB'\nRECOVERY_TARGET_LSN='0/1'\nrecovery_min_apply_delay = '5s'\nshared_preload_libraries = ''\n";
         assert_eq!(without_recovery(text), "# Do not edit\nwork_mem = '4MB'\nrecovery_min_apply_delay = '5s'\n");
+    }
+
+    #[test]
+    fn a_standby_tells_no_server_its_password_in_the_open_where_libpq_can_refuse() {
+        let standby = |conninfo: &str| Recovery::Standby {
+            primary_conninfo: Some(conninfo.to_owned()),
+            primary_slot_name: None,
+            extra: BTreeMap::new(),
+        };
+        for (major, given, expected) in [
+            (Some(15), "host=a passfile=/p", "host=a passfile=/p"),
+            (None, "host=a passfile=/p", "host=a passfile=/p"),
+            (Some(16), "host=a passfile=/p", "host=a passfile=/p require_auth=!password"),
+            (Some(17), "host=a passfile=/p require_auth=scram-sha-256", "host=a passfile=/p require_auth=scram-sha-256"),
+            // Without a password there is none to be told.
+            (Some(17), "host=a", "host=a"),
+        ] {
+            assert_eq!(standby(given).keeping_password(major), standby(expected), "{major:?}");
+        }
+        assert_eq!(Recovery::None.keeping_password(Some(17)), Recovery::None);
     }
 
     #[tokio::test]

@@ -3,10 +3,11 @@
 
 use super::conf::{ConfigFiles, Identity, Parameters, Recovery};
 use super::controldata::{self, ClusterState};
+use super::local::{LocalServer, Way};
 use super::marker::Incomplete;
 use super::pgpass::Entry;
 use super::postmaster::{PidFile, Postmaster, Readiness, StopMode, kill_orphans};
-use super::query::{LocalAddress, LocalSql, member_conninfo};
+use super::query::{LocalSql, member_conninfo};
 use super::rewind::{Options, Rewound, rewind};
 use super::{Programs, basebackup, hba, initdb, pgpass, promote};
 use crate::config::{Authentication, Credentials};
@@ -76,7 +77,8 @@ impl Node {
         ConfigFiles { data_dir: self.data_dir(), config_dir: self.data_dir() }
     }
     fn sql(&self) -> LocalSql {
-        LocalSql::new(&LocalAddress::Socket(self.room.clone()), self.port, &self.authentication.superuser, "postgres")
+        let server = LocalServer { data_dir: self.data_dir(), port: self.port, ways: vec![Way::Socket] };
+        LocalSql::new(server, &self.authentication.superuser, "postgres")
     }
     async fn pgpass(&self) -> String {
         let path = self.room.join("pgpass");

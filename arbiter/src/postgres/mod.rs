@@ -6,6 +6,7 @@ pub mod conf;
 pub mod controldata;
 pub mod hba;
 pub mod initdb;
+pub mod local;
 pub mod mark;
 pub mod marker;
 pub mod pgpass;
@@ -41,10 +42,11 @@ impl Programs {
     }
 
     /// A command for one program: messages in English (they are parsed), no password prompt, no
-    /// connection settings leaking in from our own environment.
+    /// connection settings leaking in from our own environment. A server that asks for the password in the open is told nothing: its
+    /// address comes out of a member key. (libpq knows that word since PostgreSQL 16, older ones pass it over.)
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.path(name));
-        command.env("LC_ALL", "C").stdin(Stdio::null());
+        command.env("LC_ALL", "C").env("PGREQUIREAUTH", conf::REQUIRE_AUTH).stdin(Stdio::null());
         for variable in ["PGDATA", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGPASSFILE"] {
             command.env_remove(variable);
         }

@@ -1,8 +1,9 @@
 //! What the local server says of itself over SQL, and the few statements that the arbiter runs there.
 
 use super::conf::conninfo;
+use super::local::{LocalServer, Stream};
 use crate::config::{Authentication, Credentials};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use cluster::lsn::Lsn;
 use cluster::mark::Identity;
 use cluster::name::Timeline;
@@ -10,8 +11,8 @@ use cluster::parameter::Parameter;
 use cluster::slots::SlotSeen;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
@@ -29,15 +30,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Session settings under which no statement's text is logged, whatever happens to it.
 pub const QUIET: &str = "-c log_statement=none -c log_min_duration_statement=-1 -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c log_parser_stats=off -c debug_print_parse=off -c synchronous_commit=local";
-
-/// Where the local server is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LocalAddress {
-    /// Its socket directory.
-    Socket(PathBuf),
-    /// An address of this host.
-    Tcp(String),
-}
 
 /// All that one look at the server tells.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -280,6 +272,9 @@ FROM (SELECT pg_is_in_recovery() AS yes) r";
 
 /// A persistent connection to the local server as superuser; made when first needed, made anew when it broke.
 pub struct LocalSql {
+    server: LocalServer,
+    /// The number of the way that was gone last.
+    preferred: AtomicUsize,
     config: std::sync::Mutex<tokio_postgres::Config>,
     session: Mutex<Option<Session>>,
 }
@@ -293,17 +288,13 @@ struct Session {
 
 impl LocalSql {
     /// Connects later, when first asked something.
-    pub fn new(address: &LocalAddress, port: u16, superuser: &Credentials, database: &str) -> LocalSql {
+    pub fn new(server: LocalServer, superuser: &Credentials, database: &str) -> LocalSql {
         let mut config = tokio_postgres::Config::new();
-        match address {
-            LocalAddress::Socket(directory) => config.host_path(directory),
-            LocalAddress::Tcp(host) => config.host(host),
-        };
-        config.port(port).user(&superuser.username).dbname(database).application_name("tenure arbiter").connect_timeout(CONNECT_TIMEOUT);
+        config.user(&superuser.username).dbname(database).application_name("tenure arbiter");
         if let Some(password) = &superuser.password {
             config.password(password.reveal());
         }
-        LocalSql { config: std::sync::Mutex::new(config), session: Mutex::new(None) }
+        LocalSql { server, preferred: AtomicUsize::new(0), config: std::sync::Mutex::new(config), session: Mutex::new(None) }
     }
 
     /// The next connection is made with these: the node's file was read again. The present one stays.
@@ -330,7 +321,7 @@ impl LocalSql {
 
     /// Writes a checkpoint, on a connection of its own: it may take minutes, and others must not wait behind it.
     pub async fn checkpoint(&self) -> Result<()> {
-        let client = connect(&self.config(), "-c statement_timeout=0").await?;
+        let client = self.connect(&self.config(), "-c statement_timeout=0").await?;
         client.batch_execute("CHECKPOINT").await.context("checkpoint")
     }
 
@@ -386,7 +377,7 @@ impl LocalSql {
 
     /// Sends a notification to whoever listens in this database; on a connection of its own, as it is a commit and may wait at the fence.
     pub async fn notify(&self, channel: &str, payload: &str) -> Result<()> {
-        let client = connect(&self.config(), QUIET).await?;
+        let client = self.connect(&self.config(), QUIET).await?;
         answer(client.execute("SELECT pg_notify($1, $2)", &[&channel, &payload])).await.map(drop)
     }
 
@@ -475,7 +466,7 @@ impl LocalSql {
         if let Some(database) = database {
             config.dbname(database);
         }
-        connect(&config, options).await
+        self.connect(&config, options).await
     }
 
     /// Makes or updates the superuser's password, the replication role and the rewind role. Passwords travel and are stored as SCRAM
@@ -509,7 +500,7 @@ impl LocalSql {
     /// Runs statements in one transaction, without waiting for a synchronous standby (there may be none yet). The log is quiet from the
     /// session's first moment: a `SET` in the same message would come too late, as the message is logged before it runs.
     async fn quietly(&self, statements: &str) -> Result<()> {
-        let client = connect(&self.config(), QUIET).await?;
+        let client = self.connect(&self.config(), QUIET).await?;
         answer(client.batch_execute(statements)).await
     }
 
@@ -531,13 +522,58 @@ impl LocalSql {
         Ok(session)
     }
 
+    /// A session by the first way that leads to the server. Where the socket's line of pg_hba lets nobody in, TCP's may.
+    async fn connect(&self, config: &tokio_postgres::Config, more_options: &str) -> Result<Client> {
+        let ways = &self.server.ways;
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for turn in 0..ways.len() {
+            let at = (first + turn) % ways.len();
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
+                let stream = self.server.reach(&ways[at]).await?;
+                self.speak_as(config, stream, more_options).await
+            });
+            match connected.await.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))) {
+                Ok(client) => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return Ok(client);
+                }
+                Err(why) if is_starting(&why) => return Err(why.context("connect to the local server")),
+                Err(why) => failures.push(why),
+            }
+        }
+        let last = failures.pop().unwrap_or_else(|| anyhow!("there is no way to it"));
+        let before: String = failures.iter().map(|why| format!(" (before that: {why:#})")).collect();
+        Err(last.context(format!("connect to the local server{before}")))
+    }
+
+    async fn speak_as(&self, config: &tokio_postgres::Config, stream: Stream, more_options: &str) -> Result<Client> {
+        let mut config = config.clone();
+        // What a database or a role may have set must not bend what we ask.
+        let options = "-c statement_timeout=2000 -c search_path=pg_catalog -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed -c DateStyle=ISO";
+        config.options(format!("{options} {more_options}").trim_end());
+        let (client, connection) = config.connect_raw(stream, NoTls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("the connection to the local server ended: {error}");
+            }
+        });
+        Ok(client)
+    }
+
+    /// A session over this stream, for tests with false servers.
+    #[cfg(test)]
+    pub async fn speak(&self, stream: Stream, more_options: &str) -> Result<Client> {
+        self.speak_as(&self.config(), stream, more_options).await
+    }
+
     async fn session(&self) -> Result<Session> {
         let mut held = self.session.lock().await;
         if let Some(session) = held.as_ref().filter(|session| !session.client.is_closed()) {
             return Ok(session.clone());
         }
         *held = None;
-        let client = connect(&self.config(), "").await?;
+        let client = self.connect(&self.config(), "").await?;
         let facts = answer(client.prepare(FACTS)).await.context("prepare the question for the server's state")?;
         let foreign = answer(client.prepare(FOREIGN)).await.context("prepare the question whose the functions of pg_tenure are")?;
         let session = Session { client: Arc::new(client), facts, foreign };
@@ -610,22 +646,6 @@ pub struct ExtensionMissing;
 pub fn is_starting(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
     causes.any(|cause| cause.code() == Some(&SqlState::CANNOT_CONNECT_NOW))
-}
-
-async fn connect(config: &tokio_postgres::Config, more_options: &str) -> Result<Client> {
-    let mut config = config.clone();
-    // What a database or a role may have set must not bend what we ask.
-    let options = "-c statement_timeout=2000 -c search_path=pg_catalog -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed -c DateStyle=ISO";
-    config.options(format!("{options} {more_options}").trim_end());
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls));
-    let (client, connection) =
-        connecting.await.context("connect to the local server: no answer within 3 s")?.context("connect to the local server")?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!("the connection to the local server ended: {error}");
-        }
-    });
-    Ok(client)
 }
 
 /// Bounds one exchange; the server's own timeout comes first unless it is stuck.

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::{Credentials, NodeConfig};
-use crate::postgres::query::{LocalAddress, LocalSql};
+use crate::postgres::local::LocalServer;
+use crate::postgres::query::LocalSql;
 use crate::snapshot::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -38,7 +39,7 @@ pub(crate) fn world(authentication: &str) -> World {
         timings: Default::default(),
         knowledge: Arc::default(),
         config: Arc::new(config),
-        sql: Arc::new(LocalSql::new(&LocalAddress::Socket("/nowhere".into()), 1, &nobody, "postgres")),
+        sql: Arc::new(LocalSql::new(LocalServer { data_dir: "/nowhere".into(), port: 1, ways: Vec::new() }, &nobody, "postgres")),
     };
     World { shared: Arc::new(Shared::new(node, gate)), commands: received, _snapshot: sender }
 }
@@ -163,4 +164,35 @@ async fn a_socket_serves_and_cuts_off_who_does_not_finish_a_request() {
     let cut = tokio::time::timeout(Duration::from_secs(20), slow.read(&mut buffer)).await;
     assert!(matches!(cut, Ok(Ok(_) | Err(_))), "the connection was left open");
     server.abort();
+}
+
+/// Serves the sample, sends these bytes in two pieces, closes, and says whether a good request is answered after that.
+pub(crate) async fn over_a_socket(bytes: &[u8]) -> bool {
+    let mut world = world("");
+    let mut commands = std::mem::replace(&mut world.commands, mpsc::channel(1).1);
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            command.refuse("not now");
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.gate.clone()));
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    for part in [first, second] {
+        // It may have been refused by now.
+        let _ = stream.write_all(part).await;
+        tokio::task::yield_now().await;
+    }
+    let mut answer = [0; 64];
+    let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut answer)).await;
+    drop(stream);
+    let mut good = tokio::net::TcpStream::connect(address).await.unwrap();
+    good.write_all(b"GET /primary HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), good.read_to_string(&mut text)).await;
+    let lives = !server.is_finished();
+    server.abort();
+    read.is_ok() && lives && text.starts_with("HTTP/1.0 200 OK")
 }
