@@ -177,3 +177,128 @@ async fn haproxy_with_the_usual_recipe_moves_the_traffic() {
     haproxy.kill().expect("end HAProxy");
     haproxy.wait().expect("its end");
 }
+
+/// So many sockets full of questions that never read an answer, on a node's REST.
+async fn deaf(node: &Node, count: usize) -> Vec<tokio::net::TcpStream> {
+    let questions = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400);
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let address = format!("{}:{}", node.host(), node.rest_port()).parse().expect("an address");
+        let stream = socket.connect(address).await.expect("connect to REST");
+        let _ = stream.try_write(&questions);
+        sockets.push(stream);
+    }
+    sockets
+}
+
+#[tokio::test]
+async fn deaf_sockets_and_a_flood_of_clients_leave_the_lease_and_a_switchover_alone() {
+    let cluster = Cluster::of(2).start().await;
+    let leader = cluster.leader().await;
+    let candidate = cluster.others(leader)[0];
+    let term = cluster.view().await.expect("a view").to_string();
+    let mut sockets = deaf(leader, 150).await;
+    sockets.extend(deaf(candidate, 150).await);
+    let writer = cluster.writer().await;
+    let flood = |node: &Node| {
+        let address = format!("{}:{}", node.host(), node.rest_port());
+        async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let (mut answered, until) = (0_u32, tokio::time::Instant::now() + Duration::from_secs(10));
+            while tokio::time::Instant::now() < until {
+                let Ok(mut stream) = tokio::net::TcpStream::connect(&address).await else { continue };
+                let mut answer = Vec::new();
+                let _ = stream.write_all(b"GET /patroni HTTP/1.0\r\n\r\n").await;
+                let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+                answered += u32::from(read.is_ok() && answer.starts_with(b"HTTP/1.0 200"));
+            }
+            answered
+        }
+    };
+    let clients: Vec<_> = (0..100).flat_map(|_| [tokio::spawn(flood(leader)), tokio::spawn(flood(candidate))]).collect();
+    let mut answered = 0;
+    for client in clients {
+        answered += client.await.expect("a client");
+    }
+    let before = writer.acknowledged();
+    println!("200 clients for 10 s: {answered} looks answered, {before} commits beside them; before: {term}");
+    let view = cluster.view().await.expect("a view");
+    assert_eq!(view.leader(), Some(leader.name()), "{view}");
+    // The sockets are still there, and they keep nobody from asking the candidate what it has.
+    sockets.extend(deaf(candidate, 150).await);
+    wait::lasting(Duration::from_secs(2)).await;
+    cluster.cli_ok(&["switchover", "--candidate", candidate.name(), "--force"]).await;
+    writer.goes_on(20, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("{}", ledger.summary());
+    assert!(ledger.longest_pause() < Duration::from_secs(8), "{}", ledger.summary());
+    drop(sockets);
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+/// A local user without rights binds the port while Postgres is down for a moment, and asks for the password in the open.
+#[tokio::test]
+async fn who_binds_the_port_of_a_server_that_is_down_learns_no_password() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let cluster = Cluster::of(1).start().await;
+    let node = cluster.leader().await;
+    cluster.cli_ok(&["pause", "--wait"]).await;
+    let postmaster = node.postmaster().expect("a postmaster");
+    rustix::process::kill_process(postmaster, rustix::process::Signal::INT).expect("stop Postgres by hand");
+    let listener = wait::until("the port to be free", PATIENCE, async || {
+        tokio::net::TcpListener::bind((node.host(), node.port())).await.map_err(|error| error.to_string())
+    })
+    .await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(6);
+    let mut heard = Vec::new();
+    let looks = async {
+        while tokio::time::Instant::now() < until {
+            let _ = node.get("/patroni").await;
+            wait::lasting(Duration::from_millis(200)).await;
+        }
+    };
+    let false_server = async {
+        while let Ok(Ok((mut stream, _))) = tokio::time::timeout_at(until, listener.accept()).await {
+            let mut bytes = vec![0; 4096];
+            let _ = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut bytes)).await;
+            let _ = stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await;
+            let count = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut bytes)).await;
+            let count = count.ok().and_then(Result::ok).unwrap_or(0);
+            heard.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+        }
+    };
+    tokio::join!(looks, false_server);
+    println!("the false server was asked {} times", heard.len());
+    assert_eq!(heard, Vec::<String>::new(), "nobody is asked while the known postmaster is gone");
+    drop(listener);
+    cluster.cli_ok(&["resume", "--wait"]).await;
+    cluster.healthy_members(1).await;
+}
+
+#[tokio::test]
+async fn without_etcd_list_check_and_explain_ask_the_members() {
+    let cluster = Cluster::of(2).ttl(5).start().await;
+    let leader = cluster.leader().await;
+    cluster.etcd.freeze();
+    wait::until("the leader to say that its lease has run out", PATIENCE, async || {
+        let told: Value = serde_json::from_str(&leader.get("/patroni").await?.body)?;
+        anyhow::ensure!(told["tenure"]["leader"].is_null(), "{told}");
+        anyhow::ensure!(told["tenure"]["why"].as_str().is_some_and(|why| why.contains("lease has run out")), "{told}");
+        Ok(())
+    })
+    .await;
+    for command in ["list", "check", "explain"] {
+        let output = cluster.cli(&[command]).await;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success(), "{command}: {said}");
+        for node in &cluster.nodes {
+            assert!(said.lines().any(|line| line.contains(node.name()) && line.contains("s ago")), "{command}: {said}");
+        }
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(error.contains("etcd can't be reached"), "{command}: {error}");
+    }
+    cluster.etcd.thaw();
+    cluster.healthy().await;
+}

@@ -22,6 +22,8 @@ pub struct Refusal {
     pub sentence: String,
     /// The next step, where there is one to name.
     pub hint: Option<String>,
+    /// etcd does not answer: the members may.
+    pub etcd_is_away: bool,
 }
 
 impl fmt::Display for Refusal {
@@ -34,12 +36,12 @@ impl std::error::Error for Refusal {}
 
 /// A refusal without a hint.
 pub fn refuse(sentence: impl Into<String>) -> anyhow::Error {
-    Refusal { sentence: sentence.into(), hint: None }.into()
+    Refusal { sentence: sentence.into(), hint: None, etcd_is_away: false }.into()
 }
 
 /// A refusal that says what to do next.
 pub fn refuse_with(sentence: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    Refusal { sentence: sentence.into(), hint: Some(hint.into()) }.into()
+    Refusal { sentence: sentence.into(), hint: Some(hint.into()), etcd_is_away: false }.into()
 }
 
 /// Text whose parts may come from etcd or from other members, for a terminal: whoever writes there must not speak to it. Lines and tabs
@@ -91,6 +93,10 @@ pub struct Tool {
     settings: dcs::Settings,
     /// How the members' REST is asked.
     pub caller: Caller,
+    /// The REST of the node whose file this is, and its name.
+    pub rest: Option<String>,
+    /// See `rest`.
+    pub member: Option<String>,
     /// The superuser of a node's file: name and password.
     pub superuser: Option<(String, Option<Secret>)>,
 }
@@ -174,6 +180,8 @@ impl Tool {
             group,
             settings,
             superuser,
+            rest: rest_of(root, variable("RESTAPI_CONNECT_ADDRESS")),
+            member: root.get("name").and_then(Value::as_str).map(str::to_owned),
             caller: Caller::new(authentication, Some(tls.load().context("set up TLS for the members' REST (section ctl)")?))
                 .only_over_tls(tls.is_set()),
         })
@@ -258,7 +266,21 @@ impl Target {
 }
 
 fn unreachable_store(error: dcs::Error) -> anyhow::Error {
-    refuse_with(error.to_string(), "check that etcd runs and that -d or the `etcd3` section of the configuration names it")
+    let hint = "check that etcd runs and that -d or the `etcd3` section of the configuration names it";
+    Refusal { sentence: error.to_string(), hint: Some(hint.to_owned()), etcd_is_away: matches!(error, dcs::Error::Unreachable(_)) }.into()
+}
+
+/// Where the REST of the node with this file is.
+fn rest_of(root: &Map<String, Value>, from_environment: Option<String>) -> Option<String> {
+    let section = root.get("restapi");
+    let word = |key: &str| section?.get(key)?.as_str().map(str::to_owned);
+    let given = from_environment.or_else(|| word("connect_address")).or_else(|| word("listen"))?;
+    let mut address = crate::config::HostPort::parse(&given, 8008).ok()?;
+    if address.is_wildcard() {
+        address.host = "127.0.0.1".to_owned();
+    }
+    let protocol = if word("certfile").is_some() { "https" } else { "http" };
+    Some(format!("{protocol}://{address}/patroni"))
 }
 
 fn default_file() -> Option<PathBuf> {
@@ -491,10 +513,11 @@ mod tests {
     #[test]
     fn a_whole_nodes_file_is_as_good_as_the_tools_own() {
         let tool = tool(
-            "{scope: demo, namespace: /db/, name: n1, nonsense: 1, restapi: {listen: 'x', authentication: {username: u, password: p}}, citus: {group: 2}}",
+            "{scope: demo, namespace: /db/, name: n1, nonsense: 1, restapi: {listen: '0.0.0.0:9', authentication: {username: u, password: p}}, citus: {group: 2}}",
             None,
             &[],
         );
+        assert_eq!((tool.rest.as_deref(), tool.member.as_deref()), (Some("http://127.0.0.1:9/patroni"), Some("n1")));
         assert_eq!(tool.scope.as_ref().map(Scope::as_str), Some("demo"));
         assert_eq!((tool.group, tool.caller.credentials()), (Some(2), Some(("u", "p"))));
         let words = ["demo", "n1"].map(str::to_owned);

@@ -76,7 +76,7 @@ pub async fn records(tool: &Tool, member: &Member) -> Result<Vec<Record>> {
 }
 
 /// One decision as a line.
-fn sentence(record: &Record) -> String {
+pub fn sentence(record: &Record) -> String {
     let leader = match (&record.leader, record.term) {
         (Some(leader), Some(term)) => format!("{leader} leads in term {term}"),
         _ => "nobody leads".to_owned(),

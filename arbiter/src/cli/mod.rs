@@ -7,6 +7,7 @@ mod handover;
 pub(crate) mod http;
 mod members;
 pub mod table;
+mod without_etcd;
 
 pub mod check;
 pub mod completion;
@@ -34,7 +35,8 @@ pub mod validate;
 pub mod version;
 
 use anyhow::Result;
-use context::{Source, Tool};
+use context::{Refusal, Source, Tool};
+use without_etcd::Wanted;
 
 /// What the operator asks for.
 #[derive(Debug, clap::Subcommand)]
@@ -69,6 +71,15 @@ pub enum Command {
     Man(completion::ManArgs),
 }
 
+/// The command's own answer. Where etcd does not answer, what the members say of themselves is printed first; it stays an error.
+async fn or_ask_members(tool: &Tool, done: Result<()>, wanted: Wanted, format: list::Format) -> Result<()> {
+    let Err(why) = done else { return Ok(()) };
+    if why.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.etcd_is_away) {
+        without_etcd::tell(tool, wanted, format).await?;
+    }
+    Err(why)
+}
+
 /// Runs one command.
 pub async fn run(command: Command, source: &Source) -> Result<()> {
     match &command {
@@ -80,7 +91,7 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
     }
     let tool = Tool::load(source)?;
     match command {
-        Command::List(args) => list::run(&tool, &args).await,
+        Command::List(args) => or_ask_members(&tool, list::run(&tool, &args).await, Wanted::Members, args.format).await,
         Command::Topology(args) => topology::run(&tool, &args).await,
         Command::History(args) => history::run(&tool, &args).await,
         Command::Switchover(args) => switchover::run(&tool, args).await,
@@ -100,8 +111,15 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::RebuildKeys(args) => rebuild_keys::run(&tool, &args).await,
         Command::Remove(args) => remove::run(&tool, &args).await,
         Command::Query(args) => Box::pin(query::run(&tool, &args)).await,
-        Command::Check(args) => check::run(&tool, &args).await,
-        Command::Explain(args) => explain::run(&tool, &args).await,
+        Command::Check(args) => {
+            let format = match args.format {
+                check::Format::Text => list::Format::Pretty,
+                check::Format::Json => list::Format::Json,
+                check::Format::Yaml => list::Format::Yaml,
+            };
+            or_ask_members(&tool, check::run(&tool, &args).await, Wanted::Members, format).await
+        }
+        Command::Explain(args) => or_ask_members(&tool, explain::run(&tool, &args).await, Wanted::Decisions(args.last), args.format).await,
         Command::Roles(args) => roles::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Completion(args) => completion::run(&args, crate::command_line()),

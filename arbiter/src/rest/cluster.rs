@@ -155,13 +155,20 @@ pub fn status(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, n
 fn tenure(snapshot: &Snapshot, now: Instant) -> Value {
     let mut tenure = Map::new();
     tenure.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
-    if let Some(leader) = &snapshot.view.leader {
+    // What etcd said before it went away is no longer so where this node's own lease has run out: it holds the key no more, as far as
+    // it can know.
+    let ran_out = health::lease_ran_out(snapshot, now);
+    if let Some(leader) = snapshot.view.leader.as_ref().filter(|_| !ran_out) {
         tenure.insert("leader".to_owned(), json!(leader.name.as_str()));
         tenure.insert("term".to_owned(), json!(leader.term));
     }
     let left = snapshot.lease_until.map(|until| u64::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX));
     tenure.insert("lease_ms_left".to_owned(), json!(left));
-    if let Some(decision) = &snapshot.decision {
+    if ran_out {
+        let age = snapshot.view_at.map_or(0, |at| now.saturating_duration_since(at).as_secs());
+        let why = format!("this node's lease has run out, and etcd last answered {age} s ago: commits wait at the fence and then fail");
+        tenure.insert("why".to_owned(), json!(why));
+    } else if let Some(decision) = &snapshot.decision {
         tenure.insert("why".to_owned(), json!(decision.why.to_string()));
     }
     Value::Object(tenure)
@@ -195,6 +202,20 @@ mod tests {
             r#"{"flush_lsn":84197033,"replication":[{"application_name":"n1","client_addr":"127.0.0.1/32","state":"streaming","sync_state":"sync"}]}"#,
         );
         insta::assert_snapshot!(text(&snapshot("n0", primary()), Some(&facts)), @r#"{"database_system_identifier":"7710284044615527583","patroni":{"name":"n0","scope":"demo","version":"4.1.5"},"postmaster_start_time":"2026-11-20 15:59:58.002314+00:00","replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_state":"sync"}],"role":"primary","server_version":150020,"state":"running","timeline":1,"xlog":{"location":84197033}}"#);
+    }
+
+    #[test]
+    fn a_node_whose_lease_ran_out_does_not_say_that_it_holds_the_key() {
+        let now = Instant::now();
+        let mut leads = snapshot("n0", primary());
+        assert_eq!(tenure(&leads, now)["leader"], "n0");
+        let later = leads.lease_until.unwrap() + std::time::Duration::from_secs(60);
+        let told = tenure(&leads, later);
+        assert!(told.get("leader").is_none() && told.get("term").is_none(), "{told}");
+        assert!(told["why"].as_str().unwrap().contains("lease has run out"), "{told}");
+        // Etcd answers: whoever it names leads, also while this node has not opened its page yet.
+        leads.view_at = Some(later);
+        assert_eq!(tenure(&leads, later)["leader"], "n0");
     }
 
     #[test]

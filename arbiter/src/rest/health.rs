@@ -83,6 +83,12 @@ fn leads(snapshot: &Snapshot, now: Instant) -> bool {
     named && snapshot.lease_until.is_some_and(|until| until > now)
 }
 
+/// This node led when etcd last answered, which is long ago, and its lease has run out since.
+pub fn lease_ran_out(snapshot: &Snapshot, now: Instant) -> bool {
+    let led = snapshot.view.leader_if(&snapshot.local.name).is_some();
+    led && !is_fresh(snapshot, now) && snapshot.lease_until.is_none_or(|until| until <= now)
+}
+
 /// Writes are served here.
 pub fn is_primary(snapshot: &Snapshot, now: Instant) -> bool {
     leads(snapshot, now) && matches!(snapshot.local.postgres, Postgres::Primary { .. }) && !snapshot.view.is_standby_cluster()
