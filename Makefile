@@ -27,7 +27,7 @@ FEATURES := --no-default-features --features pg_tenure/pg$(PG_MAJOR)
 RELEASE  := cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-tests $(FEATURES)
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup patroni build install demo demo-citus demo-stop test unit e2e lint bench bench-fence fence-mutants storm docs clean
+.PHONY: help setup patroni build install demo demo-citus demo-stop test unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -138,6 +138,11 @@ clean: demo-stop
 STEPS ?= 25
 sim:
 	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) --runs $(if $(SEED),1,$(RUNS))
+
+# make fuzz MINUTES=10: whatever may stand in etcd's keys, in a node's file, in a request of REST or on its socket
+fuzz:
+	@end=$$(($$(date +%s) + 60 * $(or $(MINUTES),10))); while [ $$(date +%s) -lt $$end ]; do \
+	    PROPTEST_CASES=3000 cargo nextest run --locked -p tenure-arbiter -E 'test(fuzz_tests)' || exit 1; done
 
 # make storm SEED=7 MINUTES=5 SYNC=false: faults over a real cluster and a verdict, docs/storm.md
 storm: install

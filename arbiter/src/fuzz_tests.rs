@@ -180,6 +180,15 @@ fn keys_of_etcd() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
                 "tenure/term",
                 "tenure/timeline",
                 "tenure/race/n1",
+                "tenure/request/n1",
+                "tenure/hold",
+                "tenure/held",
+                "tenure/gate",
+                "tenure/gated",
+                "tenure/coordinator",
+                "members/",
+                "members/../n1",
+                "tenure/",
                 "x",
             ]),
             stored(),
@@ -268,7 +277,7 @@ proptest! {
     #[test]
     fn whatever_is_asked_of_rest(
         method in proptest::sample::select(vec!["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "FOO"]),
-        path in proptest::sample::select(vec!["/", "/patroni", "/cluster", "/config", "/switchover", "/failover", "/restart", "/reload", "/reinitialize", "/failsafe", "/replica", "/readiness", "/citus", "/mpp", "/%2e%2e", "//", "/history/x"]),
+        path in proptest::sample::select(vec!["/", "/patroni", "/cluster", "/config", "/switchover", "/failover", "/restart", "/reload", "/reinitialize", "/failsafe", "/metrics", "/journal", "/parameters", "/history", "/replica", "/readiness", "/citus", "/mpp", "/%2e%2e", "//", "/history/x"]),
         query in "[a-z_]{0,12}(=[ -~&&[^#<>\"\\\\^`{|}]]{0,20})?",
         body in stored(),
         authorization in proptest::option::of("[ -~]{0,40}"),
@@ -295,5 +304,33 @@ proptest! {
         };
         let (status, _) = runtime.block_on(answered).unwrap_or_else(|_| panic!("no answer to {method} {path}"));
         prop_assert!([200, 202, 400, 404, 409, 412, 413, 422, 500, 501, 502, 503].contains(&status), "{status}");
+    }
+
+    /// Over a real socket: a request of which any part may be anything, in pieces, and cut anywhere.
+    #[test]
+    fn whatever_comes_over_the_socket(
+        start in proptest::sample::select(vec!["GET / HTTP/1.1", "GET /patroni HTTP/1.0", "POST /failsafe HTTP/1.1", "PATCH /config HTTP/1.1", "PRI * HTTP/2.0", "DELETE /restart HTTP/1.1"]),
+        headers in proptest::collection::vec(("(Host|Content-Length|Transfer-Encoding|Connection|Expect|Upgrade|Authorization|[A-Za-z-]{1,8})", "(0|5|65536|18446744073709551616|-1|chunked|close|keep-alive|100-continue|h2c|Basic x|[ -~]{0,12})"), 0..6),
+        body in proptest::collection::vec(any::<u8>(), 0..64),
+        blind in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+        whole in any::<bool>(),
+    ) {
+        let mut bytes = format!("{start}\r\n").into_bytes();
+        for (name, value) in headers {
+            bytes.extend(format!("{name}: {value}\r\n").into_bytes());
+        }
+        bytes.extend(b"\r\n");
+        bytes.extend(body);
+        for (at, byte) in blind {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if !whole {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answered = runtime.block_on(rest::over_a_socket(&bytes));
+        prop_assert!(answered, "no answer to a good request after {:?}", String::from_utf8_lossy(&bytes));
     }
 }
