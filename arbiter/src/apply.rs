@@ -7,7 +7,7 @@ use crate::postgres::postmaster::{Readiness, StopMode, last_words};
 use crate::postgres::promote::promote;
 use crate::postgres::query::{ServerFacts, member_conninfo};
 use crate::postgres::rewind::{self, Rewound, rewind};
-use crate::postgres::{controldata, timelines};
+use crate::postgres::{controldata, server_log, timelines};
 use crate::timings::Timed;
 use crate::{bootstrap, demote_cluster, hook, program, recovery, replica, slots, switchover, tend};
 use anyhow::{Context, Result, bail};
@@ -91,33 +91,19 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
 }
 
 async fn rest(hands: &Hands, judged: &Judged) -> Result<Done> {
+    server_log::rotate(&hands.config.postgres.server_log).await?;
     let Some(facts) = &judged.facts else { return Ok(Done::Settled) };
     if let Err(why) = hands.knowledge.learn(&hands.sql, &hands.programs, &hands.config, facts).await {
         // What it said before counts until it can be asked.
         tracing::warn!("{why:#}");
     }
-    if judged.view.config().paused() {
-        let leader = judged.view.leader_if(&hands.config.name).filter(|_| !facts.in_recovery);
-        // Without its history nobody could tell whether he may follow a leader that was promoted by hand or by name.
-        if let Some(leader) = leader {
-            tend::history(hands, &judged.view, leader, facts).await?;
-        }
-        // Maintenance or not: slots that nobody moves would hold WAL back. None is dropped meanwhile.
-        let leads = judged.view.leader_if(&hands.config.name).filter(|_| !facts.in_recovery || judged.view.is_standby_cluster());
-        if facts.in_recovery || leads.is_some() {
-            slots::keep(hands, &judged.view, leads, facts).await?;
-        }
-        return Ok(Done::Settled);
-    }
-    if facts.in_recovery {
-        tend::standby(hands, &judged.view, facts).await?;
-        return Ok(Done::Settled);
-    }
-    let Some(leader) = judged.view.leader_if(&hands.config.name) else {
-        tend::leaderless(hands, &judged.view, facts).await?;
-        return Ok(Done::Settled);
+    // Maintenance or not: settings, the synchronous standbys and slots are kept, as commits and the disk depend on them. What drops a
+    // slot, or starts, stops and promotes a server, knows of maintenance mode itself.
+    let again = match judged.view.leader_if(&hands.config.name) {
+        _ if facts.in_recovery => tend::standby(hands, &judged.view, facts).await?,
+        Some(leader) => tend::primary(hands, &judged.view, leader, facts).await?,
+        None => tend::leaderless(hands, &judged.view, facts).await?,
     };
-    let again = tend::primary(hands, &judged.view, leader, facts).await?;
     Ok(if again { Done::LookAgain } else { Done::Settled })
 }
 
@@ -167,7 +153,7 @@ pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Re
         // Ready or ended, the loop looks.
         match postmaster.ready().await {
             Ok(Readiness::Ended) => {
-                let words = last_words(&config.postgres.data_dir).await;
+                let words = last_words(&config.postgres.server_log).await;
                 tracing::error!("Postgres ended while it started: {words}");
                 noting.note_start(Some(words));
             }
@@ -386,6 +372,7 @@ async fn release(hands: &Hands, view: &ClusterView) -> Result<Done> {
     hands.clear_orphans().await?;
     let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
     hands.etcd.release_leader(leader).await?;
+    hands.callbacks.demoted(&hands.config);
     Ok(Done::LookAgain)
 }
 
@@ -417,8 +404,8 @@ async fn stop(hands: &Hands, view: &ClusterView) -> Result<Done> {
     });
     match given_back.await {
         Ok(Ok(())) => {}
-        Ok(Err(why)) => tracing::warn!("keys were not given back, they run out by themselves: {why}"),
-        Err(_) => tracing::warn!("keys were not given back within {} s, they run out by themselves", bound.as_secs()),
+        Ok(Err(why)) => tracing::warn!("this node's keys were not released, they expire by themselves: {why}"),
+        Err(_) => tracing::warn!("this node's keys were not released within {} s, they expire by themselves", bound.as_secs()),
     }
     Ok(Done::Stopped)
 }

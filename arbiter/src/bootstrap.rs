@@ -48,7 +48,7 @@ pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
     if made.is_err()
         && let Err(why) = give_back(hands, claim).await
     {
-        tracing::warn!("the claim on the making of the cluster was not given back: {why}");
+        tracing::warn!("the claim to found the cluster was not released: {why}");
     }
     made
 }

@@ -61,6 +61,13 @@ impl Told {
         Some(action)
     }
 
+    /// What is due now that this node gave the leadership up while its server is down.
+    fn demoted(&mut self) -> Option<Action> {
+        let led = matches!(self.role, Some(MemberRole::Primary | MemberRole::StandbyLeader));
+        self.role = if led { Some(MemberRole::Demoted) } else { self.role.take() };
+        led.then_some(Action::RoleChange)
+    }
+
     /// What is due now that the arbiter has stopped the server; the role it had.
     fn stopped(&mut self) -> Option<MemberRole> {
         let was_up = std::mem::take(&mut self.up);
@@ -98,6 +105,14 @@ impl Callbacks {
         let role = hold(&self.told).stopped();
         if let Some(role) = role {
             self.call(config, Action::Stop, &role);
+        }
+    }
+
+    /// This node leads no more, and its server is down: an address that it held must go now, not when it is back as a standby.
+    pub fn demoted(&self, config: &NodeConfig) {
+        let due = hold(&self.told).demoted();
+        if let Some(action) = due {
+            self.call(config, action, &MemberRole::Demoted);
         }
     }
 
@@ -162,7 +177,10 @@ impl Callbacks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use {Action::*, MemberRole::*};
+    use {
+        Action::*,
+        MemberRole::{Primary, Replica},
+    };
 
     #[test]
     fn each_change_is_told_once_with_the_fields_word() {
@@ -171,6 +189,7 @@ mod tests {
             Stopped(Option<MemberRole>),
             Ended,
             Restarting,
+            Demoted(Option<Action>),
         }
         use Event::*;
         for (story, events) in [
@@ -185,6 +204,11 @@ mod tests {
                 vec![Serves(Primary, Some(Start)), Restarting, Stopped(None), Serves(Primary, Some(Restart)), Stopped(Some(Primary))],
             ),
             ("a crash", vec![Serves(Primary, Some(Start)), Ended, Stopped(None), Serves(Primary, Some(Start))]),
+            (
+                "a crashed leader that gives up, back as a standby",
+                vec![Serves(Primary, Some(Start)), Ended, Demoted(Some(RoleChange)), Demoted(None), Serves(Replica, Some(RoleChange))],
+            ),
+            ("a standby has nothing to give up", vec![Serves(Replica, Some(Start)), Ended, Demoted(None), Serves(Replica, Some(Start))]),
             ("a stop of what never served", vec![Stopped(None), Serves(Replica, Some(Start))]),
         ] {
             let mut told = Told::default();
@@ -194,6 +218,7 @@ mod tests {
                     Stopped(due) => assert_eq!(told.stopped(), due, "{story}"),
                     Ended => told.up = false,
                     Restarting => told.restart = true,
+                    Event::Demoted(due) => assert_eq!(told.demoted(), due, "{story}"),
                 }
             }
         }

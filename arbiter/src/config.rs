@@ -167,6 +167,8 @@ pub struct PostgresConfig {
     pub bin_dir: PathBuf,
     /// The password file that we write.
     pub pgpass: PathBuf,
+    /// Where the server's standard error goes.
+    pub server_log: PathBuf,
     /// The database that our own connections use.
     pub database: String,
     /// The roles that we use.

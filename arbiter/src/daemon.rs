@@ -17,7 +17,7 @@ use cluster::duty::{self, Duty};
 use cluster::instance::InUse;
 use cluster::lease;
 use cluster::local::Postgres;
-use cluster::member::{MemberRole, MemberState};
+use cluster::member::{MemberRole, MemberState, Tags};
 use cluster::reason::{Decision, Reason};
 use cluster::store::Doubt;
 use cluster::upstream::Upstream;
@@ -73,6 +73,7 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     for line in &config.not_served {
         tracing::warn!("not served yet: {line}");
     }
+    warn_of_tags(&config);
     let files = RestFiles::load(&config)?;
     if config.rest.tls.is_some() && config.ctl.tls.authority.is_none() {
         tracing::warn!("other members' certificates are not checked: there is neither ctl.cacert nor restapi.cafile");
@@ -90,6 +91,12 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     let hands = Hands::new(config.clone(), files.caller, etcd, wake);
     tracing::info!("arbiter of {} in {} begins, version {}", config.name, config.scope, env!("CARGO_PKG_VERSION"));
     Daemon::new(hands, path.to_owned(), files.gate).run(listener).await
+}
+
+fn warn_of_tags(config: &NodeConfig) {
+    for conflict in Tags(config.tags.clone()).conflicts() {
+        tracing::warn!("{conflict}");
+    }
 }
 
 /// How to reach etcd, from the node's file. Reads certificates, so before the loop begins.
@@ -155,6 +162,8 @@ struct Daemon {
     reinit_owed: bool,
     /// Something woke the loop while a procedure was under way: look once more when it has ended.
     look_owed: bool,
+    /// Who asked for a restart of a server that was down.
+    start_asked: Option<tokio::sync::oneshot::Sender<Result<(), String>>>,
     /// What was last said about `failsafe_mode`, while etcd is away.
     told_failsafe: Option<String>,
     /// Who may ask REST for what.
@@ -180,6 +189,7 @@ impl Daemon {
             failures: 0,
             reinit_owed: false,
             look_owed: false,
+            start_asked: None,
             told_failsafe: None,
             gate: watch::channel(Arc::new(gate)).0,
             configured,
@@ -258,7 +268,7 @@ impl Daemon {
             WakeUp::Changed | WakeUp::Extension | WakeUp::Tick => {}
             WakeUp::PostmasterGone => self.postmaster_gone().await,
             WakeUp::Terminate => {
-                tracing::info!("told to end");
+                tracing::info!("asked to stop");
                 logging::tell_systemd(&[NotifyState::Stopping]);
                 self.memory.stopping = true;
                 self.not_before = None;
@@ -332,6 +342,7 @@ impl Daemon {
         if self.procedure.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. }) {
             self.memory.start_owed = false;
         }
+        self.tell_of_start(&seen);
         self.speak_for(&seen).await;
         self.call_back(&seen);
         let leads = self.view.leader_if(&self.hands.config.name).is_some();
@@ -534,6 +545,9 @@ impl Daemon {
                     );
                     return;
                 }
+                if config.tags != self.hands.config.tags {
+                    warn_of_tags(&config);
+                }
                 self.hands.sql.authenticate_as(&config.postgres.authentication.superuser);
                 self.hands.lease.reconfigure(config.clone());
                 self.hands.config = config.clone();
@@ -605,7 +619,7 @@ fn bail_out(decision: &Decision<Duty>) {
 
 fn word(duty: &Duty) -> String {
     match duty {
-        Duty::Rest => "rest".to_owned(),
+        Duty::Rest => "no action".to_owned(),
         Duty::Bootstrap => "found the cluster".to_owned(),
         Duty::Clone { from } => format!("clone from {from}"),
         Duty::Restore => "make the data from a backup".to_owned(),

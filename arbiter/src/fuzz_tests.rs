@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Words that parsers look for, and some that they trip over.
-const WORDS: [&str; 56] = [
+const WORDS: [&str; 57] = [
     "ttl",
     "loop_wait",
     "retry_timeout",
@@ -40,6 +40,7 @@ const WORDS: [&str; 56] = [
     "host",
     "port",
     "member_slots_ttl",
+    "missed_member_ttl",
     "primary_start_timeout",
     "check_timeline",
     "leader",

@@ -93,6 +93,8 @@ struct State {
     expected: Expected,
     /// This node is about to stop: its member key says that it is not to be synchronous.
     leaving: bool,
+    /// In strict mode: nobody is there whom commits could wait for.
+    without_standby: bool,
     /// Everybody who may stand in the `failsafe` key by what was sent to be written.
     failsafe_sent: Option<Members>,
 }
@@ -240,6 +242,11 @@ impl Hands {
     /// From the next writing of the configuration on, the member key says that this node is not to be synchronous; or no more.
     pub fn note_leaving(&self, leaving: bool) {
         self.state().leaving = leaving;
+    }
+
+    /// Notes whether a strict mode has nobody to wait for; true where that begins.
+    pub fn begins_without_standby(&self, now: bool) -> bool {
+        !std::mem::replace(&mut self.state().without_standby, now) && now
     }
 
     /// Notes what a server begins with: its standbys are given time to come.
@@ -391,6 +398,13 @@ impl Hands {
         Ok(())
     }
 
+    /// As [`Hands::reload`], and returns once our own session goes by what was read.
+    pub async fn reload_and_see(&self) -> Result<()> {
+        self.sql.reload_and_see().await?;
+        self.callbacks.reloaded(&self.config);
+        Ok(())
+    }
+
     /// Starts the server and returns as soon as its process runs.
     pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
         let files = self.config.postgres.files();
@@ -411,12 +425,14 @@ impl Hands {
         if matches!(recovery, Recovery::Standby { .. }) {
             let control = controldata::read(&self.programs, &self.config.postgres.data_dir).await?;
             for name in parameters.raise_to(&control.required) {
-                tracing::info!("{name} is raised to what the primary's log asks for until the configuration says as much");
+                tracing::info!("{name} is raised to what the primary's WAL asks for until the configuration says as much");
             }
         }
         // Whoever starts it the next time, without us perhaps: the data says whose it is.
         mark::write(&self.config.postgres.data_dir, settings::identity(&self.config)).await?;
-        let postmaster = Postmaster::start(&self.programs, &self.config.postgres.data_dir, &files.main(), &parameters.arguments()).await?;
+        let postgres = &self.config.postgres;
+        let arguments = parameters.arguments();
+        let postmaster = Postmaster::start(&self.programs, &postgres.data_dir, &files.main(), &arguments, &postgres.server_log).await?;
         self.adopted(Some(postmaster.clone()));
         self.wake.notify_one();
         Ok(postmaster)
@@ -426,7 +442,7 @@ impl Hands {
     pub async fn start_and_wait(&self, view: &ClusterView, recovery: &Recovery) -> Result<()> {
         let postmaster = self.start(view, recovery).await?;
         match postmaster.ready().await? {
-            Readiness::Ended => bail!("Postgres ended while it started: {}", last_words(&self.config.postgres.data_dir).await),
+            Readiness::Ended => bail!("Postgres ended while it started: {}", last_words(&self.config.postgres.server_log).await),
             _ => Ok(()),
         }
     }
@@ -460,7 +476,10 @@ impl Hands {
             self.callbacks.stopped(&self.config);
             return Ok(mode != StopMode::Immediate);
         }
-        tracing::warn!("Postgres did not stop within {} s: stopping it at once, it recovers at its next start", patience.as_secs());
+        tracing::warn!(
+            "Postgres did not stop within {} s: stopping it in immediate mode, so it recovers at its next start",
+            patience.as_secs()
+        );
         postmaster.stop(StopMode::Immediate)?;
         if tokio::time::timeout(Duration::from_secs(10), postmaster.exited()).await.is_err() {
             postmaster.signal(rustix::process::Signal::KILL)?;

@@ -15,7 +15,7 @@ pub fn start(level: Option<&str>, json: bool) {
     let filter = std::env::var("TENURE_LOG")
         .ok()
         .and_then(|text| EnvFilter::try_new(text).ok())
-        .unwrap_or_else(|| EnvFilter::new(level.unwrap_or("info")));
+        .unwrap_or_else(|| EnvFilter::new(filter_of(level.unwrap_or("info"))));
     // The journal keeps level and fields apart. Where it can't be reached, standard error leads there too.
     if !json
         && standard_error_is_the_journal()
@@ -31,6 +31,14 @@ pub fn start(level: Option<&str>, json: bool) {
     let _ = if json { log.json().flatten_event(true).try_init() } else { log.with_ansi(std::io::stderr().is_terminal()).try_init() };
 }
 
+/// A level below INFO is about us: what the libraries would say there, every frame to etcd, tells nobody anything. `TENURE_LOG` still has it.
+fn filter_of(level: &str) -> String {
+    match level {
+        "debug" | "trace" => format!("info,tenure={level},dcs={level},cluster={level}"),
+        level => level.to_owned(),
+    }
+}
+
 /// systemd names the stream that it reads: `JOURNAL_STREAM=DEVICE:INODE` (systemd.exec(5)). Whoever inherits the variable but has
 /// standard error sent elsewhere is told apart by it.
 fn standard_error_is_the_journal() -> bool {
@@ -41,7 +49,7 @@ fn standard_error_is_the_journal() -> bool {
 /// Tells systemd, where it asked to be told (`Type=notify`, `Type=notify-reload`).
 pub fn tell_systemd(states: &[NotifyState<'_>]) {
     if let Err(why) = sd_notify::notify(states) {
-        tracing::warn!("systemd was not told: {why}");
+        tracing::warn!("could not notify systemd: {why}");
     }
 }
 
@@ -50,4 +58,17 @@ pub fn reloading() -> Vec<NotifyState<'static>> {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_ours() {
+        for (level, filter) in [("warn", "warn"), ("info", "info"), ("debug", "info,tenure=debug,dcs=debug,cluster=debug")] {
+            assert_eq!(filter_of(level), filter);
+            assert!(EnvFilter::try_new(filter).is_ok(), "{filter}");
+        }
+    }
 }

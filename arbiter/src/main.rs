@@ -38,7 +38,7 @@ mod timings;
 mod tls;
 
 use clap::Parser;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -71,7 +71,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(wrong) => return not_understood(&wrong),
+    };
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
@@ -82,15 +85,35 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             let hint = error.downcast_ref::<cli::context::Refusal>().and_then(|refusal| refusal.hint.clone());
-            let mut text = format!("Error: {error:#}\n");
-            if let Some(hint) = hint {
-                text.push_str(&format!("hint: {hint}\n"));
-            }
-            // Nobody is left to tell where standard error is closed.
-            let _ = std::io::stderr().write_all(cli::context::harmless(&text).as_bytes());
+            say_error(&format!("{error:#}"), hint.as_deref());
             ExitCode::FAILURE
         }
     }
+}
+
+/// One style for every error: what is wrong, then what to do; the first word in red where a terminal shows it.
+fn say_error(error: &str, hint: Option<&str>) {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let (red, plain) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    let hint = hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+    // Nobody is left to tell where standard error is closed.
+    let _ = std::io::stderr().write_all(format!("{red}Error:{plain} {}", cli::context::harmless(&format!("{error}\n{hint}"))).as_bytes());
+}
+
+/// A command line that can't be read, or one that asks for help or the version.
+fn not_understood(wrong: &clap::Error) -> ExitCode {
+    let code = ExitCode::from(u8::try_from(wrong.exit_code()).unwrap_or(2));
+    if !wrong.use_stderr() {
+        let _ = wrong.print();
+        return code;
+    }
+    let text = wrong.to_string();
+    match text.strip_prefix("error: ") {
+        Some(error) => say_error(error.trim_end(), None),
+        // The help, where nothing was asked for.
+        None => drop(wrong.print()),
+    }
+    code
 }
 
 /// The whole command line, for what is made from it.

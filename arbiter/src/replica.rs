@@ -93,6 +93,7 @@ async fn make(hands: &Hands, view: &ClusterView, methods: &[&ReplicaMethod], sou
         };
         match made {
             Ok(()) => {
+                crate::postgres::server_log::forget_copied(data_dir).await?;
                 tracing::info!("the replica was made by {}", method.name());
                 return Ok(());
             }

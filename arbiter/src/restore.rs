@@ -1,7 +1,7 @@
 //! The first data directory by a method of the node's file: the command is run, what it left recovers to its
 //! target on a server that nobody else can reach, and the roles get this configuration's passwords there.
 
-use crate::config::{BootstrapMethod, ServerRole};
+use crate::config::{BootstrapMethod, PostgresConfig, ServerRole};
 use crate::hands::Hands;
 use crate::postgres::local::{LocalServer, Way};
 use crate::postgres::marker::Incomplete;
@@ -100,10 +100,10 @@ async fn alone(hands: &Hands, method: &BootstrapMethod, sockets: &Path) -> Resul
     arguments.extend(own.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]));
     // A backup of a member carries its mark: this server is nobody's before it is started as the cluster's.
     mark::remove(&postgres.data_dir).await?;
-    let server = Postmaster::start(&hands.programs, &postgres.data_dir, &files.main(), &arguments).await?;
+    let server = Postmaster::start(&hands.programs, &postgres.data_dir, &files.main(), &arguments, &postgres.server_log).await?;
     let patience = dynamic.primary_start_timeout();
     let done = async {
-        end_of_recovery(&server, &postgres.data_dir, patience).await?;
+        end_of_recovery(&server, postgres, patience).await?;
         let server = LocalServer { data_dir: postgres.data_dir.clone(), port: postgres.listen.port, ways: vec![Way::Socket] };
         let sql = LocalSql::new(server, &postgres.authentication.superuser, &postgres.database);
         sql.ensure_roles(&postgres.authentication).await.context("set the passwords of the cluster's roles")?;
@@ -115,13 +115,14 @@ async fn alone(hands: &Hands, method: &BootstrapMethod, sockets: &Path) -> Resul
     done
 }
 
-async fn end_of_recovery(server: &Postmaster, data_dir: &Path, patience: Duration) -> Result<()> {
+async fn end_of_recovery(server: &Postmaster, postgres: &PostgresConfig, patience: Duration) -> Result<()> {
+    let data_dir = &postgres.data_dir;
     tracing::info!("waiting for the end of recovery");
     let (began, mut moved, mut told) = (Instant::now(), Instant::now(), Instant::now());
     let mut doing = String::new();
     loop {
         tokio::select! {
-            () = server.exited() => bail!("Postgres ended before the end of recovery: {}", last_words(data_dir).await),
+            () = server.exited() => bail!("Postgres ended before the end of recovery: {}", last_words(&postgres.server_log).await),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let file = PidFile::read(data_dir).await?.filter(|file| file.pid == server.pid());

@@ -30,15 +30,15 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     }
     failsafe::publish(hands, view, leader).await?;
     slots::keep(hands, view, Some(leader), facts).await?;
-    configuration(hands, view, &Recovery::None).await?;
-    synchronous::tend(hands, view, leader, facts).await
+    let changed = configuration(hands, view, &Recovery::None).await?;
+    Ok(synchronous::tend(hands, view, leader, facts).await? || changed)
 }
 
 /// One round on a primary that nobody's lease backs just now: what keeps it from leading may be the configuration itself, so a change of
 /// that is written all the same.
-pub async fn leaderless(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<()> {
+pub async fn leaderless(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<bool> {
     if view.config.is_none() || view.leader.is_some() {
-        return Ok(());
+        return Ok(false);
     }
     synchronous::applied(hands, view, facts);
     configuration(hands, view, &Recovery::None).await
@@ -62,9 +62,10 @@ async fn put_back(hands: &Hands, view: &ClusterView, leader: &Leader) -> Result<
     Ok(())
 }
 
-/// One round on a standby.
-pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<()> {
+/// One round on a standby. True if something was changed and another look is due.
+pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Result<bool> {
     hands.note_synchronous(Setting::nobody(), None);
+    hands.begins_without_standby(false);
     let leads = view.leader_if(&hands.config.name).filter(|_| view.is_standby_cluster());
     if let Some(leader) = leads {
         standby_leader(hands, view, leader, facts).await?;
@@ -72,7 +73,7 @@ pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> 
     slots::keep(hands, view, leads, facts).await?;
     // Without its key nobody knows what the configuration was: what is set stays.
     if view.config.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let dynamic = hands.dynamic(view);
     let recovery = match recovery::in_force(&hands.config, &dynamic, view, facts) {
@@ -102,13 +103,15 @@ fn history_file(hands: &Hands, facts: &ServerFacts) -> std::path::PathBuf {
     hands.config.postgres.data_dir.join("pg_wal").join(format!("{:08X}.history", facts.timeline.0))
 }
 
-/// Puts a changed dynamic configuration into the files and reloads.
-async fn configuration(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result<()> {
-    if hands.write_configuration(view, recovery).await? {
+/// Puts a changed configuration into the files and reloads; true if it did. The next look is then to be taken at once: only a server
+/// that has read the files knows which settings wait for a restart.
+async fn configuration(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
+    let changed = hands.write_configuration(view, recovery).await?;
+    if changed {
         tracing::info!("the configuration changed: reloading Postgres");
-        hands.reload().await?;
+        hands.reload_and_see().await?;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// After a promotion: `history` gets the lines of the server's own history file.

@@ -4,8 +4,9 @@ use crate::config::SynchronousMode;
 use crate::failover::{self, FailoverRequest};
 use crate::leader::Leader;
 use crate::mark;
-use crate::member::{Member, MemberRole, MemberState};
+use crate::member::{Member, MemberRole, MemberState, postgres_is};
 use crate::name::MemberName;
+use crate::roster;
 use crate::slots::{self, SlotFacts};
 use crate::store;
 use crate::view::ClusterView;
@@ -118,6 +119,16 @@ pub fn faults(view: &ClusterView) -> Vec<Fault> {
         of_any(name, &entry.member, &mut found);
     }
     if !doubted {
+        for (name, since) in roster::lost(view) {
+            let Ok(name) = MemberName::new(&name) else { continue };
+            let since = since.map_or_else(|| "a moment ago".to_owned(), |since| format!("until {since}"));
+            found.member(
+                Severity::Warning,
+                &name,
+                format!("it is lost: it was a member {since}, and nothing of it is in etcd now"),
+                "start its arbiter; if it was taken away for good, it is missed until missed_member_ttl is over",
+            );
+        }
         as_a_whole(view, &mut found);
     }
     found.0.sort();
@@ -196,7 +207,7 @@ fn leading(view: &ClusterView, leader: &Leader, found: &mut Found) {
         found.member(
             critical,
             name,
-            format!("it leads, but its Postgres is {}", member.state),
+            format!("it leads, but {}", postgres_is(&member.state)),
             "look at its server log; the arbiter restarts it, or gives the leadership away after primary_start_timeout",
         );
     } else if member.tenure.as_ref().and_then(|facts| facts.reason.as_deref()) == Some(DRAINING) {
@@ -248,8 +259,8 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
     }
     if !member.is_running() {
         let why = member.tenure.as_ref().and_then(|facts| facts.reason.as_ref());
-        let said =
-            why.map_or_else(|| format!("its Postgres is {}", member.state), |why| format!("its Postgres is {}: {why}", member.state));
+        let state = postgres_is(&member.state);
+        let said = why.map_or_else(|| state.clone(), |why| format!("{state}: {why}"));
         return found.member(warning, name, said, "look at its arbiter's log");
     }
     let Some(leader) = &view.leader else { return };
@@ -329,7 +340,10 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
         );
     }
     if member.pending_restart {
-        found.member(Severity::Notice, name, "a setting waits for a restart".to_owned(), "`tenure restart` when it suits");
+        let waiting = member.other.get("pending_restart_reason").and_then(|reason| reason.as_object());
+        let names = waiting.into_iter().flatten().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let names = if names.is_empty() { names } else { format!(": {names}") };
+        found.member(Severity::Notice, name, format!("a setting waits for a restart{names}"), "`tenure restart` when it suits");
     }
 }
 
@@ -406,7 +420,7 @@ fn successor(view: &ClusterView, leader: &Leader, found: &mut Found) {
     if let Err(why) = failover::candidates(&awake, &request) {
         found.cluster(
             Severity::Warning,
-            format!("no member could take over: {why}"),
+            format!("no member could take over: {}", why.plainly()),
             "a failure of the leader now would end the service: bring a standby to stream",
         );
     }

@@ -71,7 +71,7 @@ pub enum ConfigError {
         rule: String,
     },
     /// Nobody knows it.
-    #[error("{key} is no known setting{}", .nearest.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    #[error("{key} is not a known setting{}", .nearest.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
     Unknown {
         /// Dotted key.
         key: String,
@@ -234,7 +234,18 @@ impl DynamicConfig {
 
     /// `member_slots_ttl`: how long the slot of a member that is gone is kept; 30 minutes unless set, as the field has it.
     pub fn member_slots_ttl(&self) -> Duration {
-        let text = self.0.get("member_slots_ttl").and_then(Value::as_str).map(str::trim);
+        self.span("member_slots_ttl").unwrap_or(Duration::from_secs(MEMBER_SLOTS_TTL_DEFAULT_S))
+    }
+
+    /// `missed_member_ttl`, a setting of ours: how long a member that is gone is missed by `check` and `list`; as long as its slot is kept
+    /// unless set, 0 for not at all.
+    pub fn missed_member_ttl(&self) -> Duration {
+        self.span("missed_member_ttl").unwrap_or_else(|| self.member_slots_ttl())
+    }
+
+    /// A time as a number of seconds, or with its unit.
+    fn span(&self, key: &str) -> Option<Duration> {
+        let text = self.0.get(key).and_then(Value::as_str).map(str::trim);
         let scaled = text.and_then(|text| {
             let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
             let number: u64 = text[..split].parse().ok()?;
@@ -247,7 +258,7 @@ impl DynamicConfig {
             };
             Some(number.saturating_mul(scale).min(SECONDS_MAX))
         });
-        Duration::from_secs(scaled.or_else(|| self.seconds("member_slots_ttl")).unwrap_or(MEMBER_SLOTS_TTL_DEFAULT_S))
+        scaled.or_else(|| self.seconds(key)).map(Duration::from_secs)
     }
 
     /// `hold_back_logical`, a setting of ours: whom logical consumers wait for.
@@ -337,6 +348,7 @@ mod tests {
             (r#"{"member_slots_ttl":"18446744073709551615 d"}"#, SECONDS_MAX),
         ] {
             assert_eq!(config(json).member_slots_ttl().as_secs(), seconds, "{json}");
+            assert_eq!(config(json).missed_member_ttl().as_secs(), seconds, "{json}");
         }
     }
 

@@ -231,18 +231,20 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
             if control.ended == Ended::Standby || control.timeline < view.history().current() {
                 return on(StartStandby { upstream: Upstream::Nobody }, mine());
             }
-            match lossless_successor(view, local) {
+            // In maintenance mode the one who asked for the start of this server means this server.
+            let paused = view.config().paused();
+            match lossless_successor(view, local).filter(|_| !paused) {
                 Some(Successor::Known(standby)) => {
                     return on(HandOver { to: standby.clone() }, Reason::CrashedSyncStandbyReady(standby));
                 }
                 Some(Successor::AmongVoters(voters)) => return on(Release, Reason::CrashedQuorumReady(voters)),
                 None => {}
             }
-            if local.down_for > view.config().primary_start_timeout() {
+            if local.down_for > view.config().primary_start_timeout() && !paused {
                 return start_timeout(view);
             }
             // It does not take long to start, it does not start (a full disk): its patience is for recovery.
-            if let (Some(words), Some(other)) = (&local.start_failed, another_that_could(view, local)) {
+            if let (Some(words), Some(other)) = (local.start_failed.as_ref().filter(|_| !paused), another_that_could(view, local)) {
                 return on(Release, Reason::StartFailedOthersLead { words: words.clone(), other });
             }
             let why = if control.ended == Ended::CrashedPrimary { Reason::CrashedRestart } else { mine() };

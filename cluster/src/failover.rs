@@ -1,9 +1,12 @@
 //! A requested switchover or failover: from whom, to whom, when; and whether it can be done.
 
+use crate::config::SynchronousMode;
+use crate::member::postgres_is;
 use crate::name::MemberName;
 use crate::view::ClusterView;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::fmt;
 
 /// The value of `failover`. `{}` means that nothing is requested.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,7 +42,25 @@ impl FailoverRequest {
     }
 }
 
-/// Why a request can't be served. The Display is the sentence for the person who asked.
+/// What is asked for, in the field's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// From a leader that is named.
+    Switchover,
+    /// To a candidate that is named, whoever leads.
+    Failover,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Asked::Switchover => "switchover",
+            Asked::Failover => "failover",
+        })
+    }
+}
+
+/// Why a request can't be served. The Display is the sentence for the person who asked; [`Impossible::field`] is what tools match.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Impossible {
     /// A switchover needs a leader to switch from.
@@ -57,19 +78,40 @@ pub enum Impossible {
     #[error("Switchover target and source are the same: {0} leads already")]
     AlreadyLeader(String),
     /// No such member.
-    #[error("candidate does not exist: no member is called {0}; `tenure list` shows who there is")]
+    #[error("candidate does not exists: no member is called {0}; `tenure list` shows who there is")]
     NoSuchMember(String),
+    /// Nothing may be lost, and the candidate may lack acknowledged commits.
+    #[error("candidate name does not match with sync_standby: {0} is not a synchronous standby")]
+    NotSynchronous(String),
     /// The candidate can't lead now.
-    #[error("candidate {name} can't take over: {why}")]
+    #[error("{asked} is not possible: no good candidates have been found ({name}: {why})")]
     Unfit {
+        /// What for.
+        asked: Asked,
         /// Who.
         name: MemberName,
         /// Why not.
         why: String,
     },
+    /// There is nobody else.
+    #[error("{0} is not possible: cluster does not have members except leader")]
+    Alone(Asked),
+    /// Nothing may be lost, and there is no synchronous standby.
+    #[error("{asked} is not possible: can not find sync_standby ({why})")]
+    NoSynchronous {
+        /// What for.
+        asked: Asked,
+        /// Why each member is none.
+        why: String,
+    },
     /// Nobody could take over.
-    #[error("no good candidates have been found: {0}")]
-    NoCandidates(String),
+    #[error("{asked} is not possible: no good candidates have been found ({why})")]
+    NoCandidates {
+        /// What for.
+        asked: Asked,
+        /// Why each member can't.
+        why: String,
+    },
     /// A failover must say to whom.
     #[error("Failover could be performed only to a specific candidate")]
     FailoverNeedsCandidate,
@@ -80,6 +122,29 @@ pub enum Impossible {
     Paused,
 }
 
+impl Impossible {
+    /// The Display without what was asked: for who asked for nothing.
+    pub fn plainly(&self) -> String {
+        let whole = self.to_string();
+        whole.split_once(" is not possible: ").map_or(whole.clone(), |(_, why)| why.to_owned())
+    }
+
+    /// The field's own sentence, which tools compare as a whole: what the Display adds to it stands behind it.
+    pub fn field(&self) -> String {
+        let whole = self.to_string();
+        let end = match self {
+            Impossible::LeaderMismatch { .. }
+            | Impossible::AlreadyLeader(_)
+            | Impossible::NoSuchMember(_)
+            | Impossible::NotSynchronous(_) => whole.find(": "),
+            Impossible::Unfit { .. } | Impossible::NoSynchronous { .. } | Impossible::NoCandidates { .. } => whole.find(" ("),
+            Impossible::NoLeader => return "leader name does not match".to_owned(),
+            Impossible::Alone(_) | Impossible::FailoverNeedsCandidate | Impossible::Paused => None,
+        };
+        end.map_or(whole.clone(), |end| whole[..end].to_owned())
+    }
+}
+
 /// Why `name` can't take over in a planned way now, if it can't. `switchover`: nothing may be lost.
 pub fn unfit(view: &ClusterView, name: &MemberName, switchover: bool) -> Option<String> {
     let Some(entry) = view.members.get(name) else {
@@ -87,7 +152,7 @@ pub fn unfit(view: &ClusterView, name: &MemberName, switchover: bool) -> Option<
     };
     let member = &entry.member;
     if !member.is_running() {
-        return Some(format!("its Postgres is {}", member.state));
+        return Some(postgres_is(&member.state));
     }
     if member.tags.nofailover() {
         return Some("it is tagged nofailover".to_owned());
@@ -116,6 +181,7 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
     let leader = view.leader.as_ref();
     let paused = view.config().paused();
     let named = request.candidate();
+    let asked = if request.is_switchover() { Asked::Switchover } else { Asked::Failover };
     // A person who names the next leader in maintenance mode means it; nothing else is chosen, planned or raced for there.
     if paused && (named.is_none() || leader.is_none() || request.scheduled_at.is_some()) {
         return Err(Impossible::Paused);
@@ -133,12 +199,15 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
         if leader.is_some_and(|leader| leader.name.as_str() == named) {
             return Err(Impossible::AlreadyLeader(named.to_owned()));
         }
+        if asked == Asked::Switchover && needs_synchronous(view) && !sync_names(view, named) {
+            return Err(Impossible::NotSynchronous(named.to_owned()));
+        }
         let name = MemberName::new(named)
             .ok()
             .filter(|name| view.members.contains_key(name))
             .ok_or_else(|| Impossible::NoSuchMember(named.to_owned()))?;
         return match unfit(view, &name, request.is_switchover()) {
-            Some(why) => Err(Impossible::Unfit { name, why }),
+            Some(why) => Err(Impossible::Unfit { asked, name, why }),
             None => Ok(vec![name]),
         };
     }
@@ -155,8 +224,52 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
     }
     fit.sort();
     if fit.is_empty() {
-        let why = if reasons.is_empty() { "there is no other member".to_owned() } else { reasons.join("; ") };
-        return Err(Impossible::NoCandidates(why));
+        let why = reasons.join("; ");
+        let others = view.members.keys().filter(|name| leader.is_none_or(|leader| leader.name != **name));
+        return Err(match reasons.is_empty() {
+            true => Impossible::Alone(asked),
+            false if needs_synchronous(view) && !others.into_iter().any(|name| sync_names(view, name.as_str())) => {
+                Impossible::NoSynchronous { asked, why }
+            }
+            false => Impossible::NoCandidates { asked, why },
+        });
     }
     Ok(fit.into_iter().map(|(_, _, name)| name).collect())
+}
+
+/// In `synchronous_mode: on` the key alone says who may take over in a planned way.
+fn needs_synchronous(view: &ClusterView) -> bool {
+    view.config().synchronous_mode() == SynchronousMode::On && view.sync.as_ref().is_some_and(|sync| !sync.value.is_empty())
+}
+
+fn sync_names(view: &ClusterView, name: &str) -> bool {
+    view.sync.as_ref().is_some_and(|sync| sync.value.standbys().any(|standby| standby.eq_ignore_ascii_case(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tools_compare_is_the_fields_sentence_and_nothing_else() {
+        let asked = Asked::Switchover;
+        let name = MemberName::new("n2").unwrap();
+        let why = || "n2: its Postgres is stopped".to_owned();
+        for (impossible, field) in [
+            (Impossible::LeaderMismatch { given: "x".to_owned(), actual: name.clone() }, "leader name does not match"),
+            (Impossible::NoLeader, "leader name does not match"),
+            (Impossible::NoSuchMember("x".to_owned()), "candidate does not exists"),
+            (Impossible::NotSynchronous("n2".to_owned()), "candidate name does not match with sync_standby"),
+            (Impossible::Alone(asked), "switchover is not possible: cluster does not have members except leader"),
+            (Impossible::NoSynchronous { asked, why: why() }, "switchover is not possible: can not find sync_standby"),
+            (Impossible::NoCandidates { asked, why: why() }, "switchover is not possible: no good candidates have been found"),
+            (
+                Impossible::Unfit { asked: Asked::Failover, name, why: why() },
+                "failover is not possible: no good candidates have been found",
+            ),
+        ] {
+            assert_eq!(impossible.field(), field);
+            assert!(impossible == Impossible::NoLeader || impossible.to_string().starts_with(field), "{impossible}");
+        }
+    }
 }

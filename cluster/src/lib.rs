@@ -23,6 +23,7 @@ pub mod parameter;
 pub mod pending;
 pub mod request;
 pub mod restart;
+pub mod roster;
 pub mod rows;
 pub mod schema;
 pub mod sync;

@@ -111,7 +111,7 @@ pub struct LocalState {
     pub lease_valid: bool,
     /// A rewind failed, with pg_rewind's words.
     pub rewind_failed: Option<String>,
-    /// Where the configuration allows to replace the data by a clone after a failed rewind.
+    /// Where the configuration allows the data to be replaced by a clone after a failed rewind.
     pub may_clone_over: bool,
     /// The configuration has a `bootstrap` section.
     pub may_bootstrap: bool,

@@ -70,6 +70,24 @@ impl fmt::Display for MemberState {
     }
 }
 
+/// What a member's Postgres does, as a sentence: the field's words for states are no sentences' ends.
+pub fn postgres_is(state: &MemberState) -> String {
+    let what = match state {
+        MemberState::InitializingNewCluster => "is being made (initdb)",
+        MemberState::InitdbFailed => "could not be made (initdb failed)",
+        MemberState::CreatingReplica => "is being copied",
+        MemberState::StartFailed => "failed to start",
+        MemberState::RestartFailed => "failed to restart",
+        MemberState::StopFailed => "failed to stop",
+        MemberState::Crashed => "has crashed",
+        MemberState::Running | MemberState::Starting | MemberState::Restarting | MemberState::Stopping | MemberState::Stopped => {
+            return format!("its Postgres is {state}");
+        }
+        MemberState::Other(words) => return format!("its Postgres is in the state \"{words}\""),
+    };
+    format!("its Postgres {what}")
+}
+
 /// The role words of the member key: what Postgres is doing, not who holds the lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
@@ -125,7 +143,51 @@ impl fmt::Display for MemberRole {
 #[serde(transparent)]
 pub struct Tags(pub Map<String, Value>);
 
+/// Tags of the field that are off where nothing is said: one that is off is not published.
+const OFF_UNLESS_SET: [&str; 5] = ["clonefrom", "nofailover", "noloadbalance", "nosync", "nostream"];
+
 impl Tags {
+    /// As the node's file has them, value by value, without those of the field's switches that are off. One that is off and stands beside its
+    /// priority stays: it has the last word there.
+    pub fn of_file(given: Map<String, Value>) -> Tags {
+        let priority = |switch: &str| match switch {
+            "nofailover" => given.contains_key("failover_priority"),
+            "nosync" => given.contains_key("sync_priority"),
+            _ => false,
+        };
+        let off = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            // The words by which YAML 1.1, which the field's files are in, says so.
+            Value::String(text) => matches!(text.to_lowercase().as_str(), "" | "false" | "no" | "off"),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            Value::Bool(true) => false,
+        };
+        let unset: Vec<String> = OFF_UNLESS_SET
+            .into_iter()
+            .filter(|switch| given.get(*switch).is_some_and(off) && !priority(switch))
+            .map(str::to_owned)
+            .collect();
+        let mut kept = given;
+        kept.retain(|tag, _| !unset.contains(tag));
+        Tags(kept)
+    }
+
+    /// Switches that say something else than the priority beside them, in the field's words: the switch counts.
+    pub fn conflicts(&self) -> Vec<String> {
+        let pairs = [("nofailover", "failover_priority"), ("nosync", "sync_priority")];
+        let conflict = |(switch, priority): (&str, &str)| {
+            let number = self.integer(priority)?;
+            let set = self.0.get(switch).map(|_| self.truthy(switch))?;
+            let word = if set { "True" } else { "False" };
+            (set == (number > 0)).then(|| {
+                format!("Conflicting configuration between {switch}: {word} and {priority}: {number}. Defaulting to {switch}: {word}")
+            })
+        };
+        pairs.into_iter().filter_map(conflict).collect()
+    }
+
     fn truthy(&self, tag: &str) -> bool {
         match self.0.get(tag) {
             Some(Value::Bool(set)) => *set,
@@ -158,9 +220,13 @@ impl Tags {
         if self.nofailover() { 0 } else { self.integer("failover_priority").unwrap_or(1) }
     }
 
-    /// Never to be a synchronous standby: `nosync`, a `sync_priority` of 0 or less, or `nostream`.
+    /// Never to be a synchronous standby: `nosync`, a `sync_priority` of 0 or less where that is absent, or `nostream`.
     pub fn nosync(&self) -> bool {
-        self.truthy("nosync") || self.nostream() || self.integer("sync_priority").is_some_and(|priority| priority <= 0)
+        let said = match self.0.get("nosync") {
+            Some(_) => self.truthy("nosync"),
+            None => self.integer("sync_priority").is_some_and(|priority| priority <= 0),
+        };
+        said || self.nostream()
     }
 
     /// Preference among candidates for synchronous standby, higher first; 1 unless set.
@@ -381,6 +447,34 @@ mod tests {
     }
 
     #[test]
+    fn tags_are_published_as_the_file_has_them_without_what_is_off() {
+        for (given, published) in [
+            (r#"{"clonefrom":false,"nofailover":false,"noloadbalance":0,"nosync":"","nostream":null}"#, "{}"),
+            (r#"{"nofailover":false,"failover_priority":"0","nosync":"no","sync_priority":2}"#, ""),
+            (r#"{"new_tag":"new_value","zone":1,"ssd":false,"list":[],"replicatefrom":"n1"}"#, ""),
+            (r#"{"clonefrom":true,"nosync":1,"noloadbalance":"yes"}"#, ""),
+            (r#"{"nosync":false,"failover_priority":1}"#, r#"{"failover_priority":1}"#),
+        ] {
+            let tags = Tags::of_file(serde_json::from_str(given).unwrap());
+            let published: Value = serde_json::from_str(if published.is_empty() { given } else { published }).unwrap();
+            assert_eq!(serde_json::to_value(tags).unwrap(), published, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_switch_that_contradicts_its_priority_is_told() {
+        for (given, conflicts) in [
+            (r#"{"nofailover":true,"failover_priority":1}"#, 1),
+            (r#"{"nofailover":false,"failover_priority":"0"}"#, 1),
+            (r#"{"nosync":true,"sync_priority":2}"#, 1),
+            (r#"{"nofailover":true,"failover_priority":0,"nosync":false,"sync_priority":1}"#, 0),
+            (r#"{"failover_priority":0,"nosync":true}"#, 0),
+        ] {
+            assert_eq!(serde_json::from_str::<Tags>(given).unwrap().conflicts().len(), conflicts, "{given}");
+        }
+    }
+
+    #[test]
     fn tags_read_as_the_field_reads_them() {
         let tags = |json: &str| serde_json::from_str::<Tags>(json).unwrap();
         assert!(tags(r#"{"nofailover":true}"#).nofailover());
@@ -389,6 +483,7 @@ mod tests {
         assert_eq!(tags(r#"{"failover_priority":"5"}"#).failover_priority(), 5);
         assert_eq!(tags("{}").failover_priority(), 1);
         assert!(tags(r#"{"sync_priority":0}"#).nosync());
+        assert!(!tags(r#"{"nosync":false,"sync_priority":0}"#).nosync());
         assert!(tags(r#"{"nostream":true}"#).nosync());
         assert!(!tags(r#"{"nostream":true}"#).nofailover());
         assert_eq!(tags(r#"{"replicatefrom":""}"#).replicatefrom(), None);

@@ -62,8 +62,13 @@ impl Setting {
     }
 
     /// Commits wait for somebody who never comes.
-    pub fn placeholder() -> Setting {
-        Setting::of(Method::First, 1, MemberName::new(STRICT_PLACEHOLDER).into_iter().collect())
+    pub fn placeholder(method: Method) -> Setting {
+        Setting::of(method, 1, MemberName::new(STRICT_PLACEHOLDER).into_iter().collect())
+    }
+
+    /// Nobody but the one who never comes is named.
+    pub fn is_placeholder(&self) -> bool {
+        *self == Setting::placeholder(self.method)
     }
 
     /// Reads what [`fmt::Display`] wrote, and what else of that shape a user may have written; None where it
@@ -105,10 +110,22 @@ impl fmt::Display for Setting {
         if self.count == 0 {
             return Ok(());
         }
-        let word = if self.method == Method::Any { "ANY" } else { "FIRST" };
-        let list = self.names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(",");
-        write!(f, "{word} {} ({list})", self.count)
+        let list = self.names.iter().map(|name| quoted(name.as_str())).collect::<Vec<_>>().join(",");
+        match self.method {
+            Method::Any => write!(f, "ANY {} ({list})", self.count),
+            // One name says by itself that one is waited for.
+            Method::First if self.names.len() == 1 => f.write_str(&list),
+            Method::First => write!(f, "{} ({list})", self.count),
+        }
     }
+}
+
+/// In quotes where PostgreSQL's grammar for the list asks for them, as the field does it: scripts and watches compare this text.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let keyword = ["first", "any"].iter().any(|word| name.eq_ignore_ascii_case(word));
+    if begins && name.chars().all(plain) && !keyword { name.to_owned() } else { format!("\"{name}\"") }
 }
 
 /// What the key says besides its leader: who may take over, having heard how many others.
@@ -331,7 +348,7 @@ impl Rules {
             // What is true of the key stays true while nobody confirms anything.
             return Goal { setting: setting.clone(), trust: now.clone() };
         }
-        let setting = if self.strict { Setting::placeholder() } else { Setting::nobody() };
+        let setting = if self.strict { Setting::placeholder(self.method()) } else { Setting::nobody() };
         Goal { setting, trust: Trust::none() }
     }
 
@@ -368,7 +385,7 @@ impl Rules {
         }
         match (self.mode, self.strict) {
             (SynchronousMode::Off, _) | (SynchronousMode::On, false) => Setting::nobody(),
-            (_, true) if members.is_empty() => Setting::placeholder(),
+            (_, true) if members.is_empty() => Setting::placeholder(self.method()),
             (SynchronousMode::On, true) => Setting::of(Method::First, self.count, members),
             (SynchronousMode::Quorum, _) => Setting::of(Method::Any, self.count, members),
         }
@@ -377,7 +394,7 @@ impl Rules {
     /// What a primary begins with that starts under its own key: all that the key trusts in.
     pub fn at_start(self, trust: &Trust) -> Setting {
         let demanded = trust.demands(self.method());
-        if demanded.count == 0 && self.strict && self.mode != SynchronousMode::Off { Setting::placeholder() } else { demanded }
+        if demanded.count == 0 && self.strict && self.mode != SynchronousMode::Off { Setting::placeholder(self.method()) } else { demanded }
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Reason {
     RestoreWithoutLeader,
     #[error("the data directory can't be used ({0}); repair it, or `tenure reinit` makes a new copy once a leader is there")]
     DataDamaged(String),
-    #[error("the data directory can't be used ({0}) and the configuration allows to replace the data by a clone")]
+    #[error("the data directory can't be used ({0}) and the configuration allows the data to be replaced by a clone")]
     DataDamagedCloneAllowed(String),
     #[error(
         "Postgres does not start as standby ({0}); it is tried again, later each time, at least once a minute; repair it, or `tenure reinit` makes a new copy"
@@ -61,16 +61,16 @@ pub enum Reason {
     LeaderHistoryUnknown(MemberName),
     #[error("{0} has not completed its first checkpoint as primary yet")]
     LeaderCheckpointPending(MemberName),
-    #[error("pg_rewind failed ({0}) and the configuration does not allow to replace the data; `tenure reinit` makes a new copy")]
+    #[error("pg_rewind failed ({0}) and the configuration does not allow the data to be replaced; `tenure reinit` makes a new copy")]
     RewindFailedNeedsHand(String),
-    #[error("pg_rewind failed ({0}) and the configuration allows to replace the data by a clone")]
+    #[error("pg_rewind failed ({0}) and the configuration allows the data to be replaced by a clone")]
     RewindFailedCloneAllowed(String),
     #[error(
-        "the log that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and there is no restore_command; `tenure reinit` makes a new copy"
+        "the WAL that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and there is no restore_command; `tenure reinit` makes a new copy"
     )]
     LogGoneNeedsHand { from: MemberName, until: Lsn, oldest: Lsn },
     #[error(
-        "the log that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and the configuration allows to replace the data by a clone"
+        "the WAL that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and the configuration allows the data to be replaced by a clone"
     )]
     LogGoneCloneAllowed { from: MemberName, until: Lsn, oldest: Lsn },
     #[error("a new copy was asked for (reinit)")]
@@ -155,7 +155,7 @@ pub enum Reason {
     PositionsUnknown(String),
     #[error("{0} is fitter and alive")]
     FitterAlive(MemberName),
-    #[error("the quorum of the sync key asks for more voters that are no further than this node; missing: {0}")]
+    #[error("the quorum of the sync key asks for more voters that are no further ahead than this node; missing: {0}")]
     QuorumUnheard(String),
     #[error("this server has not read all WAL that lies on its disk yet, so how far it is isn't known")]
     EndUnknown,
@@ -167,7 +167,7 @@ pub enum Reason {
     NoData,
     #[error("took the key but was not promoted in time; standing down so that another can")]
     NotPromotedInTime,
-    #[error("running as primary, taking up the leadership again")]
+    #[error("still running as primary: taking up the leadership again")]
     StillPrimary,
 }
 

@@ -98,6 +98,25 @@ pub struct Row {
     pub positions: Option<Positions>,
 }
 
+impl Row {
+    /// A member that was here and has no key now.
+    pub fn lost(name: String) -> Row {
+        Row {
+            name,
+            role: Role::Replica,
+            state: "lost".to_owned(),
+            api_url: String::new(),
+            address: None,
+            timeline: None,
+            pending_restart: false,
+            pending_restart_reason: None,
+            scheduled_restart: None,
+            tags: Map::new(),
+            positions: None,
+        }
+    }
+}
+
 /// The part that a member plays in this view.
 pub fn role(view: &ClusterView, name: &MemberName) -> Role {
     let config = view.config();

@@ -39,7 +39,7 @@ enum Kind {
 use Kind::*;
 
 /// The keys at the top, as the field knows them.
-const TOP: [(&str, Kind); 28] = [
+const TOP: [(&str, Kind); 29] = [
     (
         "ttl",
         Between(
@@ -65,6 +65,7 @@ const TOP: [(&str, Kind); 28] = [
     ("synchronous_mode", SwitchOrQuorum),
     ("synchronous_mode_strict", Switch),
     ("member_slots_ttl", Span),
+    ("missed_member_ttl", Span),
     ("slots", Section),
     ("permanent_slots", Section),
     ("permanent_replication_slots", Section),
@@ -326,15 +327,15 @@ mod tests {
             ),
             (r#"{"loop_wait":"soon"}"#, r#"loop_wait is "soon", expected a whole number"#),
             (r#"{"loop_wait":0}"#, "loop_wait is 0: at least 1"),
-            (r#"{"tll":30}"#, "tll is no known setting; did you mean ttl?"),
-            (r#"{"synchronus_mode":true}"#, "synchronus_mode is no known setting; did you mean synchronous_mode?"),
-            (r#"{"favourite_colour":1}"#, "favourite_colour is no known setting"),
+            (r#"{"tll":30}"#, "tll is not a known setting; did you mean ttl?"),
+            (r#"{"synchronus_mode":true}"#, "synchronus_mode is not a known setting; did you mean synchronous_mode?"),
+            (r#"{"favourite_colour":1}"#, "favourite_colour is not a known setting"),
             (r#"{"synchronous_mode":"sometimes"}"#, r#"synchronous_mode is "sometimes", expected on, off or quorum"#),
             (r#"{"pause":3}"#, "pause is 3, expected on or off"),
             (r#"{"member_slots_ttl":"soon"}"#, r#"member_slots_ttl is "soon", expected seconds, or a number with s, min, h or d"#),
             (r#"{"postgresql":3}"#, "postgresql is 3, expected a section"),
             (r#"{"postgresql":{"use_slots":"yes"}}"#, r#"postgresql.use_slots is "yes", expected true or false"#),
-            (r#"{"postgresql":{"paramters":{}}}"#, "postgresql.paramters is no known setting; did you mean parameters?"),
+            (r#"{"postgresql":{"paramters":{}}}"#, "postgresql.paramters is not a known setting; did you mean parameters?"),
             (r#"{"postgresql":{"parameters":{"work_mem":[1]}}}"#, "postgresql.parameters.work_mem is [1], expected one value on one line"),
             (
                 r#"{"postgresql":{"parameters":{"work mem":1}}}"#,

@@ -86,7 +86,7 @@ fn every_fault_is_found_and_nothing_else() {
                 view.members.get_mut(&name("n3")).unwrap().member.replication_state = None;
             },
             &[
-                "warning: cluster: no member could take over: no good candidates have been found: n2: it does not stream",
+                "warning: cluster: no member could take over: no good candidates have been found (n2: it does not stream",
                 "warning: n2: it does not stream: it is in archive recovery",
                 "warning: n3: it does not stream",
             ],
@@ -99,7 +99,7 @@ fn every_fault_is_found_and_nothing_else() {
         (
             "a member is down",
             |view| view.members.get_mut(&name("n2")).unwrap().member.state = MemberState::StartFailed,
-            &["warning: n2: its Postgres is start failed"],
+            &["warning: n2: its Postgres failed to start"],
         ),
         (
             "sync mode without a standby",
@@ -123,7 +123,23 @@ fn every_fault_is_found_and_nothing_else() {
         (
             "nobody else",
             |view| view.members.retain(|who, _| who.as_str() == "n1"),
-            &["warning: cluster: no member could take over: no good candidates have been found: there is no other member"],
+            &["warning: cluster: no member could take over: cluster does not have members except leader"],
+        ),
+        (
+            "a member is lost",
+            |view| {
+                view.members.retain(|who, _| who.as_str() != "n3");
+                view.status = status(HIGH);
+                let status = &mut view.status.as_mut().unwrap().value;
+                status.optime = cluster::lsn::Lsn(0);
+                status
+                    .other
+                    .insert("tenure".to_owned(), json!({"members": {"n1": null, "n2": null, "n3": "2026-11-21T18:00:00Z", "n4": null}}));
+            },
+            &[
+                "warning: n3: it is lost: it was a member until 2026-11-21T18:00:00Z",
+                "warning: n4: it is lost: it was a member a moment ago",
+            ],
         ),
         ("maintenance mode", |view| view.config = config(json!({"pause": true})), &["notice: cluster: maintenance mode is on"]),
         (

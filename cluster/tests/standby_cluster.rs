@@ -114,7 +114,7 @@ fn what_the_leader_of_a_standby_cluster_owes() {
                 l.rewind_failed = Some("no".to_owned());
             },
             Duty::Clone { from: Upstream::Remote },
-            "allows to replace",
+            "allows the data to be replaced",
         ),
         (
             "the rewind failed, no clone is allowed, and another could lead",
@@ -138,7 +138,7 @@ fn what_the_leader_of_a_standby_cluster_owes() {
                 (l.data, l.postgres) = (DataDir::Damaged { why: "checksum".to_owned() }, Postgres::Stopped);
             },
             Duty::Clone { from: Upstream::Remote },
-            "allows to replace",
+            "allows the data to be replaced",
         ),
         (
             "it does not start, and another could lead",

@@ -29,7 +29,7 @@ pub enum Applied {
 /// The step as a word for the log.
 pub fn name_of(step: &RaceStep) -> &'static str {
     match step {
-        RaceStep::Rest => "rest",
+        RaceStep::Rest => "no action",
         RaceStep::Wait(_) => "wait",
         RaceStep::Announce(word) if word.stands => "stand",
         RaceStep::Announce(_) => "stand aside",

@@ -1,18 +1,21 @@
 //! What the worker says of its node: the member key, `status`, and the snapshot that SQL reads.
 
 use crate::observe::Server;
-use crate::shmem::page;
+use crate::shmem::{boottime, page};
 use crate::worker::Worker;
 use crate::{guc, observe};
+use cluster::config::DynamicConfig;
 use cluster::described::Described;
 use cluster::leader::LeaseId;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
+use cluster::roster::Roster;
 use cluster::rows;
 use cluster::slots::Publication;
 use cluster::time::Moment;
 use cluster::view::{ClusterView, Status};
 use dcs::{Dcs, SURFACE_VERSION};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The part of the member key that the arbiter configures (`tenure.member`): addresses and tags.
 pub fn wanted(worker: &Worker) -> Member {
@@ -55,7 +58,7 @@ pub fn compose(worker: &Worker, server: Server) -> Member {
     member.tenure = Some(TenureFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: worker.instance.clone(),
-        arbiter: page().arbiter_pid().is_some(),
+        arbiter: page().arbiter_attends(boottime(), patience_with_arbiter(worker)),
         ..TenureFacts::default()
     });
     if let (Some(facts), Some(remembered)) = (&mut member.tenure, worker.etcd.remembered()) {
@@ -63,6 +66,13 @@ pub fn compose(worker: &Worker, server: Server) -> Member {
     }
     described().put_into(&mut member);
     member
+}
+
+/// An arbiter looks after its server at least every `loop_wait`. One that has not for two TTLs more is frozen, though its session may live; on a
+/// machine that is busy a look may take seconds, and nobody is to lose its arbiter for that.
+pub fn patience_with_arbiter(worker: &Worker) -> Duration {
+    let timing = worker.view.borrow().as_ref().map_or_else(|| DynamicConfig::default().timing(), |(view, _)| view.config().timing());
+    (timing.ttl * 2 + timing.loop_wait).max(Duration::from_secs(10))
 }
 
 /// What the arbiter wants to have said. It outlives the arbiter, as what it tells of does; whether that one would still act in
@@ -120,8 +130,11 @@ pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Mo
         return;
     }
     let mut wanted = Status { optime: flushed, ..before.clone() };
-    let members = view.members.iter().filter(|(name, entry)| **name != worker.name && entry.is_kept()).map(|(name, _)| name.slot_name());
+    let members = cluster::slots::of_members(view);
     wanted.retain_slots = worker.retention.borrow_mut().kept(members, &before.retain_slots, view.config().member_slots_ttl(), now);
+    // A permanent slot is kept for its own sake.
+    let permanent = cluster::slots::permanent(view.config());
+    wanted.retain_slots.retain(|slot| !permanent.contains_key(slot));
     let said: Option<Publication> = page().read_slots().and_then(|json| serde_json::from_slice(&json).ok());
     // What was handed over in another term was handed over to another publication.
     if let Some(said) = said.filter(|said| said.facts.term == leader.term.0) {
@@ -130,6 +143,10 @@ pub async fn status(worker: &Worker, view: &ClusterView, server: Server, now: Mo
             wanted.other.insert("tenure".to_owned(), facts);
         }
     }
+    let (clock, roster) = (jiff::Timestamp::now(), Roster::of(Some(&before)));
+    let age = |since: &str| Some(Duration::try_from(clock.duration_since(since.parse().ok()?)).unwrap_or_default());
+    let today = clock.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    roster.kept(view, view.config().missed_member_ttl(), &today, age).put_into(&mut wanted);
     if wanted == before {
         return;
     }

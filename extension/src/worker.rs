@@ -492,7 +492,7 @@ impl Worker {
             lsn: server.position(),
             end_known: server.end_known(),
             streaming: server.streaming(),
-            arbiter: page().arbiter_pid().is_some(),
+            arbiter: page().arbiter_attends(now, publish::patience_with_arbiter(self)),
             vacant_for: now.since(since),
             promised,
             stood_down: self.stands_down_until.get().is_some_and(|until| now < until),

@@ -180,6 +180,11 @@ impl Node {
         self.data.clone()
     }
 
+    /// What its server says.
+    pub fn server_log(&self) -> PathBuf {
+        self.data.with_extension("log")
+    }
+
     /// The configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.dir.join("node.yml")

@@ -142,7 +142,7 @@ async fn a_copy_that_hangs_is_ended_by_a_forced_reinit_and_by_the_end_of_the_arb
     let last = hangs().await;
     let refused = second.post("/reinitialize", &json!({})).await.expect("ask");
     assert_eq!(refused.status, 503, "{}", refused.body);
-    assert!(refused.body.contains("another job is under way"), "{}", refused.body);
+    assert!(refused.body.contains("already in progress"), "{}", refused.body);
     let forced = second.post("/reinitialize", &json!({"force": true, "from_leader": true})).await.expect("ask");
     assert_eq!(forced.status, 200, "{}", forced.body);
     gone(last).await;
@@ -185,7 +185,7 @@ async fn a_damaged_pg_control_is_said_and_a_reinit_or_the_configuration_heals_it
         cluster.start(standby);
     };
     damage().await;
-    standby.logged(&["rest: the data directory can't be used", "checksum does not match", "`tenure reinit`"], PATIENCE).await;
+    standby.logged(&["no action: the data directory can't be used", "checksum does not match", "`tenure reinit`"], PATIENCE).await;
     // It ends when it is told to, and it says so to whoever asks.
     let key = format!("members/{}", standby.name());
     cluster.wait_until("its member key", |view| view.key(&key).is_some_and(|text| text.contains("tenure reinit"))).await;
@@ -195,7 +195,7 @@ async fn a_damaged_pg_control_is_said_and_a_reinit_or_the_configuration_heals_it
     cluster.reconfigure(standby, |config| config["postgresql"]["remove_data_directory_on_rewind_failure"] = json!(true));
     damage().await;
     cluster.healthy().await;
-    standby.logged(&["the configuration allows to replace the data by a clone"], seconds(5)).await;
+    standby.logged(&["the configuration allows the data to be replaced by a clone"], seconds(5)).await;
 }
 
 #[tokio::test]

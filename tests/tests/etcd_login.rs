@@ -73,7 +73,7 @@ async fn no_secret_is_shown(cluster: &Cluster) {
     let leader = cluster.leader().await;
     leader.query("CREATE ROLE anybody LOGIN PASSWORD 'anybody'").await.expect("make a user");
     for node in &cluster.nodes {
-        let server = std::fs::read_to_string(node.data_dir().join("log/postmaster.log")).unwrap_or_default();
+        let server = std::fs::read_to_string(node.server_log()).unwrap_or_default();
         for (what, shown) in [("the arbiter's log", node.log()), ("the server's log", server)] {
             assert!(!shown.contains(SECRET), "{what} of {} has the password", node.name());
         }

@@ -261,14 +261,14 @@ async fn an_old_primary_without_the_log_around_the_fork_says_what_to_do_and_is_c
     cluster.wait_until("the other to lead", |view| view.leader() == Some("n2")).await;
     cluster.healthy_members(1).await;
     cluster.start(old);
-    let words = ["pg_rewind failed", "does not allow to replace the data; `tenure reinit` makes a new copy"];
+    let words = ["pg_rewind failed", "does not allow the data to be replaced; `tenure reinit` makes a new copy"];
     old.logged(&words, PATIENCE).await;
     let why = |view: &stories::view::View| view.member("n1")["tenure"]["reason"].as_str().unwrap_or_default().to_owned();
     cluster.wait_until("the reason in the member key", |view| why(view).contains("`tenure reinit` makes a new copy")).await;
     allow_clones(&cluster, old);
     cluster.cli_ok(&["reload", "story", "n1", "--force"]).await;
     cluster.healthy().await;
-    old.logged(&["the configuration allows to replace the data by a clone"], seconds(5)).await;
+    old.logged(&["the configuration allows the data to be replaced by a clone"], seconds(5)).await;
     same_rows(old, next).await;
 }
 

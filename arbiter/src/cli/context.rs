@@ -309,7 +309,7 @@ fn read(file: Option<&Path>) -> Result<Map<String, Value>> {
         match serde_saphyr::from_str::<Value>(&text).with_context(|| format!("understand {}", file.display()))? {
             Value::Object(tree) => root.extend(tree),
             Value::Null => {}
-            _ => return Err(refuse(format!("{} is no map of settings", file.display()))),
+            _ => return Err(refuse(format!("{} is not a map of settings", file.display()))),
         }
     }
     Ok(root)

@@ -96,9 +96,9 @@ mod tests {
             leader: Some("n1".to_owned()),
             term: Some(5),
             postgres: "standby at 0/3000000, timeline 1, streaming".to_owned(),
-            duty: "rest".to_owned(),
+            duty: "no action".to_owned(),
             why: "it follows n1".to_owned(),
         };
-        insta::assert_snapshot!(sentence(&record), @"  2026-11-20T21:00:00.000Z  rest: it follows n1  (n1 leads in term 5; standby at 0/3000000, timeline 1, streaming)");
+        insta::assert_snapshot!(sentence(&record), @"  2026-11-20T21:00:00.000Z  no action: it follows n1  (n1 leads in term 5; standby at 0/3000000, timeline 1, streaming)");
     }
 }

@@ -1,6 +1,6 @@
 //! `tenure flush`: take back a switchover that waits for its time, or a planned restart.
 
-use super::context::{Tool, confirm, must_be_interactive, print, refuse, refuse_with};
+use super::context::{Tool, interactive, print, refuse, refuse_with};
 use super::groups::{self, Part};
 use super::members;
 use anyhow::Result;
@@ -42,12 +42,6 @@ async fn switchover(tool: &Tool, words: &[String], args: &Args) -> Result<()> {
     if view.request().is_none() {
         return print(format!("No pending scheduled switchover on cluster {}", target.scope));
     }
-    if !args.force {
-        must_be_interactive("a flush")?;
-        if !confirm(&format!("Are you sure you want to discard the switchover of cluster {}?", target.scope))? {
-            return Err(refuse("Aborted flush"));
-        }
-    }
     match Box::pin(target.etcd.write_failover(&FailoverRequest::default(), ClusterView::revision_of(&view.failover))).await {
         Ok(_) => print(format!("Success: scheduled switchover deleted on cluster {}", target.scope)),
         Err(Error::Lost(_)) => Err(refuse_with("the request changed meanwhile", "look at `tenure list`, then try again")),
@@ -57,8 +51,9 @@ async fn switchover(tool: &Tool, words: &[String], args: &Args) -> Result<()> {
 
 async fn restart(tool: &Tool, words: &[String], args: &Args) -> Result<()> {
     let role = args.role.or((tool.cluster_and_members(words).1.is_empty()).then_some(super::context::RoleFilter::Any));
-    let chosen = members::choose(tool, words, args.group, role, args.force, "flush").await?;
-    members::are_you_sure(&chosen, args.force, "flush")?;
+    let chosen = members::choose(tool, words, args.group, role, args.force || !interactive(), "flush").await?;
+    // A planned restart is as easily planned again: a script is not asked.
+    members::are_you_sure(&chosen, args.force || !interactive(), "flush")?;
     let mut done = Vec::new();
     for (chosen, name) in members::each(&chosen) {
         if chosen.view.members.get(name).is_some_and(|entry| entry.member.other.contains_key("scheduled_restart")) {

@@ -134,7 +134,9 @@ pub fn groups(groups: &Groups, cluster: &str, extended: bool, format: Format) ->
 
 fn table(parts: &[(Option<u32>, &ClusterView)], title: &str, cluster: &str, extended: bool, format: Format) -> Result<String> {
     let rows = |view: &ClusterView| {
-        let rows = present::rows(view);
+        let mut rows = present::rows(view);
+        rows.extend(cluster::roster::lost(view).into_iter().map(|(name, _)| Row::lost(name)));
+        rows.sort_by(|row, other| row.name.cmp(&other.name));
         if format == Format::Topology { present::as_tree(rows) } else { rows }
     };
     let rows: Vec<(Option<u32>, Row)> = parts.iter().flat_map(|(group, view)| rows(view).into_iter().map(|row| (*group, row))).collect();

@@ -40,5 +40,8 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         .remove_cluster()
         .await
         .map_err(|why| refuse_with(why.to_string(), "nothing is known to be removed: look with `tenure list`"))?;
-    print(format!("Removed {removed} keys of {}. Members that run write theirs again: stop their arbiters first", args.cluster))
+    print(format!(
+        "Removed {removed} keys of {}. Arbiters that still run write their keys again: stop them first, then remove the cluster",
+        args.cluster
+    ))
 }

@@ -45,7 +45,7 @@ pub struct Args {
     /// Only members that wait for a restart.
     #[arg(long)]
     pub pending: bool,
-    /// Give up after this time and let another member lead.
+    /// Wait at most so long for each member's answer; its restart goes on.
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
     /// Without questions.

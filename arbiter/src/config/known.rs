@@ -106,6 +106,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("postgresql.custom_conf", NotServed("postgresql.base.conf is included")),
     ("postgresql.database", Served),
     ("postgresql.pgpass", Served),
+    ("postgresql.server_log", Served),
     ("postgresql.krbsrvname", NotServed("Kerberos is not used for our connections")),
     ("postgresql.parameters", Free),
     ("postgresql.parameters_primary", Free),

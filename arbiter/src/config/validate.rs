@@ -10,6 +10,7 @@ use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
 use crate::postgres::{basebackup, initdb, rewind};
 use crate::program::CommandLine;
+use cluster::member::Tags;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, n
     }
     let postgres = postgres(&at("postgresql"), environment);
     let free = |name: &str| at(name).map().cloned();
-    let tags = free("tags").unwrap_or_default();
+    let tags = Tags::of_file(free("tags").unwrap_or_default()).0;
     // Not served yet, or the operator's tool's own: only that they are sections is checked here.
     let _ = free("watchdog");
     let log = log(&at("log"));
@@ -221,6 +222,7 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<Postg
     let authentication = authentication(&at.at("authentication"));
     let settings = |name: &str| at.at(name).map().map(parameters_of).unwrap_or_default();
     let pgpass = at.at("pgpass").path();
+    let server_log = at.at("server_log").path();
     let callbacks = at.at("callbacks");
     callbacks.map();
     let callback = |name: &str| command(&callbacks.at(name));
@@ -253,6 +255,8 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<Postg
         before_stop: command(&at.at("before_stop")),
         recovery_conf: settings("recovery_conf"),
         pgpass: pgpass.unwrap_or_else(|| beside(data_dir.as_deref(), ".pgpass")),
+        // Not within the data: a copy or a rewind would bring the source's.
+        server_log: server_log.unwrap_or_else(|| beside(data_dir.as_deref(), ".log")),
         listen: listen?,
         connect_address: connect_address?,
         data_dir: data_dir?,

@@ -38,11 +38,13 @@ impl Daemon {
                 let _ = answer.send(done);
             }
             Command::Restart(answer) => {
-                if self.is_busy() {
-                    let _ = answer.send(Err("another procedure is under way".to_owned()));
-                    return;
+                if let Some((_, duty)) = self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
+                    let _ = answer.send(Err(format!("{} already in progress", word(duty))));
+                } else if self.hands.postmaster().is_none() {
+                    self.start(answer);
+                } else {
+                    self.restart(Some(answer));
                 }
-                self.restart(Some(answer));
             }
             Command::Schedule(plan, answer) => {
                 let word = match &self.memory.scheduled_restart {
@@ -62,6 +64,27 @@ impl Daemon {
             Command::Reinitialize { force, from_leader, answer } => {
                 let _ = answer.send(self.reinitialize(force, from_leader));
             }
+        }
+    }
+
+    /// Starts a server that is down as what this node owes the cluster, also in maintenance mode; who asked is told how it ended.
+    fn start(&mut self, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
+        tracing::info!("a restart was asked for and Postgres is down: it is started");
+        self.memory.start_owed = true;
+        self.not_before = None;
+        self.hands.note_start(None);
+        self.start_asked = Some(answer);
+    }
+
+    /// Who asked for a start is told once the server serves, or that it does not start.
+    pub(super) fn tell_of_start(&mut self, seen: &Seen) {
+        let word = match (&seen.local.postgres, &seen.local.start_failed) {
+            (Postgres::Primary { .. } | Postgres::Standby { .. }, _) => Ok(()),
+            (Postgres::Stopped, Some(words)) => Err(format!("start failed: {words}")),
+            _ => return,
+        };
+        if let Some(answer) = self.start_asked.take() {
+            let _ = answer.send(word);
         }
     }
 
@@ -151,7 +174,7 @@ impl Daemon {
         }
         if let Some((task, duty)) = self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
             if !force {
-                return Err(format!("another job is under way ({}); `--force` ends it", word(duty)));
+                return Err(format!("{} already in progress; `--force` ends it", word(duty)));
             }
             // What it leaves is replaced by the copy.
             tracing::warn!("ending what is under way ({}) for a new copy", word(duty));

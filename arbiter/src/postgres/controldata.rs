@@ -141,7 +141,7 @@ pub fn parse(text: &str) -> Result<ControlData> {
     let state = ClusterState::PHRASES
         .into_iter()
         .find_map(|(state, known)| (known == phrase).then_some(state))
-        .with_context(|| format!("\"{phrase}\" is no known cluster state"))?;
+        .with_context(|| format!("\"{phrase}\" is not a known cluster state"))?;
     Ok(ControlData {
         system_id: SystemId(of("Database system identifier")?.to_owned()),
         state,

@@ -91,6 +91,9 @@ impl Node {
     async fn conninfo(&self, who: &Credentials, by: &str, database: Option<&str>) -> String {
         member_conninfo("127.0.0.1", self.port, who, &self.pgpass().await, by, database)
     }
+    fn log(&self) -> PathBuf {
+        self.data_dir().with_extension("log")
+    }
     async fn start(&self, recovery: &Recovery) -> Postmaster {
         let local = BTreeMap::from([
             ("unix_socket_directories".to_owned(), self.room.display().to_string()),
@@ -104,9 +107,10 @@ impl Node {
         self.files().write(&parameters, recovery).await.unwrap();
         self.files().signal(recovery).await.unwrap();
         hba::write(&self.files().hba(), &hba::default_lines(&self.authentication)).await.unwrap();
-        let postmaster = Postmaster::start(&self.programs, &self.data_dir(), &self.files().main(), &parameters.arguments()).await.unwrap();
+        let postmaster =
+            Postmaster::start(&self.programs, &self.data_dir(), &self.files().main(), &parameters.arguments(), &self.log()).await.unwrap();
         let ready = tokio::time::timeout(Duration::from_secs(30), postmaster.ready()).await.unwrap().unwrap();
-        let log = std::fs::read_to_string(self.data_dir().join("log/postmaster.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         assert_eq!(ready, Readiness::Ready, "{log}");
         postmaster
     }
@@ -142,7 +146,7 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     let facts = sql.facts().await.unwrap();
     assert!(!facts.in_recovery && facts.current_lsn.is_some() && facts.position().is_valid(), "{facts:?}");
     assert_eq!((facts.timeline, facts.system_id.as_str()), (Timeline(1), fresh.system_id.0.as_str()));
-    let log = std::fs::read_to_string(one.data_dir().join("log/postmaster.log")).unwrap();
+    let log = std::fs::read_to_string(one.log()).unwrap();
     for secret in ["SCRAM-SHA-256$", "apppw", "b:o'ss"] {
         assert!(!log.contains(secret), "{secret} is in the server's log");
     }
@@ -293,6 +297,7 @@ async fn root_is_refused_with_a_sentence() {
     }
     let room = tempfile::tempdir().unwrap();
     let programs = Programs::new("/nowhere");
-    let error = Postmaster::start(&programs, room.path(), &room.path().join("postgresql.conf"), &[]).await.unwrap_err();
+    let error =
+        Postmaster::start(&programs, room.path(), &room.path().join("postgresql.conf"), &[], &room.path().join("log")).await.unwrap_err();
     assert!(error.to_string().starts_with("running as root, which PostgreSQL refuses"), "{error}");
 }

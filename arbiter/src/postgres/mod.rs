@@ -15,6 +15,7 @@ pub mod promote;
 pub mod query;
 pub mod rewind;
 pub mod segments;
+pub mod server_log;
 pub mod timelines;
 
 use anyhow::{Context, Result, bail};

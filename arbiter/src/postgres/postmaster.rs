@@ -94,9 +94,15 @@ impl PidFile {
 
 impl Postmaster {
     /// Starts `postgres` on a data directory. The server is in a process group of its own, so that a signal for
-    /// our terminal or our death does not reach it; what it says before its own log is open goes to `log/postmaster.log`.
+    /// our terminal or our death does not reach it; what it says goes to `log`, unless it has a collector of its own.
     /// Returns as soon as the process runs: [`Postmaster::ready`] waits for more.
-    pub async fn start(programs: &super::Programs, data_dir: &Path, config_file: &Path, arguments: &[String]) -> Result<Postmaster> {
+    pub async fn start(
+        programs: &super::Programs,
+        data_dir: &Path,
+        config_file: &Path,
+        arguments: &[String],
+        log: &Path,
+    ) -> Result<Postmaster> {
         refuse_root()?;
         if let Some(running) = Postmaster::adopt(data_dir).await? {
             bail!("a server with process id {} already runs on {}", running.pid(), data_dir.display());
@@ -111,7 +117,7 @@ impl Postmaster {
                 command.env_remove(variable);
             }
         }
-        if let Some((out, err)) = log_file(data_dir).await {
+        if let Some((out, err)) = super::server_log::open(log).await {
             command.stdout(out).stderr(err);
         }
         let mut child = command.spawn().with_context(|| format!("start {}", programs.path("postgres").display()))?;
@@ -245,9 +251,8 @@ impl Postmaster {
 }
 
 /// Why a server ended that was just started: the last complaints in its first log, or where to look.
-pub async fn last_words(data_dir: &Path) -> String {
-    let path = data_dir.join("log").join("postmaster.log");
-    let text = super::read_if_there(&path).await.ok().flatten().unwrap_or_default();
+pub async fn last_words(path: &Path) -> String {
+    let text = super::read_if_there(path).await.ok().flatten().unwrap_or_default();
     // Of one start only; older ones are above.
     let telling = |line: &&str| ["FATAL:", "PANIC:", "ERROR:", "HINT:", "could not"].iter().any(|word| line.contains(word));
     let lines: Vec<&str> = text.lines().rev().take(12).filter(telling).collect();
@@ -255,16 +260,6 @@ pub async fn last_words(data_dir: &Path) -> String {
         return format!("see {} and the server's own log", path.display());
     }
     lines.into_iter().rev().map(str::trim).collect::<Vec<_>>().join("; ")
-}
-
-/// What the server writes before its own logging is set up; `None` (then inherited) where the directory can't be written.
-async fn log_file(data_dir: &Path) -> Option<(Stdio, Stdio)> {
-    let directory = data_dir.join("log");
-    tokio::fs::create_dir_all(&directory).await.ok()?;
-    let file = tokio::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(directory.join("postmaster.log")).await.ok()?;
-    let err = file.into_std().await;
-    let out = err.try_clone().ok()?;
-    Some((out.into(), err.into()))
 }
 
 /// A descriptor of a process that becomes readable when it ends.

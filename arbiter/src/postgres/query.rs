@@ -174,6 +174,9 @@ impl Receiver {
 pub struct Sender {
     /// The member's name, for members.
     pub application_name: String,
+    /// Whom it logged in as.
+    #[serde(default)]
+    pub usename: Option<String>,
     /// Its address, where it has one.
     pub client_addr: Option<String>,
     /// `streaming`, `catchup`, `backup`, ...
@@ -245,7 +248,7 @@ SELECT json_build_object(
   'replay_paused', CASE WHEN r.yes THEN pg_is_wal_replay_paused() ELSE false END,
   'receiver', (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port, 'timeline', received_tli,
                  'latest_end_lsn', latest_end_lsn - '0/0') FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
-  'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'client_addr', client_addr::text,
+  'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'usename', usename, 'client_addr', client_addr::text,
                  'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
                  'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
   'slots', coalesce((SELECT json_agg(to_json(s) ORDER BY slot_name) FROM pg_replication_slots s), '[]'),

@@ -118,7 +118,10 @@ pub async fn hand_over(node: &Node, body: &[u8], switchover: bool) -> Result<Rep
     let body = object(body)?;
     let view = fresh_view(node).await?;
     let request = request(&body, switchover, view.config().paused(), jiff::Timestamp::now())?;
-    failover::candidates(&view, &request).map_err(|why| Reply::text(412, why.to_string()))?;
+    if let Err(why) = failover::candidates(&view, &request) {
+        tracing::info!("not done: {why}");
+        return Err(Reply::text(412, why.field()).because(why.to_string()));
+    }
     let action = if request.is_switchover() { "switchover" } else { "failover" };
     tracing::info!(
         "{action} asked for over REST: leader {:?}, candidate {:?}, at {:?}",
@@ -241,7 +244,9 @@ pub async fn restart(node: &Node, body: &[u8], bound: Duration) -> Result<Reply,
     match command(node, Command::Restart, bound).await {
         Some(Ok(())) => Ok(Reply::text(200, "restarted successfully")),
         Some(Err(why)) => Err(Reply::text(503, why)),
-        None => Err(Reply::text(503, "the restart is still in progress")),
+        None => {
+            Err(Reply::text(503, "postgres is still starting").because("the restart goes on; the request's timeout bounds the answer only"))
+        }
     }
 }
 

@@ -112,8 +112,8 @@ pub fn status(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, n
     if let Some(facts) = facts.filter(|facts| !facts.replication.is_empty()) {
         let sender = |sender: &crate::postgres::query::Sender| {
             json!({
-                "application_name": sender.application_name, "client_addr": sender.client_addr.as_deref().and_then(|address| address.split('/').next()),
-                "state": sender.state, "sync_state": sender.sync_state,
+                "usename": sender.usename, "application_name": sender.application_name, "client_addr": sender.client_addr.as_deref().and_then(|address| address.split('/').next()),
+                "state": sender.state, "sync_state": sender.sync_state, "sync_priority": sender.sync_priority,
             })
         };
         put("replication", facts.replication.iter().map(sender).collect());
@@ -151,7 +151,7 @@ pub fn status(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, n
     status
 }
 
-/// What is ours: the term, how long the lease runs yet, and what was decided last.
+/// What is ours: the term, how long the lease still runs, and what was decided last.
 fn tenure(snapshot: &Snapshot, now: Instant) -> Value {
     let mut tenure = Map::new();
     tenure.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
@@ -199,9 +199,9 @@ mod tests {
     #[test]
     fn the_status_of_a_primary_is_what_the_field_reads() {
         let facts = facts(
-            r#"{"flush_lsn":84197033,"replication":[{"application_name":"n1","client_addr":"127.0.0.1/32","state":"streaming","sync_state":"sync"}]}"#,
+            r#"{"flush_lsn":84197033,"replication":[{"application_name":"n1","usename":"r","client_addr":"127.0.0.1/32","state":"streaming","sync_state":"sync","sync_priority":1}]}"#,
         );
-        insta::assert_snapshot!(text(&snapshot("n0", primary()), Some(&facts)), @r#"{"database_system_identifier":"7710284044615527583","patroni":{"name":"n0","scope":"demo","version":"4.1.5"},"postmaster_start_time":"2026-11-20 15:59:58.002314+00:00","replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_state":"sync"}],"role":"primary","server_version":150020,"state":"running","timeline":1,"xlog":{"location":84197033}}"#);
+        insta::assert_snapshot!(text(&snapshot("n0", primary()), Some(&facts)), @r#"{"database_system_identifier":"7710284044615527583","patroni":{"name":"n0","scope":"demo","version":"4.1.5"},"postmaster_start_time":"2026-11-20 15:59:58.002314+00:00","replication":[{"application_name":"n1","client_addr":"127.0.0.1","state":"streaming","sync_priority":1,"sync_state":"sync","usename":"r"}],"role":"primary","server_version":150020,"state":"running","timeline":1,"xlog":{"location":84197033}}"#);
     }
 
     #[test]

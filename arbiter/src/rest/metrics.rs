@@ -99,7 +99,7 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     let term = snapshot.view.leader.as_ref().map_or(0.0, |leader| leader.term.0 as f64);
     add("tenure_term", GAUGE, "Term of the present leader, 0 if there is none.", term);
     let left = snapshot.lease_until.map_or(0.0, |until| until.saturating_duration_since(now).as_secs_f64());
-    add("tenure_lease_seconds_left", GAUGE, "How long this node's lease runs yet, 0 if it has run out.", left);
+    add("tenure_lease_seconds_left", GAUGE, "Seconds for which this node's lease still runs, 0 once it has run out.", left);
     add("tenure_writable", GAUGE, "Value is 1 if this node serves writes, 0 otherwise.", flag(health::is_primary(snapshot, now)));
 
     let foreign = flag(snapshot.local.strange.is_some());

@@ -77,18 +77,25 @@ pub struct Reply {
     pub body: String,
     /// What whoever asked should know besides: headers `Warning`, so that the body stays what the field's tools expect.
     pub warnings: Vec<String>,
+    /// What there is to say beside a text that tools compare as a whole; goes into the header `X-Tenure-Reason`.
+    pub reason: Option<String>,
 }
 
 impl Reply {
     /// A sentence; the field calls it HTML, as old clients expect.
     pub fn text(status: u16, body: impl Into<String>) -> Reply {
-        Reply { status, content: "text/html", body: body.into(), warnings: Vec::new() }
+        Reply { status, content: "text/html", body: body.into(), warnings: Vec::new(), reason: None }
+    }
+
+    /// With what the text, which is the field's, does not tell.
+    pub fn because(self, reason: impl Into<String>) -> Reply {
+        Reply { reason: Some(reason.into()), ..self }
     }
 
     /// A JSON document.
     pub fn json(status: u16, value: &impl Serialize) -> Reply {
         match serde_json::to_string(value) {
-            Ok(body) => Reply { status, content: "application/json", body, warnings: Vec::new() },
+            Ok(body) => Reply { status, content: "application/json", body, warnings: Vec::new(), reason: None },
             Err(error) => Reply::text(500, error.to_string()),
         }
     }
@@ -105,6 +112,9 @@ impl Reply {
             if let Ok(value) = HeaderValue::from_str(&format!("299 tenure \"{}\"", text.replace("\\'", "'"))) {
                 response.headers_mut().append(header::WARNING, value);
             }
+        }
+        if let Some(reason) = self.reason.and_then(|reason| HeaderValue::from_str(&reason).ok()) {
+            response.headers_mut().insert("x-tenure-reason", reason);
         }
         if self.status == 401 {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Patroni\""));

@@ -18,7 +18,7 @@ pub async fn leave(hands: &Hands) {
         Ok(Left::NotNamed) => {}
         Ok(Left::Dropped) => tracing::info!("no commit waits for this node any more"),
         Ok(Left::StillNamed(bound)) => {
-            tracing::warn!("the primary still waits for this synchronous standby after {} s; it goes all the same", bound.as_secs());
+            tracing::warn!("the primary still waits for this synchronous standby after {} s; it stops anyway", bound.as_secs());
         }
         Err(why) => tracing::warn!("the primary was not told that this synchronous standby goes: {why:#}"),
     }

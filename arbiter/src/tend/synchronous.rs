@@ -44,9 +44,14 @@ pub async fn tend(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &Se
         return Ok(false);
     }
     let trust = Trust::of(&key);
-    let goal = rules.goal(&standbys(view, facts), &trust, &setting, &expected(hands, view));
-    if goal.setting == Setting::placeholder() && setting != goal.setting {
-        tracing::warn!("synchronous_mode_strict: no synchronous standby, commits wait for one");
+    let seen = standbys(view, facts);
+    let goal = rules.goal(&seen, &trust, &setting, &expected(hands, view));
+    if hands.begins_without_standby(rules.strict && rules.choose(&seen, &setting).is_empty()) {
+        // Watches match the first half, which is the field's.
+        tracing::warn!(
+            "No active replication connections from Patroni members and synchronous_mode_strict is requested: commits wait for '{}'; hint: bring a standby without the tag nosync to stream from here",
+            goal.setting
+        );
     }
     let now = Applied { caught_up: in_force_from.map(|from| caught_up(facts, from)).unwrap_or_default(), setting };
     match quorum::step(&hands.config.name, &key, &now, &goal) {
@@ -118,7 +123,10 @@ async fn confirm(hands: &Hands, trust: &Trust, goal: &Goal) -> Result<bool> {
         Some(from) => from,
         None => {
             let Some(from) = in_force(hands, &setting, deadline).await? else {
-                tracing::warn!("not every process keeps synchronous_standby_names '{setting}' after {} s", CONFIRM_PATIENCE.as_secs());
+                tracing::warn!(
+                    "not every process of the server has applied synchronous_standby_names '{setting}' after {} s",
+                    CONFIRM_PATIENCE.as_secs()
+                );
                 return Ok(false);
             };
             hands.note_synchronous(setting, Some(from));
@@ -195,9 +203,10 @@ pub async fn trust_nobody_else(hands: &Hands, view: ClusterView) -> Result<Clust
 /// wait for a standby already. Gives what was set.
 pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setting> {
     let rules = Rules::of(view.config());
+    // In strict mode also one that is down: the commits of this primary wait until it is back, as they would under the placeholder.
     let may_confirm = |name: &MemberName| {
-        let entry = view.members.get(name);
-        *name != hands.config.name && entry.is_some_and(|entry| entry.member.is_running() && !entry.member.tags.nosync())
+        let entry = view.members.get(name).map(|entry| &entry.member);
+        *name != hands.config.name && entry.is_some_and(|member| (rules.strict || member.is_running()) && !member.tags.nosync())
     };
     let own = view.sync.as_ref().map(|sync| Trust::own(&hands.config.name, &sync.value)).unwrap_or_default();
     let setting = rules.at_promotion(view.members.keys().filter(|name| may_confirm(name)).cloned().collect(), &own);

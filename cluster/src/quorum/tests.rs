@@ -26,16 +26,25 @@ fn trust(quorum: usize, voters: &str) -> Trust {
 fn a_setting_reads_as_it_is_written() {
     for (setting, text) in [
         (Setting::nobody(), ""),
-        (first(1, "n2"), r#"FIRST 1 ("n2")"#),
-        (first(2, "n3 n2"), r#"FIRST 2 ("n2","n3")"#),
-        (any(1, "n2 n3 n4"), r#"ANY 1 ("n2","n3","n4")"#),
-        (Setting::placeholder(), r#"FIRST 1 ("__patroni_strict_sync_replica_placeholder__")"#),
+        // What Patroni 4.1.5 wrote for the same: names are quoted only where they must be.
+        (first(1, "n2"), "n2"),
+        (first(1, "n-2"), r#""n-2""#),
+        (first(1, "any"), r#""any""#),
+        (first(1, "2n"), r#""2n""#),
+        (first(2, "n3 n2"), "2 (n2,n3)"),
+        (first(1, "n3 n-2"), r#"1 ("n-2",n3)"#),
+        (any(1, "n2"), "ANY 1 (n2)"),
+        (any(1, "n2 n3 n4"), "ANY 1 (n2,n3,n4)"),
+        (any(2, "n2 n-3"), r#"ANY 2 ("n-3",n2)"#),
+        (Setting::placeholder(Method::First), "__patroni_strict_sync_replica_placeholder__"),
+        (Setting::placeholder(Method::Any), "ANY 1 (__patroni_strict_sync_replica_placeholder__)"),
     ] {
         assert_eq!(setting.to_string(), text);
         assert_eq!(Setting::read(text), Some(setting), "{text}");
     }
     for (text, setting) in [
         ("n2", Some(first(1, "n2"))),
+        (r#"FIRST 1 ("n2")"#, Some(first(1, "n2"))),
         (r#""n2", n3"#, Some(first(1, "n2 n3"))),
         ("2 (n2,n3)", Some(first(2, "n2 n3"))),
         ("any 1 (n2 , n3 )", Some(any(1, "n2 n3"))),
@@ -118,7 +127,14 @@ fn where_it_shall_come_to() {
         ("all of them", Rules { count: 2, ..QUORUM }, two(), (trust(0, ""), any(1, "n2")), "", (any(2, "n2 n3"), trust(0, "n2 n3"))),
         ("nobody left", QUORUM, vec![], (trust(1, "n2 n3"), any(1, "n2 n3")), "", (Setting::nobody(), trust(0, ""))),
         ("nobody left, strict", strict(QUORUM), vec![], (trust(1, "n2 n3"), any(1, "n2 n3")), "", (any(1, "n2 n3"), trust(1, "n2 n3"))),
-        ("nobody yet, strict", strict(ON), vec![], (trust(0, ""), Setting::nobody()), "", (Setting::placeholder(), trust(0, ""))),
+        (
+            "nobody yet, strict",
+            strict(ON),
+            vec![],
+            (trust(0, ""), Setting::nobody()),
+            "",
+            (Setting::placeholder(Method::First), trust(0, "")),
+        ),
         ("nobody yet, one on its way", QUORUM, vec![], (trust(0, ""), any(1, "n2 n3")), "n3", (any(1, "n2 n3"), trust(0, ""))),
         ("the one on its way is not named", QUORUM, vec![], (trust(0, ""), any(1, "n2")), "n3", (Setting::nobody(), trust(0, ""))),
         ("one has come", QUORUM, vec![seen("n2", 1, 0)], (trust(0, ""), any(1, "n2 n3")), "n3", (any(1, "n2"), trust(0, "n2"))),
@@ -134,10 +150,10 @@ fn what_a_new_primary_and_a_restarted_one_begin_with() {
     for (rules, members, setting) in [
         (ON, "n2 n3", Setting::nobody()),
         (strict(ON), "n2 n3", first(1, "n2 n3")),
-        (strict(ON), "", Setting::placeholder()),
+        (strict(ON), "", Setting::placeholder(Method::First)),
         (QUORUM, "n2 n3", any(1, "n2 n3")),
         (QUORUM, "", Setting::nobody()),
-        (strict(QUORUM), "", Setting::placeholder()),
+        (strict(QUORUM), "", Setting::placeholder(Method::Any)),
         (Rules { mode: SynchronousMode::Off, ..strict(ON) }, "n2", Setting::nobody()),
     ] {
         assert_eq!(rules.at_promotion(set(members), &Trust::none()), setting, "{rules:?} {members}");
@@ -154,7 +170,7 @@ fn what_a_new_primary_and_a_restarted_one_begin_with() {
         (ON, trust(1, "n2 n3"), first(1, "n2 n3")),
         (QUORUM, trust(1, "n2 n3 n4"), any(2, "n2 n3 n4")),
         (QUORUM, trust(0, ""), Setting::nobody()),
-        (strict(QUORUM), trust(0, ""), Setting::placeholder()),
+        (strict(QUORUM), trust(0, ""), Setting::placeholder(Method::Any)),
     ] {
         let begun = rules.at_start(&key);
         assert!(overlap(&key, &begun));
@@ -167,41 +183,23 @@ fn what_a_new_primary_and_a_restarted_one_begin_with() {
 fn the_way_from_one_to_the_other() {
     let goal = |setting: Setting| Goal { trust: Trust::under(&setting), setting };
     for (what, key, setting, goal, way) in [
-        ("the first standby", trust(0, ""), Setting::nobody(), goal(first(1, "n2")), "set FIRST 1 (\"n2\"), confirm, key 0 of n2"),
+        ("the first standby", trust(0, ""), Setting::nobody(), goal(first(1, "n2")), "set n2, confirm, key 0 of n2"),
         (
             "another standby takes its place",
             trust(0, "n2"),
             first(1, "n2"),
             goal(first(1, "n3")),
-            "key 0 of -, set FIRST 1 (\"n3\"), confirm, key 0 of n3",
+            "key 0 of -, set n3, confirm, key 0 of n3",
         ),
-        (
-            "a second one joins",
-            trust(0, "n2"),
-            first(1, "n2"),
-            goal(first(2, "n2 n3")),
-            "set FIRST 2 (\"n2\",\"n3\"), confirm, key 0 of n2,n3",
-        ),
-        ("one of two leaves", trust(0, "n2 n3"), first(2, "n2 n3"), goal(first(1, "n2")), "key 0 of n2, set FIRST 1 (\"n2\")"),
+        ("a second one joins", trust(0, "n2"), first(1, "n2"), goal(first(2, "n2 n3")), "set 2 (n2,n3), confirm, key 0 of n2,n3"),
+        ("one of two leaves", trust(0, "n2 n3"), first(2, "n2 n3"), goal(first(1, "n2")), "key 0 of n2, set n2"),
         ("the last one leaves", trust(0, "n2"), first(1, "n2"), goal(Setting::nobody()), "key 0 of -, set "),
-        ("from on to quorum", trust(0, "n2"), first(1, "n2"), goal(any(1, "n2 n3")), "key 1 of n2,n3, set ANY 1 (\"n2\",\"n3\")"),
-        ("from quorum to on", trust(1, "n2 n3"), any(1, "n2 n3"), goal(first(1, "n2")), "set FIRST 1 (\"n2\"), confirm, key 0 of n2"),
-        (
-            "a voter joins",
-            trust(1, "n2 n3"),
-            any(1, "n2 n3"),
-            goal(any(1, "n2 n3 n4")),
-            "key 2 of n2,n3,n4, set ANY 1 (\"n2\",\"n3\",\"n4\")",
-        ),
-        ("a voter leaves", trust(1, "n2 n3"), any(1, "n2 n3"), goal(any(1, "n2")), "set ANY 1 (\"n2\"), confirm, key 0 of n2"),
-        (
-            "one more confirms",
-            trust(1, "n2 n3"),
-            any(1, "n2 n3"),
-            goal(any(2, "n2 n3")),
-            "set ANY 2 (\"n2\",\"n3\"), confirm, key 0 of n2,n3",
-        ),
-        ("one less confirms", trust(0, "n2 n3"), any(2, "n2 n3"), goal(any(1, "n2 n3")), "key 1 of n2,n3, set ANY 1 (\"n2\",\"n3\")"),
+        ("from on to quorum", trust(0, "n2"), first(1, "n2"), goal(any(1, "n2 n3")), "key 1 of n2,n3, set ANY 1 (n2,n3)"),
+        ("from quorum to on", trust(1, "n2 n3"), any(1, "n2 n3"), goal(first(1, "n2")), "set n2, confirm, key 0 of n2"),
+        ("a voter joins", trust(1, "n2 n3"), any(1, "n2 n3"), goal(any(1, "n2 n3 n4")), "key 2 of n2,n3,n4, set ANY 1 (n2,n3,n4)"),
+        ("a voter leaves", trust(1, "n2 n3"), any(1, "n2 n3"), goal(any(1, "n2")), "set ANY 1 (n2), confirm, key 0 of n2"),
+        ("one more confirms", trust(1, "n2 n3"), any(1, "n2 n3"), goal(any(2, "n2 n3")), "set ANY 2 (n2,n3), confirm, key 0 of n2,n3"),
+        ("one less confirms", trust(0, "n2 n3"), any(2, "n2 n3"), goal(any(1, "n2 n3")), "key 1 of n2,n3, set ANY 1 (n2,n3)"),
     ] {
         let me = name("n1");
         let (mut key, mut applied) = (key.key(&me, &SyncState::default()), Applied { setting, caught_up: BTreeSet::new() });

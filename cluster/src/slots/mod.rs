@@ -7,7 +7,7 @@ mod logical;
 mod publication;
 
 pub use logical::{Copied, Doubt, doubt, doubtful, remembered};
-pub use publication::{LogicalSlot, Publication, Retention, SlotFacts, holding_back, lost, publication, said, warning_bytes};
+pub use publication::{LogicalSlot, Publication, Retention, SlotFacts, holding_back, lost, of_members, publication, said, warning_bytes};
 
 use crate::config::DynamicConfig;
 use crate::lsn::Lsn;

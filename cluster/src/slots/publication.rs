@@ -83,6 +83,11 @@ pub fn said(view: &ClusterView) -> SlotFacts {
     if present { facts } else { SlotFacts::default() }
 }
 
+/// The slots of the members that are there, by name: of the leader too, which needs one at the next. One that never streams has none.
+pub fn of_members(view: &ClusterView) -> impl Iterator<Item = String> {
+    view.members.iter().filter(|(_, entry)| entry.is_kept() && !entry.member.tags.nostream()).map(|(name, _)| name.slot_name())
+}
+
 /// The permanent logical slots that the leader does not have.
 pub fn lost(view: &ClusterView) -> Vec<String> {
     let said = said(view);

@@ -50,6 +50,7 @@ pub struct Page {
     worker_pid: AtomicI32,
     worker_seen_ns: AtomicU64,
     arbiter_pid: AtomicI32,
+    arbiter_seen_ns: AtomicU64,
     etcd_seen_ns: AtomicU64,
     /// Until when this node has promised the leader not to take its key (`failsafe_mode`).
     promised_until_ns: AtomicU64,

@@ -1,6 +1,6 @@
 //! Who is there: the lease worker and the arbiter, when they were last seen, and how they are woken.
 
-use super::{Page, page, page_if_any, renewal_was_sent_at, wall_ahead_ns};
+use super::{Page, boottime, page, page_if_any, renewal_was_sent_at, wall_ahead_ns};
 use crate::guc;
 use cluster::time::Moment;
 use pgrx::pg_sys;
@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 /// This process' id.
 pub fn own_pid() -> i32 {
@@ -58,6 +59,7 @@ unsafe extern "C-unwind" fn end_what_is_ours(_code: std::ffi::c_int, _arg: pg_sy
 /// Backend: this session is the arbiter's, until it ends.
 pub fn attach_arbiter() {
     let page = page();
+    page.arbiter_seen_ns.store(boottime().as_nanos(), SeqCst);
     if page.arbiter_pid.swap(own_pid(), SeqCst) != own_pid() {
         // SAFETY: the callback is guarded and touches atomics.
         unsafe { pg_sys::before_shmem_exit(Some(detach_arbiter), pg_sys::Datum::from(0)) };
@@ -103,6 +105,12 @@ impl Page {
     /// The backend of the attached arbiter; None where none is attached.
     pub fn arbiter_pid(&self) -> Option<i32> {
         Some(self.arbiter_pid.load(SeqCst)).filter(|pid| *pid != 0)
+    }
+
+    /// An arbiter is attached and has looked after this server within so much time.
+    pub fn arbiter_attends(&self, now: Moment, within: Duration) -> bool {
+        let seen = Moment::from_nanos(self.arbiter_seen_ns.load(SeqCst));
+        self.arbiter_pid().is_some() && now.since(seen) <= within
     }
 
     /// Worker: it went round its loop.

@@ -456,7 +456,7 @@ async fn print_state(ground: &Ground) {
         let lease = node.query("SELECT * FROM tenure.lease()").await;
         println!("{}: lease {lease:?}", node.name());
         println!("--- the end of {}'s arbiter.log\n{}", node.name(), room::tail(&node.log_file(), 3000));
-        println!("--- the end of {}'s postmaster.log\n{}", node.name(), room::tail(&node.data_dir().join("log/postmaster.log"), 1000));
+        println!("--- the end of {}'s server log\n{}", node.name(), room::tail(&node.server_log(), 1000));
         println!("--- the end of {}'s postgresql.log\n{}", node.name(), room::tail(&fault::server_log(node), 3000));
     }
 }
