@@ -61,7 +61,7 @@ fn every_fault_is_found_and_nothing_else() {
         (
             "the leader is down",
             |view| view.members.get_mut(&name("n1")).unwrap().member.state = MemberState::Crashed,
-            &["critical: n1: it leads, but its Postgres is crashed"],
+            &["critical: n1: it leads, but its Postgres has crashed"],
         ),
         (
             "the leader is a standby",
