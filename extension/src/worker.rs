@@ -132,6 +132,8 @@ fn run() -> Result<(), Unable> {
             }
             // SAFETY: SIGHUP's own business, done between two awaits in the process' main thread.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+            // What the round before was serving for SQL ended with it: nobody else would give the mailbox back.
+            page().forget_request();
             match Worker::from_settings(&remembered) {
                 // What was sent before may be carried out yet: that outlives a reload.
                 Ok(anew) => worker = Worker { moving: worker.moving.clone(), ..anew },
