@@ -377,6 +377,11 @@ impl Hands {
         self.knowledge.settled(&self.programs, &self.config.postgres.files(), recovery, settle).await
     }
 
+    /// Finds out beforehand what the server would take as primary: a promotion must not wait for that.
+    pub async fn settle_as_primary(&self, view: &ClusterView) {
+        self.settled(view, &Recovery::None, &self.dynamic(view), None).await;
+    }
+
     /// The dynamic configuration, or the one of the file while there is none in etcd.
     pub fn dynamic(&self, view: &ClusterView) -> cluster::config::DynamicConfig {
         view.config

@@ -141,7 +141,7 @@ pub fn parameters(
     parameters.overlay(admitted(config, dynamic, known, &section, of_role, told));
     parameters.overlay(taken(known, &section, of_role, told));
     if let Some(setting) = synchronous {
-        parameters.file.insert("synchronous_standby_names".to_owned(), setting.to_string());
+        parameters.own.insert("synchronous_standby_names".to_owned(), setting.to_string());
     }
     // Without the primary a standby asks again every 5 s by default; a new primary should not wait that long for its standbys.
     parameters.file.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "1s".to_owned());

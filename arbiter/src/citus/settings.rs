@@ -49,6 +49,6 @@ pub fn by_role(config: &NodeConfig, view: &ClusterView, recovery: &Recovery, par
     if parameters.file.contains_key(USE_SECONDARY_NODES) {
         return;
     }
-    parameters.file.insert(USE_SECONDARY_NODES.to_owned(), if leads { "never" } else { "always" }.to_owned());
+    parameters.own.insert(USE_SECONDARY_NODES.to_owned(), if leads { "never" } else { "always" }.to_owned());
     parameters.own.insert("tenure.sessions_read_only".to_owned(), if leads { "off" } else { "on" }.to_owned());
 }

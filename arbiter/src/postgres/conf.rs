@@ -440,6 +440,35 @@ mod tests {
     }
 
     #[test]
+    fn nothing_but_a_name_is_written_as_one_and_ours_come_last() {
+        let files = ConfigFiles { data_dir: "/d".into(), config_dir: "/d".into() };
+        let parameters = Parameters {
+            file: map(&[
+                ("work_mem = '1MB'\ninclude", "/x"),
+                ("include", "/x"),
+                ("Include_Dir", "/x"),
+                ("work_mem", "4MB'\n#"),
+                ("a b", "1"),
+            ]),
+            argv: BTreeMap::new(),
+            own: map(&[("tenure.etcd_endpoints", "ours")]),
+        };
+        let extra = map(&[("tenure.etcd_endpoints", "theirs"), ("include_if_exists", "/x")]);
+        let text = files.content(&parameters, &Recovery::Standby { primary_conninfo: None, primary_slot_name: None, extra });
+        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        let expected = [
+            "include 'postgresql.base.conf'",
+            "recovery_target_timeline = 'latest'",
+            r"work_mem = '4MB''\n#'",
+            "primary_conninfo = ''",
+            "primary_slot_name = ''",
+            "tenure.etcd_endpoints = 'theirs'",
+            "tenure.etcd_endpoints = 'ours'",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
     fn yaml_values_become_settings() {
         let value: Value = serde_json::json!({"hot_standby": true, "Work_Mem": "4MB", "jit": false, "max_connections": 100, "ratio": 1.5, "gone": null, "odd": {"a": 1}});
         let expected = map(&[("hot_standby", "on"), ("jit", "off"), ("max_connections", "100"), ("ratio", "1.5"), ("work_mem", "4MB")]);
