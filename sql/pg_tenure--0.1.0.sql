@@ -157,6 +157,10 @@ CREATE FUNCTION tenure_internal.promise(until_boottime_ns bigint) RETURNS boolea
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'promise_wrapper';
 COMMENT ON FUNCTION tenure_internal.promise(bigint) IS 'called by the arbiter in failsafe_mode: do not take the leader key until then';
 
+CREATE FUNCTION tenure_internal.end_promise(until_boottime_ns bigint) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'end_promise_wrapper';
+COMMENT ON FUNCTION tenure_internal.end_promise(bigint) IS 'called by the arbiter: the leader that was promised this holds its key for longer than that';
+
 CREATE FUNCTION tenure_internal.extend_lease(until_boottime_ns bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'extend_lease_wrapper';
 COMMENT ON FUNCTION tenure_internal.extend_lease(bigint) IS 'called by the arbiter in failsafe_mode: every member has promised not to race until then';

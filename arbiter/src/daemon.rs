@@ -366,6 +366,9 @@ impl Daemon {
             return Ok(Turn::Again(RETRY));
         }
         self.told_failsafe = None;
+        if let Err(why) = self.hands.promise.end_where_superseded(&self.view, &self.hands.etcd, &self.hands.sql).await {
+            tracing::debug!("{why:#}");
+        }
         self.requested().await;
         let planned = self.planned_restart(&seen);
         let pause = self.begin(decision, seen);

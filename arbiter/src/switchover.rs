@@ -58,6 +58,8 @@ pub async fn switch_over(
         tracing::info!("leadership of the standby cluster handed over to {first}");
         return Ok(first.clone());
     }
+    let ready = without_promise(hands, view, ready).await?;
+    let Some(first) = ready.first() else { bail!("nobody is asked to take over") };
     tracing::info!("switchover to {first}: checkpoint while still serving");
     announce(hands, first);
     let began = Instant::now();
@@ -156,6 +158,28 @@ async fn wait_for_candidates(hands: &Hands, view: &ClusterView, candidates: &[Me
         bail!("no candidate streams with at most {most} bytes of lag (maximum_lag_on_failover): {last}");
     }
     Ok(ready)
+}
+
+/// Those that no promise binds, in their order: a member that has promised not to take the key opens no fence with one that it is handed.
+/// While all are bound this node serves on, for a TTL at most.
+async fn without_promise(hands: &Hands, view: &ClusterView, candidates: Vec<MemberName>) -> Result<Vec<MemberName>> {
+    let deadline = Instant::now() + view.config().timing().ttl + CANDIDATE_PATIENCE;
+    loop {
+        let asked = futures_util::future::join_all(candidates.iter().map(|name| answers::promise(&hands.caller, view, name))).await;
+        let promises = || candidates.iter().zip(&asked);
+        let free: Vec<MemberName> = promises().filter(|(_, promise)| promise.is_none()).map(|(name, _)| name.clone()).collect();
+        if !free.is_empty() {
+            return Ok(free);
+        }
+        let Some((left, name)) = promises().filter_map(|(name, promise)| Some(((*promise)?, name))).min() else { return Ok(free) };
+        let words = format!("{name} has promised not to take the leader key for {} ms yet (failsafe_mode)", left.as_millis());
+        if Instant::now() + left > deadline {
+            bail!("{words}");
+        }
+        tracing::info!("the switchover waits: {words}");
+        // It may end before its time, so a look in between.
+        tokio::time::sleep(left.min(Duration::from_millis(500))).await;
+    }
 }
 
 fn sender<'a>(facts: &'a ServerFacts, name: &MemberName) -> Option<&'a Sender> {

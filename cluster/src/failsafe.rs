@@ -3,9 +3,12 @@
 //! The leader may go on while everybody who could take its key has promised not to. Who could is said by the
 //! key `failsafe` (see [`crate::race::may_stand`]), so the leader has to ask at least all in it.
 
+use crate::lease;
 use crate::name::MemberName;
+use crate::time::Moment;
 use crate::view::ClusterView;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Name to REST address, as the key `failsafe` has them.
 pub type Members = BTreeMap<String, String>;
@@ -65,8 +68,67 @@ pub fn may_promise(view: &ClusterView, leader: &str) -> Result<(), Refusal> {
     }
 }
 
+/// For how long a member promises that asks for `asked`: its own TTL at most, whoever asks, so that one word forbids it the key for no
+/// longer than a lease would. The leader counts on what it is told, not on what it asked.
+pub fn promised_for(view: &ClusterView, asked: Option<Duration>) -> Duration {
+    let own = view.config().timing().ttl;
+    asked.map_or(own, |asked| asked.min(own))
+}
+
+/// Is a promise to `leader` until `until` over before its time? It is where a fresh view shows that member as the leader, on a lease that
+/// etcd lets live for `left` from `now` on, which was before etcd was asked.
+///
+/// What the promise forbids is to take the key while that leader may count on it. If the key outlives the promise, nobody can take it
+/// before then but after the leader has given it up itself, and it does that with a closed fence. That the leader is there is not
+/// enough: a lease may run out before what it was promised does, and it may serve on that promise alone.
+pub fn is_superseded(view: &ClusterView, leader: &str, until: Moment, now: Moment, left: Duration) -> bool {
+    view.leader.as_ref().is_some_and(|now| now.name.as_str() == leader) && lease::deadline(now, left) >= until
+}
+
 /// Must the page stay as it is although etcd says that this node leads in `leads_in`? A take whose answer was lost may be
 /// carried out after its node promised to stay away; a page that is open for that term already goes on.
 pub fn keeps_closed(promised: bool, page_term: i64, leads_in: i64) -> bool {
     promised && page_term != leads_in
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DynamicConfig;
+    use crate::leader::{Leader, LeaseId, Term};
+    use crate::view::Versioned;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn view(ttl: u64) -> ClusterView {
+        let config = DynamicConfig(serde_json::from_str(&format!(r#"{{"ttl":{ttl},"failsafe_mode":true}}"#)).unwrap());
+        let leader = Leader { name: MemberName::new("n0").unwrap(), lease: LeaseId(7), term: Term(5) };
+        ClusterView { config: Some(Versioned { value: config, revision: 1 }), leader: Some(leader), ..ClusterView::default() }
+    }
+
+    #[test]
+    fn nobody_promises_for_longer_than_a_lease_of_its_own() {
+        for (asked, own, expected) in
+            [(Some(3600), 10, 10), (Some(5), 10, 5), (None, 10, 10), (Some(10), 10, 10), (Some(u64::MAX), 3, 3), (Some(0), 10, 0)]
+        {
+            assert_eq!(promised_for(&view(own), asked.map(Duration::from_secs)), SECOND * expected, "{asked:?} of {own}");
+        }
+    }
+
+    #[test]
+    fn a_promise_ends_early_only_where_the_leaders_lease_outlives_it() {
+        let now = Moment(SECOND * 1000);
+        for (leader, until, left, expected) in [
+            ("n0", 5, 9, true),
+            // The key may run out before the promise does, and the leader may serve on the promise alone.
+            ("n0", 9, 9, false),
+            ("n0", 9, 5, false),
+            ("n0", 5, 0, false),
+            // Another leads: whom this was promised to may serve yet.
+            ("n1", 1, 10, false),
+        ] {
+            assert_eq!(is_superseded(&view(10), leader, now + SECOND * until, now, SECOND * left), expected, "{leader} {until} {left}");
+        }
+        assert!(!is_superseded(&ClusterView::default(), "n0", now + SECOND, now, SECOND * 10), "nobody leads");
+    }
 }

@@ -229,6 +229,12 @@ impl Etcd {
         options.with_tls(tls)
     }
 
+    /// For how long etcd lets this lease live yet, unless it is renewed; nothing where it is gone.
+    pub async fn lease_left(&self, lease: LeaseId) -> Result<Duration> {
+        let answer = self.call(|mut client| async move { client.lease_time_to_live(lease.0, None).await }).await?;
+        Ok(Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0)))
+    }
+
     /// The connection to this endpoint, made where there is none; logged in, unless this etcd knows no users.
     async fn client(&self, endpoint: &Endpoint) -> std::result::Result<Client, etcd_client::Error> {
         let mut slot = endpoint.client.lock().await;

@@ -464,6 +464,13 @@ fn promise(until_boottime_ns: i64) -> bool {
     shmem::page().promise(moment(until_boottime_ns), boottime())
 }
 
+/// The promise that binds until then is over before its time. False where another binds by now.
+#[pg_extern]
+fn end_promise(until_boottime_ns: i64) -> bool {
+    demand_superuser("tenure_internal.end_promise(bigint)");
+    shmem::page().end_promise(moment(until_boottime_ns))
+}
+
 /// Every known member has promised not to race until then (nanoseconds of CLOCK_BOOTTIME on this host):
 /// the fence may stay open as long. False where this node does not lead.
 #[pg_extern]

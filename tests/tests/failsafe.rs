@@ -48,6 +48,49 @@ async fn with_failsafe_mode_one_member_that_does_not_promise_closes_the_fence() 
     cluster.healthy().await;
 }
 
+/// Whoever may ask REST for a promise binds a member, and so does a leader that was without etcd for a moment. That costs nobody an outage.
+#[tokio::test]
+async fn a_promise_binds_for_one_ttl_at_most_and_a_switchover_has_no_outage_of_it() {
+    let cluster = Cluster::of(2).ttl(6).dynamic("failsafe_mode", json!(true)).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let writer = cluster.writer().await;
+    let ask = json!({"name": leader.name(), "ttl": 3600});
+    let answer = standby.post("/failsafe", &ask).await.expect("POST /failsafe");
+    assert_eq!(answer.status, 202, "an hour is not promised: {answer:?}");
+    let told = standby.get("/patroni").await.expect("GET /patroni");
+    let told: serde_json::Value = serde_json::from_str(&told.body).expect("JSON");
+    let left = told["tenure"]["promise_ms_left"].as_u64().unwrap_or_else(|| panic!("{told}"));
+    assert!((1..=6000).contains(&left), "{told}");
+    assert_eq!(told["tenure"]["promised_to"], leader.name(), "{told}");
+    let request = json!({"leader": leader.name(), "candidate": standby.name()});
+    let done = leader.post("/switchover", &request).await.expect("POST /switchover");
+    assert_eq!(done.status, 200, "{done:?}");
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("switchover onto a member that had promised: {}", ledger.summary());
+    assert!(ledger.longest_pause() < Duration::from_secs(5), "{}", ledger.summary());
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+/// A promise to a leader that is there, on a lease that outlives it, is over before its time.
+#[tokio::test]
+async fn a_promise_ends_early_where_the_leader_is_back() {
+    let cluster = Cluster::of(2).ttl(20).dynamic("failsafe_mode", json!(true)).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    let ask = json!({"name": leader.name(), "ttl": 20});
+    assert_eq!(standby.post("/failsafe", &ask).await.expect("POST /failsafe").status, 200);
+    standby.logged(&["the promise to", "is over, its lease outlives it"], seconds(15)).await;
+    let told = standby.get("/patroni").await.expect("GET /patroni");
+    assert!(!told.body.contains("promise_ms_left"), "{told:?}");
+    leader.stop();
+    cluster
+        .wait_within(seconds(12), "the standby to lead before the promise would have ended", |view| view.leader() == Some(standby.name()))
+        .await;
+}
+
 /// CLOCK_BOOTTIME, in nanoseconds: the clock that promises are made by.
 fn boottime_ns() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

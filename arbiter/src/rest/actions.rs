@@ -40,9 +40,10 @@ pub async fn promise(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
     };
     let view = node.snapshot.borrow().view.clone();
     // The field's agents don't say their TTL: ours is that of the same configuration.
-    let ttl = body.get("ttl").and_then(Value::as_u64).map_or_else(|| view.config().timing().ttl, Duration::from_secs);
-    match crate::failsafe::promise(node, &view, leader, ttl.min(Duration::from_secs(3600))).await {
-        Ok(()) => Ok(Reply::text(200, "Accepted")),
+    let asked = body.get("ttl").and_then(Value::as_u64).map(Duration::from_secs);
+    match crate::failsafe::promise(node, &view, leader, asked).await {
+        Ok(promised) if asked.is_some_and(|asked| asked > promised) => Ok(Reply::text(202, crate::failsafe::accepted_for(promised))),
+        Ok(_) => Ok(Reply::text(200, "Accepted")),
         Err((status, why)) => Err(Reply::text(status, why)),
     }
 }

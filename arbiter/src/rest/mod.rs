@@ -40,9 +40,9 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use health::Query;
-use listen::Peer;
+use listen::{Answering, Peer};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::Joint;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -233,13 +233,13 @@ pub async fn serve(listener: TcpListener, node: Node, gate: watch::Receiver<Arc<
 }
 
 async fn answer(shared: &Shared, peer: &Peer, request: Request) -> Response {
-    let _answering = peer.answering();
+    let answering = peer.answering();
     let method = request.method().clone();
     let path = request.uri().path();
     let bare = matches!(method, Method::HEAD | Method::OPTIONS)
         || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
     let gate = shared.gate.borrow().clone();
-    let mut response = reply(shared, &gate.access, peer, request).await.response(bare);
+    let mut response = reply(shared, &gate.access, peer, &answering, request).await.response(bare);
     response.headers_mut().extend(gate.headers.iter().cloned());
     response
 }
@@ -252,7 +252,7 @@ fn unsupported(method: &Method, path: &str) -> String {
     format!("Unsupported: {method} {path}{why}")
 }
 
-async fn reply(shared: &Shared, access: &Access, peer: &Peer, request: Request) -> Reply {
+async fn reply(shared: &Shared, access: &Access, peer: &Peer, answering: &Answering, request: Request) -> Reply {
     // Before anything is looked at, also for paths that nobody serves.
     if changes(request.method()) {
         let view = shared.node.snapshot.borrow().view.clone();
@@ -263,19 +263,22 @@ async fn reply(shared: &Shared, access: &Access, peer: &Peer, request: Request) 
     let Some(route) = find(request.method(), request.uri().path()) else {
         return Reply::text(501, unsupported(request.method(), request.uri().path()));
     };
-    match tokio::time::timeout(route.within, perform(shared, route, request)).await {
+    match tokio::time::timeout(route.within, perform(shared, route, answering, request)).await {
         Ok(Ok(reply) | Err(reply)) => reply,
         Err(_) => Reply::text(503, format!("no answer within {} seconds", route.within.as_secs())),
     }
 }
 
-async fn perform(shared: &Shared, route: &Route, request: Request) -> Result<Reply, Reply> {
+async fn perform(shared: &Shared, route: &Route, answering: &Answering, request: Request) -> Result<Reply, Reply> {
     let node = &shared.node;
     let uri = request.uri().clone();
     let body = tokio::time::timeout(listen::PHASE_WITHIN, to_bytes(request.into_body(), BODY_MOST)).await;
     let body = body
         .map_err(|_| Reply::text(408, format!("the body did not come within {} seconds", listen::PHASE_WITHIN.as_secs())))?
         .map_err(|_| Reply::text(413, "the body is cut short or larger than 64 KiB"))?;
+    if changes(&route.method) {
+        answering.keep();
+    }
     match route.purpose {
         Purpose::Status => Ok(shared.status.get(status(node)).await),
         Purpose::Cluster => Ok(Reply::json(200, &present::cluster_json(&node.snapshot.borrow().view, node.config.scope.as_str()))),
@@ -318,7 +321,12 @@ async fn with_facts(node: &Node) -> (Snapshot, Option<ServerFacts>) {
 
 async fn status(node: &Node) -> Reply {
     let (snapshot, facts) = with_facts(node).await;
-    Reply::json(200, &cluster::status(&snapshot, facts.as_ref(), &node.config.scope, Instant::now()))
+    let mut status = cluster::status(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
+    if let (Some((left, to)), Some(Value::Object(tenure))) = (node.promise.left(), status.get_mut("tenure")) {
+        tenure.insert("promise_ms_left".to_owned(), json!(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
+        tenure.insert("promised_to".to_owned(), json!(to));
+    }
+    Reply::json(200, &status)
 }
 
 async fn measures(node: &Node) -> Reply {

@@ -184,6 +184,11 @@ impl Page {
         true
     }
 
+    /// Arbiter: this promise is over before its time. False where it is another that binds by now.
+    pub fn end_promise(&self, until: Moment) -> bool {
+        self.promised_until_ns.compare_exchange(until.as_nanos(), 0, SeqCst, SeqCst).is_ok()
+    }
+
     /// This node has promised not to take the leader key.
     pub fn is_promised(&self, now: Moment) -> bool {
         now.as_nanos() < self.promised_until_ns.load(SeqCst)

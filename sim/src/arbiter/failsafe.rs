@@ -18,7 +18,7 @@ use std::time::Duration;
 const ANSWER_PATIENCE: Duration = Duration::from_millis(600);
 
 /// The answers so far.
-type Answers = Rc<(RefCell<Vec<bool>>, Changes)>;
+type Answers = Rc<(RefCell<Vec<Option<Duration>>>, Changes)>;
 
 impl Arbiter {
     /// Keeps the key equal to the members.
@@ -40,27 +40,27 @@ impl Arbiter {
         let sent = self.failsafe_sent.borrow().clone();
         let Ok(members) = failsafe::whom_to_ask(view, sent.as_ref(), &self.name) else { return };
         let (asked_at, ttl) = (self.clock(), view.config().timing().ttl);
-        if !self.all_promise(&members, ttl).await {
-            return;
-        }
-        let until = lease::deadline(asked_at, ttl);
+        let Some(promised) = self.all_promise(&members, ttl).await else { return };
+        let until = lease::deadline(asked_at, promised);
         if self.world.sql(self.at).await.is_some() {
             self.world.with_page(self.at, |page| page.extend(until));
             self.world.judge.borrow_mut().goes_on_by_promises += 1;
         }
     }
 
-    async fn all_promise(&self, members: &Members, ttl: Duration) -> bool {
+    /// For how long everybody promises; None where one does not.
+    async fn all_promise(&self, members: &Members, ttl: Duration) -> Option<Duration> {
         let answers: Answers = Rc::default();
         for name in members.keys() {
-            let Some(to) = self.world.nodes.iter().position(|node| node.name.as_str() == name) else { return false };
+            let to = self.world.nodes.iter().position(|node| node.name.as_str() == name)?;
             self.ask_for_promise(to, ttl, &answers);
         }
         let all = answers.1.wait(&self.world.time, || {
             let answers = answers.0.borrow();
-            (answers.len() == members.len() || answers.contains(&false)).then(|| answers.iter().all(|promised| *promised))
+            let shortest = || answers.iter().try_fold(ttl, |shortest, promised| Some(shortest.min((*promised)?)));
+            (answers.len() == members.len() || answers.contains(&None)).then(shortest)
         });
-        self.world.time.timeout(ANSWER_PATIENCE, all).await.unwrap_or(false)
+        self.world.time.timeout(ANSWER_PATIENCE, all).await.flatten()
     }
 
     fn ask_for_promise(&self, to: usize, ttl: Duration, answers: &Answers) {
@@ -86,18 +86,15 @@ impl Arbiter {
     }
 
     /// A leader asks this node.
-    async fn promise(&self, leader: &MemberName, ttl: Duration) -> bool {
-        if failsafe::may_promise(&self.view.borrow(), leader.as_str()).is_err() {
-            return false;
-        }
+    async fn promise(&self, leader: &MemberName, ttl: Duration) -> Option<Duration> {
+        failsafe::may_promise(&self.view.borrow(), leader.as_str()).ok()?;
+        let for_so_long = failsafe::promised_for(&self.view.borrow(), Some(ttl));
         let written = &self.world.nodes[self.at].promised_for;
-        if ttl > written.get() || ttl < written.get() && self.clock() >= self.promised_until.get() {
-            written.set(ttl);
+        if for_so_long > written.get() || for_so_long < written.get() && self.clock() >= self.promised_until.get() {
+            written.set(for_so_long);
         }
-        let until = self.clock() + ttl;
-        if self.world.sql(self.at).await.is_none() {
-            return false;
-        }
+        let until = self.clock() + for_so_long;
+        self.world.sql(self.at).await?;
         let now = self.clock();
         let promised = self.world.with_page(self.at, |page| page.promise(until, now)).unwrap_or(false);
         if promised {
@@ -105,7 +102,7 @@ impl Arbiter {
             self.world.time.sleep(MS / 10).await;
             self.promised_until.set(self.promised_until.get().max(until));
         }
-        promised
+        promised.then_some(for_so_long)
     }
 
     /// Before the arbiter attaches to its server: what was promised to others is in its page again.
