@@ -17,10 +17,13 @@ fn pg_ctl_start(cluster: &Cluster, node: &Node, options: &str) {
     assert!(status.success(), "pg_ctl: {status}");
 }
 
-fn pg_ctl_stop(cluster: &Cluster, node: &Node) {
+async fn pg_ctl_stop(cluster: &Cluster, node: &Node) {
     let mut command = cluster.room.command(programs::postgres_bin().join("pg_ctl"), cluster.room.path());
     let status = command.arg("-D").arg(node.data_dir()).args(["stop", "-m", "fast", "-w", "-s"]).status().expect("run pg_ctl");
     assert!(status.success(), "pg_ctl: {status}");
+    // It clears up after the server then: one that is started in the same moment would be taken for what is left of it.
+    node.logged(&["Postgres has ended"], PATIENCE).await;
+    wait::lasting(seconds(1)).await;
 }
 
 async fn refused(node: &Node) {
@@ -51,7 +54,8 @@ async fn a_deposed_leader_that_is_started_by_hand_acknowledges_nothing() {
     writer.goes_on(20, PATIENCE).await;
     let ledger = writer.finish();
     println!("a deposed leader started by hand: {}", ledger.summary());
-    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+    // In asynchronous mode what died with its host before is lost; what was tried on it afterwards was refused.
+    cluster.verdict(&ledger).await.nothing_doubled();
 }
 
 #[tokio::test]
@@ -59,7 +63,7 @@ async fn a_server_without_the_library_is_stopped_by_the_arbiter_that_finds_it() 
     let cluster = Cluster::of(2).ttl(3).start().await;
     let leader = cluster.leader().await;
     cluster.cli_ok(&["pause", "--wait"]).await;
-    pg_ctl_stop(&cluster, leader);
+    pg_ctl_stop(&cluster, leader).await;
     pg_ctl_start(&cluster, leader, "-c shared_preload_libraries=");
     leader.query("CREATE TABLE unfenced(n int)").await.expect("in maintenance mode it is left alone");
     wait::until("the member key to say so", PATIENCE, async || {
@@ -91,7 +95,7 @@ async fn a_stop_and_start_by_hand_in_maintenance_mode_keeps_the_fence() {
     writer.goes_on(20, PATIENCE).await;
     cluster.cli_ok(&["pause", "--wait"]).await;
     // Not `pg_ctl restart`, which remembers the command line.
-    pg_ctl_stop(&cluster, leader);
+    pg_ctl_stop(&cluster, leader).await;
     pg_ctl_start(&cluster, leader, "");
     writer.goes_on(20, PATIENCE).await;
     cluster.cli_ok(&["resume"]).await;
