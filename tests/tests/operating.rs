@@ -26,8 +26,8 @@ async fn the_configuration_is_checked_before_it_is_stored() {
     // Accepted, with what the running server would say.
     let output = cluster.cli_ok(&["edit-config", "-p", "work_mem=plenty", "-p", "wrok_mem=4MB", "-s", "loop_wait=9", "--force"]).await;
     for words in [
-        "warning: work_mem: the running server would refuse plenty",
-        "warning: wrok_mem: the running server has no such parameter",
+        "warning: postgresql.parameters.work_mem will be left out: the server would refuse it",
+        "warning: postgresql.parameters.wrok_mem will be left out: the server would refuse it: it has no such parameter",
         "note: loop_wait + 2 * retry_timeout",
     ] {
         assert!(output.contains(words), "{words} in {output}");
