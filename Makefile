@@ -2,10 +2,12 @@
 #   make demo      a cluster of three on this machine, with a switchover under load (make demo-stop ends it)
 #   make demo-citus   the same of a Citus cluster: three coordinators, two worker groups of two (where Citus is installed)
 #   make test      every test; installs what is missing
+#   make fresh     what a newcomer meets: make demo from cold in a minimal Debian (WHAT=test: the tests instead)
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
 PG_MAJOR  ?= 15
-PG_BIN    ?= $(firstword $(wildcard /usr/lib/postgresql/$(PG_MAJOR)/bin) $(shell command -v pg_config | xargs -r dirname))
+# Debian's place, whether PostgreSQL is there yet or `setup` has still to install it.
+PG_BIN    ?= /usr/lib/postgresql/$(PG_MAJOR)/bin
 PG_CONFIG ?= $(PG_BIN)/pg_config
 PREFIX    ?= /usr/local
 TARGET    := $(or $(CARGO_TARGET_DIR),target)
@@ -16,35 +18,48 @@ export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 # No terminal: Debian's packages must not ask.
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 
+# libprotobuf-dev: protobuf-compiler only recommends the files that every .proto includes.
 PACKAGES := postgresql-$(PG_MAJOR) postgresql-server-dev-$(PG_MAJOR) etcd-server etcd-client \
-            pgbackrest barman libclang-dev clang protobuf-compiler pkg-config build-essential python3-venv haproxy pgbouncer strace
-PATRONI  := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary check_patroni==2.2.0
+            libclang-dev clang protobuf-compiler libprotobuf-dev pkg-config build-essential
+# What stories work with besides.
+TESTED_WITH := pgbackrest barman python3-venv haproxy pgbouncer strace
+PATRONI     := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary check_patroni==2.2.0
 
-# The product is built in release, once, for tests, demo and installation alike: one command, so that cargo
-# sees one set of features and compiles every dependency once. The crates of the arbiter and the tests are
-# compiled again in dev for unit tests; the extension (pgrx takes minutes) never is.
+# The product is built in release, once, for tests, demo and installation alike. What the benchmarks and the storm need is built for them
+# only: no feature of a dependency differs between the two commands, so nothing is compiled twice. The crates of the arbiter and the
+# tests are compiled again in dev for unit tests; the extension (pgrx takes minutes) never is.
 FEATURES := --no-default-features --features pg_tenure/pg$(PG_MAJOR)
-RELEASE  := cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-tests $(FEATURES)
+PRODUCT  := -p pg_tenure -p tenure-arbiter -p tenure-writer
+RELEASE  := cargo build --locked --release
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup patroni build install demo demo-citus demo-stop test unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
+.PHONY: help setup setup-tests patroni build tools install demo demo-citus demo-stop test fresh unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-# Installs only what is missing; a complete machine is not touched.
+# $(call installed,PACKAGES): installs only what is missing; a complete machine is not touched.
+define installed
+@missing=$$(for package in $(1); do \
+    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
+if [ -n "$$missing" ]; then \
+    echo "setup: install" $$missing; \
+    said=$$(mktemp); \
+    { $(APT) update && $(APT) install -y --no-install-recommends $$missing; } >$$said 2>&1 || \
+    { tail -n 20 $$said; echo "setup: these packages are needed and can't be installed:" $$missing; exit 1; }; \
+    rm -f $$said; \
+fi
+endef
+
 setup:
-	@missing=$$(for package in $(PACKAGES); do \
-	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
-	if [ -n "$$missing" ]; then \
-	    echo "setup: install" $$missing; \
-	    $(APT) update && $(APT) install -y --no-install-recommends $$missing >/dev/null || \
-	    { echo "setup: these packages are needed and can't be installed:" $$missing; exit 1; }; \
-	fi
+	$(call installed,$(PACKAGES))
 	@command -v cargo >/dev/null || { echo "setup: no cargo; install Rust 1.95 or newer (rustup)"; exit 1; }
 
+setup-tests: setup
+	$(call installed,$(TESTED_WITH))
+
 # patronictl and check_patroni, for the stories on compatibility; they skip, loudly, where it can't be had.
-patroni: setup
+patroni: setup-tests
 	@[ -x $(TARGET)/patroni/bin/patronictl -a -x $(TARGET)/patroni/bin/check_patroni ] || { \
 	    echo "setup: patronictl into $(TARGET)/patroni"; \
 	    { python3 -m venv $(TARGET)/patroni || /usr/bin/python3 -m venv $(TARGET)/patroni; } && \
@@ -52,7 +67,11 @@ patroni: setup
 	    { rm -rf $(TARGET)/patroni; echo "setup: no patronictl here; the stories that need it will skip"; }
 
 build: setup
-	$(RELEASE)
+	@demo/compile.sh $(RELEASE) $(PRODUCT) $(FEATURES)
+
+# The benchmarks and the storm.
+tools: install
+	@demo/compile.sh $(RELEASE) $(PRODUCT) -p tenure-tests $(FEATURES)
 
 install: build
 	@set -e; lib=$$($(PG_CONFIG) --pkglibdir); share=$$($(PG_CONFIG) --sharedir)/extension; \
@@ -91,6 +110,11 @@ test: install patroni
 	    cargo test $(UNIT) -- --test-threads=1; \
 	fi
 
+# Needs root for debootstrap and namespaces.
+fresh:
+	$(call installed,debootstrap)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" tests/fresh.sh $(or $(WHAT),demo)
+
 unit: setup
 	cargo nextest run $(UNIT) -E 'not (package(tenure-tests) and kind(test))'
 
@@ -115,11 +139,11 @@ lint: setup
 
 # make bench RUNS=3 MEASURES="switchover by-hand"
 RUNS ?= 5
-bench: install
+bench: tools
 	$(TARGET)/release/bench $(RUNS) $(MEASURES)
 
 # The fence's cost on pgbench, against a server without it: instructions under valgrind, then time in short rounds; ten minutes.
-bench-fence: install
+bench-fence: tools
 	$(TARGET)/release/fence_cost
 
 # Each guard of the fence taken out in a copy, one after another: a story has to fail each time (docs/fence-proof.md).
@@ -145,5 +169,5 @@ fuzz:
 	    PROPTEST_CASES=3000 cargo nextest run --locked -p tenure-arbiter -E 'test(fuzz_tests)' || exit 1; done
 
 # make storm SEED=7 MINUTES=5 SYNC=false: faults over a real cluster and a verdict, docs/storm.md
-storm: install
+storm: tools
 	$(TARGET)/release/storm $(if $(SEED),seed=$(SEED)) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SYNC),sync=$(SYNC)) $(STORM)

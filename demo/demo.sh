@@ -57,7 +57,7 @@ postgresql:
     replication: {username: replicator, password: $PASSWORD}
     rewind: {username: rewinder, password: $PASSWORD}
   pg_hba:
-    - local all all trust
+    - local all all scram-sha-256
     - host all all 127.0.0.1/32 scram-sha-256
     - host replication replicator 127.0.0.1/32 scram-sha-256
   parameters:

@@ -13,7 +13,7 @@ pub mod programs;
 pub mod proxy;
 pub mod room;
 pub mod tls;
-pub mod wait;
+pub use writer::wait;
 
 pub mod alone;
 pub mod bank;
@@ -28,7 +28,7 @@ pub mod backup;
 pub mod by_hand;
 pub mod subscriber;
 pub mod verdict;
-pub mod workload;
+pub use writer::workload;
 
 pub mod storm;
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// Password of the superuser `postgres` in every story.
-pub const PASSWORD: &str = "story";
+pub use writer::workload::PASSWORD;
 /// The cluster's name in every story: each has an etcd of its own.
 pub const SCOPE: &str = "story";
 
@@ -215,6 +215,20 @@ impl Node {
         if let Some(mut old) = arbiter.replace(child) {
             assert!(matches!(old.try_wait(), Ok(Some(_))), "{} has an arbiter already", self.name);
         }
+    }
+
+    /// Starts the arbiter with a pipe in place of its log: what it says goes to whoever holds the other end.
+    pub fn start_talking_to_a_pipe(&self, room: &Room) -> std::process::ChildStderr {
+        let mut child = self
+            .command(room)
+            .arg("arbiter")
+            .arg(self.config_file())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {}: {error}", self.program.display()));
+        let reader = child.stderr.take().expect("it was piped");
+        *self.arbiter.lock().expect("nobody panicked with the lock") = Some(child);
+        reader
     }
 
     /// `tenure`, run as the node's user in the node's directory.

@@ -5,8 +5,8 @@
 use anyhow::{Context, Result, bail};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
-use stories::node;
-use stories::workload::{Targets, Writer};
+use tokio_postgres::NoTls;
+use writer::workload::{Targets, Writer};
 
 /// What the command line says.
 struct Arguments {
@@ -67,13 +67,18 @@ async fn make_table(given: &Arguments) -> Result<()> {
     let mut last = anyhow::anyhow!("no server was asked");
     for port in &given.ports {
         let made = async {
-            let client =
-                node::connect_in(&given.database, "127.0.0.1", *port, &given.user, &given.password, Duration::from_secs(3)).await?;
-            node::rows(&client, "CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now())").await
+            let mut config = tokio_postgres::Config::new();
+            config.host("127.0.0.1").port(*port).user(&given.user).password(&given.password).dbname(&given.database);
+            let (client, connection) = config.connect(NoTls).await.with_context(|| format!("connect to port {port}"))?;
+            // Its errors reach us through the client.
+            tokio::spawn(connection);
+            client.batch_execute("CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now())").await?;
+            anyhow::Ok(())
         };
-        match made.await {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error,
+        match tokio::time::timeout(Duration::from_secs(5), made).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = anyhow::anyhow!("port {port}: no answer within 5 s"),
         }
     }
     Err(last.context("no server takes writes"))

@@ -5,7 +5,6 @@
 //! lost before an answer). Nothing unknown is tried again, so that a doubled row can only be the server's doing.
 //! It runs on a thread of its own: nothing the story does delays it.
 
-use crate::node::PASSWORD;
 use crate::wait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +14,8 @@ use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{Client, NoTls};
 
+/// Password of the user `postgres` where nothing else is said: the one of every story.
+pub const PASSWORD: &str = "story";
 /// Between two inserts.
 const EVERY: Duration = Duration::from_millis(10);
 /// After an error, before the next address.
