@@ -1,13 +1,24 @@
 //! Our own log: one line per event, to the journal where systemd reads standard error, else to standard error as text or as JSON;
 //! and our word to systemd of when we are ready.
 
+mod lines;
+
+use lines::Lines;
 use sd_notify::NotifyState;
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// At its end the process waits this long for whoever reads its log.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What standard error is written through, once the log is set up.
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Sets the log up for the whole process. `level` is the least level written; `TENURE_LOG` (as in
 /// `info,dcs=debug`) beats it. Called once; a second call changes nothing.
@@ -25,8 +36,16 @@ pub fn start(level: Option<&str>, json: bool) {
         let _ = tracing_subscriber::registry().with(filter).with(journal).try_init();
         return;
     }
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_span_events(FmtSpan::NONE);
+    // Without a thread there would be no log at all, and the process could not do its work either.
+    let Some(lines) = Lines::to(std::io::stderr()) else { return };
+    let _ = LINES.set(lines.clone());
+    // An event that could not be written is nobody's to hear of: the subscriber would panic where standard error is closed.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines)
+        .with_target(false)
+        .with_span_events(FmtSpan::NONE)
+        .log_internal_errors(false);
     // An error means that a subscriber is set already (tests): it stays.
     let _ = if json { log.json().flatten_event(true).try_init() } else { log.with_ansi(std::io::stderr().is_terminal()).try_init() };
 }
@@ -36,6 +55,13 @@ fn filter_of(level: &str) -> String {
     match level {
         "debug" | "trace" => format!("info,tenure={level},dcs={level},cluster={level}"),
         level => level.to_owned(),
+    }
+}
+
+/// Before the process ends: what was logged gets out, if anybody reads it.
+pub fn finish() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_WORDS);
     }
 }
 

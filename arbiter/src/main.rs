@@ -75,7 +75,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(wrong) => return not_understood(&wrong),
     };
-    match run(arguments) {
+    let ended = run(arguments);
+    logging::finish();
+    match ended {
         Ok(code) => code,
         Err(error) => {
             // A reader that went away (`| head`) is no failure of ours to talk about.

@@ -148,3 +148,34 @@ async fn an_arbiter_that_begins_while_etcd_is_away_answers_from_what_the_node_kn
     assert_eq!((view.leader(), view.leader_timeline()), (Some(leader.name()), Some(1)), "{view}");
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
+
+#[tokio::test]
+async fn an_arbiter_whose_log_has_no_reader_any_more_ends_in_order() {
+    let cluster = Cluster::of(1).planned().await;
+    let node = &cluster.nodes[0];
+    let reader = node.start_talking_to_a_pipe(&cluster.room);
+    cluster.healthy().await;
+    // `| head`, `| tee` that was interrupted, a session that was closed.
+    drop(reader);
+    node.stop();
+    let status = node.ended(PATIENCE).await;
+    assert!(status.success(), "{status}");
+    assert!(node.postmaster().is_none(), "Postgres was left without an arbiter");
+}
+
+#[tokio::test]
+async fn an_arbiter_whose_log_is_not_read_goes_on() {
+    let mut cluster = Cluster::of(1).planned().await;
+    cluster.nodes[0] = cluster.nodes.remove(0).with_environment(vec![("TENURE_LOG".to_owned(), "trace".to_owned())]);
+    let node = &cluster.nodes[0];
+    // A terminal that is stopped, a collector that hangs: the pipe fills within seconds.
+    let _unread = node.start_talking_to_a_pipe(&cluster.room);
+    cluster.healthy().await;
+    wait::lasting(seconds(10)).await;
+    cluster.healthy().await;
+    let answer = node.get("/primary").await.expect("REST answers");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    node.stop();
+    let status = node.ended(PATIENCE).await;
+    assert!(status.success(), "{status}");
+}
