@@ -4,10 +4,12 @@
 use crate::hands::Hands;
 use crate::postgres::conf::Recovery;
 use crate::postgres::controldata;
+use crate::postgres::hba::{self, MadeBy};
 use crate::postgres::initdb::initdb;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::StopMode;
 use crate::postgres::query::{identifier, literal};
+use crate::program::{CommandLine, Run, Stragglers};
 use crate::{memory, recovery, replica, restore};
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
@@ -39,7 +41,8 @@ pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
     };
     tracing::info!("founding the cluster {}: this node makes the first data directory", hands.config.scope);
     let made = make(hands, data, claim, lease).await;
-    if made.is_err() && hands.config.founding_method().is_some() && !matches!(data, DataDir::Present(_)) {
+    let follows = cluster::config::DynamicConfig(hands.config.bootstrap.dcs.clone()).standby_cluster().is_some();
+    if made.is_err() && !follows && !matches!(data, DataDir::Present(_)) {
         // The claim goes back whatever becomes of the data: its mark keeps it from being started.
         if let Err(why) = failed(hands).await {
             tracing::error!("put the data of the failed founding aside: {why:#}");
@@ -53,13 +56,19 @@ pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
     made
 }
 
-/// A method of the user's did not work: what it left is put aside before another node may try.
+/// The founding did not work: what it left is put aside, to be looked at, before this node or another one may try again.
 async fn failed(hands: &Hands) -> Result<()> {
-    hands.speak(MemberState::from("custom bootstrap failed".to_owned()), MemberRole::Uninitialized);
+    hands.speak(failed_state(hands), MemberRole::Uninitialized);
     if hands.postmaster().is_some() {
         hands.stop(StopMode::Immediate).await?;
     }
     restore::set_aside(&hands.config.postgres.data_dir).await
+}
+
+/// The field's words for a node whose founding failed.
+pub fn failed_state(hands: &Hands) -> MemberState {
+    let what = if hands.config.founding_method().is_some() { "custom bootstrap failed" } else { "initdb failed" };
+    MemberState::from(what.to_owned())
 }
 
 async fn give_back(hands: &Hands, claim: i64) -> Result<(), Error> {
@@ -88,8 +97,23 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     let present = matches!(data, DataDir::Present(_));
     let memory = hands.etcd.remembered().map(|remembered| remembered.memory()).filter(|memory| present && memory.system_id.is_some());
     // Where the cluster was there before, its configuration is the one that was last known, not the file's.
-    let dynamic = memory.as_ref().and_then(|memory| memory.config.as_ref()).map(|config| config.value.clone());
-    let dynamic = dynamic.unwrap_or_else(|| cluster::config::DynamicConfig(config.bootstrap.dcs.clone()));
+    let before = memory.as_ref().and_then(|memory| memory.config.as_ref()).map(|config| config.value.clone());
+    let own = DynamicConfig(config.bootstrap.dcs.clone());
+    let dynamic = match before.map_or_else(|| own.for_founding(), |known| Ok((known, Vec::new()))) {
+        Ok((dynamic, left_out)) => {
+            for fault in left_out {
+                tracing::warn!("bootstrap.dcs: {fault}: it is left out");
+            }
+            dynamic
+        }
+        Err(faults) => {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            bail!(
+                "no cluster is founded with this bootstrap.dcs: {}; hint: correct the node's file, and look with `tenure validate`",
+                faults.join("; ")
+            );
+        }
+    };
     let follows = dynamic.standby_cluster().is_some();
     if follows && !matches!(data, DataDir::Present(_)) {
         replica::replace(hands, &ClusterView::default(), &Upstream::Remote, false).await?;
@@ -108,16 +132,20 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
         match config.founding_method() {
             Some(method) => {
                 restore::make(hands, method).await?;
+                hba::found(config, MadeBy::Method).await?;
                 memory::forget(hands).await?;
             }
-            None => initdb(&hands.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?,
+            None => {
+                initdb(&hands.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?;
+                hba::found(config, MadeBy::Initdb).await?;
+            }
         }
         // Marked until the cluster exists: what a crash leaves before that is nobody's data.
         mark.set("founding the cluster").await?;
     }
     let control = controldata::read(&hands.programs, &postgres.data_dir).await?;
-    for fault in dynamic.faults() {
-        tracing::warn!("bootstrap.dcs: {fault}");
+    for note in dynamic.notes() {
+        tracing::warn!("bootstrap.dcs: {note}");
     }
     if !present {
         // Making the data took a moment, in which members that have data of the cluster had time to say so.
@@ -140,7 +168,12 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     if fresh {
         hands.sql.ensure_roles(&postgres.authentication).await?;
         for user in &config.bootstrap.users {
-            hands.sql.ensure_role(&user.credentials, &user.options).await?;
+            let mut options = user.options.clone();
+            if !options.iter().any(|option| option.eq_ignore_ascii_case("login") || option.eq_ignore_ascii_case("nologin")) {
+                // As with Patroni: somebody who has a password is meant to come in.
+                options.push("LOGIN".to_owned());
+            }
+            hands.sql.ensure_role(&user.credentials, &options).await?;
         }
     }
     if follows {
@@ -191,7 +224,7 @@ pub async fn attach(hands: &Hands, described: Option<&Described>) -> Result<()> 
     hands.sql.execute(&format!("{ATTACH}{describe}")).await.context("attach to the lease worker")
 }
 
-async fn post_bootstrap(hands: &Hands, command: &str) -> Result<()> {
+async fn post_bootstrap(hands: &Hands, command: &CommandLine) -> Result<()> {
     let postgres = &hands.config.postgres;
     hands.write_pgpass().await?;
     let conninfo = crate::postgres::conf::conninfo([
@@ -200,14 +233,13 @@ async fn post_bootstrap(hands: &Hands, command: &str) -> Result<()> {
         ("user", postgres.authentication.superuser.username.as_str()),
         ("dbname", postgres.database.as_str()),
     ]);
-    let mut words = command.split_whitespace();
-    let program = words.next().context("bootstrap.post_bootstrap is empty")?;
-    let status = tokio::process::Command::new(program).args(words).arg(conninfo).env("PGPASSFILE", &postgres.pgpass).status().await;
-    let status = status.with_context(|| format!("start {program}"))?;
-    if !status.success() {
-        bail!("bootstrap.post_bootstrap ended with {status}");
-    }
-    Ok(())
+    let run = Run {
+        what: "bootstrap.post_bootstrap",
+        environment: vec![("PGPASSFILE", postgres.pgpass.as_os_str().to_owned())],
+        patience: None,
+        stragglers: Stragglers::Leave,
+    };
+    command.and([conninfo]).run(run).await.context("bootstrap.post_bootstrap")
 }
 
 /// Grants what an existing cluster (one taken over) may lack: the extension.

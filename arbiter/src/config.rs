@@ -52,7 +52,7 @@ pub struct NodeConfig {
     pub citus: Option<CitusConfig>,
     /// Our own log.
     pub log: LogConfig,
-    /// Known settings that have no effect yet: each a dotted key and half a sentence, for a WARN at start.
+    /// Settings that have no effect, or another than their words say: each a dotted key and half a sentence, for a WARN at start.
     pub not_served: Vec<String>,
 }
 
@@ -131,14 +131,14 @@ pub struct BootstrapConfig {
     pub dcs: Map<String, Value>,
     /// Long options of initdb.
     pub initdb: Vec<LongOption>,
-    /// Lines of pg_hba.conf, used where `postgresql.pg_hba` gives none.
+    /// Lines that are added to pg_hba.conf when the cluster is founded, where no `pg_hba` is given.
     pub pg_hba: Option<Vec<String>>,
     /// Roles to make.
     pub users: Vec<BootstrapUser>,
     /// A method other than initdb that makes the first data directory.
     pub method: Option<BootstrapMethod>,
     /// A command to run when the cluster is made (`post_bootstrap`, or its old name `post_init`).
-    pub post_bootstrap: Option<String>,
+    pub post_bootstrap: Option<CommandLine>,
 }
 
 /// One of `bootstrap.users`.
@@ -408,19 +408,6 @@ impl PostgresConfig {
     /// PostgreSQL's programs.
     pub fn programs(&self) -> Programs {
         Programs::new(&self.bin_dir)
-    }
-
-    /// Lines of pg_hba.conf in this role, where the file gives any.
-    pub fn hba(&self, role: ServerRole) -> Option<&Vec<String>> {
-        self.pg_hba_by_role.of(role).as_ref().or(self.pg_hba.as_ref())
-    }
-
-    /// Lines of pg_ident.conf in this role, where the file gives any (none, where it gives some to other roles only).
-    pub fn ident(&self, role: ServerRole) -> Option<&[String]> {
-        let by_role = &self.pg_ident_by_role;
-        let given = by_role.of(role).as_ref().or(self.pg_ident.as_ref()).map(Vec::as_slice);
-        let other = ServerRole::ALL.into_iter().any(|role| by_role.of(role).is_some());
-        given.or_else(|| other.then_some(&[]))
     }
 
     /// The server's configuration files.

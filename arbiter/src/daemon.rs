@@ -5,7 +5,7 @@ mod reading;
 
 use crate::apply::{self, Done, Judged};
 use crate::cli::http::Caller;
-use crate::config::NodeConfig;
+use crate::config::{HostPort, NodeConfig};
 use crate::hands::Hands;
 use crate::observe::{self, Memory, Seen};
 use crate::postgres::query::ExtensionMissing;
@@ -71,7 +71,7 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     logging::start(config.log.level, config.log.json);
     postgres::refuse_root()?;
     for line in &config.not_served {
-        tracing::warn!("not served yet: {line}");
+        tracing::warn!("{}: {line}", path.display());
     }
     warn_of_tags(&config);
     let files = RestFiles::load(&config)?;
@@ -81,7 +81,7 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     if let Some(parent) = config.postgres.data_dir.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     }
-    let listener = tokio::net::TcpListener::bind((config.rest.listen.host.as_str(), config.rest.listen.port))
+    let listener = listen(&config.rest.listen)
         .await
         .with_context(|| format!("listen for REST on {} (restapi.listen): is another arbiter running here?", config.rest.listen))?;
     let remembered = Arc::new(Remembered::default());
@@ -96,6 +96,17 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
 fn warn_of_tags(config: &NodeConfig) {
     for conflict in Tags(config.tags.clone()).conflicts() {
         tracing::warn!("{conflict}");
+    }
+}
+
+/// `*` is every address: of both kinds where this machine has both.
+async fn listen(address: &HostPort) -> std::io::Result<tokio::net::TcpListener> {
+    if address.host != "*" {
+        return tokio::net::TcpListener::bind((address.host.as_str(), address.port)).await;
+    }
+    match tokio::net::TcpListener::bind(("::", address.port)).await {
+        Err(why) if why.kind() != std::io::ErrorKind::AddrInUse => tokio::net::TcpListener::bind(("0.0.0.0", address.port)).await,
+        bound => bound,
     }
 }
 
@@ -297,7 +308,19 @@ impl Daemon {
                             );
                             return Ok(Turn::End(ExitCode::FAILURE));
                         }
-                        if matches!(duty, Some(Duty::Clone { .. } | Duty::Restore)) {
+                        if duty == Some(Duty::Bootstrap) {
+                            // What keeps a founding from working seldom passes by itself: tried again ever later, and said where people look.
+                            let again = self.pause_after_copy();
+                            let aside = crate::restore::aside(&self.hands.config.postgres.data_dir);
+                            let kept = if aside.exists() {
+                                format!("; the data of a failed founding is in {}", aside.display())
+                            } else {
+                                String::new()
+                            };
+                            let why = format!("{why:#}{kept}; tried again in {} s", again.as_secs());
+                            self.hands.speak_reason(bootstrap::failed_state(&self.hands), MemberRole::Uninitialized, why);
+                            self.not_before = Some(Instant::now() + again);
+                        } else if matches!(duty, Some(Duty::Clone { .. } | Duty::Restore)) {
                             let again = self.pause_after_copy();
                             let why = format!("{why:#}; tried again in {} s", again.as_secs());
                             self.hands.speak_reason(MemberState::CreatingReplica, MemberRole::Uninitialized, why);

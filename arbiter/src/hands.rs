@@ -6,6 +6,7 @@ use crate::config::{NodeConfig, ServerRole};
 use crate::known::Known;
 use crate::node_lease::{NodeLease, Word};
 use crate::postgres::conf::{Parameters, Recovery};
+use crate::postgres::hba;
 use crate::postgres::local::{LocalServer, Way};
 use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
 use crate::postgres::query::LocalSql;
@@ -22,6 +23,7 @@ use cluster::quorum::{Rules, Setting, Trust};
 use cluster::view::ClusterView;
 use dcs::Etcd;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -97,6 +99,10 @@ struct State {
     without_standby: bool,
     /// Everybody who may stand in the `failsafe` key by what was sent to be written.
     failsafe_sent: Option<Members>,
+    /// The server read pg_hba.conf, and nobody has looked since whether it took it.
+    rules_owed: bool,
+    /// Rules of the dynamic configuration that do not count here, as last said.
+    told_rules: Vec<String>,
 }
 
 /// What is known of the synchronous standbys of this server.
@@ -174,7 +180,13 @@ impl Hands {
     pub fn adopted(&self, postmaster: Option<Postmaster>) {
         let mut state = self.state();
         state.started = postmaster.is_some().then(Instant::now);
+        state.rules_owed = postmaster.is_some();
         state.postmaster = postmaster;
+    }
+
+    /// The server has read pg_hba.conf since this was asked last.
+    pub fn take_rules_owed(&self) -> bool {
+        std::mem::take(&mut self.state().rules_owed)
     }
 
     /// The right to begin the checkpoint after a promotion; None while one is under way.
@@ -344,17 +356,22 @@ impl Hands {
         let parameters = self.settled(view, recovery, &dynamic, managed.then_some(synchronous)).await;
         let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
         files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
-        let hba = self.config.postgres.hba(role).or(self.config.bootstrap.pg_hba.as_ref());
-        let lines = hba.cloned().unwrap_or_else(|| crate::postgres::hba::default_lines(&self.config.postgres.authentication));
-        changed |= crate::postgres::hba::write(&files.hba(), &lines).await.context("write pg_hba.conf")?;
-        if let Some(lines) = self.config.postgres.ident(role) {
-            changed |= crate::postgres::hba::write(&files.ident(), lines).await.context("write pg_ident.conf")?;
+        hba::adopt(&files).await?;
+        for (kind, path) in [(hba::File::Hba, files.hba()), (hba::File::Ident, files.ident())] {
+            let wanted = hba::wanted(kind, &self.config, &dynamic, role);
+            changed |= hba::write(&path, &wanted).await.with_context(|| format!("write {}", path.display()))?;
         }
         if let Some(password) = &self.config.etcd.password {
             crate::postgres::write_atomically(&settings::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
         }
         self.write_pgpass().await?;
         self.knowledge.tell(settings::left_out(&self.config, &dynamic, &self.knowledge.known()));
+        let refused: Vec<String> =
+            [hba::File::Hba, hba::File::Ident].into_iter().flat_map(|file| hba::refused(file, &self.config, &dynamic, role)).collect();
+        let told = std::mem::replace(&mut self.state().told_rules, refused.clone());
+        for line in refused.iter().filter(|line| !told.contains(line)) {
+            tracing::warn!("{line}; hint: write the line into each node's file too (docs/security.md)");
+        }
         Ok(changed)
     }
 
@@ -392,6 +409,7 @@ impl Hands {
     /// Makes the server read its configuration again.
     pub async fn reload(&self) -> Result<()> {
         self.sql.reload().await?;
+        self.state().rules_owed = true;
         self.callbacks.reloaded(&self.config);
         let hands = self.clone();
         // Beside: whoever reloads in a hurry must not wait for it.

@@ -63,6 +63,11 @@ impl CommandLine {
         Ok(CommandLine { program, arguments: words.collect() })
     }
 
+    /// What is run.
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
     /// The same with further arguments.
     pub fn and(&self, arguments: impl IntoIterator<Item = String>) -> CommandLine {
         let mut line = self.clone();

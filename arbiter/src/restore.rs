@@ -166,12 +166,20 @@ async fn stop(server: &Postmaster, data_dir: &Path, clean: bool) -> Result<()> {
     kill_orphans(data_dir).await.map(|_| ())
 }
 
+/// Where the data of a failed founding is put.
+pub fn aside(data_dir: &Path) -> PathBuf {
+    let mut failed = data_dir.as_os_str().to_owned();
+    failed.push(".failed");
+    PathBuf::from(failed)
+}
+
 /// Puts the data of a failed founding aside as `<data_dir>.failed`, as Patroni does. Where there is one already,
 /// that one is kept, and this node's directory is emptied.
 pub async fn set_aside(data_dir: &Path) -> Result<()> {
-    let mut failed = data_dir.as_os_str().to_owned();
-    failed.push(".failed");
-    let failed = PathBuf::from(failed);
+    if crate::postgres::is_empty_directory(data_dir).await? {
+        return Incomplete::of(data_dir).clear().await;
+    }
+    let failed = aside(data_dir);
     let free = !tokio::fs::try_exists(&failed).await.unwrap_or(true);
     if free && tokio::fs::rename(data_dir, &failed).await.is_ok() {
         tracing::error!("what the failed founding left is in {}", failed.display());

@@ -15,6 +15,7 @@ use cluster::view::ClusterView;
 use dcs::Dcs;
 
 pub mod leaving;
+mod rules;
 pub mod synchronous;
 
 /// One round on the primary. True if something was changed and another look is due.
@@ -31,6 +32,7 @@ pub async fn primary(hands: &Hands, view: &ClusterView, leader: &Leader, facts: 
     failsafe::publish(hands, view, leader).await?;
     slots::keep(hands, view, Some(leader), facts).await?;
     let changed = configuration(hands, view, &Recovery::None).await?;
+    rules::look(hands).await;
     Ok(synchronous::tend(hands, view, leader, facts).await? || changed)
 }
 
@@ -83,6 +85,7 @@ pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> 
     };
     configuration(hands, view, &recovery).await?;
     hands.settle_as_primary(view).await;
+    rules::look(hands).await;
     Ok(())
 }
 

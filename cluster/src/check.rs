@@ -4,7 +4,7 @@ use crate::config::SynchronousMode;
 use crate::failover::{self, FailoverRequest};
 use crate::leader::Leader;
 use crate::mark;
-use crate::member::{Member, MemberRole, MemberState, postgres_is};
+use crate::member::{Member, MemberEntry, MemberRole, MemberState, postgres_is};
 use crate::name::MemberName;
 use crate::roster;
 use crate::slots::{self, SlotFacts};
@@ -163,11 +163,20 @@ fn vacant(view: &ClusterView, found: &mut Found) {
                 "start no empty node; who led last makes the keys anew by itself, or `tenure rebuild-keys` does it",
             );
         }
-        return found.cluster(
-            Severity::Critical,
-            "the cluster has no data yet".to_owned(),
-            "start an arbiter whose configuration has a bootstrap section",
-        );
+        let failed = |(name, entry): (&MemberName, &MemberEntry)| {
+            let why = entry.member.tenure.as_ref()?.reason.as_ref()?;
+            entry
+                .member
+                .state
+                .to_string()
+                .ends_with("failed")
+                .then(|| format!("the cluster has no data yet: {name} could not found it: {why}"))
+        };
+        let (said, hint) = match view.members.iter().find_map(failed) {
+            Some(said) => (said, "correct what it names on that node; its arbiter tries again by itself"),
+            None => ("the cluster has no data yet".to_owned(), "start an arbiter whose configuration has a bootstrap section"),
+        };
+        return found.cluster(Severity::Critical, said, hint);
     }
     let after = view.last_term();
     let refusals = view

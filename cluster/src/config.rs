@@ -80,6 +80,15 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// The dotted key that it is about.
+    pub fn key(&self) -> &str {
+        match self {
+            ConfigError::Type { key, .. } | ConfigError::Range { key, .. } | ConfigError::Unknown { key, .. } => key,
+        }
+    }
+}
+
 /// Default `ttl` of pg_tenure, in seconds (DESIGN, numbers: "TTL from 3 s up, default 10").
 pub const TTL_DEFAULT_S: u64 = 10;
 /// Default `loop_wait`, in seconds.

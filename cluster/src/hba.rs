@@ -85,12 +85,7 @@ pub fn hba(line: &str) -> Line {
     if !TYPES.contains(&word(0)) {
         return Line::Never("it begins with none of local, host, hostssl, hostnossl, hostgssenc and hostnogssenc");
     }
-    // TYPE DATABASE USER [ADDRESS [MASK]] METHOD [OPTIONS]; an address without a length is followed by its mask.
-    let method_at = match word(0) {
-        "local" => 3,
-        _ if word(4).parse::<std::net::IpAddr>().is_ok() => 5,
-        _ => 4,
-    };
+    let method_at = method_at(&words);
     let method = word(method_at);
     if method.is_empty() {
         return Line::Never("it names no method");
@@ -105,6 +100,24 @@ pub fn hba(line: &str) -> Line {
     Line::Counts
 }
 
+/// Where the method stands: TYPE DATABASE USER [ADDRESS [MASK]] METHOD [OPTIONS]; an address without a length is followed by its mask.
+fn method_at(words: &[String]) -> usize {
+    let word = |at: usize| words.get(at).map_or("", |word| word.trim_matches('"'));
+    match word(0) {
+        "local" => 3,
+        _ if word(4).parse::<std::net::IpAddr>().is_ok() => 5,
+        _ => 4,
+    }
+}
+
+/// The line with `reject` in place of its method. Whoever a line is about must not come in by a later one because this one does not count.
+pub fn rejecting(line: &str) -> String {
+    let words = words(line);
+    let mut kept: Vec<&str> = words.iter().take(method_at(&words)).map(String::as_str).collect();
+    kept.push("reject");
+    kept.join(" ")
+}
+
 /// What becomes of a line of pg_ident.conf: it says who else somebody may be.
 pub fn ident(line: &str) -> Line {
     match unfit(line) {
@@ -117,6 +130,17 @@ pub fn ident(line: &str) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_not_let_in_by_a_line_is_not_let_in_by_a_later_one() {
+        for (line, rejected) in [
+            ("local all  all trust", "local all all reject"),
+            ("host \"my db\" +cloud 10.0.0.0 255.0.0.0 pam pamservice=x # why", "host \"my db\" +cloud 10.0.0.0 255.0.0.0 reject"),
+            ("hostssl all all ::1/128 ldap ldapserver=h", "hostssl all all ::1/128 reject"),
+        ] {
+            assert_eq!(rejecting(line), rejected);
+        }
+    }
 
     fn word(line: Line) -> &'static str {
         match line {

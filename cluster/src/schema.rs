@@ -234,6 +234,18 @@ fn walk(section: &Map<String, Value>, path: &str, known: &'static [(&'static str
     }
 }
 
+/// Takes a dotted key out; the last part may hold dots itself.
+fn remove(section: &mut Map<String, Value>, key: &str) {
+    if section.remove(key).is_some() {
+        return;
+    }
+    if let Some((first, rest)) = key.split_once('.')
+        && let Some(below) = section.get_mut(first).and_then(Value::as_object_mut)
+    {
+        remove(below, rest);
+    }
+}
+
 impl DynamicConfig {
     /// Everything in the document that could not be used as it stands, for refusal before it is stored.
     pub fn faults(&self) -> Vec<ConfigError> {
@@ -268,6 +280,28 @@ impl DynamicConfig {
         faults
     }
 
+    /// This document as the first one of a cluster: what cannot be used and is no mistake in another's name is left out (told in the second
+    /// place), since with it every later change would be refused. What has the wrong type or looks like a slip of the pen is an error:
+    /// a cluster must not be founded on a guess.
+    pub fn for_founding(&self) -> Result<(DynamicConfig, Vec<ConfigError>), Vec<ConfigError>> {
+        let parameter = |key: &str| {
+            key.strip_prefix("postgresql.").is_some_and(|key| key.starts_with("parameters") || key.starts_with("recovery_conf"))
+        };
+        let passed = |fault: &ConfigError| match fault {
+            ConfigError::Unknown { nearest, .. } => nearest.is_none(),
+            ConfigError::Type { key, .. } | ConfigError::Range { key, .. } => parameter(key) && key.matches('.').count() > 1,
+        };
+        let (left_out, wrong): (Vec<_>, Vec<_>) = self.faults().into_iter().partition(passed);
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let mut document = self.0.clone();
+        for fault in &left_out {
+            remove(&mut document, fault.key());
+        }
+        Ok((DynamicConfig(document), left_out))
+    }
+
     /// What is accepted and yet differs from what people will expect of it, one sentence each.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -279,6 +313,11 @@ impl DynamicConfig {
             notes.push(format!(
                 "loop_wait + 2 * retry_timeout may not be more than ttl, so that a member can look and try twice while its lease runs: with ttl {ttl} the members use loop_wait {loop_wait} and retry_timeout {retry}"
             ));
+        }
+        for section in ["parameters", "parameters_primary", "parameters_replica", "parameters_standby_leader"] {
+            if let Some(parameters) = self.postgresql().and_then(|map| map.get(section)).and_then(Value::as_object) {
+                notes.extend(crate::renamed::notes(&format!("postgresql.{section}"), parameters));
+            }
         }
         let sections = [("postgresql", &POSTGRESQL[..]), ("citus", &CITUS[..])];
         for (section, name, kind) in
@@ -365,6 +404,22 @@ mod tests {
         ] {
             assert_eq!(faults(json), expected, "{json}");
         }
+    }
+
+    #[test]
+    fn a_cluster_is_not_founded_on_a_guess_and_not_kept_from_it_by_what_nobody_knows() {
+        let founding = |json: &str| DynamicConfig(serde_json::from_str(json).unwrap()).for_founding();
+        for json in [r#"{"ttl":"abc"}"#, r#"{"tttl":5}"#, r#"{"postgresql":{"paramters":{}}}"#, r#"{"synchronus_mode":true}"#] {
+            assert_eq!(founding(json).unwrap_err().len(), 1, "{json}");
+        }
+        let (document, left_out) = founding(
+            r#"{"ttl":10,"favourite_colour":1,"postgresql":{"frobnicate":2,"parameters":{"a.b":"x","work mem":1,"include":"/x","work_mem":"4MB"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(left_out.len(), 4, "{left_out:?}");
+        let expected = r#"{"ttl":10,"postgresql":{"parameters":{"a.b":"x","work_mem":"4MB"}}}"#;
+        assert_eq!(document, DynamicConfig(serde_json::from_str(expected).unwrap()));
+        assert_eq!(document.faults(), []);
     }
 
     #[test]

@@ -57,6 +57,20 @@ fn every_fault_is_found_and_nothing_else() {
             |view| (view.leader, view.initialize) = (None, None),
             &["critical: cluster: etcd has no keys of a cluster, and there is data of one at n1, n2, n3"],
         ),
+        (
+            "the founding failed",
+            |view| {
+                (view.leader, view.initialize) = (None, None);
+                view.members.retain(|member, _| *member == name("n2"));
+                let member = &mut view.members.get_mut(&name("n2")).unwrap().member;
+                (member.state, member.timeline) = (MemberState::from("initdb failed".to_owned()), None);
+                member.tenure.get_or_insert_default().reason = Some("Postgres ended while it started: no such library".to_owned());
+            },
+            &[
+                "critical: cluster: the cluster has no data yet: n2 could not found it: Postgres ended while it started",
+                "n2: its Postgres is initdb failed",
+            ],
+        ),
         ("the leader has no key", |view| drop(view.members.remove(&name("n1"))), &["critical: n1: it leads, but has no member key"]),
         (
             "the leader is down",

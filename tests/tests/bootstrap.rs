@@ -111,3 +111,57 @@ async fn what_acts_is_not_for_everybody() {
         assert_eq!(stories::node::sqlstate(&refused).as_deref(), Some("42501"), "{action}: {refused:#}");
     }
 }
+
+#[tokio::test]
+async fn a_founding_that_fails_keeps_its_data_says_why_and_is_tried_ever_later() {
+    let cluster = Cluster::of(1).planned().await;
+    let node = &cluster.nodes[0];
+    cluster.reconfigure(node, |config| config["postgresql"]["parameters"]["shared_preload_libraries"] = "no_such_library".into());
+    cluster.start(node);
+    node.logged(&["no_such_library", "data.failed"], PATIENCE).await;
+    wait::until("check to say why", PATIENCE, async || {
+        let said = node.command(&cluster.room).arg("-c").arg(node.config_file()).arg("check").output()?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        anyhow::ensure!(
+            said.contains("n1 could not found it") && said.contains("no_such_library") && said.contains("tried again in"),
+            "{said}"
+        );
+        Ok(())
+    })
+    .await;
+    let mut failed = node.data_dir().into_os_string();
+    failed.push(".failed");
+    assert!(std::path::Path::new(&failed).join("PG_VERSION").exists(), "what it left is there to be looked at");
+    // Each pause is longer than the one before: a few times in half a minute, and not each second.
+    wait::lasting(seconds(12)).await;
+    let tried = node.log().matches("founding the cluster story").count();
+    assert!((2..=6).contains(&tried), "{tried} times");
+    cluster.reconfigure(node, |config| config["postgresql"]["parameters"]["shared_preload_libraries"] = "".into());
+    stories::process::signal(node.arbiter_pid().expect("an arbiter"), rustix::process::Signal::HUP);
+    cluster.healthy().await;
+}
+
+#[tokio::test]
+async fn a_cluster_is_not_founded_with_a_dynamic_configuration_that_cant_be_meant() {
+    let cluster = Cluster::of(1).planned().await;
+    let node = &cluster.nodes[0];
+    cluster.reconfigure(node, |config| {
+        config["bootstrap"]["dcs"]["synchronus_mode"] = true.into();
+        config["bootstrap"]["dcs"]["favourite_colour"] = "green".into();
+    });
+    let validate = || {
+        let said = node.command(&cluster.room).arg("validate").arg(node.config_file()).output().expect("run tenure");
+        (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    };
+    let (valid, said) = validate();
+    assert!(!valid && said.contains("synchronus_mode is no known setting; did you mean synchronous_mode?"), "{said}");
+    cluster.start(node);
+    node.logged(&["no cluster is founded with this bootstrap.dcs", "synchronus_mode"], PATIENCE).await;
+    assert!(!node.data_dir().join("PG_VERSION").exists());
+    // What nobody knows does not keep it from being founded, and is not stored.
+    cluster.reconfigure(node, |config| drop(config["bootstrap"]["dcs"].as_object_mut().and_then(|dcs| dcs.remove("synchronus_mode"))));
+    stories::process::signal(node.arbiter_pid().expect("an arbiter"), rustix::process::Signal::HUP);
+    let view = cluster.healthy().await;
+    assert!(!format!("{view:?}").contains("favourite_colour"), "{view}");
+    node.logged(&["favourite_colour", "it is left out"], seconds(1)).await;
+}

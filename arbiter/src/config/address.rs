@@ -21,6 +21,11 @@ impl HostPort {
         Ok(HostPort { host, port })
     }
 
+    /// An address to listen on: as above, and `:port` and `*:port` for every address.
+    pub fn to_listen(text: &str, default_port: u16) -> Result<HostPort, String> {
+        HostPort::parse(&everywhere(text), default_port)
+    }
+
     /// True for "every address", which nobody can connect to.
     pub fn is_wildcard(&self) -> bool {
         is_wildcard(&self.host)
@@ -45,7 +50,7 @@ pub struct Listen {
 impl Listen {
     /// Parses `host[,host...][:port]`.
     pub fn parse(text: &str, default_port: u16) -> Result<Listen, String> {
-        let (hosts, port) = split(text, default_port)?;
+        let (hosts, port) = split(&everywhere(text), default_port)?;
         let hosts: Vec<String> = hosts.split(',').map(|host| unbracketed(host.trim()).to_owned()).filter(|host| !host.is_empty()).collect();
         if hosts.is_empty() { Err(EXPECTED.to_owned()) } else { Ok(Listen { hosts, port }) }
     }
@@ -69,6 +74,13 @@ impl Listen {
 }
 
 const EXPECTED: &str = "host:port, as in 10.0.0.1:5432 or [::1]:5432";
+
+/// `:port` says no host, and so means every one.
+fn everywhere(text: &str) -> String {
+    let text = text.trim();
+    let bare = text.strip_prefix(':').is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+    if bare { format!("*{text}") } else { text.to_owned() }
+}
 
 fn is_wildcard(host: &str) -> bool {
     matches!(host, "*" | "0.0.0.0" | "::" | "")
@@ -116,6 +128,13 @@ mod tests {
         for text in ["", ":5432", "a:port", "a:0", "a:70000", "a b:1", "a,b:1"] {
             assert!(HostPort::parse(text, 5432).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_port_alone_means_every_address_for_a_listener_only() {
+        assert_eq!(HostPort::to_listen(":8008", 1).unwrap().to_string(), "*:8008");
+        assert_eq!(Listen::parse(":5433", 1).unwrap().addresses(), "*");
+        assert!(HostPort::parse(":8008", 1).is_err() && HostPort::to_listen(":x", 1).is_err());
     }
 
     #[test]

@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 /// What the survey of a file found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Sentences about keys that nobody knows.
+    /// Sentences about keys that nobody knows and that may not be passed over.
     pub unknown: Vec<String>,
-    /// Known keys without effect, each with half a sentence.
+    /// Keys without effect, known ones and unknown ones, each with half a sentence.
     pub not_served: Vec<String>,
 }
 
@@ -26,15 +26,20 @@ use Kind::{Free, NotServed, Served};
 const OTHER_STORE: Kind = NotServed("etcd is the one store that is served");
 const LOG: Kind = NotServed("our log goes to standard error, one line per event; journald or the container keeps it");
 const RESTAPI: Kind = NotServed("the REST interface has its own server, with no such setting");
+const WATCHDOG: Kind = NotServed("no watchdog is opened; the fence keeps a hung primary from acknowledging writes");
 const DYNAMIC: Kind = NotServed("this setting belongs in the dynamic configuration (bootstrap.dcs or `tenure edit-config`)");
 
 /// Dotted keys. What is not listed but begins one of these is a section.
 const KEYS: &[(&str, Kind)] = &[
     ("scope", Served),
     ("name", Served),
+    ("postgresql.name", Served),
+    ("postgresql.cluster_name", NotServed("the scope is the cluster's name, also in cluster_name")),
+    ("postgresql.watchdog", WATCHDOG),
+    ("postgresql.maximum_lag_on_failover", DYNAMIC),
     ("namespace", Served),
     ("tags", Free),
-    ("watchdog", NotServed("no watchdog is opened; the fence keeps a hung primary from acknowledging writes")),
+    ("watchdog", WATCHDOG),
     ("citus.group", Served),
     ("citus.database", Served),
     ("citus.databases", Served),
@@ -60,7 +65,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("restapi.connect_address", Served),
     ("restapi.authentication.username", Served),
     ("restapi.authentication.password", Served),
-    ("restapi.auth", NotServed("the old form `user:password`; write restapi.authentication.username and .password")),
+    ("restapi.auth", Served),
     ("restapi.certfile", Served),
     ("restapi.keyfile", Served),
     ("restapi.keyfile_password", Served),
@@ -123,7 +128,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("postgresql.basebackup", Free),
     ("postgresql.rewind", Free),
     ("postgresql.use_unix_socket", Served),
-    ("postgresql.use_unix_socket_repl", NotServed("replication connections go over TCP")),
+    ("postgresql.use_unix_socket_repl", NotServed("the arbiter makes no replication connection to its own server")),
     ("postgresql.use_slots", Served),
     ("postgresql.use_pg_rewind", Served),
     ("postgresql.remove_data_directory_on_rewind_failure", Served),
@@ -217,16 +222,39 @@ fn walk(section: &Map<String, Value>, path: &str, known: &[(String, Kind)], surv
                     survey.unknown.push(format!("{key}: found {}, expected a map", super::tree::described(value)));
                 }
             }
-            None => survey.unknown.push(unknown(&key, known)),
+            None => match nearest(&key, known) {
+                Some(near) if matters(&near) => survey.unknown.push(format!(
+                    "{key} is not a known setting; did you mean {near}? It is not passed over: this node would be more open, or another's, than its file says"
+                )),
+                Some(near) => survey.not_served.push(format!("{key}: is not a known setting; did you mean {near}?")),
+                None => survey.not_served.push(format!("{key}: is not a known setting")),
+            },
         }
     }
 }
 
-fn unknown(key: &str, known: &[(String, Kind)]) -> String {
-    match nearest(key, known) {
-        Some(near) => format!("{key} is not a known setting; did you mean {near}?"),
-        None => format!("{key} is not a known setting"),
-    }
+/// Settings, or the beginnings of settings, that say who may come in, how it is proved, or whose data and which cluster this is. Where one
+/// of them was probably meant, going on without it would be worse than an end that names it.
+const MATTERS: [&str; 15] = [
+    "scope",
+    "namespace",
+    "restapi",
+    "ctl",
+    "etcd",
+    "citus",
+    "bootstrap.dcs",
+    "bootstrap.method",
+    "bootstrap.pg_hba",
+    "postgresql.authentication",
+    "postgresql.config_dir",
+    "postgresql.data_dir",
+    "postgresql.pg_hba",
+    "postgresql.pg_ident",
+    "postgresql.recovery_conf",
+];
+
+fn matters(near: &str) -> bool {
+    MATTERS.iter().any(|setting| near.starts_with(setting))
 }
 
 /// The nearest known key or section: the whole dotted key counts, as does its last word (a setting in the wrong section).
@@ -264,15 +292,31 @@ mod tests {
             ("postgresql: {datadir: /x}", "postgresql.datadir is not a known setting; did you mean postgresql.data_dir?"),
             ("scop: x", "scop is not a known setting; did you mean scope?"),
             ("restapi: {listn: x}", "restapi.listn is not a known setting; did you mean restapi.listen?"),
-            ("postgres: {listen: x}", "postgres is not a known setting; did you mean postgresql?"),
+            ("restapi: {alowlist: x}", "restapi.alowlist is not a known setting; did you mean restapi.allowlist?"),
+            ("postgresql: {pg_hba_primry: x}", "postgresql.pg_hba_primry is not a known setting; did you mean postgresql.pg_hba_primary?"),
             ("data_dir: /x", "data_dir is not a known setting; did you mean postgresql.data_dir?"),
-            ("frobnicate: 1", "frobnicate is not a known setting"),
+            ("etcd3: {cacrt: x}", "etcd3.cacrt is not a known setting; did you mean etcd3.cacert?"),
             (
                 "postgresql: {authentication: {replication: {user: x}}}",
                 "postgresql.authentication.replication.user is not a known setting; did you mean postgresql.authentication.replication.username?",
             ),
         ] {
-            assert_eq!(survey_of(yaml).unknown, [sentence]);
+            let said = survey_of(yaml);
+            assert!(said.unknown.len() == 1 && said.unknown[0].starts_with(sentence), "{said:?}");
+            assert!(said.not_served.is_empty(), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_serves_is_passed_over_with_a_word_where_that_is_safe() {
+        for (yaml, sentence) in [
+            ("frobnicate: 1", "frobnicate: is not a known setting"),
+            ("postgresql: {parametres: {}}", "postgresql.parametres: is not a known setting; did you mean postgresql.parameters?"),
+            ("bootstrap: {initb: []}", "bootstrap.initb: is not a known setting; did you mean bootstrap.initdb?"),
+            ("postgresql: {cluster_name: x}", "postgresql.cluster_name: the scope is the cluster's name, also in cluster_name"),
+        ] {
+            let said = survey_of(yaml);
+            assert_eq!((said.unknown.as_slice(), said.not_served.as_slice()), (&[][..], &[sentence.to_owned()][..]));
         }
     }
 

@@ -96,7 +96,33 @@ pub fn apply(root: &mut Map<String, Value>, environment: &BTreeMap<String, Strin
                 }
             }
         }
+        for (name, key, value) in roles(prefix, environment) {
+            let value = if key == "options" { Value::from_iter(value.split(',').map(str::trim)) } else { Value::String(value) };
+            set_value(root, &["bootstrap", "users", &name, key], value);
+        }
     }
+}
+
+/// `<prefix><role>_PASSWORD` and, beside it, `<prefix><role>_OPTIONS`: roles to make when the cluster is founded, in small letters as with
+/// Patroni. What ends so and means something else is not a role.
+fn roles(prefix: &str, environment: &BTreeMap<String, String>) -> Vec<(String, &'static str, String)> {
+    let taken: Vec<String> = VARIABLES.iter().flat_map(|(variable, key)| expanded(variable, key)).map(|(variable, _)| variable).collect();
+    let of_others = |name: &str| ["RAFT", "ETCD3_KEY", "ETCD_KEY", "ZOOKEEPER_KEY", "RESTAPI_KEYFILE", "CTL_KEYFILE"].contains(&name);
+    let mut found = Vec::new();
+    for (variable, password) in environment {
+        let Some(variable) = variable.strip_prefix(prefix).filter(|variable| !taken.iter().any(|taken| taken == variable)) else {
+            continue;
+        };
+        let Some(name) = variable.strip_suffix("_PASSWORD").filter(|name| !name.is_empty() && !of_others(name)) else { continue };
+        if password.is_empty() {
+            continue;
+        }
+        found.push((name.to_lowercase(), "password", password.clone()));
+        if let Some(options) = environment.get(&format!("{prefix}{name}_OPTIONS")).filter(|options| !options.is_empty()) {
+            found.push((name.to_lowercase(), "options", options.trim_matches(['[', ']']).to_owned()));
+        }
+    }
+    found
 }
 
 fn expanded(variable: &str, key: &str) -> Vec<(String, String)> {
@@ -112,19 +138,24 @@ fn expanded(variable: &str, key: &str) -> Vec<(String, String)> {
     words.iter().map(|word| (variable.replace('*', &word.to_uppercase()), key.replace('*', word))).collect()
 }
 
-fn set(section: &mut Map<String, Value>, key: &str, value: &str) {
-    match key.split_once('.') {
-        None => {
-            section.insert(key.to_owned(), Value::String(value.to_owned()));
+fn set(root: &mut Map<String, Value>, key: &str, value: &str) {
+    set_value(root, &key.split('.').collect::<Vec<_>>(), Value::String(value.to_owned()));
+}
+
+fn set_value(section: &mut Map<String, Value>, path: &[&str], value: Value) {
+    match path {
+        [] => {}
+        [key] => {
+            section.insert((*key).to_owned(), value);
         }
-        Some((first, rest)) => {
-            let below = section.entry(first).or_insert_with(|| Value::Object(Map::new()));
+        [first, rest @ ..] => {
+            let below = section.entry(*first).or_insert_with(|| Value::Object(Map::new()));
             // A section that is no map is reported by validation, not replaced here; an empty one is none.
             if below.is_null() {
                 *below = Value::Object(Map::new());
             }
             if let Value::Object(below) = below {
-                set(below, rest, value);
+                set_value(below, rest, value);
             }
         }
     }

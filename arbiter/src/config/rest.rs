@@ -1,7 +1,7 @@
 //! `restapi` and `ctl`: the interface, and how others' interfaces are asked.
 
 use super::tree::{At, described, truth};
-use super::validate::{host_port, reachable};
+use super::validate::{reachable, to_listen};
 use super::{Allowlist, CtlConfig, HostPort, RestConfig};
 use crate::postgres::conf::setting_text;
 use crate::secret::Secret;
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 pub(super) fn restapi(at: &At<'_>) -> Option<RestConfig> {
     at.map();
     let listen = match at.at("listen").value {
-        Some(_) => host_port(&at.at("listen"), 8008)?,
+        Some(_) => to_listen(&at.at("listen"), 8008)?,
         None => HostPort { host: "0.0.0.0".to_owned(), port: 8008 },
     };
     let connect_address = reachable(&at.at("connect_address"), &listen)?;
@@ -36,9 +36,19 @@ pub(super) fn restapi(at: &At<'_>) -> Option<RestConfig> {
     Some(RestConfig { listen, connect_address, authentication: authentication(at), tls, allowlist: allowlist(at), extra_headers })
 }
 
-/// A section's `authentication`: both words or none.
+/// A section's `authentication`: both words or none. `auth: user:password` is how files of before write it.
 fn authentication(at: &At<'_>) -> Option<(String, Secret)> {
     let section = at.at("authentication");
+    if section.value.is_none()
+        && let Some(text) = at.at("auth").text()
+    {
+        let Some((username, password)) = text.split_once(':').filter(|(username, password)| !username.is_empty() && !password.is_empty())
+        else {
+            at.at("auth").note("expected user:password");
+            return None;
+        };
+        return Some((username.to_owned(), Secret::new(password)));
+    }
     match (section.at("username").text(), section.at("password").secret()) {
         (Some(username), Some(password)) => Some((username, password)),
         (None, None) => None,

@@ -83,7 +83,7 @@ fn a_pgbackrest_node_has_its_methods() {
         ("postgres", "replicator")
     );
     assert_eq!(config.bootstrap.initdb.len(), 2);
-    assert_eq!(config.bootstrap.post_bootstrap.as_deref(), Some("/usr/local/bin/after_bootstrap.sh"));
+    assert_eq!(config.bootstrap.post_bootstrap, CommandLine::parse("/usr/local/bin/after_bootstrap.sh").ok());
     let method = config.bootstrap.method.as_ref().unwrap();
     assert_eq!(method.command.name, "pgbackrest");
     assert_eq!(config.not_served, Vec::<String>::new());
@@ -147,7 +147,7 @@ fn everything_wrong_is_said_at_once_and_by_its_key() {
         ("scope: s,", "", &["scope: is missing, and there is no default"][..]),
         ("name: n1,", "name: 'a/b',", &["name: name \"a/b\" holds the character '/'"]),
         ("name: n1,", "name: 5,", &["name: found a number, expected a text: put it in quotes"]),
-        ("data_dir: /data", "data_dir: data", &["postgresql.data_dir: \"data\" is not absolute"]),
+        ("data_dir: /data", "data_dir: /", &["postgresql.data_dir: is the root of the file system"]),
         (
             "data_dir: /data",
             "datadir: /data",
@@ -177,6 +177,42 @@ fn everything_wrong_is_said_at_once_and_by_its_key() {
     }
     let errors = load("scope: [", &[]).unwrap_err().to_string();
     assert!(errors.contains("node.yml") && errors.contains("is not understood"), "{errors}");
+}
+
+#[test]
+fn what_patroni_takes_is_taken() {
+    let environment = [("PATRONI_ADMIN_PASSWORD", "a"), ("PATRONI_ADMIN_OPTIONS", "createrole, createdb"), ("TENURE_APP_PASSWORD", "b")];
+    let text = MINIMAL
+        .replace("name: n1, ", "")
+        .replace("listen: '127.0.0.1:8008'", "listen: ':8008', connect_address: '127.0.0.1:8008', auth: 'u:p:q'")
+        .replace(
+            "data_dir: /data",
+            "name: n1, cluster_name: x, data_dir: data/n1, pgpass: pgpass, use_unix_socket_repl: true, parameters: {wal_keep_segments: 10}",
+        )
+        .replacen('{', "{log: {level: loud, type: xml}, frobnicate: 1, ", 1);
+    let config = load(&text, &environment).unwrap();
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(config.name.as_str(), "n1");
+    assert_eq!(config.rest.listen.to_string(), "*:8008");
+    assert_eq!(config.rest.authentication.as_ref().map(|(user, password)| (user.as_str(), password.reveal())), Some(("u", "p:q")));
+    assert_eq!((config.postgres.data_dir, config.postgres.pgpass), (here.join("data/n1"), here.join("pgpass")));
+    assert_eq!(config.postgres.parameters["wal_keep_size"], "160MB");
+    assert!(!config.postgres.parameters.contains_key("wal_keep_segments"));
+    let users: Vec<(&str, Vec<String>)> =
+        config.bootstrap.users.iter().map(|user| (user.credentials.username.as_str(), user.options.clone())).collect();
+    assert_eq!(users, [("admin", vec!["createrole".to_owned(), "createdb".to_owned()]), ("app", vec![])]);
+    assert_eq!((config.log.level, config.log.json), (None, false));
+    let mut said: Vec<&str> = config.not_served.iter().filter_map(|line| line.split(':').next()).collect();
+    said.sort_unstable();
+    let expected = [
+        "frobnicate",
+        "log.level",
+        "log.type",
+        "postgresql.cluster_name",
+        "postgresql.parameters.wal_keep_segments",
+        "postgresql.use_unix_socket_repl",
+    ];
+    assert_eq!(said, expected);
 }
 
 #[test]

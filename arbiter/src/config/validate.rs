@@ -17,11 +17,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Validates a whole tree. `not_served` comes from the survey.
-pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, not_served: Vec<String>) -> Result<NodeConfig, Vec<String>> {
+pub fn node(
+    root: &Map<String, Value>,
+    environment: &BTreeMap<String, String>,
+    mut not_served: Vec<String>,
+) -> Result<NodeConfig, Vec<String>> {
     let errors = RefCell::new(Vec::new());
     let at = |name: &str| At::root(root, name, &errors);
     let scope = named(&at("scope"));
-    let name = named(&at("name"));
+    // Files of before named the member beside its server.
+    let name =
+        if at("name").value.is_none() && at("postgresql").at("name").value.is_some() { at("postgresql").at("name") } else { at("name") };
+    let name = named(&name);
     let rest = rest::restapi(&at("restapi"));
     let ctl = rest::ctl(&at("ctl"), &At::root(root, "restapi", &RefCell::default()));
     let etcd = etcd(&at("etcd3"), &at("etcd"));
@@ -35,7 +42,12 @@ pub fn node(root: &Map<String, Value>, environment: &BTreeMap<String, String>, n
     let tags = Tags::of_file(free("tags").unwrap_or_default()).0;
     // Not served yet, or the operator's tool's own: only that they are sections is checked here.
     let _ = free("watchdog");
-    let log = log(&at("log"));
+    let log = log(&at("log"), &mut not_served);
+    for section in ["parameters", "parameters_primary", "parameters_replica", "parameters_standby_leader"] {
+        if let Some(parameters) = at("postgresql").at(section).value.and_then(Value::as_object) {
+            not_served.extend(cluster::renamed::notes(&format!("postgresql.{section}"), parameters));
+        }
+    }
     let namespace = at("namespace").text().unwrap_or_else(|| "service".to_owned());
     let namespace = format!("/{}", namespace.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
     // What is missing has been noted, so all are there where nothing was noted.
@@ -55,6 +67,11 @@ fn named<T: std::str::FromStr<Err = cluster::name::NameError>>(at: &At<'_>) -> O
 
 pub(super) fn host_port(at: &At<'_>, default_port: u16) -> Option<HostPort> {
     HostPort::parse(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
+}
+
+/// An address to listen on.
+pub(super) fn to_listen(at: &At<'_>, default_port: u16) -> Option<HostPort> {
+    HostPort::to_listen(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
 }
 
 /// Where others reach something: as given, or where it listens if that is one real address.
@@ -139,13 +156,13 @@ fn endpoints(at: &At<'_>, protocol: &str) -> Option<Vec<String>> {
 }
 
 fn bootstrap(at: &At<'_>) -> BootstrapConfig {
-    let hook = at.at("post_bootstrap").text().or_else(|| at.at("post_init").text());
+    let hook = if at.at("post_bootstrap").value.is_some() { at.at("post_bootstrap") } else { at.at("post_init") };
     BootstrapConfig {
         dcs: at.at("dcs").map().cloned().unwrap_or_default(),
         initdb: options(&at.at("initdb"), &initdb::FORBIDDEN),
         pg_hba: at.at("pg_hba").lines(),
         users: users(&at.at("users")),
-        post_bootstrap: hook,
+        post_bootstrap: command(&hook),
         method: methods::bootstrap_method(at),
     }
 }
@@ -221,7 +238,7 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<Postg
     let bin_dir = bin_dir(&at.at("bin_dir"), environment);
     let authentication = authentication(&at.at("authentication"));
     let settings = |name: &str| at.at(name).map().map(parameters_of).unwrap_or_default();
-    let pgpass = at.at("pgpass").path();
+    let pgpass = absolute(&at.at("pgpass"), at.at("pgpass").path());
     let server_log = at.at("server_log").path();
     let callbacks = at.at("callbacks");
     callbacks.map();
@@ -272,14 +289,17 @@ fn command(at: &At<'_>) -> Option<CommandLine> {
     CommandLine::parse(&at.text()?).map_err(|why| at.note(why)).ok()
 }
 
+/// From the root: one that is relative lies below the directory in which this process was started, as with Patroni.
 fn absolute(at: &At<'_>, path: Option<PathBuf>) -> Option<PathBuf> {
-    let path = path?;
+    let path = match std::path::absolute(path?) {
+        Ok(path) => path,
+        Err(why) => {
+            at.note(format!("can't be made absolute: {why}"));
+            return None;
+        }
+    };
     // Without a trailing slash: files beside the directory are named after it.
     let path = path.components().as_path().to_owned();
-    if !path.is_absolute() {
-        at.note(format!("\"{}\" is not absolute: write it from the root, as the server runs in another directory", path.display()));
-        return None;
-    }
     if path.parent().is_none() {
         at.note("is the root of the file system: name a directory of its own");
         return None;
@@ -344,26 +364,28 @@ fn credentials(at: &At<'_>, default_name: &str) -> Credentials {
     }
 }
 
-fn log(at: &At<'_>) -> LogConfig {
+/// A word of the log that is not known is no reason to leave a server without its arbiter: it is said, and the default counts.
+fn log(at: &At<'_>, not_served: &mut Vec<String>) -> LogConfig {
     at.map();
-    let level = at.at("level").text().and_then(|level| match level.to_uppercase().as_str() {
-        "CRITICAL" | "FATAL" | "ERROR" => Some("error"),
-        "WARNING" | "WARN" => Some("warn"),
-        "INFO" => Some("info"),
-        "DEBUG" => Some("debug"),
-        "NOTSET" | "TRACE" => Some("trace"),
+    let word = |name: &str| at.at(name).value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let level = word("level").and_then(|level| match level.trim().to_uppercase().as_str() {
+        "CRITICAL" | "FATAL" | "ERROR" | "50" | "40" => Some("error"),
+        "WARNING" | "WARN" | "30" => Some("warn"),
+        "INFO" | "20" => Some("info"),
+        "DEBUG" | "10" => Some("debug"),
+        "NOTSET" | "TRACE" | "0" => Some("trace"),
         _ => {
-            at.at("level").note(format!("found \"{level}\", expected ERROR, WARNING, INFO, DEBUG or TRACE"));
+            not_served.push(format!("log.level: found \"{level}\", expected ERROR, WARNING, INFO, DEBUG or TRACE; INFO is used"));
             None
         }
     });
-    let json = at.at("type").text().is_some_and(|kind| match kind.as_str() {
+    let json = word("type").is_some_and(|kind| match kind.to_lowercase().as_str() {
         "json" => true,
         "plain" => false,
         _ => {
-            at.at("type").note(format!("found \"{kind}\", expected plain or json"));
+            not_served.push(format!("log.type: found \"{kind}\", expected plain or json; plain is used"));
             false
         }
     });
-    LogConfig { level, json, dir: at.at("dir").path() }
+    LogConfig { level, json, dir: at.at("dir").value.and_then(Value::as_str).map(PathBuf::from) }
 }

@@ -4,6 +4,7 @@ use super::controldata::RequiredSettings;
 use super::{read_if_there, remove_if_there, sync_directory, write_atomically};
 use anyhow::{Context, Result};
 use cluster::admission::is_name;
+use cluster::renamed;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -176,9 +177,21 @@ fn with_library(libraries: &str) -> String {
     list.join(",")
 }
 
-/// Settings out of JSON or YAML: `true` is `on`, numbers are text, `null` and anything nested is left out.
+/// Settings out of JSON or YAML: `true` is `on`, numbers are text, `null` and anything nested is left out. What older files call
+/// otherwise has today's name, unless that is given too.
 pub fn parameters_of(map: &Map<String, Value>) -> BTreeMap<String, String> {
-    map.iter().filter_map(|(name, value)| Some((name.to_lowercase(), setting_text(value)?))).collect()
+    let mut settings = BTreeMap::new();
+    for (name, value) in map.iter().filter_map(|(name, value)| Some((name.to_lowercase(), setting_text(value)?))) {
+        match renamed::today(&name, &value) {
+            Some((today, meant)) => {
+                settings.entry(today.to_owned()).or_insert(meant);
+            }
+            None => {
+                settings.insert(name, value);
+            }
+        }
+    }
+    settings
 }
 
 /// One setting's text, as PostgreSQL reads it.

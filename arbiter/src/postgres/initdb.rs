@@ -40,7 +40,7 @@ pub async fn initdb(programs: &Programs, data_dir: &Path, superuser: &Credential
         Some(locale) => command.env("LC_ALL", locale),
         None => command.env_remove("LC_ALL"),
     };
-    command.arg("--pgdata").arg(data_dir).args(arguments(&superuser.username, options));
+    command.arg("--pgdata").arg(data_dir).args(arguments(superuser, options));
     if let Some(path) = &password_file {
         let mut argument = std::ffi::OsString::from("--pwfile=");
         argument.push(path);
@@ -67,13 +67,16 @@ fn password_path(data_dir: &Path) -> PathBuf {
 }
 
 /// The arguments besides the directory and the password: what the user gives, or UTF8 with checksums where nothing is given.
-fn arguments(superuser: &str, options: &[LongOption]) -> Vec<String> {
+fn arguments(superuser: &Credentials, options: &[LongOption]) -> Vec<String> {
     // Synced as a whole afterwards.
-    let mut arguments: Vec<String> = vec!["--no-sync".to_owned(), format!("--username={superuser}")];
-    // initdb's own default is trust for everybody; pg_hba.conf is written afterwards, until then nobody but the socket's owner gets in.
-    if !options.iter().any(|(name, _)| name.starts_with("auth")) {
-        arguments.push("--auth-local=trust".to_owned());
-        arguments.push("--auth-host=scram-sha-256".to_owned());
+    let mut arguments: Vec<String> = vec!["--no-sync".to_owned(), format!("--username={}", superuser.username)];
+    // initdb's own default is trust for everybody, also for the half of which the user says nothing.
+    let says = |name: &str| options.iter().any(|(given, _)| given == name);
+    let local = if superuser.password.is_some() { "scram-sha-256" } else { "peer" };
+    for (name, method) in [("auth-local", local), ("auth-host", "scram-sha-256")] {
+        if !says("auth") && !says(name) {
+            arguments.push(format!("--{name}={method}"));
+        }
     }
     if options.is_empty() {
         arguments.extend(["--encoding=UTF8".to_owned(), "--data-checksums".to_owned()]);
@@ -104,14 +107,25 @@ mod tests {
     }
 
     #[test]
-    fn defaults_apply_only_where_the_user_gives_no_option() {
+    fn defaults_apply_only_where_the_user_gives_no_option_and_never_trust() {
+        let role = |username: &str, password: Option<&str>| Credentials {
+            username: username.to_owned(),
+            password: password.map(crate::secret::Secret::new),
+            connection: Vec::new(),
+        };
+        let with = |superuser: &Credentials, options: &[LongOption]| arguments(superuser, options).join(" ");
+        let (open, closed) = (role("postgres", None), role("admin", Some("x")));
         assert_eq!(
-            arguments("postgres", &[]),
-            ["--no-sync", "--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--data-checksums"]
+            with(&open, &[]),
+            "--no-sync --username=postgres --auth-local=peer --auth-host=scram-sha-256 --encoding=UTF8 --data-checksums"
         );
         assert_eq!(
-            arguments("admin", &[option("locale", Some("C")), option("auth", Some("scram-sha-256"))]),
-            ["--no-sync", "--username=admin", "--locale=C", "--auth=scram-sha-256"]
+            with(&closed, &[option("locale", Some("C")), option("auth", Some("md5"))]),
+            "--no-sync --username=admin --locale=C --auth=md5"
+        );
+        assert_eq!(
+            with(&closed, &[option("auth-host", Some("md5"))]),
+            "--no-sync --username=admin --auth-local=scram-sha-256 --auth-host=md5"
         );
     }
 

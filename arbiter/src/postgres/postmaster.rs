@@ -254,7 +254,10 @@ impl Postmaster {
 pub async fn last_words(path: &Path) -> String {
     let text = super::read_if_there(path).await.ok().flatten().unwrap_or_default();
     // Of one start only; older ones are above.
-    let telling = |line: &&str| ["FATAL:", "PANIC:", "ERROR:", "HINT:", "could not"].iter().any(|word| line.contains(word));
+    // What is wrong with a configuration file is said at the level LOG, and only then that something is.
+    let words =
+        ["FATAL:", "PANIC:", "ERROR:", "HINT:", "could not", "unrecognized configuration", "invalid value for parameter", "syntax error"];
+    let telling = |line: &&str| words.iter().any(|word| line.contains(word));
     let lines: Vec<&str> = text.lines().rev().take(12).filter(telling).collect();
     if lines.is_empty() {
         return format!("see {} and the server's own log", path.display());
