@@ -325,6 +325,11 @@ fn bin_dir(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<PathBu
     }
     let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
     let on_path = std::env::split_paths(path).find(|directory| directory.join("postgres").is_file());
+    // A link to `postgres` alone (as in /usr/local/bin) leads to where the other programs are.
+    let on_path = on_path.map(|directory| {
+        let real = std::fs::canonicalize(directory.join("postgres")).ok().and_then(|program| Some(program.parent()?.to_owned()));
+        real.filter(|real| !directory.join("pg_controldata").is_file() && real.join("pg_controldata").is_file()).unwrap_or(directory)
+    });
     let found = on_path.or_else(|| newest_of(Path::new("/usr/lib/postgresql")));
     if found.is_none() {
         at.note("is missing, and no postgres is on the PATH nor in /usr/lib/postgresql/*/bin");
