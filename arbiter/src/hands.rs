@@ -23,7 +23,6 @@ use cluster::quorum::{Rules, Setting, Trust};
 use cluster::view::ClusterView;
 use dcs::Etcd;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
