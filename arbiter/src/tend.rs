@@ -83,10 +83,10 @@ pub async fn standby(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> 
         // Whom it follows has no member key: neither may lead, perhaps for what the configuration says.
         None => recovery::as_it_is(&hands.config, &dynamic, facts),
     };
-    configuration(hands, view, &recovery).await?;
+    let again = configuration(hands, view, &recovery).await?;
     hands.settle_as_primary(view).await;
     rules::look(hands).await;
-    Ok(())
+    Ok(again)
 }
 
 /// What the one who leads a standby cluster keeps in etcd: the history of what it follows, and that nobody
