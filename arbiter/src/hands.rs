@@ -410,21 +410,27 @@ impl Hands {
         self.sql.reload().await?;
         self.state().rules_owed = true;
         self.callbacks.reloaded(&self.config);
-        let hands = self.clone();
-        // Beside: whoever reloads in a hurry must not wait for it.
-        tokio::spawn(async move {
-            if hands.knowledge.look_after_reload(&hands.sql, &hands.config.postgres.files()).await {
-                hands.wake.notify_one();
-            }
-        });
+        self.look_after_reload();
         Ok(())
     }
 
     /// As [`Hands::reload`], and returns once our own session goes by what was read.
     pub async fn reload_and_see(&self) -> Result<()> {
         self.sql.reload_and_see().await?;
+        self.state().rules_owed = true;
         self.callbacks.reloaded(&self.config);
+        self.look_after_reload();
         Ok(())
+    }
+
+    /// Looks what the server did not take of what it has read. Beside: whoever reloads in a hurry must not wait for it.
+    fn look_after_reload(&self) {
+        let hands = self.clone();
+        tokio::spawn(async move {
+            if hands.knowledge.look_after_reload(&hands.sql, &hands.config.postgres.files()).await {
+                hands.wake.notify_one();
+            }
+        });
     }
 
     /// Starts the server and returns as soon as its process runs.

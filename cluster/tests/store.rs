@@ -1,5 +1,7 @@
 //! Tables of the store that forgot: what is believed, who may found again, what the keys are made anew to.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
 mod world;
 
 use cluster::duty::{self, Duty};
