@@ -21,9 +21,8 @@ async fn pg_ctl_stop(cluster: &Cluster, node: &Node) {
     let mut command = cluster.room.command(programs::postgres_bin().join("pg_ctl"), cluster.room.path());
     let status = command.arg("-D").arg(node.data_dir()).args(["stop", "-m", "fast", "-w", "-s"]).status().expect("run pg_ctl");
     assert!(status.success(), "pg_ctl: {status}");
-    // It clears up after the server then: one that is started in the same moment would be taken for what is left of it.
-    node.logged(&["Postgres has ended"], PATIENCE).await;
-    wait::lasting(seconds(1)).await;
+    // The arbiter clears up after the server now: one that is started in the same moment would be taken for what is left of it.
+    wait::lasting(seconds(3)).await;
 }
 
 async fn refused(node: &Node) {
