@@ -68,7 +68,7 @@ fn every_fault_is_found_and_nothing_else() {
             },
             &[
                 "critical: cluster: the cluster has no data yet: n2 could not found it: Postgres ended while it started",
-                "n2: its Postgres is initdb failed",
+                "n2: its Postgres could not be made (initdb failed)",
             ],
         ),
         ("the leader has no key", |view| drop(view.members.remove(&name("n1"))), &["critical: n1: it leads, but has no member key"]),
