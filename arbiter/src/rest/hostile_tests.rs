@@ -262,6 +262,7 @@ async fn two_hundred_clients_at_once_are_answered_or_told_to_come_again() {
     }
     println!("200 clients for 5 s: {answered} answered, {refused} refused, something due waited {} ms at most", longest.as_millis());
     assert!(answered > 200, "{answered} answered, {refused} refused");
-    assert!(longest < Duration::from_secs(1), "something due waited {} ms", longest.as_millis());
+    // The clients share the thread, and perhaps the machine with other tests: 0.06 s alone, 2 s were seen beside twenty builds. It was 17 s.
+    assert!(longest < Duration::from_secs(5), "something due waited {} ms", longest.as_millis());
     assert!(served.world.commands.is_empty());
 }
