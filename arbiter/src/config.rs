@@ -389,10 +389,12 @@ impl NodeConfig {
 
     fn of(root: &Map<String, Value>, environment: &BTreeMap<String, String>) -> Result<NodeConfig, (Vec<String>, Vec<String>)> {
         let survey = known::survey(root);
+        // Where something is missing, a key that nobody knows may be what was meant.
+        let unheard: Vec<String> = survey.unheard().map(str::to_owned).collect();
         match validate::node(root, environment, survey.not_served) {
             Ok(config) if survey.unknown.is_empty() => Ok(config),
             Ok(_) => Err((survey.unknown, Vec::new())),
-            Err(wrong) => Err((survey.unknown, wrong)),
+            Err(wrong) => Err((survey.unknown.into_iter().chain(unheard).collect(), wrong)),
         }
     }
 }

@@ -166,7 +166,8 @@ async fn an_arbiter_whose_log_has_no_reader_any_more_ends_in_order() {
 #[tokio::test]
 async fn an_arbiter_whose_log_is_not_read_goes_on() {
     let mut cluster = Cluster::of(1).planned().await;
-    cluster.nodes[0] = cluster.nodes.remove(0).with_environment(vec![("TENURE_LOG".to_owned(), "trace".to_owned())]);
+    let talkative = cluster.nodes.remove(0).with_environment(vec![("TENURE_LOG".to_owned(), "trace".to_owned())]);
+    cluster.nodes.push(talkative);
     let node = &cluster.nodes[0];
     // A terminal that is stopped, a collector that hangs: the pipe fills within seconds.
     let _unread = node.start_talking_to_a_pipe(&cluster.room);

@@ -154,7 +154,7 @@ async fn a_cluster_is_not_founded_with_a_dynamic_configuration_that_cant_be_mean
         (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
     };
     let (valid, said) = validate();
-    assert!(!valid && said.contains("synchronus_mode is no known setting; did you mean synchronous_mode?"), "{said}");
+    assert!(!valid && said.contains("synchronus_mode is not a known setting; did you mean synchronous_mode?"), "{said}");
     cluster.start(node);
     node.logged(&["no cluster is founded with this bootstrap.dcs", "synchronus_mode"], PATIENCE).await;
     assert!(!node.data_dir().join("PG_VERSION").exists());

@@ -143,7 +143,7 @@ mod tests {
         let (mut wrong, mut notes) = (missing_programs(&config), Vec::new());
         parameters(&config, &DynamicConfig(config.bootstrap.dcs.clone()), &catalogue, &mut wrong, &mut notes);
         let bin = room.path().display();
-        let programs = ["postgres", "pg_controldata", "initdb", "pg_basebackup"];
+        let programs = ["postgres", "pg_controldata", "initdb", "pg_basebackup", "pg_rewind"];
         let mut expected: Vec<String> =
             programs.iter().map(|name| format!("postgresql.bin_dir: there is no program {bin}/{name}")).collect();
         expected.extend([

@@ -11,6 +11,16 @@ pub struct Survey {
     pub not_served: Vec<String>,
 }
 
+/// What is said of a key that is nobody's.
+const UNHEARD: &str = "is not a known setting";
+
+impl Survey {
+    /// Those of the keys without effect that nobody knows.
+    pub fn unheard(&self) -> impl Iterator<Item = &str> {
+        self.not_served.iter().map(String::as_str).filter(|line| line.contains(UNHEARD))
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     /// Read by `validate`.
@@ -226,8 +236,8 @@ fn walk(section: &Map<String, Value>, path: &str, known: &[(String, Kind)], surv
                 Some(near) if matters(&near) => survey.unknown.push(format!(
                     "{key} is not a known setting; did you mean {near}? It is not passed over: this node would be more open, or another's, than its file says"
                 )),
-                Some(near) => survey.not_served.push(format!("{key}: is not a known setting; did you mean {near}?")),
-                None => survey.not_served.push(format!("{key}: is not a known setting")),
+                Some(near) => survey.not_served.push(format!("{key}: {UNHEARD}; did you mean {near}?")),
+                None => survey.not_served.push(format!("{key}: {UNHEARD}")),
             },
         }
     }

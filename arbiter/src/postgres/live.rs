@@ -106,7 +106,10 @@ impl Node {
         parameters.argv.remove("shared_preload_libraries");
         self.files().write(&parameters, recovery).await.unwrap();
         self.files().signal(recovery).await.unwrap();
-        hba::write(&self.files().hba(), &hba::Wanted::Lines(hba::default_lines(&self.authentication))).await.unwrap();
+        // As initdb's rules let the superuser in, with the password.
+        let mut lines = vec!["local all all scram-sha-256".to_owned()];
+        lines.extend(hba::default_lines(&self.authentication));
+        hba::write(&self.files().hba(), &hba::Wanted::Lines(lines)).await.unwrap();
         let postmaster =
             Postmaster::start(&self.programs, &self.data_dir(), &self.files().main(), &parameters.arguments(), &self.log()).await.unwrap();
         let ready = tokio::time::timeout(Duration::from_secs(30), postmaster.ready()).await.unwrap().unwrap();
