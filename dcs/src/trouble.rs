@@ -129,7 +129,7 @@ fn explained(text: String, login: Login<'_>) -> String {
         "where etcd asks for client certificates, give etcd3.cert and etcd3.key"
     } else if has("InvalidContentType") || has("corrupt message") {
         "this endpoint speaks no TLS: is etcd3.protocol http?"
-    } else if !login.tls && (has("http2 error") || has("h2 protocol error") || closed) {
+    } else if !login.tls && (has("http2 error") || has("h2 protocol error") || has("connection reset") || closed) {
         "if this endpoint speaks TLS, set etcd3.protocol to https"
     } else {
         return text;
@@ -168,6 +168,7 @@ mod tests {
             ("received fatal alert: BadCertificate", certified, "may not take"),
             ("operation was canceled: connection closed", LOGIN, "give etcd3.cert and etcd3.key"),
             ("operation was canceled: connection closed", Login { tls: false, ..LOGIN }, "etcd3.protocol to https"),
+            ("connection error: connection reset", Login { tls: false, ..LOGIN }, "etcd3.protocol to https"),
             ("received corrupt message of type InvalidContentType", LOGIN, "no TLS"),
         ] {
             let said = explained(text.to_owned(), login);

@@ -437,6 +437,8 @@ fn standbys_awaited() -> bool {
 #[pg_extern]
 fn describe(described: &str) -> bool {
     demand_superuser("tenure_internal.describe(text)");
+    // At each look of the arbiter: one that is frozen is not counted on, though its session lives.
+    shmem::arbiter_looked();
     let new = shmem::page().describe(described);
     if new {
         shmem::wake_worker();

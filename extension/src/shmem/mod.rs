@@ -22,7 +22,7 @@ mod words;
 pub use events::Event;
 pub use gate::Work;
 pub use mailbox::AskError;
-pub use presence::{attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_worker};
+pub use presence::{arbiter_looked, attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_worker};
 pub use recovered::Recovered;
 pub use registration::register;
 pub use tenure::renewal_was_sent_at;

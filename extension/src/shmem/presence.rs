@@ -56,10 +56,15 @@ unsafe extern "C-unwind" fn end_what_is_ours(_code: std::ffi::c_int, _arg: pg_sy
     }
 }
 
+/// Backend: the arbiter has looked after this server just now.
+pub fn arbiter_looked() {
+    page().arbiter_seen_ns.store(boottime().as_nanos(), SeqCst);
+}
+
 /// Backend: this session is the arbiter's, until it ends.
 pub fn attach_arbiter() {
+    arbiter_looked();
     let page = page();
-    page.arbiter_seen_ns.store(boottime().as_nanos(), SeqCst);
     if page.arbiter_pid.swap(own_pid(), SeqCst) != own_pid() {
         // SAFETY: the callback is guarded and touches atomics.
         unsafe { pg_sys::before_shmem_exit(Some(detach_arbiter), pg_sys::Datum::from(0)) };
