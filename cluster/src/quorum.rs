@@ -345,8 +345,9 @@ impl Rules {
         }
         let keeps = overlap(now, setting) && setting.count > 0;
         if keeps && (self.strict || setting.names.iter().any(|name| expected.contains(name))) {
-            // What is true of the key stays true while nobody confirms anything.
-            return Goal { setting: setting.clone(), trust: now.clone() };
+            // What is true of the key stays true while nobody confirms anything. Nobody stands under either form of the placeholder.
+            let setting = if setting.is_placeholder() { Setting::placeholder(self.method()) } else { setting.clone() };
+            return Goal { setting, trust: now.clone() };
         }
         let setting = if self.strict { Setting::placeholder(self.method()) } else { Setting::nobody() };
         Goal { setting, trust: Trust::none() }

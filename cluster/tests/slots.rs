@@ -133,6 +133,13 @@ fn member_slots_are_kept_on_the_primary_and_moved_along_on_standbys() {
 }
 
 #[test]
+fn a_member_key_that_no_lease_keeps_gets_no_slot() {
+    let mut at = view(json!({}), status(&[]));
+    at.members.get_mut(&name("n3")).unwrap().lease = LeaseId::NONE;
+    assert_eq!(Node { name: "n1", ..Node::default() }.does(&at, &[]), ["create n2"]);
+}
+
+#[test]
 fn a_member_that_streams_from_another_has_its_slot_there_and_is_moved_along_on_the_leader() {
     let mut at = view(json!({}), status(&[("n1", 400), ("n2", 390), ("n3", 380)]));
     at.members.get_mut(&name("n3")).unwrap().member.tags = tags(json!({"replicatefrom": "n2"}));

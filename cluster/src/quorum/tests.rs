@@ -224,3 +224,16 @@ fn the_way_from_one_to_the_other() {
         assert_eq!(steps.join(", "), way, "{what}");
     }
 }
+
+#[test]
+fn the_placeholder_is_written_as_the_mode_writes_it() {
+    let strict = |mode| Rules { mode, strict: true, count: 1, maximum_lag_bytes: None };
+    for (mode, was, is) in [
+        (SynchronousMode::On, Method::Any, Method::First),
+        (SynchronousMode::Quorum, Method::First, Method::Any),
+        (SynchronousMode::On, Method::First, Method::First),
+    ] {
+        let goal = strict(mode).goal(&[], &Trust::none(), &Setting::placeholder(was), &BTreeSet::new());
+        assert_eq!(goal, Goal { setting: Setting::placeholder(is), trust: Trust::none() });
+    }
+}
