@@ -5,15 +5,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// So many lines may wait. A reader that stops for a moment (a terminal that is being scrolled, a busy collector) costs no line; one
 /// that has gone costs at most this many lines of memory.
 const ROOM: usize = 1000;
-
-/// Between two looks for room, when the process ends.
-const ROOM_AGAIN: Duration = Duration::from_millis(5);
 
 enum Item {
     Line(Vec<u8>),
@@ -42,17 +39,12 @@ impl Lines {
     /// Waits until what was logged so far is written, but not longer than this.
     pub fn flush(&self, bound: Duration) {
         let (done, written) = mpsc::sync_channel(1);
-        let until = Instant::now() + bound;
-        let mut item = Item::Flush(done);
-        // No room: whoever reads may have stopped for a moment only, and go on within the bound.
-        while let Err(full) = self.queue.try_send(item) {
-            match full {
-                TrySendError::Full(back) if Instant::now() < until => item = back,
-                _ => return,
-            }
-            std::thread::sleep(ROOM_AGAIN);
+        let queue = self.queue.clone();
+        // Without room this waits for whoever reads, who may have stopped for a moment only: on a thread that ends with the process.
+        let waits = std::thread::Builder::new().name("log flush".to_owned()).stack_size(64 * 1024);
+        if waits.spawn(move || queue.send(Item::Flush(done)).is_ok()).is_ok() {
+            let _ = written.recv_timeout(bound);
         }
-        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -101,6 +93,7 @@ impl<'a> MakeWriter<'a> for Lines {
 mod tests {
     use super::*;
     use std::sync::Mutex;
+    use std::time::Instant;
 
     /// Fails as a pipe whose reader has gone.
     struct Gone;
