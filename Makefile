@@ -131,7 +131,7 @@ lint: setup
 	else \
 	    cargo deny --log-level error check bans licenses sources || exit 1; \
 	    if cargo deny --log-level off fetch db 2>/dev/null || ls $${CARGO_HOME:-$$HOME/.cargo}/advisory-dbs/*/crates >/dev/null 2>&1; then \
-	        cargo deny --log-level error check --disable-fetch advisories; \
+	        cargo deny --log-level error --offline check advisories; \
 	    else \
 	        echo "lint: SKIPPED: no database of advisories is at hand and none can be fetched; advisories were NOT checked"; \
 	    fi; \
