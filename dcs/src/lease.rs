@@ -1,6 +1,6 @@
 //! How a lease is kept, found again and got: the same steps for lease worker, arbiter and simulation.
 
-use crate::{Dcs, Error, Grant, KeepAlive, LeaderLook, Result};
+use crate::{Error, Grant, KeepAlive, LeaderLook, LocalDcs, Result};
 use cluster::instance::{self, Claim, InUse};
 use cluster::leader::{Leader, LeaseId};
 use cluster::lease;
@@ -11,45 +11,45 @@ use cluster::view::ClusterView;
 use std::future::Future;
 use std::time::Duration;
 
-/// What of the store a lease needs. (A simulation gives its own: requests that travel.)
+/// What of the store a lease needs.
 pub trait Leases {
-    /// As [`Dcs::load_view`].
+    /// As [`LocalDcs::load_view`].
     fn load_view(&self) -> impl Future<Output = Result<ClusterView>>;
-    /// As [`Dcs::keep_alive`].
+    /// As [`LocalDcs::keep_alive`].
     fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<KeepAlive>>;
-    /// As [`Dcs::look_at_leader`].
+    /// As [`LocalDcs::look_at_leader`].
     fn look_at_leader(&self) -> impl Future<Output = Result<LeaderLook>>;
-    /// As [`Dcs::is_in_use`].
+    /// As [`LocalDcs::is_in_use`].
     fn is_in_use(&self, lease: LeaseId) -> impl Future<Output = Result<bool>>;
-    /// As [`Dcs::grant`].
+    /// As [`LocalDcs::grant`].
     fn grant(&self, ttl: Duration) -> impl Future<Output = Result<Grant>>;
-    /// As [`Dcs::revoke`].
+    /// As [`LocalDcs::revoke`].
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<()>>;
-    /// As [`Dcs::write_member`].
+    /// As [`LocalDcs::write_member`].
     fn write_member(&self, name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> impl Future<Output = Result<()>>;
 }
 
-impl<D: Dcs> Leases for D {
+impl<D: LocalDcs> Leases for D {
     fn load_view(&self) -> impl Future<Output = Result<ClusterView>> {
-        Dcs::load_view(self)
+        LocalDcs::load_view(self)
     }
     fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<KeepAlive>> {
-        Dcs::keep_alive(self, lease)
+        LocalDcs::keep_alive(self, lease)
     }
     fn look_at_leader(&self) -> impl Future<Output = Result<LeaderLook>> {
-        Dcs::look_at_leader(self)
+        LocalDcs::look_at_leader(self)
     }
     fn is_in_use(&self, lease: LeaseId) -> impl Future<Output = Result<bool>> {
-        Dcs::is_in_use(self, lease)
+        LocalDcs::is_in_use(self, lease)
     }
     fn grant(&self, ttl: Duration) -> impl Future<Output = Result<Grant>> {
-        Dcs::grant(self, ttl)
+        LocalDcs::grant(self, ttl)
     }
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<()>> {
-        Dcs::revoke(self, lease)
+        LocalDcs::revoke(self, lease)
     }
     fn write_member(&self, name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> impl Future<Output = Result<()>> {
-        Dcs::write_member(self, name, member, lease, judged)
+        LocalDcs::write_member(self, name, member, lease, judged)
     }
 }
 
@@ -152,6 +152,7 @@ pub async fn acquire(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Dcs;
     use crate::key::Keys;
     use crate::memory::{Fate, Memory, at_once};
     use cluster::name::Scope;

@@ -99,69 +99,81 @@ pub struct FirstKeys {
 /// Result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The cluster's store, in the words of the cluster.
-pub trait Dcs: Send + Sync {
+/// Each verb once, for two traits: what a store does for many threads, and for one.
+macro_rules! verbs {
+    ($($(#[$said:meta])* fn $verb:ident($($given:ident: $type:ty),*) -> $answer:ty;)*) => {
+        /// The cluster's store, in the words of the cluster.
+        pub trait Dcs: Send + Sync {
+            $($(#[$said])* fn $verb(&self, $($given: $type),*) -> impl Future<Output = Result<$answer>> + Send;)*
+        }
+
+        /// As [`Dcs`], for loops of one thread: the lease worker's, also in the simulation, where a request travels as a message of one thread.
+        pub trait LocalDcs {
+            $($(#[$said])* fn $verb(&self, $($given: $type),*) -> impl Future<Output = Result<$answer>>;)*
+        }
+
+        impl<D: Dcs> LocalDcs for D {
+            $(fn $verb(&self, $($given: $type),*) -> impl Future<Output = Result<$answer>> { Dcs::$verb(self, $($given),*) })*
+        }
+    };
+}
+
+verbs! {
     /// Reads every key at one revision, linearizably.
-    fn load_view(&self) -> impl Future<Output = Result<ClusterView>> + Send;
+    fn load_view() -> ClusterView;
 
     /// Asks for a new lease.
-    fn grant(&self, ttl: Duration) -> impl Future<Output = Result<Grant>> + Send;
+    fn grant(ttl: Duration) -> Grant;
     /// Asks for the lease to be renewed. The answer alone is no fact, neither yes nor [`Error::LeaseGone`]: [`lease::renew`].
-    fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<KeepAlive>> + Send;
+    fn keep_alive(lease: LeaseId) -> KeepAlive;
     /// Reads the leader key, linearizably.
-    fn look_at_leader(&self) -> impl Future<Output = Result<LeaderLook>> + Send;
+    fn look_at_leader() -> LeaderLook;
     /// Does any key of the cluster hang on the lease? Read linearizably.
-    fn is_in_use(&self, lease: LeaseId) -> impl Future<Output = Result<bool>> + Send;
+    fn is_in_use(lease: LeaseId) -> bool;
     /// Gives a lease back, with all keys on it.
-    fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
+    fn revoke(lease: LeaseId) -> ();
 
     /// Writes the member key onto the lease; `judged`: only if the key's revision is still this (0: absent).
-    fn write_member(
-        &self,
-        name: &MemberName,
-        member: &Member,
-        lease: LeaseId,
-        judged: Option<i64>,
-    ) -> impl Future<Output = Result<()>> + Send;
+    fn write_member(name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> ();
 
     /// Takes the leader key of a vacancy, if nothing changed of what was judged.
-    fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> impl Future<Output = Result<Term>> + Send;
+    fn take_leader(name: &MemberName, lease: LeaseId, judged: &Judged) -> Term;
     /// Gives the leader key to another member in one write: no vacancy, no race.
-    fn hand_over(&self, hand_over: &HandOver) -> impl Future<Output = Result<Term>> + Send;
+    fn hand_over(hand_over: &HandOver) -> Term;
     /// Deletes the leader key, if it is still this leader's.
-    fn release_leader(&self, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    fn release_leader(leader: &Leader) -> ();
     /// Moves leader and member key onto another lease of the same node (a changed TTL).
-    fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> impl Future<Output = Result<Term>> + Send;
+    fn move_leader(leader: &Leader, member: &Member, lease: LeaseId) -> Term;
 
     /// Says what this node has, for the present vacancy.
-    fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> impl Future<Output = Result<()>> + Send;
+    fn announce(name: &MemberName, word: &Announcement, lease: LeaseId) -> ();
 
     /// Claims the making of the first data directory; the claim goes with the lease.
-    fn claim_initialize(&self, name: &MemberName, lease: LeaseId) -> impl Future<Output = Result<i64>> + Send;
+    fn claim_initialize(name: &MemberName, lease: LeaseId) -> i64;
     /// Gives the claim back.
-    fn unclaim_initialize(&self, claim: i64) -> impl Future<Output = Result<()>> + Send;
+    fn unclaim_initialize(claim: i64) -> ();
     /// Leads a cluster in the making: first configuration and leader key, under the claim.
-    fn lead_first(&self, name: &MemberName, lease: LeaseId, claim: i64, first: &FirstKeys) -> impl Future<Output = Result<Term>> + Send;
+    fn lead_first(name: &MemberName, lease: LeaseId, claim: i64, first: &FirstKeys) -> Term;
     /// The cluster exists from here on: its identity replaces the claim.
-    fn found(&self, leader: &Leader, claim: i64, system_id: &SystemId) -> impl Future<Output = Result<()>> + Send;
+    fn found(leader: &Leader, claim: i64, system_id: &SystemId) -> ();
 
     /// Puts `initialize` back as this leader, if its revision is still `judged`.
-    fn write_initialize(&self, system_id: &SystemId, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    fn write_initialize(system_id: &SystemId, judged: i64, leader: &Leader) -> ();
     /// Writes `tenure/store` as this leader where there is none: a cluster from before it.
-    fn write_store(&self, making: &Making, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    fn write_store(making: &Making, leader: &Leader) -> ();
 
     /// Writes `config` if its revision is still `judged` (0: absent).
-    fn write_config(&self, config: &DynamicConfig, judged: i64) -> impl Future<Output = Result<i64>> + Send;
+    fn write_config(config: &DynamicConfig, judged: i64) -> i64;
     /// Writes `sync` as this leader, if its revision is still `judged`.
-    fn write_sync(&self, sync: &SyncState, judged: i64, leader: &Leader) -> impl Future<Output = Result<i64>> + Send;
+    fn write_sync(sync: &SyncState, judged: i64, leader: &Leader) -> i64;
     /// Writes `history` as this leader, if its revision is still `judged`.
-    fn write_history(&self, history: &History, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    fn write_history(history: &History, judged: i64, leader: &Leader) -> ();
     /// Claims a timeline's number for the promotion in this leader's term, if nobody claimed one since `judged`.
-    fn claim_timeline(&self, timeline: Timeline, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    fn claim_timeline(timeline: Timeline, judged: i64, leader: &Leader) -> ();
     /// Writes `failsafe` (member name to REST address) as this leader, if its revision is still `judged`.
-    fn write_failsafe(&self, members: &Members, judged: i64, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    fn write_failsafe(members: &Members, judged: i64, leader: &Leader) -> ();
     /// Writes `status` as this leader.
-    fn write_status(&self, status: &Status, leader: &Leader) -> impl Future<Output = Result<()>> + Send;
+    fn write_status(status: &Status, leader: &Leader) -> ();
     /// Writes or clears (`{}`) `failover` if its revision is still `judged`.
-    fn write_failover(&self, request: &FailoverRequest, judged: i64) -> impl Future<Output = Result<i64>> + Send;
+    fn write_failover(request: &FailoverRequest, judged: i64) -> i64;
 }

@@ -529,14 +529,15 @@ fn test_set_fence(mode: &str, deadline_ms: i32) {
     let page = shmem::page();
     let now = boottime();
     let deadline = now + Duration::from_millis(u64::try_from(deadline_ms).unwrap_or(0));
+    let next = page.term() + 1;
     match mode {
-        "open" => page.open(page.term() + 1, 7, deadline),
+        "open" => page.change(|tenure| tenure.open(next, 7, deadline)),
         "renew" => page.renew(deadline),
         "draining" => {
-            page.open(page.term() + 1, 7, deadline);
+            page.change(|tenure| tenure.open(next, 7, deadline));
             page.drain(now, now + DRAIN_MAX, 0);
         }
-        "closed" => page.close(),
+        "closed" => page.change(|tenure| tenure.close()),
         other => error::invalid(format!("unknown fence \"{other}\""), "open, renew, draining or closed."),
     }
     page.record_event("test", &format!("fence set to {mode} for {deadline_ms} ms"), "", page.term());

@@ -5,6 +5,7 @@ use crate::shmem;
 use crate::worker::Worker;
 use cluster::citus::COORDINATOR;
 use dcs::key::Keys;
+use keeper::Host;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -18,9 +19,9 @@ pub async fn look_at_others(worker: &Worker) -> bool {
     if guc::group() != Some(COORDINATOR) {
         return std::future::pending().await;
     }
-    let keys = Keys::new(&guc::namespace(), &worker.scope);
+    let keys = Keys::new(&guc::namespace(), &worker.host.scope);
     let own = keys.group(COORDINATOR).leader();
-    let scope = Arc::new(worker.etcd.seen_as(keys));
+    let scope = Arc::new(worker.store.seen_as(keys));
     let wake = Arc::new(Notify::new());
     // Positions are written all the time; who leads is news.
     let leads = |key: &[u8]| key.ends_with(b"/leader") && key != own.as_bytes();
@@ -32,11 +33,11 @@ pub async fn look_at_others(worker: &Worker) -> bool {
             match scope.load_groups().await {
                 Ok(mut groups) => {
                     groups.remove(&COORDINATOR);
-                    *worker.others.borrow_mut() = Some((groups, asked));
+                    *worker.host.others.borrow_mut() = Some((groups, asked));
                     told.clear();
                     if news {
                         // The turn publishes it; without news the next one is soon enough.
-                        worker.look_again();
+                        worker.host.look_again();
                     }
                 }
                 Err(why) => {
@@ -60,5 +61,5 @@ pub async fn look_at_others(worker: &Worker) -> bool {
 }
 
 fn loop_wait(worker: &Worker) -> Duration {
-    worker.view.borrow().as_ref().map_or(FIRST, |(view, _)| view.config().timing().loop_wait)
+    worker.last_view(|view| view.config().timing().loop_wait).unwrap_or(FIRST)
 }

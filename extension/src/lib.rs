@@ -2,18 +2,18 @@
 //!
 //! Rooms in reading order: [`guc`] the settings, [`standing`] whose server this is, [`shmem`] the page that backends read, [`fence`] the
 //! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
-//! lease worker, [`groups`] what a Citus coordinator shows of the other groups.
+//! lease worker (`keeper`'s loops, with [`here`] as their host), [`groups`] what a Citus coordinator shows of the other groups.
 
 use cluster::mark::Standing;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-pub mod apply;
 pub mod error;
 pub mod fence;
 pub mod functions;
 pub mod groups;
 pub mod guc;
+pub mod here;
 pub mod hold_back;
 pub mod mailbox;
 pub mod observe;

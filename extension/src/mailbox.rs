@@ -1,8 +1,8 @@
 //! What sessions ask for through SQL, written to etcd on their behalf: they have no connection to it.
 
 use crate::guc;
+use crate::here::Here;
 use crate::shmem::page;
-use crate::worker::Worker;
 use cluster::citus::COORDINATOR;
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
@@ -11,6 +11,7 @@ use cluster::restart::Conditions;
 use cluster::view::ClusterView;
 use dcs::key::Keys;
 use dcs::{Dcs, Error, Etcd};
+use keeper::Host;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -48,18 +49,18 @@ enum Request {
 }
 
 /// Serves the request in the mailbox, if there is one.
-pub async fn serve(worker: &Worker, view: &ClusterView) {
+pub async fn serve(here: &Here, view: &ClusterView) {
     let Some((id, text)) = page().take_request() else { return };
     let answer = match serde_json::from_str(&text) {
         Ok(Asked { group, request }) => match other_group(group) {
-            Ok(None) => act(&Place { worker, etcd: &worker.etcd, own: true }, view, request).await,
-            Ok(Some(group)) => act_elsewhere(worker, group, request).await,
+            Ok(None) => act(&Place { here, etcd: &here.etcd, own: true }, view, request).await,
+            Ok(Some(group)) => act_elsewhere(here, group, request).await,
             Err(why) => Err(why),
         },
         Err(why) => Err(format!("the request can't be understood: {why}")),
     };
     page().answer(id, in_json(answer));
-    worker.look_again();
+    here.look_again();
 }
 
 /// Answers the request in the mailbox, if there is one, with this reason.
@@ -86,7 +87,7 @@ fn unwritten(why: Error) -> String {
 
 /// The cluster that a request is about.
 struct Place<'a> {
-    worker: &'a Worker,
+    here: &'a Here,
     etcd: &'a Etcd,
     /// It is this server's own.
     own: bool,
@@ -103,14 +104,14 @@ fn other_group(asked: Option<i64>) -> Result<Option<u32>, String> {
     }
 }
 
-async fn act_elsewhere(worker: &Worker, group: u32, request: Request) -> Result<String, String> {
-    let keys = Keys::new(&guc::namespace(), &worker.scope).group(group);
-    let etcd = worker.etcd.seen_as(keys);
+async fn act_elsewhere(here: &Here, group: u32, request: Request) -> Result<String, String> {
+    let keys = Keys::new(&guc::namespace(), &here.scope).group(group);
+    let etcd = here.etcd.seen_as(keys);
     let view = etcd.load_view().await.map_err(|why| format!("etcd does not answer: {why}"))?;
     if view.members.is_empty() && view.config.is_none() {
         return Err(format!("there is no group {group}"));
     }
-    act(&Place { worker, etcd: &etcd, own: false }, &view, request).await
+    act(&Place { here, etcd: &etcd, own: false }, &view, request).await
 }
 
 async fn act(place: &Place<'_>, view: &ClusterView, request: Request) -> Result<String, String> {
@@ -143,7 +144,7 @@ async fn act(place: &Place<'_>, view: &ClusterView, request: Request) -> Result<
 async fn ask_member(place: &Place<'_>, view: &ClusterView, wish: Wish, member: Option<&str>, pending: bool) -> Result<String, String> {
     let name = match member {
         Some(name) => name,
-        None if place.own => place.worker.name.as_str(),
+        None if place.own => place.here.name.as_str(),
         None => return Err("the member of another group is to be named".to_owned()),
     };
     let Some((name, entry)) = view.members.iter().find(|(known, _)| known.as_str() == name) else {
@@ -159,7 +160,7 @@ async fn ask_member(place: &Place<'_>, view: &ClusterView, wish: Wish, member: O
         return Err(format!("no arbiter is beside {name} to do it"));
     }
     let conditions = Conditions { restart_pending: pending, ..Conditions::default() };
-    let request = MemberRequest { wish, conditions, by: place.worker.name.to_string() };
+    let request = MemberRequest { wish, conditions, by: place.here.name.to_string() };
     place.etcd.write_request(name, &request).await.map_err(unwritten)?;
     Ok(format!("{wish} of {name} was requested"))
 }

@@ -2,68 +2,12 @@
 
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
+use keeper::Server;
 use pgrx::pg_sys;
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-
-/// Where this server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Server {
-    /// Out of recovery.
-    Primary {
-        /// Its timeline.
-        timeline: Timeline,
-        /// Flushed so far.
-        flushed: Lsn,
-    },
-    /// In recovery.
-    Standby {
-        /// The newest timeline received or replayed.
-        timeline: Timeline,
-        /// Received and flushed so far; invalid where nothing was received since the start.
-        received: Lsn,
-        /// Replayed so far.
-        replayed: Lsn,
-        /// The WAL receiver is connected and streams.
-        streaming: bool,
-        /// The end of the WAL on disk is known: [`Server::position`] is all that this server ever confirmed.
-        end_known: bool,
-    },
-}
-
-impl Server {
-    /// Out of recovery.
-    pub fn is_primary(self) -> bool {
-        matches!(self, Server::Primary { .. })
-    }
-
-    /// The newest timeline here.
-    pub fn timeline(self) -> Timeline {
-        match self {
-            Server::Primary { timeline, .. } | Server::Standby { timeline, .. } => timeline,
-        }
-    }
-
-    /// The end of the WAL here is known. Before that [`Server::position`] is only what was replayed so far.
-    pub fn end_known(self) -> bool {
-        matches!(self, Server::Primary { .. } | Server::Standby { end_known: true, .. })
-    }
-
-    /// The furthest position here.
-    pub fn position(self) -> Lsn {
-        match self {
-            Server::Primary { flushed, .. } => flushed,
-            Server::Standby { received, replayed, .. } => received.max(replayed),
-        }
-    }
-
-    /// The WAL receiver is connected and streams.
-    pub fn streaming(self) -> bool {
-        matches!(self, Server::Standby { streaming: true, .. })
-    }
-}
 
 #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
 fn flushed() -> (Lsn, Timeline) {

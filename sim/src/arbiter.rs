@@ -760,10 +760,8 @@ impl Arbiter {
         let leader = view.leader_if(&self.name).ok_or("leads no more")?;
         if let Err(why) = self.try_switch_over(leader, candidates).await {
             self.tell(&format!("switchover failed: {why}"));
-            if let Some(server) = self.world.sql(self.at).await
-                && server.page.borrow().mode == cluster::fence::Mode::Draining
-            {
-                self.world.with_page(self.at, |page| page.mode = cluster::fence::Mode::Open);
+            if let Some(server) = self.world.sql(self.at).await {
+                self.world.change_page(&server, keeper::Tenure::undrain);
             }
             if let Some(request) = view.request() {
                 let revision = request.revision;
@@ -783,9 +781,7 @@ impl Arbiter {
         }
         world.checkpoint(self.at).await;
         let now = self.clock();
-        if server.page.borrow().mode == cluster::fence::Mode::Open {
-            world.with_page(self.at, |page| (page.mode, page.draining_since) = (cluster::fence::Mode::Draining, now));
-        }
+        world.change_page(&server, |page| page.drain(now, Moment::from_nanos(u64::MAX), 0));
         world.time.sleep(world.random.mostly(50 * MS, 500 * MS)).await;
         self.speak(Some((MemberState::Stopping, MemberRole::Primary)));
         let clean = world.stop_server(self.at, true).await;

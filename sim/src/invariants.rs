@@ -1,6 +1,5 @@
 //! What must hold, as named functions, asked at the very step at which it could cease to hold.
 
-use crate::page::Page;
 use crate::postgres::Server;
 use crate::time::Part;
 use crate::worker::now;
@@ -11,6 +10,7 @@ use cluster::sync::SyncState;
 use cluster::time::Moment;
 use cluster::view::{Announcement, ClusterView};
 use dcs::Dcs;
+use keeper::Look;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl World {
     /// **sync_key_never_trusts_more_than_setting**: whoever the sync key lets lead has the commit already.
     pub fn acknowledged(&self, server: &Server, commit: u64, end: u64) {
         let at = server.at;
-        let page = *server.page.borrow();
+        let page = server.page.look();
         let name = &self.nodes[at].name;
         if !matches!(page.mode, Mode::Open | Mode::Draining) || self.clock(at) >= page.deadline {
             self.violated(
@@ -144,8 +144,8 @@ impl World {
     }
 
     /// **terms_grow**, in every page; and nobody opens an old term with time left.
-    pub fn page_is_sound(&self, at: usize, before: Page, after: Page) {
-        let is_open = |page: &Page| matches!(page.mode, Mode::Open | Mode::Draining);
+    pub fn page_is_sound(&self, at: usize, before: Look, after: Look) {
+        let is_open = |page: &Look| matches!(page.mode, Mode::Open | Mode::Draining);
         if !is_open(&after) {
             return;
         }
@@ -182,11 +182,12 @@ impl World {
         }
         for at in 0..self.nodes.len() {
             let Some(server) = self.server(at) else { continue };
-            let page = *server.page.borrow();
+            let page = server.page.look();
             let clock = self.clock(at);
             // By the page alone: an invariant does not ask the rule that it judges. What stands on promises is judged by
             // no_take_while_a_promise_binds and one_acknowledger_at_a_time.
-            if page.deadline > page.by_promises_until && page.lease == lease.0 && page.mode != Mode::Closed && clock < page.deadline {
+            if page.deadline > server.by_promises_until.get() && page.lease == lease.0 && page.mode != Mode::Closed && clock < page.deadline
+            {
                 let left = page.deadline.since(clock).as_micros();
                 self.violated("fence_shuts_before_etcd_lets_go", format!("{} may still acknowledge for {left} us", self.nodes[at].name));
             }
@@ -279,8 +280,8 @@ impl World {
         let Some(server) = self.serving(at).filter(|server| !server.in_recovery.get()) else {
             return Some(format!("{} leads and is no primary", leader.name));
         };
-        let page = *server.page.borrow();
-        if page.term != leader.term.0 || !fence::may_acknowledge(page.fence(), self.clock(at)) {
+        let page = server.page.look();
+        if page.term != leader.term.0 || !fence::may_acknowledge(server.page.fence(), self.clock(at)) {
             return Some(format!("the fence of {} is not open", leader.name));
         }
         for (other, node) in self.nodes.iter().enumerate().filter(|(other, _)| *other != at) {

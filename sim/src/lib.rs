@@ -1,13 +1,12 @@
 //! Seeded simulation of a cluster: the real rules (`cluster`) and the real keys (`dcs::memory`), with
 //! processes, clocks, disks and the network in the hand of one seed.
 //!
-//! The loops of the lease worker and of the arbiter are mirrored here step by step, since the real ones
-//! are tied to Postgres and to processes; every decision is the real rule's. `docs/simulation.md` says
+//! The lease worker is the one that ships (`keeper`), in a host of this world. The loop of the arbiter is mirrored here step by step, since
+//! the real one is tied to processes and files; every decision is the real rule's. `docs/simulation.md` says
 //! what is modelled and what is not.
 
 mod arbiter;
 mod invariants;
-mod page;
 mod postgres;
 mod random;
 mod schedule;

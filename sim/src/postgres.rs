@@ -1,15 +1,16 @@
 //! A simulated Postgres: start, stop, replay, stream, promote, commit; and the page of the fence.
 
-use crate::page::Page;
 use crate::time::{Changes, Part, TaskId};
 use crate::wal::{Data, Disk, Wal};
 use crate::worker;
 use crate::world::{MS, World};
-use cluster::fence::{self, Verdict};
+use cluster::fence::{self, Mode, Verdict};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
 use cluster::name::{MemberName, Timeline};
 use cluster::quorum::Setting;
+use cluster::time::Moment;
+use keeper::Tenure;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -38,7 +39,9 @@ pub(crate) struct Server {
     pub in_recovery: Cell<bool>,
     pub stopping: Cell<bool>,
     ended_cleanly: Cell<bool>,
-    pub page: RefCell<Page>,
+    pub page: Tenure,
+    /// The part of the deadline that stands on promises; for the invariants.
+    pub by_promises_until: Cell<Moment>,
     pub renewed: Changes,
     pub flushed: Cell<u64>,
     pub upstream: Cell<Option<usize>>,
@@ -63,7 +66,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub fn describe(&self, world: &World) -> String {
-        let page = self.page.borrow();
+        let page = self.page.look();
         let left = page.deadline.0.as_secs_f64() - world.clock(self.at).0.as_secs_f64();
         let role = if self.in_recovery.get() { "standby" } else { "primary" };
         format!(
@@ -129,14 +132,21 @@ impl Server {
 }
 
 impl World {
-    /// Changes the page and looks at what the invariants say of it.
-    pub fn with_page<T>(&self, at: usize, change: impl FnOnce(&mut Page) -> T) -> Option<T> {
+    /// Changes the page of the server that is there, and looks at what the invariants say of it.
+    pub fn with_page<T>(&self, at: usize, change: impl FnOnce(&Tenure) -> T) -> Option<T> {
         let server = self.server(at)?;
-        let before = *server.page.borrow();
-        let answer = change(&mut server.page.borrow_mut());
-        self.page_is_sound(at, before, *server.page.borrow());
+        Some(self.change_page(&server, change))
+    }
+
+    /// Changes a server's page and looks at what the invariants say of it. What a process does that died with its server is seen by nobody.
+    pub fn change_page<T>(&self, server: &Rc<Server>, change: impl FnOnce(&Tenure) -> T) -> T {
+        let before = server.page.look();
+        let answer = change(&server.page);
+        if self.server(server.at).is_some_and(|present| Rc::ptr_eq(&present, server)) {
+            self.page_is_sound(server.at, before, server.page.look());
+        }
         server.renewed.tell(&self.time);
-        Some(answer)
+        answer
     }
 
     /// Starts the postmaster; it is not waited for.
@@ -149,7 +159,8 @@ impl World {
             (disk.wal.end(), disk.wal.timeline, disk.checkpoint)
         };
         let now = self.now();
-        let closed = Page::closed();
+        let page = Tenure::default();
+        page.begin(Mode::Closed);
         let takes = self.random.mostly(150 * MS, 3000 * MS) + 20 * MS;
         let replays = takes + self.random.mostly(50 * MS, 2000 * MS);
         let server = Rc::new(Server {
@@ -159,7 +170,8 @@ impl World {
             in_recovery: Cell::new(recovery != Recovery::None),
             stopping: Cell::new(false),
             ended_cleanly: Cell::new(false),
-            page: RefCell::new(closed),
+            page,
+            by_promises_until: Cell::default(),
             renewed: Changes::default(),
             flushed: Cell::new(end),
             upstream: Cell::new(match recovery {
@@ -548,7 +560,7 @@ impl World {
         let began = self.clock(at);
         let limit = self.now() + FENCE_WAIT;
         let passes = server.renewed.wait(&self.time, || {
-            let fence = server.page.borrow().fence();
+            let fence = server.page.fence();
             (fence::judge(fence, began, self.clock(at)) == Verdict::Pass).then_some(())
         });
         let passed = self.time.timeout(limit.saturating_sub(self.now()), passes).await.is_some();
@@ -570,7 +582,7 @@ impl World {
             let patience = if cancels { 200 * MS } else { Duration::from_secs(100_000) };
             let _ = self.time.timeout(patience, released).await;
         }
-        let fence = server.page.borrow().fence();
+        let fence = server.page.fence();
         // As `why_not_acknowledge`: the deadline first, then what the standbys have confirmed.
         if !fence::may_acknowledge(fence, self.clock(at)) || (awaits && !self.released(server, end)) {
             self.judge.borrow_mut().unknown += 1;

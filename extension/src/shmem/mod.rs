@@ -21,11 +21,11 @@ mod words;
 
 pub use events::Event;
 pub use gate::Work;
+pub use keeper::renewal_was_sent_at;
 pub use mailbox::AskError;
 pub use presence::{arbiter_looked, attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_worker};
 pub use recovered::Recovered;
 pub use registration::register;
-pub use tenure::renewal_was_sent_at;
 
 use cluster::time::Moment;
 use pgrx::pg_sys;
@@ -37,29 +37,12 @@ use std::time::Duration;
 /// The page. All zero is "unmanaged"; [`register`] closes it where a scope is set, before any backend runs.
 #[repr(C)]
 pub struct Page {
-    mode: AtomicU32,
-    deadline_ns: AtomicU64,
-    /// The wall clock less CLOCK_BOOTTIME before the renewal was sent that the deadline goes by.
-    wall_ahead_ns: AtomicI64,
-    draining_since_ns: AtomicU64,
-    draining_until_ns: AtomicU64,
-    /// The backend that began the drain; 0 where the worker did.
-    drain_pid: AtomicI32,
-    term: AtomicI64,
-    lease: AtomicI64,
+    tenure: keeper::Tenure,
     worker_pid: AtomicI32,
     worker_seen_ns: AtomicU64,
     arbiter_pid: AtomicI32,
     arbiter_seen_ns: AtomicU64,
     etcd_seen_ns: AtomicU64,
-    /// Until when this node has promised the leader not to take its key (`failsafe_mode`).
-    promised_until_ns: AtomicU64,
-    /// Until when this node leads a standby cluster; 0 where it does not.
-    held_until_ns: AtomicU64,
-    /// The worker began the drain, because the cluster is to follow another one.
-    demoting: AtomicU32,
-    /// The worker is taking the leader key at this moment.
-    taking: AtomicU32,
     /// On a worker of a Citus cluster: the newest term of a coordinator.
     pub coordinator_term: AtomicI64,
     /// Which making of the cluster's keys the term is of.

@@ -74,7 +74,7 @@ unsafe extern "C-unwind" fn startup() {
             (*page).gate.initialise();
             // A server on a cluster's data starts closed, also after a crash of a backend.
             let mode = if *standing() == Standing::Unmanaged { Mode::Unmanaged } else { Mode::Closed };
-            (*page).mode.store(mode as u32, SeqCst);
+            (*page).tenure.begin(mode);
             (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);
         }
         PAGE.store(page, Release);

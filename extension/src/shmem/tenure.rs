@@ -1,227 +1,55 @@
-//! The tenure on the page: mode, deadline, term, drain, and promises not to take it over.
+//! The tenure on the page (`keeper::Tenure`), as processes of a server change it and wait for it.
 
 use super::{LONGEST_SLEEP, Page, wait, wall_ahead_of_ns};
-use cluster::fence::{Mode, Page as FencePage, by_wall_clock};
+use cluster::fence::by_wall_clock;
 use cluster::time::Moment;
+use keeper::Tenure;
 use pgrx::pg_sys;
-use std::cell::Cell;
-use std::sync::atomic::Ordering::SeqCst;
+use std::ops::Deref;
 
-thread_local! {
-    /// What the wall clock was ahead before the last renewal was sent that succeeded, in this process.
-    static WALL_AHEAD_NS: Cell<Option<i64>> = const { Cell::new(None) };
-}
+/// What is read of the tenure, and changes for which nobody waits. The others go through [`Page::change`].
+impl Deref for Page {
+    type Target = Tenure;
 
-/// Whoever keeps a lease: a renewal that was sent after this look at the wall clock (`wall_ahead_ns`) has succeeded, and deadlines
-/// go by it from here on. A lease that was made or found since then is judged by the earlier look, which can only close too early.
-pub fn renewal_was_sent_at(wall_ahead_ns: i64) {
-    WALL_AHEAD_NS.set(Some(wall_ahead_ns));
+    fn deref(&self) -> &Tenure {
+        &self.tenure
+    }
 }
 
 impl Page {
-    /// The moment that the fence judges by: now, or later where the wall clock says so (`cluster::fence::by_wall_clock`).
-    pub fn fence_moment(&self, now: Moment) -> Moment {
-        by_wall_clock(now, self.wall_ahead_ns.load(SeqCst), wall_ahead_of_ns(now))
-    }
-
-    /// After a deadline was stored: who reads the new look has the new deadline, or an older one which that renewal has made true as well.
-    fn store_wall_clock(&self) {
-        if let Some(ahead) = WALL_AHEAD_NS.get() {
-            self.wall_ahead_ns.store(ahead, SeqCst);
-        }
-    }
-
-    /// What the fence judges by.
-    ///
-    /// The mode is read first, the deadline after it, and every writer works the other way round: a
-    /// deadline is in place before the mode that refers to it, and the mode is closed before the deadline
-    /// is taken away. So a reader that sees "open" sees the deadline of that tenure, or zero because it
-    /// was closed meanwhile, or that of a tenure which began meanwhile and is just as true. A deadline
-    /// can't be left over from an older tenure, because closing sets it to zero.
-    pub fn fence(&self) -> FencePage {
-        let mode = Mode::from_number(self.mode.load(SeqCst));
-        let deadline = Moment::from_nanos(self.deadline_ns.load(SeqCst));
-        let [draining_since, draining_until] = if mode == Mode::Draining {
-            [&self.draining_since_ns, &self.draining_until_ns].map(|moment| Moment::from_nanos(moment.load(SeqCst)))
-        } else {
-            [Moment::default(); 2]
-        };
-        FencePage { mode, deadline, draining_since, draining_until }
-    }
-
-    /// The mode alone.
-    pub fn mode(&self) -> Mode {
-        Mode::from_number(self.mode.load(SeqCst))
-    }
-
-    /// Worker: this node leads with `term` on `lease` until `deadline`. Saying so again in the same term only
-    /// renews, so a drain that began meanwhile (or before the worker was restarted) goes on.
-    pub fn open(&self, term: i64, lease: i64, deadline: Moment) {
-        match self.mode() {
-            Mode::Unmanaged => return,
-            Mode::Open | Mode::Draining if self.term.load(SeqCst) == term => {
-                self.lease.store(lease, SeqCst);
-                return self.renew(deadline);
-            }
-            Mode::Closed | Mode::Open | Mode::Draining => {}
-        }
-        self.held_until_ns.store(0, SeqCst);
-        self.term.store(term, SeqCst);
-        self.lease.store(lease, SeqCst);
-        self.deadline_ns.store(deadline.as_nanos(), SeqCst);
-        self.store_wall_clock();
-        self.mode.store(Mode::Open as u32, SeqCst);
-        self.broadcast_renewed();
-    }
-
-    /// Worker: the lease was renewed. Only moves the deadline, and only forward: draining stays draining,
-    /// closed stays closed.
-    pub fn renew(&self, deadline: Moment) {
-        if matches!(self.mode(), Mode::Open | Mode::Draining) {
-            self.deadline_ns.fetch_max(deadline.as_nanos(), SeqCst);
-            self.store_wall_clock();
-            self.broadcast_renewed();
-        }
-    }
-
-    /// Worker: the tenure is about to rest on what may end sooner. Only moves the deadline, and only back.
-    pub fn shorten(&self, deadline: Moment) {
-        self.deadline_ns.fetch_min(deadline.as_nanos(), SeqCst);
-    }
-
-    /// Worker: this node leads no more.
-    pub fn close(&self) {
-        if self.mode() == Mode::Unmanaged {
-            return;
-        }
-        self.mode.store(Mode::Closed as u32, SeqCst);
-        self.deadline_ns.store(0, SeqCst);
-        self.draining_since_ns.store(0, SeqCst);
-        self.held_until_ns.store(0, SeqCst);
-        self.broadcast_renewed();
-    }
-
-    /// Worker: this node leads a standby cluster until `deadline`. The fence stays closed: no commit is to be
-    /// acknowledged here, also not if somebody promotes the server by hand.
-    pub fn hold(&self, deadline: Moment) {
-        if self.mode() != Mode::Closed {
-            self.close();
-        }
-        self.held_until_ns.store(deadline.as_nanos(), SeqCst);
-    }
-
-    /// Worker: the cluster is to follow another one, and this server is primary still. True where the drain began now.
-    pub fn drain_for_demotion(&self, now: Moment) -> bool {
-        let begun = self.drain(now, Moment::from_nanos(u64::MAX), 0);
-        if begun {
-            self.demoting.store(1, SeqCst);
-        }
-        begun
-    }
-
-    /// Worker: the cluster follows nobody. Ends a drain that was begun for that, also by a worker before this one.
-    pub fn forget_demotion(&self) {
-        if self.demoting.swap(0, SeqCst) != 0 {
-            self.undrain();
-        }
-    }
-
-    /// Until when this node leads a standby cluster; None where it does not.
-    pub fn held_until(&self) -> Option<Moment> {
-        let until = self.held_until_ns.load(SeqCst);
-        (until != 0 && self.mode() == Mode::Closed).then(|| Moment::from_nanos(until))
-    }
-
-    /// A switchover begins: transactions that began before `now` may end, others wait, until `until` or until the session `pid` ends.
-    /// False where the page is not open.
-    pub fn drain(&self, now: Moment, until: Moment, pid: i32) -> bool {
-        self.end_overdue_drain(now);
-        if self.mode() != Mode::Open {
-            return false;
-        }
-        self.draining_since_ns.store(now.as_nanos(), SeqCst);
-        self.draining_until_ns.store(until.as_nanos(), SeqCst);
-        self.drain_pid.store(pid, SeqCst);
-        self.mode.compare_exchange(Mode::Open as u32, Mode::Draining as u32, SeqCst, SeqCst).is_ok()
-    }
-
-    /// The switchover was called off; who waits goes on. False where nothing was draining.
-    pub fn undrain(&self) -> bool {
-        let undrained = self.mode.compare_exchange(Mode::Draining as u32, Mode::Open as u32, SeqCst, SeqCst).is_ok();
-        if undrained {
-            self.broadcast_renewed();
-        }
-        undrained
-    }
-
-    /// The session `pid` ends, and with it the drain that it began.
-    pub fn undrain_of(&self, pid: i32) {
-        if self.drain_pid.compare_exchange(pid, 0, SeqCst, SeqCst).is_ok() {
-            self.undrain();
-        }
-    }
-
-    /// A drain whose time is over holds nobody; this says so on the page too.
-    pub fn end_overdue_drain(&self, now: Moment) {
-        let fence = self.fence();
-        if fence.mode == Mode::Draining && !fence.drains(now) {
-            self.undrain();
-        }
-    }
-
-    /// Arbiter, in `failsafe_mode`: the leader can't reach etcd, and this node promises not to take its
-    /// key until `until`. False, and nothing is promised, where this node leads or is taking the key.
-    ///
-    /// Each side writes its own word first and reads the other's after that, all sequentially
-    /// consistent: of a promise and a take at the same instant, at least one sees the other.
-    pub fn promise(&self, until: Moment, now: Moment) -> bool {
-        let before = self.promised_until_ns.fetch_max(until.as_nanos(), SeqCst);
-        let leads = matches!(self.mode(), Mode::Open | Mode::Draining) && now < self.fence().deadline;
-        if leads || self.taking.load(SeqCst) != 0 {
-            self.promised_until_ns.store(before, SeqCst);
-            return false;
-        }
-        true
-    }
-
-    /// Arbiter: this promise is over before its time. False where it is another that binds by now.
-    pub fn end_promise(&self, until: Moment) -> bool {
-        self.promised_until_ns.compare_exchange(until.as_nanos(), 0, SeqCst, SeqCst).is_ok()
-    }
-
-    /// This node has promised not to take the leader key.
-    pub fn is_promised(&self, now: Moment) -> bool {
-        now.as_nanos() < self.promised_until_ns.load(SeqCst)
-    }
-
-    /// Worker: the key is about to be taken. False where a promise forbids it.
-    pub fn begin_taking(&self, now: Moment) -> bool {
-        self.taking.store(1, SeqCst);
-        let free = !self.is_promised(now);
-        if !free {
-            self.taking.store(0, SeqCst);
-        }
-        free
-    }
-
-    /// Worker: the take has ended, one way or the other.
-    pub fn end_taking(&self) {
-        self.taking.store(0, SeqCst);
-    }
-
-    /// The term of the present or last tenure; 0 before the first.
-    pub fn term(&self) -> i64 {
-        self.term.load(SeqCst)
-    }
-
-    /// The etcd lease; 0 where there is none.
-    pub fn lease(&self) -> i64 {
-        self.lease.load(SeqCst)
-    }
-
-    fn broadcast_renewed(&self) {
+    /// Changes the tenure and wakes who waits for it.
+    pub fn change<T>(&self, change: impl FnOnce(&Tenure) -> T) -> T {
+        let answer = change(&self.tenure);
         // SAFETY: initialised by `startup`, lives as long as the server.
         unsafe { pg_sys::ConditionVariableBroadcast(self.renewed.get()) };
+        answer
+    }
+
+    /// The moment that the fence judges by: now, or later where the wall clock says so (`cluster::fence::by_wall_clock`).
+    pub fn fence_moment(&self, now: Moment) -> Moment {
+        by_wall_clock(now, self.tenure.wall_ahead_ns(), wall_ahead_of_ns(now))
+    }
+
+    /// As [`Tenure::renew`].
+    pub fn renew(&self, deadline: Moment) {
+        self.change(|tenure| tenure.renew(deadline));
+    }
+
+    /// As [`Tenure::undrain`].
+    pub fn undrain(&self) -> bool {
+        self.change(Tenure::undrain)
+    }
+
+    /// As [`Tenure::undrain_of`].
+    pub fn undrain_of(&self, pid: i32) {
+        self.change(|tenure| tenure.undrain_of(pid));
+    }
+
+    /// As [`Tenure::end_overdue_drain`].
+    pub fn end_overdue_drain(&self, now: Moment) {
+        if self.tenure.end_overdue_drain(now) {
+            self.change(|_| ());
+        }
     }
 
     /// Sleeps until `done` says Some, `limit` has come, or an interrupt raises its error. Called in

@@ -42,8 +42,9 @@ impl Arbiter {
         let (asked_at, ttl) = (self.clock(), view.config().timing().ttl);
         let Some(promised) = self.all_promise(&members, ttl).await else { return };
         let until = lease::deadline(asked_at, promised);
-        if self.world.sql(self.at).await.is_some() {
-            self.world.with_page(self.at, |page| page.extend(until));
+        if let Some(server) = self.world.sql(self.at).await {
+            server.by_promises_until.set(server.by_promises_until.get().max(until));
+            self.world.change_page(&server, |page| page.renew(until));
             self.world.judge.borrow_mut().goes_on_by_promises += 1;
         }
     }

@@ -22,13 +22,15 @@ const STANDBYS: &str = "extension/src/fence/standbys.rs";
 const STATEMENT: &str = "extension/src/fence/statement.rs";
 const SESSION: &str = "extension/src/fence/session.rs";
 const RULE: &str = "cluster/src/fence.rs";
-const TENURE: &str = "extension/src/shmem/tenure.rs";
-const APPLY: &str = "extension/src/apply.rs";
+const TENURE: &str = "keeper/src/tenure.rs";
+const RACE: &str = "keeper/src/race.rs";
 const REGISTRATION: &str = "extension/src/shmem/registration.rs";
 const UPSTREAM: &str = "extension/src/hold_back/upstream.rs";
 const BY_SQL: &str = "extension/src/hold_back/by_sql.rs";
 const PRESENCE: &str = "extension/src/shmem/presence.rs";
-const WORKER: &str = "extension/src/worker.rs";
+const KEEP: &str = "keeper/src/keep.rs";
+const TURNS: &str = "keeper/src/turns.rs";
+const HERE: &str = "extension/src/here.rs";
 const INSTANCE: &str = "cluster/src/instance.rs";
 
 const STORE: &str = "cluster/src/store.rs";
@@ -46,9 +48,9 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "doubted-lease",
         guard: "a lease that an etcd renews which is not believed opens no fence",
-        file: WORKER,
-        from: "if page().lease() == held.grant.lease.0 && !self.doubts() {",
-        to: "if page().lease() == held.grant.lease.0 {",
+        file: KEEP,
+        from: "if self.host.page().lease() == held.grant.lease.0 && !self.doubts() {",
+        to: "if self.host.page().lease() == held.grant.lease.0 {",
         stories: &[("lost_store", "a_lease_that_a_restored_etcd_renews_keeps_no_fence_open")],
     },
     Mutant {
@@ -429,8 +431,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "recovered-look",
         guard: "standbys named later have nothing to do with it: the lease worker looks at the start",
-        file: WORKER,
-        from: "            recovered::look(page());\n",
+        file: HERE,
+        from: "        recovered::look(page());\n",
         to: "",
         stories: &[("fence_standby", "standbys_named_after_the_start_hold_no_reader")],
     },
@@ -453,17 +455,17 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "promise-take",
         guard: "failsafe_mode: who has promised does not take the key",
-        file: APPLY,
-        from: "        page().begin_taking(shmem::boottime()).then(|| Taking)",
-        to: "        page().begin_taking(shmem::boottime());\n        Some(Taking)",
+        file: RACE,
+        from: "        host.change(|page| page.begin_taking(now)).then_some(Taking(host))",
+        to: "        host.change(|page| page.begin_taking(now));\n        Some(Taking(host))",
         stories: &[("failsafe", "who_has_promised_does_not_take_the_key")],
     },
     Mutant {
         name: "promise-late",
         guard: "failsafe_mode: a key that comes late opens no page while a promise binds",
-        file: WORKER,
-        from: "        if cluster::failsafe::keeps_closed(page().is_promised(now), page().term(), leader.term.0) {",
-        to: "        if cluster::failsafe::keeps_closed(page().is_promised(now), page().term(), page().term()) {",
+        file: TURNS,
+        from: "        if cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), leader.term.0) {",
+        to: "        if cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), page.term()) {",
         stories: &[("failsafe", "who_has_promised_opens_no_fence_with_a_key_that_came_late")],
     },
     Mutant {

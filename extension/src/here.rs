@@ -1,0 +1,185 @@
+//! `keeper`'s host: this process of Postgres, its shared memory, its settings.
+
+use crate::shmem::{self, page};
+use crate::{mailbox, observe, publish, recovered};
+use cluster::citus::{self, Groups};
+use cluster::described::Described;
+use cluster::member::Member;
+use cluster::name::{MemberName, Scope, SystemId, Timeline};
+use cluster::slots::Publication;
+use cluster::time::Moment;
+use cluster::view::ClusterView;
+use dcs::Etcd;
+use dcs::remember::Remembered;
+use keeper::{Host, Server, Tenure};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The process of the lease worker.
+pub struct Here {
+    /// The cluster's store.
+    pub etcd: Arc<Etcd>,
+    /// This node.
+    pub name: MemberName,
+    /// The cluster.
+    pub scope: Scope,
+    /// On a Citus coordinator: the other groups as last read, and when.
+    pub others: RefCell<Option<(Groups, Moment)>>,
+    /// Wakes the turns.
+    pub wake: Arc<Notify>,
+    /// Wakes the keeper.
+    lease_wanted: Notify,
+    /// What was wrong with the snapshot or the other groups, so that only changes are told.
+    told: RefCell<String>,
+}
+
+impl Here {
+    /// The host of a worker with these settings.
+    pub fn new(etcd: Arc<Etcd>, name: MemberName, scope: Scope) -> Here {
+        let (others, told) = (RefCell::default(), RefCell::default());
+        Here { etcd, name, scope, others, wake: Arc::new(Notify::new()), lease_wanted: Notify::new(), told }
+    }
+
+    /// Tells what is wrong beside the worker's own decisions, once.
+    pub fn tell_fault(&self, kind: &str, text: &str) {
+        if *self.told.borrow() != text {
+            self.record(kind, text, "", &format!("{kind}: {text}"));
+            text.clone_into(&mut self.told.borrow_mut());
+        }
+    }
+}
+
+impl Host for Here {
+    fn clock(&self) -> Moment {
+        shmem::boottime()
+    }
+
+    fn wall_clock(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+
+    async fn sleep(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+
+    fn look_again(&self) {
+        self.wake.notify_one();
+    }
+
+    async fn look_wanted(&self) {
+        self.wake.notified().await;
+    }
+
+    fn want_lease(&self) {
+        self.lease_wanted.notify_one();
+    }
+
+    async fn lease_wanted(&self) {
+        self.lease_wanted.notified().await;
+    }
+
+    fn wake_arbiter(&self) {
+        shmem::wake_arbiter();
+    }
+
+    fn server(&self) -> Server {
+        observe::server()
+    }
+
+    fn system_id(&self) -> SystemId {
+        observe::system_id()
+    }
+
+    fn checkpointed_timeline(&self) -> Option<Timeline> {
+        observe::checkpointed_timeline()
+    }
+
+    fn receiver_running(&self) -> bool {
+        observe::receiver_running()
+    }
+
+    fn stop_receiver(&self) {
+        observe::stop_receiver();
+    }
+
+    fn page(&self) -> &Tenure {
+        page()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&Tenure) -> T) -> T {
+        page().change(change)
+    }
+
+    fn before_renewal(&self) -> i64 {
+        shmem::wall_ahead_ns()
+    }
+
+    fn after_renewal(&self, look: i64) {
+        shmem::renewal_was_sent_at(look);
+    }
+
+    fn arbiter_attends(&self, now: Moment, patience: Duration) -> bool {
+        page().arbiter_attends(now, patience)
+    }
+
+    fn configured(&self) -> (Member, Option<String>) {
+        publish::configured()
+    }
+
+    /// What the arbiter wants to have said outlives the arbiter, as what it tells of does; whether that one would still act in
+    /// maintenance mode, nobody knows without it.
+    fn describe(&self, member: &mut Member) {
+        let said: Described = page().described().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        Described { paused: said.paused && page().arbiter_pid().is_some(), ..said }.put_into(member);
+    }
+
+    fn slots(&self) -> Option<Publication> {
+        page().read_slots().and_then(|json| serde_json::from_slice(&json).ok())
+    }
+
+    fn remembered(&self) -> Option<&Remembered> {
+        self.etcd.remembered().map(std::convert::AsRef::as_ref)
+    }
+
+    fn record(&self, kind: &str, text: &str, cause: &str, line: &str) {
+        pgrx::log!("pg_tenure {line}");
+        page().record_event(kind, text, cause, page().term());
+    }
+
+    fn turn_begins(&self) {
+        page().worker_seen(shmem::boottime());
+        recovered::look(page());
+    }
+
+    fn etcd_answered(&self) {
+        page().etcd_seen(shmem::boottime());
+    }
+
+    fn seen(&self, view: &ClusterView) {
+        // A term is the revision at which a key was made. One from the future would end every session of a coordinator, for ever.
+        if let Some(word) = view.coordinator.as_ref().filter(|word| citus::term_of(word.value.term) <= view.revision) {
+            page().know_coordinator(word.value.term);
+        }
+        page().generation.store(view.store_generation(), SeqCst);
+        publish::snapshot(self, view);
+    }
+
+    async fn serve_requests(&self, view: &ClusterView) {
+        mailbox::serve(self, view).await;
+    }
+
+    fn decline_requests(&self, why: &str) {
+        mailbox::decline(why);
+    }
+
+    fn renewal_took(&self, span: Duration) {
+        page().timings.lease_renewal.observe(span);
+    }
+
+    fn race_took(&self, span: Duration) {
+        page().timings.race.observe(span);
+    }
+}
