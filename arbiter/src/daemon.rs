@@ -11,6 +11,7 @@ use crate::observe::{self, Memory, Seen};
 use crate::postgres::query::ExtensionMissing;
 use crate::rest::Gate;
 use crate::snapshot::{Command, Node, Snapshot};
+use crate::systemd::{self, Pulse};
 use crate::{bootstrap, logging, memory, postgres, rest, settings};
 use anyhow::{Context, Result};
 use cluster::duty::{self, Duty};
@@ -44,6 +45,10 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// When the arbiter ends, the last callback may take so long.
 const CALLBACK_WITHIN: Duration = Duration::from_secs(10);
 
+/// The exit code where another start would end in the same way, and might do harm: the unit's `RestartPreventExitStatus=` names it
+/// (EX_CONFIG of sysexits.h).
+const IN_VAIN: u8 = 78;
+
 /// Why the loop turns.
 #[derive(Debug)]
 enum WakeUp {
@@ -57,8 +62,12 @@ enum WakeUp {
     Tick,
     /// SIGTERM or SIGINT.
     Terminate,
+    /// SIGUSR1.
+    Leave,
     /// SIGHUP.
     Reload,
+    /// A sign of life is due, and nothing else.
+    Pulse,
     /// REST asks for something.
     Asked(Command),
     /// The procedure under way has ended.
@@ -68,7 +77,8 @@ enum WakeUp {
 /// Runs the arbiter with the node's file until it is told to end. The exit code tells why.
 pub async fn run(path: &Path) -> Result<ExitCode> {
     let config = NodeConfig::load(path, std::env::vars())?;
-    logging::start(config.log.level, config.log.json);
+    let whose = logging::Whose { scope: config.scope.as_str(), member: config.name.as_str() };
+    logging::start(config.log.level, config.log.json, Some(whose));
     postgres::refuse_root()?;
     for line in &config.not_served {
         tracing::warn!("{}: {line}", path.display());
@@ -173,6 +183,8 @@ struct Daemon {
     reinit_owed: bool,
     /// Something woke the loop while a procedure was under way: look once more when it has ended.
     look_owed: bool,
+    /// SIGUSR1 was received: this process ends, and Postgres stays for the next one.
+    leaving: bool,
     /// Who asked for a restart of a server that was down.
     start_asked: Option<tokio::sync::oneshot::Sender<Result<(), String>>>,
     /// What was last said about `failsafe_mode`, while etcd is away.
@@ -200,6 +212,7 @@ impl Daemon {
             failures: 0,
             reinit_owed: false,
             look_owed: false,
+            leaving: false,
             start_asked: None,
             told_failsafe: None,
             gate: watch::channel(Arc::new(gate)).0,
@@ -210,6 +223,7 @@ impl Daemon {
     async fn run(mut self, listener: tokio::net::TcpListener) -> Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut leave = signal(SignalKind::user_defined1())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let extension = wake_socket(&self.hands.config)?;
         memory::recall(&self.hands).await;
@@ -228,13 +242,15 @@ impl Daemon {
             config: self.hands.config.clone(),
             sql: self.hands.sql.clone(),
         };
-        logging::tell_systemd(&[NotifyState::Ready]);
+        systemd::tell(&[NotifyState::Ready]);
         let rest = tokio::spawn(rest::serve(listener, node, self.gate.subscribe()));
         let watching = tokio::spawn(dcs::watch::keep_watching(self.hands.etcd.clone(), self.hands.wake.clone()));
         let keeper = self.hands.lease.clone();
         let keeping = tokio::spawn(async move { keeper.keep().await });
-        let mut pause = Duration::ZERO;
+        let mut next_look = Instant::now();
+        let mut pulse = Pulse::asked_for(next_look);
         let ended = loop {
+            pulse.beat(Instant::now());
             let postmaster = self.hands.postmaster();
             let gone = async {
                 match postmaster {
@@ -247,23 +263,29 @@ impl Daemon {
                 biased;
                 _ = terminate.recv() => WakeUp::Terminate,
                 _ = interrupt.recv() => WakeUp::Terminate,
+                _ = leave.recv() => WakeUp::Leave,
                 done = ended(&mut self.procedure) => WakeUp::Ended(done),
                 () = gone => WakeUp::PostmasterGone,
                 Some(command) = asked.recv() => WakeUp::Asked(command),
                 _ = extension.recv(&mut byte) => WakeUp::Extension,
                 () = self.hands.wake.notified() => WakeUp::Changed,
                 _ = hangup.recv() => WakeUp::Reload,
-                () = tokio::time::sleep(pause) => WakeUp::Tick,
+                () = tokio::time::sleep_until(next_look.into()) => WakeUp::Tick,
+                () = pulse.due() => WakeUp::Pulse,
             };
-            match self.turn(wake_up, &show).await {
-                Ok(Turn::Again(next)) => pause = next,
+            if matches!(wake_up, WakeUp::Pulse) {
+                continue;
+            }
+            let pause = match self.turn(wake_up, &show).await {
+                Ok(Turn::Again(pause)) => pause,
                 Ok(Turn::End(code)) => break Ok(code),
                 Ok(Turn::Fail(why)) => break Err(why),
                 Err(why) => {
                     tracing::error!("{why:#}");
-                    pause = AFTER_FAILURE;
+                    AFTER_FAILURE
                 }
-            }
+            };
+            next_look = Instant::now() + pause;
         };
         self.hands.callbacks.finish(CALLBACK_WITHIN).await;
         keeping.abort();
@@ -276,23 +298,40 @@ impl Daemon {
 
     async fn turn(&mut self, wake_up: WakeUp, show: &watch::Sender<Snapshot>) -> Result<Turn> {
         match wake_up {
-            WakeUp::Changed | WakeUp::Extension | WakeUp::Tick => {}
+            WakeUp::Changed | WakeUp::Extension | WakeUp::Tick | WakeUp::Pulse => {}
             WakeUp::PostmasterGone => self.postmaster_gone().await,
             WakeUp::Terminate => {
                 tracing::info!("asked to stop");
-                logging::tell_systemd(&[NotifyState::Stopping]);
+                systemd::tell(&[NotifyState::Stopping]);
                 self.memory.stopping = true;
+                self.leaving = false;
                 self.not_before = None;
                 self.interrupt_procedure();
             }
+            WakeUp::Leave => {
+                tracing::info!("asked to end and to leave Postgres as it is, for the next arbiter");
+                systemd::tell(&[NotifyState::Stopping]);
+                if self.procedure.is_none() {
+                    return Ok(Turn::End(ExitCode::SUCCESS));
+                }
+                // What is half done is brought to its end first, as at any other time.
+                self.leaving = !self.memory.stopping;
+                self.interrupt_procedure();
+            }
             WakeUp::Reload => {
-                logging::tell_systemd(&logging::reloading());
+                systemd::tell(&systemd::reloading());
                 self.reload().await;
-                logging::tell_systemd(&[NotifyState::Ready]);
+                systemd::tell(&[NotifyState::Ready]);
             }
             WakeUp::Asked(command) => self.asked(command).await,
             WakeUp::Ended(done) => {
                 let duty = self.procedure.take().map(|(_, duty)| duty);
+                if self.leaving {
+                    if let Err(why) = &done {
+                        tracing::error!("{why:#}");
+                    }
+                    return Ok(Turn::End(ExitCode::SUCCESS));
+                }
                 if matches!((&duty, &done), (Some(Duty::Rest), Ok(Done::Settled))) && !std::mem::take(&mut self.look_owed) {
                     return Ok(Turn::Again(self.view.config().timing().loop_wait));
                 }
@@ -306,7 +345,7 @@ impl Daemon {
                             tracing::error!(
                                 "the cluster was not founded by bootstrap.method, which is not tried again here: this arbiter ends"
                             );
-                            return Ok(Turn::End(ExitCode::FAILURE));
+                            return Ok(Turn::End(ExitCode::from(IN_VAIN)));
                         }
                         if duty == Some(Duty::Bootstrap) {
                             // What keeps a founding from working seldom passes by itself: tried again ever later, and said where people look.
@@ -377,7 +416,7 @@ impl Daemon {
         show.send_replace(self.snapshot(&seen, Some(&decision)));
         if decision.what == Duty::Quit && self.procedure.is_none() {
             bail_out(&decision);
-            return Ok(Turn::End(ExitCode::FAILURE));
+            return Ok(Turn::End(ExitCode::from(IN_VAIN)));
         }
         // What etcd said before it went away may be wrong by now: nothing is done on it but stopping.
         let founds = emptied.is_some() && decision.what == Duty::Bootstrap;

@@ -1,18 +1,18 @@
-//! Our own log: one line per event, to the journal where systemd reads standard error, else to standard error as text or as JSON;
-//! and our word to systemd of when we are ready.
+//! Our own log: one line per event, to the journal where systemd reads standard error, else to standard error as text or as JSON.
 
 mod lines;
 
+use cluster::leader::Term;
 use lines::Lines;
-use sd_notify::NotifyState;
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, layer::Layered, reload};
 
 /// At its end the process waits this long for whoever reads its log.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -20,20 +20,41 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What standard error is written through, once the log is set up.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
+/// The journal, where the log goes there.
+static JOURNAL: OnceLock<Journal> = OnceLock::new();
+
+/// What every entry of the journal says besides its text, for `journalctl MEMBER=n1 TERM=41`.
+struct Journal {
+    scope: String,
+    member: String,
+    term: Mutex<Option<Term>>,
+    layer: reload::Handle<tracing_journald::Layer, Layered<EnvFilter, Registry>>,
+}
+
+/// Whose log it is.
+pub struct Whose<'a> {
+    /// The cluster.
+    pub scope: &'a str,
+    /// This member of it.
+    pub member: &'a str,
+}
+
 /// Sets the log up for the whole process. `level` is the least level written; `TENURE_LOG` (as in
 /// `info,dcs=debug`) beats it. Called once; a second call changes nothing.
-pub fn start(level: Option<&str>, json: bool) {
+pub fn start(level: Option<&str>, json: bool, whose: Option<Whose<'_>>) {
     let filter = std::env::var("TENURE_LOG")
         .ok()
         .and_then(|text| EnvFilter::try_new(text).ok())
         .unwrap_or_else(|| EnvFilter::new(filter_of(level.unwrap_or("info"))));
+    let (scope, member) = whose.map(|whose| (whose.scope.to_owned(), whose.member.to_owned())).unwrap_or_default();
     // The journal keeps level and fields apart. Where it can't be reached, standard error leads there too.
     if !json
         && standard_error_is_the_journal()
-        && let Ok(journal) = tracing_journald::layer()
+        && let Ok(layer) = journal_layer(&scope, &member, None)
     {
-        let journal = journal.with_syslog_identifier("tenure".to_owned());
-        let _ = tracing_subscriber::registry().with(filter).with(journal).try_init();
+        let (layer, handle) = reload::Layer::new(layer);
+        let _ = JOURNAL.set(Journal { scope, member, term: Mutex::default(), layer: handle });
+        let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
         return;
     }
     // Without a thread there would be no log at all, and the process could not do its work either.
@@ -48,6 +69,37 @@ pub fn start(level: Option<&str>, json: bool) {
         .log_internal_errors(false);
     // An error means that a subscriber is set already (tests): it stays.
     let _ = if json { log.json().flatten_event(true).try_init() } else { log.with_ansi(std::io::stderr().is_terminal()).try_init() };
+}
+
+/// A way to the journal by which each entry has these fields. What is empty is not said.
+fn journal_layer(scope: &str, member: &str, term: Option<Term>) -> std::io::Result<tracing_journald::Layer> {
+    let term = term.map(|term| term.to_string()).unwrap_or_default();
+    let fields = [("SCOPE", scope), ("MEMBER", member), ("TERM", &term)];
+    // As syslog has these words: what tells the story is informational, and a debug line is one.
+    let priorities = PriorityMappings { info: Priority::Informational, debug: Priority::Debug, ..PriorityMappings::new() };
+    Ok(tracing_journald::layer()?
+        .with_syslog_identifier("tenure".to_owned())
+        .with_priority_mappings(priorities)
+        .with_custom_fields(fields.into_iter().filter(|(_, value)| !value.is_empty())))
+}
+
+/// From now on the journal's entries are of this term: the last that was seen.
+pub fn note_term(term: Option<Term>) {
+    let Some(journal) = JOURNAL.get() else { return };
+    let mut noted = journal.term.lock().unwrap_or_else(PoisonError::into_inner);
+    if term.is_none() || *noted == term {
+        return;
+    }
+    *noted = term;
+    if let Ok(layer) = journal_layer(&journal.scope, &journal.member, term) {
+        // An error means that nobody logs any more.
+        let _ = journal.layer.reload(layer);
+    }
+}
+
+/// A line to standard error, which may be the journal: the level goes before it in the form that sd-daemon(3) gives.
+pub fn error_prefix() -> &'static str {
+    if standard_error_is_the_journal() { "<3>" } else { "" }
 }
 
 /// A level below INFO is about us: what the libraries would say there, every frame to etcd, tells nobody anything. `TENURE_LOG` still has it.
@@ -70,20 +122,6 @@ pub fn finish() {
 fn standard_error_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/dev/stderr").is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
-}
-
-/// Tells systemd, where it asked to be told (`Type=notify`, `Type=notify-reload`).
-pub fn tell_systemd(states: &[NotifyState<'_>]) {
-    if let Err(why) = sd_notify::notify(states) {
-        tracing::warn!("could not notify systemd: {why}");
-    }
-}
-
-/// A reload begins.
-pub fn reloading() -> Vec<NotifyState<'static>> {
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(NotifyState::monotonic_usec_now());
-    states
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod settings;
 mod slots;
 mod snapshot;
 mod switchover;
+mod systemd;
 mod tend;
 mod timings;
 mod tls;
@@ -99,7 +100,9 @@ fn say_error(error: &str, hint: Option<&str>) {
     let (red, plain) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     let hint = hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
     // Nobody is left to tell where standard error is closed.
-    let _ = std::io::stderr().write_all(format!("{red}Error:{plain} {}", cli::context::harmless(&format!("{error}\n{hint}"))).as_bytes());
+    let _ = std::io::stderr().write_all(
+        format!("{}{red}Error:{plain} {}", logging::error_prefix(), cli::context::harmless(&format!("{error}\n{hint}"))).as_bytes(),
+    );
 }
 
 /// A command line that can't be read, or one that asks for help or the version.
@@ -129,7 +132,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Arbiter { config } => runtime.block_on(daemon::run(&config)),
         Command::Tool(command) => {
-            logging::start(Some("warn"), false);
+            logging::start(Some("warn"), false, None);
             let file = arguments.config_file.or_else(|| std::env::var_os("PATRONICTL_CONFIG_FILE").map(PathBuf::from));
             let source = cli::context::Source { file, dcs_url: arguments.dcs_url, insecure: arguments.insecure };
             runtime.block_on(cli::run(*command, &source)).map(|()| ExitCode::SUCCESS)

@@ -280,6 +280,13 @@ impl Node {
         }
     }
 
+    /// SIGUSR1 to the arbiter: it ends by itself and leaves Postgres. Gives its exit code.
+    pub fn leave_arbiter(&self) -> Option<i32> {
+        let mut child = self.arbiter.lock().expect("nobody panicked with the lock").take().expect("an arbiter");
+        process::signal(Pid::from_child(&child), Signal::USR1);
+        child.wait().expect("wait for the arbiter").code()
+    }
+
     /// SIGKILL to the postmaster alone; its children notice and end.
     pub fn kill_postmaster(&self) {
         let pid = self.postmaster().expect("a postmaster to kill");

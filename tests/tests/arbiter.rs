@@ -37,6 +37,23 @@ async fn a_killed_arbiter_leaves_a_serving_primary_and_adopts_it_when_it_is_back
 }
 
 #[tokio::test]
+async fn an_arbiter_that_is_restarted_leaves_the_server_to_the_next() {
+    let cluster = Cluster::of(1).ttl(3).start().await;
+    let leader = cluster.leader().await;
+    let postmaster = leader.postmaster();
+    let writer = cluster.writer().await;
+    assert_eq!(leader.leave_arbiter(), Some(0), "it ended by itself, and well");
+    cluster.start(leader);
+    leader.logged(&["adopting the server"], PATIENCE).await;
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("arbiter restarted: {}", ledger.summary());
+    assert_eq!(leader.postmaster(), postmaster, "adopted, not restarted");
+    assert_eq!(ledger.unknown().count() + ledger.refused().count(), 0, "{}", ledger.summary());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
 async fn an_arbiter_frozen_for_ten_seconds_costs_nobody_a_write() {
     let cluster = Cluster::of(3).ttl(3).start().await;
     let leader = cluster.leader().await;

@@ -1,11 +1,14 @@
-//! `pause`: writes every ten milliseconds while a command runs, and prints the longest pause a client saw.
+//! `pause`: writes every ten milliseconds while a command runs, and prints the longest pause a client saw, and what
+//! it was promised and is not there.
 //!
 //!     pause --ports 15431,15432,15433 --user postgres --password secret -- tenure -c n1.yml switchover --force
 
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
-use tokio_postgres::NoTls;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
 use writer::workload::{Targets, Writer};
 
 /// What the command line says.
@@ -50,33 +53,48 @@ fn arguments() -> Result<Arguments> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     let given = arguments()?;
-    make_table(&given).await?;
-    let targets = Targets::on_loopback(given.ports).user(&given.user, &given.password).database(&given.database);
-    let writer = Writer::start(targets);
+    // No unique index on purpose: a doubled row has to be seen, not refused.
+    let made = "CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now()); SELECT coalesce(max(id), 0) + 1 FROM written";
+    let first_id = on_primary(&given, made).await?.first().and_then(|row| row.first().copied()).context("no answer")?;
+    let targets = Targets::on_loopback(given.ports.clone()).user(&given.user, &given.password).database(&given.database);
+    let writer = Writer::start(targets.first_id(first_id));
     writer.goes_on(100, Duration::from_secs(30)).await;
     let status = Command::new(&given.command[0]).args(&given.command[1..]).status().with_context(|| format!("run {}", given.command[0]))?;
     writer.goes_on(100, Duration::from_secs(60)).await;
     let ledger = writer.finish();
     println!("The writer, one insert every 10 ms: {}", ledger.summary());
     println!("Write pause: {} ms", ledger.longest_pause().as_millis());
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let query = format!("SELECT id, count(*) FROM written WHERE id >= {first_id} GROUP BY id");
+    let there: BTreeMap<u64, u64> =
+        on_primary(&given, &query).await?.iter().filter_map(|row| Some((*row.first()?, *row.get(1)?))).collect();
+    let lost = ledger.acknowledged().filter(|attempt| !there.contains_key(&attempt.id)).count();
+    let doubled = there.values().filter(|count| **count > 1).count();
+    println!("Acknowledged: {}, of these lost: {lost}; doubled: {doubled}", ledger.acknowledged().count());
+    Ok(if status.success() && lost + doubled == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// On whichever server takes writes.
-async fn make_table(given: &Arguments) -> Result<()> {
+/// On whichever server takes writes. Gives the rows, numbers all.
+async fn on_primary(given: &Arguments, sql: &str) -> Result<Vec<Vec<u64>>> {
     let mut last = anyhow::anyhow!("no server was asked");
     for port in &given.ports {
-        let made = async {
+        let asked = async {
             let mut config = tokio_postgres::Config::new();
             config.host("127.0.0.1").port(*port).user(&given.user).password(&given.password).dbname(&given.database);
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
             let (client, connection) = config.connect(NoTls).await.with_context(|| format!("connect to port {port}"))?;
             // Its errors reach us through the client.
             tokio::spawn(connection);
-            client.batch_execute("CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now())").await?;
-            anyhow::Ok(())
+            let mut rows = Vec::new();
+            for message in client.simple_query(sql).await? {
+                if let SimpleQueryMessage::Row(row) = message {
+                    let cells = (0..row.len()).map(|at| row.get(at).unwrap_or_default().parse().context("read a number"));
+                    rows.push(cells.collect::<Result<Vec<u64>>>()?);
+                }
+            }
+            anyhow::Ok(rows)
         };
-        match tokio::time::timeout(Duration::from_secs(5), made).await {
-            Ok(Ok(())) => return Ok(()),
+        match tokio::time::timeout(Duration::from_secs(5), asked).await {
+            Ok(Ok(rows)) => return Ok(rows),
             Ok(Err(error)) => last = error,
             Err(_) => last = anyhow::anyhow!("port {port}: no answer within 5 s"),
         }

@@ -87,6 +87,7 @@ impl Daemon {
                 // Before anything follows from it.
                 memory::keep(&self.hands).await;
                 self.view = Arc::new(view);
+                crate::logging::note_term(self.view.leader.as_ref().map(|leader| leader.term));
                 self.view_at = Some(Instant::now());
                 Ok(())
             }

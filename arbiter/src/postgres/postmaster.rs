@@ -113,7 +113,8 @@ impl Postmaster {
         command.arg("-D").arg(data_dir).arg(setting).args(arguments).stdin(Stdio::null()).process_group(0).kill_on_drop(false);
         // What the node is told by its environment, passwords too, is no business of a server that runs users' code.
         for (variable, _) in std::env::vars_os() {
-            if ["PATRONI_", "TENURE_"].iter().any(|prefix| variable.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            let configures = ["PATRONI_", "TENURE_"].iter().any(|prefix| variable.as_encoded_bytes().starts_with(prefix.as_bytes()));
+            if configures || crate::systemd::OURS.iter().any(|ours| variable == *ours) {
                 command.env_remove(variable);
             }
         }
