@@ -3,6 +3,7 @@
 #   make demo-citus   the same of a Citus cluster: three coordinators, two worker groups of two (where Citus is installed)
 #   make test      every test; installs what is missing
 #   make fresh     what a newcomer meets: make demo from cold in a minimal Debian (WHAT=test: the tests instead)
+#   make packages  pg-tenure and postgresql-NN-pg-tenure (PG_MAJOR) for this Debian, into target/packages
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
 PG_MAJOR  ?= 15
@@ -33,7 +34,7 @@ PRODUCT  := -p pg_tenure -p tenure-arbiter -p tenure-writer
 RELEASE  := cargo build --locked --release
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup setup-tests patroni build tools install demo demo-citus demo-stop test fresh unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
+.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -89,6 +90,10 @@ install: build
 	rm -r $$made; \
 	echo "install: $$lib/pg_tenure.so, $$share/pg_tenure.control, $(PREFIX)/bin/tenure"
 
+packages: build
+	$(call installed,debhelper)
+	@PG_CONFIG=$(PG_CONFIG) debian/packages.sh $(PG_MAJOR) $(TARGET)/packages
+
 demo: install
 	@TENURE_TARGET=$(TARGET) demo/demo.sh start
 
@@ -114,6 +119,15 @@ test: install patroni
 fresh:
 	$(call installed,debootstrap)
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" tests/fresh.sh $(or $(WHAT),demo)
+
+# Debian's packages as an operator meets them, in roots with systemd as PID 1; each needs root, and packages over the network.
+systemd-test: packages
+	$(call installed,debootstrap systemd-container)
+	@$(SUDO) env "PATH=$$PATH" tests/systemd.sh $(TARGET)
+
+packages-test:
+	$(call installed,debootstrap systemd-container debhelper lintian)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" tests/packages.sh
 
 unit: setup
 	cargo nextest run $(UNIT) -E 'not (package(tenure-tests) and kind(test))'
