@@ -34,6 +34,7 @@ pub mod local;
 pub mod reason;
 pub mod upstream;
 
+pub mod closed;
 pub mod failsafe;
 pub mod fence;
 pub mod lease;

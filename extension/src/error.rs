@@ -1,11 +1,18 @@
 //! What users are told: our errors with their SQLSTATE, detail and hint, in one place.
 
-use crate::shmem::AskError;
-use cluster::fence::{Mode, Page};
+use crate::shmem::{self, AskError};
+use cluster::fence::Page;
 use cluster::lsn::Lsn;
 use cluster::time::Moment;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
+use std::ffi::{CString, c_char, c_int};
+
+unsafe extern "C-unwind" {
+    // pgrx binds neither.
+    fn errdetail_internal(format: *const c_char, ...) -> c_int;
+    fn errhint(format: *const c_char, ...) -> c_int;
+}
 
 const WHERE_TO_GO: &str =
     "Connect to the leader, for example with target_session_attrs=read-write; tenure.lease() shows the state of this server.";
@@ -29,19 +36,6 @@ pub fn not_preloaded() -> ! {
     )
 }
 
-/// Why the fence does not let this node write now.
-pub fn why_closed(page: Page, now: Moment) -> String {
-    match page.mode {
-        Mode::Unmanaged => "The server is unmanaged.".to_owned(),
-        Mode::Closed => "This server holds no leader lease.".to_owned(),
-        Mode::Open | Mode::Draining if now >= page.deadline => {
-            format!("Its leader lease ran out {} ms ago and could not be renewed.", now.since(page.deadline).as_millis())
-        }
-        Mode::Draining => "A switchover is under way.".to_owned(),
-        Mode::Open => "The leader lease was renewed only just now.".to_owned(),
-    }
-}
-
 /// A commit, a prepared transaction's end, or a fenced read was refused; nothing was written.
 pub fn refused(what: &str, page: Page, now: Moment) -> ! {
     raise(
@@ -50,9 +44,20 @@ pub fn refused(what: &str, page: Page, now: Moment) -> ! {
             format!("cannot {what} because this server is not the leader"),
             "fence",
         )
-        .set_detail(why_closed(page, now))
+        .set_detail(shmem::page().why_closed(page, now))
         .set_hint(WHERE_TO_GO),
     )
+}
+
+/// In a session that is read-only because of the fence, Postgres says that it is read-only, and this says why.
+pub fn explain_read_only(page: Page, now: Moment) {
+    let detail = CString::new(shmem::page().why_closed(page, now)).unwrap_or_default();
+    let hint = CString::new(WHERE_TO_GO).unwrap_or_default();
+    // SAFETY: called by an error's context callback, so there is an error to add to; both copy what they are given.
+    unsafe {
+        errdetail_internal(c"%s".as_ptr(), detail.as_ptr());
+        errhint(c"%s".as_ptr(), hint.as_ptr());
+    }
 }
 
 /// A session between nodes of a Citus cluster whose coordinator is one no more. The session ends, so that nobody keeps it for later.

@@ -149,6 +149,10 @@ impl Host for Here {
         page().record_event(kind, text, cause, page().term());
     }
 
+    fn note(&self, why: &str) {
+        page().note(why);
+    }
+
     fn turn_begins(&self) {
         page().worker_seen(shmem::boottime());
         recovered::look(page());

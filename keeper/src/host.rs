@@ -77,6 +77,8 @@ pub trait Host {
     fn remembered(&self) -> Option<&Remembered>;
     /// A change worth telling: for the log, and among the events. `line` is all of it in one line.
     fn record(&self, kind: &str, text: &str, cause: &str, line: &str);
+    /// Why this server does not lead, or is about to lead no more, in a clause for who is refused; empty where there is nothing to say.
+    fn note(&self, why: &str);
     /// A turn begins.
     fn turn_begins(&self);
     /// etcd answered something just now.

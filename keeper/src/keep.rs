@@ -59,6 +59,7 @@ where
             Err(Error::LeaseGone) => {
                 self.host.etcd_answered();
                 self.tell("lease", &format!("etcd says that lease {} has run out", held.grant.lease));
+                self.host.note("etcd says that the lease has run out");
                 // Of an etcd that was emptied or restored this is no fact: the deadline still holds in the one that granted the lease.
                 let doubted = matches!(self.store.load_view().await, Err(Error::Doubted { .. }));
                 if self.host.page().lease() == held.grant.lease.0 && !doubted {

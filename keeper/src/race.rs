@@ -91,6 +91,9 @@ where
             stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
         };
         let decision = race::decide(view, &me);
+        if view.leader.is_none() {
+            self.host.note(&format!("nobody leads, and of this member: {}", decision.why));
+        }
         self.tell_why("race", name_of(&decision.what), &decision.why.to_string());
         match self.apply(decision).await {
             Applied::Settled => view.config().timing().loop_wait,

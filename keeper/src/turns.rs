@@ -1,6 +1,7 @@
 //! The turns: look at the cluster, settle the page, publish, race.
 
 use crate::{Host, RETRY, STAND_DOWN, Server, Worker, first_of};
+use cluster::closed;
 use cluster::instance::{self, InUse};
 use cluster::race;
 use cluster::reason::Reason;
@@ -34,6 +35,7 @@ where
             Err(Error::Doubted { doubt, view }) => {
                 // Nothing is raced for, opened or closed by it. What this member knows is said in its own key.
                 self.tell("etcd", &format!("{doubt}: it is not believed, commits wait at the fence once the lease runs out"));
+                self.host.note("etcd answers with keys that it should not have, and is not believed");
                 self.host.decline_requests(&format!("etcd is not believed: {doubt}"));
                 self.host.etcd_answered();
                 let server = self.host.server();
@@ -45,6 +47,7 @@ where
             }
             Err(why) => {
                 self.tell("etcd", &why.to_string());
+                self.host.note(if why.is_unknown() { "etcd does not answer" } else { "etcd's answer is of no use" });
                 self.host.decline_requests(&format!("etcd does not answer: {why}"));
                 return RETRY;
             }
@@ -62,6 +65,7 @@ where
         let loop_wait = view.config().timing().loop_wait;
         if view.system_id().is_some_and(|id| *id != self.host.system_id()) {
             self.tell("race", "this data belongs to another cluster: keeping out of everything");
+            self.host.note("its data belongs to another cluster");
             self.host.change(|page| page.close());
             return loop_wait;
         }
@@ -71,6 +75,7 @@ where
             // The view is of before: who leads on which lease is read again.
             return RETRY;
         }
+        self.host.note(&closed::note(&view, &self.name, held.grant.lease));
         self.settle_page(&view, held, server, now).await;
         self.publish_member(&view, server, now).await;
         self.publish_status(&view, server, now).await;
@@ -82,6 +87,7 @@ where
         self.host.change(|page| page.close());
         self.held.set(None);
         self.moving.set(None);
+        self.host.note("another server goes by its name");
         self.tell("lease", &format!("no lease: {other}"));
         self.host.decline_requests(&other.to_string());
         RETRY
@@ -101,6 +107,7 @@ where
         if cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), leader.term.0) {
             // A take whose answer was lost was carried out after all, and meanwhile this node promised the
             // old leader to stay away: the key waits until the promise has run out.
+            self.host.note("the leader key is in its name, but it promised to stay away from it (failsafe_mode)");
             self.tell("leader", "the leader key is ours, but this node promised to stay away from it (failsafe_mode): waiting");
             return;
         }

@@ -179,6 +179,9 @@ impl Host for Process {
         self.world.tell(&format!("{} worker", self.world.nodes[self.at].name), line);
     }
 
+    /// Nobody here reads it.
+    fn note(&self, _why: &str) {}
+
     fn turn_begins(&self) {}
 
     fn etcd_answered(&self) {}

@@ -36,6 +36,9 @@ async fn without_etcd_writes_are_refused_reads_go_on_and_afterwards_the_same_pri
     let refused = node::rows(&session, "INSERT INTO kept VALUES (1)").await;
     let refused = refused.expect_err("the old session writes past the deadline");
     assert_eq!(sqlstate(&refused).as_deref(), Some("25006"), "{refused:#}");
+    assert!(format!("{refused:#}").contains(": etcd does not answer."), "who is refused is told why: {refused:#}");
+    let refused = leader.query("INSERT INTO kept VALUES (1)").await.expect_err("a new session writes past the deadline");
+    assert!(format!("{refused:#}").contains(": etcd does not answer."), "in a new session too: {refused:#}");
     let answer = leader.get("/primary").await.expect("GET /primary");
     assert_eq!(answer.status, 503, "{answer:?}");
 

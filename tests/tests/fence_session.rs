@@ -43,14 +43,21 @@ async fn a_pooled_session_writes_again_once_the_fence_is_open() {
     alone.session().await.ok("CREATE TABLE kept(n int)").await;
     alone.let_the_deadline_pass().await;
     let (pooled, asked_for) = (alone.session().await, alone.session().await);
-    pooled.tell("INSERT INTO kept VALUES (1)").await.refused("25006");
+    for sql in ["INSERT INTO kept VALUES (1)", "CREATE TABLE more(n int)", "COPY kept FROM '/dev/null'"] {
+        // Postgres' own words, as the session is read-only, with the reason for that.
+        let told = pooled.tell(sql).await.refused("25006");
+        assert!(told.contains("in a read-only transaction") && told.contains("target_session_attrs"), "{told}");
+        let wanted = ["(Its leader lease ran out ", "lease worker has had no answer from etcd for "];
+        assert!(wanted.iter().all(|words| told.contains(words)), "{told}");
+    }
     assert_eq!(pooled.ok("SHOW default_transaction_read_only").await, "on");
     asked_for.ok("SET default_transaction_read_only = on").await;
     alone.renew().await;
     pooled.ok("INSERT INTO kept VALUES (2)").await;
     assert_eq!(pooled.ok("SHOW default_transaction_read_only").await, "off");
     // Who asked for read-only himself keeps it.
-    asked_for.tell("INSERT INTO kept VALUES (3)").await.refused("25006");
+    let told = asked_for.tell("INSERT INTO kept VALUES (3)").await.refused("25006");
+    assert!(told.contains("()"), "whoever asked for it knows why: {told}");
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ fn why_not_acknowledge(page: &Page, end: impl FnOnce() -> End) -> Option<String>
     let fence = page.fence();
     let now = page.fence_moment(boottime());
     if !may_acknowledge(fence, now) {
-        return Some(error::why_closed(fence, now));
+        return Some(page.why_closed(fence, now));
     }
     let end = end();
     let confirmed = || match end {

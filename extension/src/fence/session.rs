@@ -2,12 +2,13 @@
 //! write.
 
 use super::{PREVIOUS, in_recovery, managed_page};
+use crate::error;
 use crate::guc;
 use crate::shmem::{self, Page, boottime};
 use cluster::fence::may_acknowledge;
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use std::cell::Cell;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_void};
 
 thread_local! {
     /// This session was made read-only because the fence was closed when it began.
@@ -77,6 +78,46 @@ fn set_read_only(value: &CStr) {
 /// The fence was closed when this session began, and it has not been reopened.
 pub(super) fn made_read_only() -> bool {
     MADE_READ_ONLY.get()
+}
+
+/// While a statement of such a session is looked at: what Postgres says of read-only gets the reason. To be taken off again by
+/// [`end_explaining`]; an ERROR takes it off by itself.
+pub(super) const EXPLAIN: pg_sys::ErrorContextCallback =
+    pg_sys::ErrorContextCallback { previous: std::ptr::null_mut(), callback: Some(explain), arg: std::ptr::null_mut() };
+
+/// # Safety
+/// `context` stays where it is until [`end_explaining`] or an ERROR.
+pub(super) unsafe fn begin_explaining(context: *mut pg_sys::ErrorContextCallback) {
+    if made_read_only() {
+        // SAFETY: the way of all of Postgres' context callbacks, in the one thread of this process.
+        unsafe {
+            (*context).previous = pg_sys::error_context_stack;
+            pg_sys::error_context_stack = context;
+        }
+    }
+}
+
+/// # Safety
+/// The same `context` that was begun with.
+pub(super) unsafe fn end_explaining(context: *mut pg_sys::ErrorContextCallback) {
+    // SAFETY: as above. Where it was not put on the stack it is not there.
+    unsafe {
+        if pg_sys::error_context_stack == context {
+            pg_sys::error_context_stack = (*context).previous;
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn explain(_arg: *mut c_void) {
+    // SAFETY: called for an error that is being raised.
+    let code = unsafe { pg_sys::geterrcode() };
+    if code != PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as c_int || in_recovery() {
+        return;
+    }
+    if let Some(page) = managed_page() {
+        error::explain_read_only(page.fence(), page.fence_moment(boottime()));
+    }
 }
 
 /// A session that began read-only because the fence was closed becomes read-write at its first

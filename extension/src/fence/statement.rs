@@ -1,7 +1,7 @@
 //! What is asked before a statement: the end of a prepared transaction, and, where reads are held, queries and COPY TO.
 
 use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
-use super::session::{made_read_only, maybe_reopen_session};
+use super::session::{EXPLAIN, begin_explaining, end_explaining, made_read_only, maybe_reopen_session};
 use super::{PREVIOUS, gate, in_recovery, managed_page, origin, outside};
 use crate::error;
 use crate::guc;
@@ -57,12 +57,15 @@ pub(super) unsafe extern "C-unwind" fn utility(
         }
         is_ours(statement) && before_utility(statement)
     };
-    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
+    let mut explain = EXPLAIN;
+    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard; `explain` lives until they return or raise.
     unsafe {
+        begin_explaining(&raw mut explain);
         match PREVIOUS.get().utility {
             Some(previous) => previous(statement, text, read_only_tree, context, params, environment, destination, completion),
             None => standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, destination, completion),
         }
+        end_explaining(&raw mut explain);
     }
     if ends_prepared {
         after_utility();
@@ -87,12 +90,15 @@ pub(super) unsafe extern "C-unwind" fn utility(
         }
         is_ours(statement) && before_utility(statement)
     };
-    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
+    let mut explain = EXPLAIN;
+    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard; `explain` lives until they return or raise.
     unsafe {
+        begin_explaining(&raw mut explain);
         match PREVIOUS.get().utility {
             Some(previous) => previous(statement, text, context, params, environment, destination, completion),
             None => standard_ProcessUtility(statement, text, context, params, environment, destination, completion),
         }
+        end_explaining(&raw mut explain);
     }
     if ends_prepared {
         after_utility();
@@ -196,12 +202,15 @@ pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryD
             gate::enter(work);
         }
     }
-    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard.
+    let mut explain = EXPLAIN;
+    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard; `explain` lives until they return or raise.
     unsafe {
+        begin_explaining(&raw mut explain);
         match PREVIOUS.get().executor_start {
             Some(previous) => previous(query, flags),
             None => standard_ExecutorStart(query, flags),
         }
+        end_explaining(&raw mut explain);
     }
 }
 

@@ -11,6 +11,7 @@ mod described;
 mod events;
 mod gate;
 mod mailbox;
+mod note;
 mod presence;
 mod recovered;
 mod registration;
@@ -63,6 +64,7 @@ pub struct Page {
     events: [events::EventSlot; events::EVENTS_MAX],
     mailbox: mailbox::Mailbox,
     described: described::Description,
+    note: note::Note,
     gate: gate::Gate,
     renewed: UnsafeCell<pg_sys::ConditionVariable>,
     answered: UnsafeCell<pg_sys::ConditionVariable>,
