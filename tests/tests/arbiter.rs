@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use stories::cluster::{Cluster, PATIENCE};
+use stories::process;
 use stories::wait::{self, seconds};
 
 #[tokio::test]
@@ -196,4 +197,61 @@ async fn an_arbiter_whose_log_is_not_read_goes_on() {
     node.stop();
     let status = node.ended(PATIENCE).await;
     assert!(status.success(), "{status}");
+}
+
+/// A command that runs beside a first process which reaps nobody, as in a container without an init.
+fn beside(first: rustix::process::Pid, node: &stories::node::Node, program: &std::path::Path) -> std::process::Command {
+    use std::os::unix::fs::MetadataExt;
+    let owner = std::fs::metadata(node.dir()).expect("look at the node's directory");
+    let log = std::fs::File::options().create(true).append(true).open(node.log_file()).expect("open the log");
+    let mut command = std::process::Command::new("nsenter");
+    command.args(["--target", &first.as_raw_nonzero().to_string(), "--pid", "--mount", "--", "setpriv"]);
+    command.args(["--reuid", &owner.uid().to_string(), "--regid", &owner.gid().to_string(), "--clear-groups", "--"]);
+    // Whoever enters a mount namespace begins at its root.
+    command.args(["env", "-C"]).arg(node.dir()).arg(program).arg("arbiter").arg(node.config_file());
+    command.stdin(std::process::Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
+    command
+}
+
+#[tokio::test]
+async fn a_postmaster_that_nobody_reaps_is_dead_all_the_same() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: namespaces need root");
+        return;
+    }
+    let cluster = Cluster::of(1).ttl(3).planned().await;
+    let node = &cluster.nodes[0];
+    let program = cluster.room.install(&stories::programs::tenure());
+    let mut namespace = std::process::Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child", "sleep", "infinity"])
+        .current_dir(node.dir())
+        .spawn()
+        .expect("start unshare");
+    let found = |title: String| process::below(node.dir()).into_iter().find(|pid| process::title(*pid).starts_with(&title)).ok_or(title);
+    let first = wait::until("the first process", PATIENCE, async || found("sleep infinity".to_owned())).await;
+    let mut killed = beside(first, node, &program).spawn().expect("start the arbiter");
+    cluster.healthy().await;
+    node.query("CREATE TABLE kept(n int)").await.expect("make a table");
+
+    // The postmaster becomes a child of the first process, which is where it stays once it is dead.
+    process::signal(found(format!("{} arbiter", program.display())).expect("the arbiter"), process::Signal::KILL);
+    killed.wait().expect("wait for the arbiter");
+    let mut second = beside(first, node, &program).spawn().expect("start another arbiter");
+    wait::until("the other arbiter to attach", PATIENCE, async || {
+        let attached = node.one("SELECT arbiter_attached FROM tenure.lease()").await.map_err(|error| format!("{error:#}"))?;
+        if attached == "t" { Ok(()) } else { Err(format!("attached: {attached}")) }
+    })
+    .await;
+    let postmaster = found(format!("{}/postgres -D", stories::programs::postgres_bin().display())).expect("a postmaster");
+    process::signal(postmaster, process::Signal::KILL);
+    wait::until("a zombie", PATIENCE, async || {
+        let state = process::state(postmaster);
+        if state == Some('Z') { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    wait::until("writes to go on", seconds(30), async || node.query("INSERT INTO kept VALUES (1)").await).await;
+    assert_eq!(process::state(postmaster), Some('Z'), "nobody has reaped it");
+    node.logged(&["nobody has reaped it"], seconds(5)).await;
+    process::signal(first, process::Signal::KILL);
+    let _ = (second.wait(), namespace.wait());
 }

@@ -107,6 +107,7 @@ impl Postmaster {
         if let Some(running) = Postmaster::adopt(data_dir).await? {
             bail!("a server with process id {} already runs on {}", running.pid(), data_dir.display());
         }
+        forget_the_dead(data_dir).await?;
         let mut setting = std::ffi::OsString::from("--config-file=");
         setting.push(config_file);
         let mut command = Command::new(programs.path("postgres"));
@@ -341,6 +342,7 @@ pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
         let directory = data_dir.to_owned();
         let orphans = tokio::task::spawn_blocking(move || processes_of(&directory, |_| true)).await?;
         if orphans.is_empty() {
+            forget_the_dead(data_dir).await?;
             return Ok(killed);
         }
         for orphan in orphans {
@@ -352,6 +354,39 @@ pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
             let _ = gone.context("a killed server process did not go away within 10 s")??;
         }
     }
+}
+
+/// Removes a `postmaster.pid` whose process has ended and was never reaped, as in a container whose first process reaps nobody. Such a
+/// zombie runs nothing and holds nothing, but it answers kill(2): PostgreSQL would take it for a server that lives, for ever. While the
+/// file stands no other server can begin here, so what is removed is what was judged.
+async fn forget_the_dead(data_dir: &Path) -> Result<()> {
+    let Some(file) = PidFile::read(data_dir).await? else { return Ok(()) };
+    let pid = file.pid.unsigned_abs();
+    if !is_zombie(pid) {
+        return Ok(());
+    }
+    let path = data_dir.join("postmaster.pid");
+    tracing::warn!(
+        "process {pid}, which {} names, has ended and nobody has reaped it: the file is removed, as PostgreSQL would not start beside it; hint: in a container, let an init be the first process",
+        path.display()
+    );
+    // The socket has a lock of its own, by which PostgreSQL judges in the same way.
+    if let (Some(directory), Some(port)) = (&file.socket_dir, file.port) {
+        let lock = Path::new(directory).join(format!(".s.PGSQL.{port}.lock"));
+        let named = super::read_if_there(&lock).await?.and_then(|text| text.lines().next()?.trim().parse::<u32>().ok());
+        if named == Some(pid) {
+            super::remove_if_there(&lock).await.context("remove the lock of a dead server's socket")?;
+        }
+    }
+    super::remove_if_there(&path).await.context("remove the postmaster.pid of a server that has ended").map(drop)
+}
+
+/// The process has ended, all of its threads too, and is still in the table of processes.
+fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ended = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
+    // A first thread that ended before the others looks the same.
+    ended && fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() <= 1)
 }
 
 fn has_title(pid: Pid, title: &str) -> bool {
@@ -402,6 +437,25 @@ mod tests {
     fn a_command_line_names_its_directory_exactly() {
         assert!(names_directory(b"postgres\0-D\0/data/main\0", Path::new("/data/main")));
         assert!(!names_directory(b"postgres\0-D\0/data/main2\0", Path::new("/data/main")));
+    }
+
+    #[tokio::test]
+    async fn a_pid_file_of_a_zombie_is_removed_and_one_of_the_living_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postmaster.pid");
+        let alive = RUNNING.replace("4242", &std::process::id().to_string());
+        std::fs::write(&path, &alive).unwrap();
+        kill_orphans(directory.path()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), alive);
+        // Ended, and not waited for.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = watchable(Pid::from_child(&child)).unwrap();
+        drop(ended.readable().await.unwrap());
+        std::fs::write(&path, RUNNING.replace("4242", &child.id().to_string())).unwrap();
+        kill_orphans(directory.path()).await.unwrap();
+        assert!(!path.exists());
+        child.wait().unwrap();
+        assert!(!is_zombie(child.id()));
     }
 
     #[tokio::test]
