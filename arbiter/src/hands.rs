@@ -102,6 +102,8 @@ struct State {
     rules_owed: bool,
     /// Rules of the dynamic configuration that do not count here, as last said.
     told_rules: Vec<String>,
+    /// What the server did not take of its rules, or what they lack, when it was last looked at.
+    rule_faults: Vec<String>,
 }
 
 /// What is known of the synchronous standbys of this server.
@@ -186,6 +188,20 @@ impl Hands {
     /// The server has read pg_hba.conf since this was asked last.
     pub fn take_rules_owed(&self) -> bool {
         std::mem::take(&mut self.state().rules_owed)
+    }
+
+    /// What is wrong with the rules that the server has read; said once each.
+    pub fn say_of_rules(&self, faults: Vec<String>) {
+        let before = std::mem::replace(&mut self.state().rule_faults, faults.clone());
+        for fault in faults.iter().filter(|fault| !before.contains(fault)) {
+            tracing::warn!("{fault}; hint: correct the lines where they are given: postgresql.pg_hba, or the file itself");
+        }
+    }
+
+    /// All that is wrong with the rules of who may come in.
+    pub fn rules_at_fault(&self) -> Vec<String> {
+        let state = self.state();
+        state.told_rules.iter().chain(&state.rule_faults).cloned().collect()
     }
 
     /// The right to begin the checkpoint after a promotion; None while one is under way.

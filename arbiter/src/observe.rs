@@ -207,6 +207,7 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
         oldest_wal: facts.as_ref().and_then(|facts| facts.oldest_wal_lsn),
         reason: memory.stuck.clone().or(drained),
         left_out: hands.knowledge.left_out().into_iter().take(LEFT_OUT_MOST).map(|(key, why)| (shortened(&key), shortened(&why))).collect(),
+        rules: hands.rules_at_fault().iter().take(LEFT_OUT_MOST).map(|said| said.chars().take(RULE_MOST).collect()).collect(),
     };
     let local = LocalState { fence_open: fence_until.is_some_and(|until| Instant::now() < until), ..local };
     Ok(Seen { local, facts, fence_until, described })
@@ -214,6 +215,9 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
 
 /// So many settings that are left out stand in the member key; the log names all.
 const LEFT_OUT_MOST: usize = 10;
+
+/// A sentence about a rule has the rule in it.
+const RULE_MOST: usize = 300;
 
 fn shortened(text: &str) -> String {
     text.chars().take(160).collect()

@@ -339,6 +339,14 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
             "put it right or take it out with `tenure edit-config`, or write it into the node's own file too (docs/security.md)",
         );
     }
+    for rule in member.tenure.iter().flat_map(|facts| &facts.rules) {
+        found.member(
+            Severity::Warning,
+            name,
+            rule.clone(),
+            "correct the rules where they are given: postgresql.pg_hba and pg_ident in the node's file or by `tenure edit-config`, or the server's own file (docs/security.md)",
+        );
+    }
     if member.state == MemberState::from(mark::STATE.to_owned()) {
         let why = member.tenure.as_ref().and_then(|facts| facts.reason.as_deref()).unwrap_or("its arbiter found it");
         found.member(

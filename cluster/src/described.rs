@@ -30,6 +30,9 @@ pub struct Described {
     /// Settings that do not count here, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, String>,
+    /// What is wrong with the rules of who may come in, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
 }
 
 impl Described {
@@ -38,6 +41,7 @@ impl Described {
         if let Some(facts) = &mut member.tenure {
             facts.oldest_wal = self.oldest_wal;
             facts.left_out = self.left_out.clone();
+            facts.rules = self.rules.clone();
             // Where it does not run, whoever speaks for it has said why already.
             facts.reason = self.reason.clone().or_else(|| facts.reason.take());
         }

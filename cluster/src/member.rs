@@ -325,6 +325,9 @@ pub struct TenureFacts {
     /// Settings of the configuration that do not count there, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, String>,
+    /// What is wrong with its rules of who may come in (pg_hba.conf, pg_ident.conf), in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
     /// Why this member does not believe what etcd says, while that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,

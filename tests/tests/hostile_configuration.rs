@@ -104,7 +104,8 @@ async fn what_the_server_would_not_take_is_left_out_and_said_and_the_rest_counts
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.head.contains("postgresql.parameters.shared_bufers is left out"), "{answer:?}");
     leader.logged(&["postgresql.parameters.shared_bufers", "left out"], seconds(30)).await;
-    cluster.configure(&json!({"postgresql": {"parameters": {"work_mem": "7MB"}}})).await;
+    let rule = "everybody root postgres";
+    cluster.configure(&json!({"postgresql": {"parameters": {"work_mem": "7MB"}, "pg_ident": [rule]}})).await;
     let told = leader
         .one(r#"SELECT tenure.set_config('{"postgresql": {"parameters": {"maintenance_work_mem": "abc", "deadlock_timeout": "2s"}}}')"#)
         .await
@@ -130,7 +131,7 @@ async fn what_the_server_would_not_take_is_left_out_and_said_and_the_rest_counts
     }
     wait::until("check to say it", PATIENCE, async || {
         let told = String::from_utf8_lossy(&cluster.cli(&["check", "story"]).await.stdout).into_owned();
-        let said = ["shared_bufers", "maintenance_work_mem", "timezone", "hot_standby"].iter().all(|name| told.contains(name));
+        let said = ["shared_bufers", "maintenance_work_mem", "timezone", "hot_standby", rule].iter().all(|name| told.contains(name));
         if said { Ok(()) } else { Err(told) }
     })
     .await;

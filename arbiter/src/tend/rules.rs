@@ -11,11 +11,7 @@ pub async fn look(hands: &Hands) {
         return;
     }
     match faults(hands).await {
-        Ok(faults) => {
-            for fault in faults {
-                tracing::warn!("{fault}");
-            }
-        }
+        Ok(faults) => hands.say_of_rules(faults),
         Err(why) => tracing::debug!("look at pg_hba_file_rules: {why:#}"),
     }
 }
@@ -27,9 +23,7 @@ async fn faults(hands: &Hands) -> Result<Vec<String>> {
         "SELECT coalesce(string_agg(format('line %s: %s', line_number, error), '; '), '') FROM pg_hba_file_rules WHERE error IS NOT NULL";
     let errors = hands.sql.text(errors).await?;
     if !errors.is_empty() {
-        faults.push(format!(
-            "{file}: {errors}; the server goes on with the rules that it read before, and would not start with these; hint: correct the lines where they are given (postgresql.pg_hba, or the file itself)"
-        ));
+        faults.push(format!("{file}: {errors}; the server goes on with the rules that it read before, and would not start with these"));
     }
     let role = &hands.config.postgres.authentication.replication.username;
     let may = format!(
@@ -39,7 +33,7 @@ async fn faults(hands: &Hands) -> Result<Vec<String>> {
     );
     if !hands.sql.ask(&may).await? {
         faults.push(format!(
-            "{file} has no rule by which the role {role} may replicate over the network: no other member can be a standby of this one; hint: add one to postgresql.pg_hba, as in \"hostssl replication {role} 10.0.0.0/24 scram-sha-256\""
+            "{file} has no rule by which the role {role} may replicate over the network: no other member can be a standby of this one; one would be \"hostssl replication {role} 10.0.0.0/24 scram-sha-256\""
         ));
     }
     Ok(faults)
