@@ -25,6 +25,7 @@ use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::remember::Remembered;
 use dcs::{Etcd, Settings};
+use reading::Led;
 use sd_notify::NotifyState;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -175,6 +176,8 @@ struct Daemon {
     not_before: Option<Instant>,
     told: Option<Decision<Duty>>,
     told_etcd: bool,
+    /// Who led, and how often another came.
+    led: Led,
     /// Another instance goes by our name, and that was said.
     told_in_use: bool,
     /// Copies that failed, in a row.
@@ -208,6 +211,7 @@ impl Daemon {
             not_before: None,
             told: None,
             told_etcd: false,
+            led: Led::default(),
             told_in_use: false,
             failures: 0,
             reinit_owed: false,
@@ -528,6 +532,10 @@ impl Daemon {
     /// Without the extension's functions nothing planned can be done here. Where somebody dropped the extension it is made again, by whoever writes;
     /// a cluster that was just taken over gets it in this way too.
     async fn not_attached(&mut self, seen: &Seen, why: &anyhow::Error) {
+        if matches!(self.procedure, Some((_, Duty::Bootstrap))) {
+            // The founding makes it, in its turn.
+            return;
+        }
         let missing = why.chain().any(|cause| cause.is::<ExtensionMissing>());
         if missing && seen.fence_until.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. }) {
             let made = bootstrap::ensure_extension(&self.hands).await;
@@ -650,6 +658,7 @@ impl Daemon {
             facts: seen.facts.clone().map(Arc::new),
             described: Arc::new(seen.described.clone()),
             decision: decision.cloned(),
+            leader_changes: self.led.changes,
             turned_at: Instant::now(),
         }
     }

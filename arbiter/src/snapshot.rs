@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub described: Arc<Described>,
     /// What was decided and why.
     pub decision: Option<Decision<Duty>>,
+    /// How often another member came to lead, as seen by this arbiter since it started.
+    pub leader_changes: u64,
     /// When the loop last turned: what `/liveness` asks.
     pub turned_at: Instant,
 }

@@ -24,6 +24,9 @@ async fn three_empty_nodes_become_a_primary_and_two_streaming_standbys() {
         let recovers = standby.one("SELECT pg_is_in_recovery()").await;
         assert_eq!(recovers.expect("ask"), "t");
     }
+    for node in &cluster.nodes {
+        assert!(!node.log().contains("was made again"), "a founding makes the extension for the first time: {}", node.log());
+    }
     let identities: BTreeSet<String> = identities(&cluster).await;
     assert_eq!(identities.len(), 1, "one cluster, one system identifier");
     let key = view.key("initialize").expect("the cluster is initialized");

@@ -5,11 +5,28 @@ use crate::snapshot::Snapshot;
 use crate::{memory, observe};
 use anyhow::{Result, anyhow};
 use cluster::instance::InUse;
+use cluster::name::MemberName;
 use cluster::view::{ClusterView, Versioned};
 use dcs::Dcs;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
+
+/// Who was seen to lead last, and how often that was another than before.
+#[derive(Debug, Default)]
+pub(super) struct Led {
+    last: Option<MemberName>,
+    pub(super) changes: u64,
+}
+
+impl Led {
+    /// While nobody leads, nothing has changed yet: the same member may go on.
+    fn saw(&mut self, leader: Option<&MemberName>) {
+        let Some(leader) = leader else { return };
+        let before = self.last.replace(leader.clone());
+        self.changes += u64::from(before.is_some_and(|before| before != *leader));
+    }
+}
 
 impl Daemon {
     /// etcd was never read yet. REST tells what this node knows of itself, and nothing is decided: Postgres, if
@@ -86,6 +103,7 @@ impl Daemon {
                 self.told_etcd = false;
                 // Before anything follows from it.
                 memory::keep(&self.hands).await;
+                self.led.saw(view.leader.as_ref().map(|leader| &leader.name));
                 self.view = Arc::new(view);
                 crate::logging::note_term(self.view.leader.as_ref().map(|leader| leader.term));
                 self.view_at = Some(Instant::now());
@@ -107,6 +125,23 @@ impl Daemon {
                 self.told_etcd = true;
                 Err(why)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_leader_is_a_change() {
+        let name = |name| MemberName::new(name).unwrap();
+        let mut led = Led::default();
+        for (seen, changes) in
+            [(None, 0), (Some("n1"), 0), (Some("n1"), 0), (None, 0), (Some("n1"), 0), (Some("n2"), 1), (None, 1), (Some("n1"), 2)]
+        {
+            led.saw(seen.map(name).as_ref());
+            assert_eq!(led.changes, changes, "{seen:?}");
         }
     }
 }

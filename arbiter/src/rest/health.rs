@@ -253,6 +253,7 @@ pub(crate) mod tests {
             local: Arc::new(local),
             facts: None,
             decision: None,
+            leader_changes: 2,
             turned_at: now,
         }
     }

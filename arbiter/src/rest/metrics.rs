@@ -98,6 +98,8 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     add("patroni_failover_priority", GAUGE, "Preference of this node among candidates.", snapshot.local.tags.failover_priority() as f64);
     let term = snapshot.view.leader.as_ref().map_or(0.0, |leader| leader.term.0 as f64);
     add("tenure_term", GAUGE, "Term of the present leader, 0 if there is none.", term);
+    let changes = snapshot.leader_changes as f64;
+    add("tenure_leader_changes_total", COUNTER, "How often another member came to lead, since the arbiter started.", changes);
     let left = snapshot.lease_until.map_or(0.0, |until| until.saturating_duration_since(now).as_secs_f64());
     add("tenure_lease_seconds_left", GAUGE, "Seconds for which this node's lease still runs, 0 once it has run out.", left);
     add("tenure_writable", GAUGE, "Value is 1 if this node serves writes, 0 otherwise.", flag(health::is_primary(snapshot, now)));
@@ -231,6 +233,7 @@ mod tests {
             r#"patroni_postgres_timeline{scope="demo",name="n0"} 1"#,
             r#"patroni_postgres_state{scope="demo",name="n0"} 5"#,
             r#"tenure_term{scope="demo",name="n0"} 5"#,
+            r#"tenure_leader_changes_total{scope="demo",name="n0"} 2"#,
             "# TYPE patroni_xlog_received_location counter",
         ] {
             assert!(page.lines().any(|known| known == line), "{line}\n{page}");
