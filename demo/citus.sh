@@ -114,9 +114,8 @@ start() {
   sql "CREATE TABLE written(id bigint, at timestamptz DEFAULT now()); SELECT create_distributed_table('written', 'id')"
 
   say "tenure switchover --group 2 --force, under a writer that inserts through the coordinator every 10 ms"
-  under_load --ports "$COORDINATOR_PORTS" --database "$DATABASE" -- switchover --group 2 --force
-  wait_for 60 "cluster whose pg_dist_node names every node" all_registered
-  tenure list
+  live "cluster whose pg_dist_node names every node" all_registered \
+    under_load --ports "$COORDINATOR_PORTS" --database "$DATABASE" -- switchover --group 2 --force
 
   farewell
 }

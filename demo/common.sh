@@ -119,6 +119,20 @@ under_load() {
     fail "the switchover did not succeed; the logs are $DIR/*.log"
 }
 
+# live WHAT CHECK COMMAND...: runs the command while `tenure list -W` shows what becomes of the members (on a terminal in one place, else a line
+# for each change), until the check succeeds; then what the writer saw.
+live() {
+  local what=$1 check=$2 watcher failed=; shift 2
+  "${AS_OWNER[@]}" "$DIR/bin/tenure" -c "$FILE" list -W & watcher=$!
+  ("$@") >"$DIR/live.out" 2>&1 || failed=yes
+  [ -n "$failed" ] || wait_for 60 "$what" "$check"
+  sleep 1 # the last picture
+  kill "$watcher" 2>/dev/null || true
+  wait "$watcher" 2>/dev/null || true
+  if [ -n "$failed" ]; then cat "$DIR/live.out" >&2; exit 1; fi
+  grep -E '^(The writer|Write pause)' "$DIR/live.out"
+}
+
 farewell() {
   say "the cluster keeps running"
   cat <<TEXT

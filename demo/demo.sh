@@ -95,9 +95,8 @@ start() {
   "$PG_BIN/psql" -Xq -P pager=off -d "$CONNECTION" -c "SELECT * FROM tenure.status()"
 
   say "tenure switchover --force, under a writer that inserts every 10 ms"
-  under_load --ports "$(IFS=,; echo "${PG_PORTS[*]}")" -- switchover --force
-  wait_for 60 "primary with two streaming standbys" all_healthy
-  tenure list
+  live "primary with two streaming standbys" all_healthy \
+    under_load --ports "$(IFS=,; echo "${PG_PORTS[*]}")" -- switchover --force
 
   farewell
 }

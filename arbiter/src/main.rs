@@ -196,6 +196,8 @@ mod tests {
             "dsn -r replica",
             "dsn -m a",
             "version demo a",
+            "init f --scope s --name n --address 10.0.0.1 --etcd e:2379 --data-dir /d --bin-dir /b --port 5433 --owner postgres",
+            "init f --like g --name n2 --address 10.0.0.2",
             "validate f",
             "check -f json",
             "roles --format mermaid",

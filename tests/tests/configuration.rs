@@ -108,6 +108,64 @@ async fn leads(etcd: &Etcd, name: &str) {
 }
 
 #[tokio::test]
+async fn files_that_init_wrote_start_a_cluster_as_they_are() {
+    let room = Room::new();
+    let etcd = Etcd::start(&room).await;
+    let first = Node::bare(&room, "n1");
+    let init = |node: &Node, arguments: &[&str]| {
+        let mut command = node.command(&room);
+        let output = command.arg("init").arg(node.config_file()).args(arguments).output().expect("run tenure init");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{said}");
+        let text = std::fs::read_to_string(node.config_file()).expect("read the file");
+        // Of two servers with one port on one machine each needs a directory for its socket.
+        let sockets = format!("  parameters:\n    unix_socket_directories: {}\n  pg_hba:", node.dir().display());
+        let data = format!("data_dir: \"{}\"", node.data_dir().display());
+        let own = |line: &str| if line.trim_start().starts_with("data_dir:") { format!("  {data}\n") } else { format!("{line}\n") };
+        let text: String = text.lines().filter(|line| !line.contains("parameters") && !line.contains("unix_socket_dir")).map(own).collect();
+        room.file(&node.config_file(), &text.replace("  pg_hba:", &sockets));
+        said
+    };
+    let (hosts, port, rest) = (etcd.hosts(), first.port().to_string(), first.rest_port().to_string());
+    let (bin, data) = (programs::postgres_bin().display().to_string(), first.data_dir().display().to_string());
+    let said = init(
+        &first,
+        &[
+            "--scope",
+            stories::node::SCOPE,
+            "--name",
+            "n1",
+            "--address",
+            "127.0.0.1",
+            "--etcd",
+            &hosts,
+            "--bin-dir",
+            &bin,
+            "--data-dir",
+            &data,
+            "--port",
+            &port,
+            "--rest-port",
+            &rest,
+        ],
+    );
+    assert!(said.contains("is valid: member n1 of story") && !said.contains("note:"), "{said}");
+    first.start(&room);
+    leads(&etcd, "n1").await;
+    // The same ports on another address: another host.
+    let second = Node::bare(&room, "n2");
+    let said = init(&second, &["--like", &first.config_file().display().to_string(), "--name", "n2", "--address", "127.0.0.2"]);
+    assert!(said.contains("is valid: member n2 of story"), "{said}");
+    second.start(&room);
+    wait::until("a standby", PATIENCE, async || {
+        let view = View::new(etcd.keys(&view::prefix()).await?);
+        anyhow::ensure!(view.fault(2, false).is_none(), "{view}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn data_of_another_cluster_ends_it_and_names_both_identities() {
     let cluster = Cluster::of(2).start().await;
     let stranger = Node::planned(&cluster.room, "n3", &cluster.etcd.hosts(), |_| ());

@@ -22,6 +22,7 @@ async fn the_configuration_is_checked_before_it_is_stored() {
     let refused = node.one(r#"SELECT tenure.set_config('{"lop_wait": 3}')"#).await.expect_err("a misspelt key");
     assert!(format!("{refused:#}").contains("did you mean loop_wait?"), "{refused:#}");
     assert_eq!(cluster.cli_ok(&["show-config"]).await, before, "something was stored");
+    members_are_completed(&cluster);
 
     // Accepted, with what the running server would say.
     let output = cluster.cli_ok(&["edit-config", "-p", "work_mem=plenty", "-p", "wrok_mem=4MB", "-s", "loop_wait=9", "--force"]).await;
@@ -40,6 +41,41 @@ async fn the_configuration_is_checked_before_it_is_stored() {
         seen => Err(format!("{seen:?}")),
     })
     .await;
+}
+
+/// The shells' own way to complete, asked for a member of this cluster.
+fn members_are_completed(cluster: &Cluster) {
+    let node = &cluster.nodes[0];
+    let program = cluster.room.install(&stories::programs::tenure());
+    let path = format!("{}:{}", program.parent().expect("a directory").display(), std::env::var("PATH").unwrap_or_default());
+    for (shell, options, script) in [
+        (
+            "fish",
+            &["--no-config", "-c"][..],
+            "tenure completion fish | source; complete -C 'tenure explain n'; complete -C 'tenure dsn -m '",
+        ),
+        (
+            "zsh",
+            &["-f", "-c"],
+            "compdef() { : }; compadd() { print -l -- $members }; source <(tenure completion zsh); _tenure_members; _tenure_members",
+        ),
+        (
+            "bash",
+            &["-c"],
+            "source <(tenure completion bash); for line in 'tenure explain n' 'tenure dsn -m n'; do COMP_WORDS=($line); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+             COMPREPLY=(); _tenure_and_members; printf '%s\\n' \"${COMPREPLY[@]}\"; done",
+        ),
+    ] {
+        let mut command = cluster.room.command(shell, cluster.room.path());
+        command.args(options).arg(script).env("PATH", &path).env("TENURE_CONFIG_FILE", node.config_file());
+        let Ok(output) = command.output() else {
+            println!("SKIPPED: no {shell} here");
+            continue;
+        };
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let named = said.lines().filter(|line| line.split('\t').next() == Some(node.name())).count();
+        assert_eq!(named, 2, "{shell}: {said} {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test]

@@ -22,16 +22,56 @@ pub struct ManArgs {
 pub fn run(args: &Args, mut command: clap::Command) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "tenure", &mut script);
-    if args.shell == clap_complete::Shell::Bash {
-        script.extend_from_slice(MEMBERS_IN_BASH.as_bytes());
-    }
-    Ok(std::io::stdout().lock().write_all(&script)?)
+    let script = String::from_utf8(script).context("read the script that was made")?;
+    let script = match args.shell {
+        clap_complete::Shell::Bash => script + &with_members(MEMBERS_IN_BASH),
+        clap_complete::Shell::Zsh => members_in_zsh(&script),
+        clap_complete::Shell::Fish => script + &with_members(MEMBERS_IN_FISH),
+        _ => script,
+    };
+    Ok(std::io::stdout().lock().write_all(script.as_bytes())?)
 }
 
-/// Names of members, asked of the cluster when they are wanted. What is made from the commands stays the first word.
+/// Names of members, asked of the cluster when they are wanted; one a line.
+const MEMBERS: &str = r#"tenure list --format tsv 2>/dev/null | awk -F '\t' 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "Member") column = i; next } { print $column }'"#;
+
+fn with_members(script: &str) -> String {
+    script.replace("MEMBERS", MEMBERS)
+}
+
+/// Where the script that was made takes any word and a member is meant, it takes members.
+fn members_in_zsh(script: &str) -> String {
+    let named = ["LEADER", "CANDIDATE", "MEMBER"].map(|value| format!(":{value}:_default'"));
+    let meant = |line: &str| named.iter().any(|end| line.contains(end)) || line.starts_with(r"'*::words -- \[CLUSTER\] \[MEMBER");
+    let mut lines: Vec<String> =
+        script.lines().map(|line| if meant(line) { line.replace(":_default'", ":_tenure_members'") } else { line.to_owned() }).collect();
+    // What is to be there before the script ends by calling itself.
+    let last = lines.iter().rposition(|line| line.starts_with("if [ \"$funcstack")).unwrap_or(lines.len());
+    lines.insert(last, with_members(MEMBERS_IN_ZSH));
+    lines.join("\n") + "\n"
+}
+
+const MEMBERS_IN_ZSH: &str = r#"_tenure_members() {
+    local -a members
+    members=(${(f)"$(MEMBERS)"})
+    compadd -X 'member' -a members
+}
+"#;
+
+const MEMBERS_IN_FISH: &str = r#"
+function __tenure_members
+    MEMBERS
+end
+complete -c tenure -n '__fish_seen_subcommand_from switchover rebuild-keys' -l leader -l primary -x -a '(__tenure_members)'
+complete -c tenure -n '__fish_seen_subcommand_from switchover failover' -l candidate -x -a '(__tenure_members)'
+complete -c tenure -n '__fish_seen_subcommand_from dsn query' -s m -l member -x -a '(__tenure_members)'
+complete -c tenure -n '__fish_seen_subcommand_from restart reload reinit flush version explain' -f -a '(__tenure_members)'
+"#;
+
+/// What is made from the commands stays the first word.
 const MEMBERS_IN_BASH: &str = r#"
 _tenure_members() {
-    tenure list --format tsv 2>/dev/null | awk -F '\t' 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "Member") column = i; next } { print $column }'
+    MEMBERS
 }
 
 _tenure_and_members() {
@@ -57,7 +97,14 @@ const EXIT_STATUS: &str = ".SH EXIT STATUS\n\
     .TP\n2\nThe command line was not understood.\n";
 
 /// What people type, for each command: without an example an option explains nothing.
-const EXAMPLES: [(&str, &[&str]); 15] = [
+const EXAMPLES: [(&str, &[&str]); 16] = [
+    (
+        "init",
+        &[
+            "tenure init /etc/tenure/main.yml --scope main --etcd 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379",
+            "tenure init /etc/tenure/main.yml --like /tmp/of-the-first-node.yml --name n2 --address 10.0.0.2",
+        ],
+    ),
     ("tenure", &["tenure arbiter /etc/tenure/node.yml", "tenure -c /etc/tenure/node.yml list", "tenure check"]),
     ("arbiter", &["tenure arbiter /etc/tenure/node.yml"]),
     ("list", &["tenure list", "tenure list --extended --format json", "tenure list -W"]),
@@ -116,6 +163,24 @@ pub fn man(args: &ManArgs, command: clap::Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_shell_asks_for_members_where_they_are_meant() {
+        let mut command = crate::command_line();
+        let mut script = Vec::new();
+        clap_complete::generate(clap_complete::Shell::Zsh, &mut command, "tenure", &mut script);
+        let script = members_in_zsh(&String::from_utf8(script).unwrap());
+        let asked = |words: &str| script.lines().filter(|line| line.starts_with(words) && line.contains(":_tenure_members'")).count();
+        assert_eq!(asked("'--leader="), 2, "switchover, rebuild-keys");
+        assert_eq!(asked("'--candidate="), 2, "switchover, failover");
+        assert_eq!(asked("'--member="), 2, "dsn, query");
+        assert_eq!(asked("'*::words"), 6, "restart, reload, reinit, flush, version, explain");
+        let (ours, call) = (script.find("_tenure_members() {").unwrap(), script.find("if [ \"$funcstack").unwrap());
+        assert!(ours < call);
+        for script in [MEMBERS_IN_BASH, MEMBERS_IN_ZSH, MEMBERS_IN_FISH] {
+            assert_eq!(script.matches("MEMBERS").count(), 1, "{script}");
+        }
+    }
 
     #[test]
     fn every_page_has_its_exit_status_and_the_examples_are_understood() {

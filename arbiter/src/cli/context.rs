@@ -51,11 +51,6 @@ pub fn harmless(text: &str) -> String {
     text.chars().flat_map(|c| if speaks(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-/// Clears the screen and goes home, before what is shown anew.
-pub fn clear_screen() -> Result<()> {
-    Ok(std::io::stdout().lock().write_all(b"\x1b[2J\x1b[H")?)
-}
-
 /// Writes to standard output, without what a terminal would obey; a reader that went away (`| head`) is an error like any other, not a panic.
 pub fn print(text: impl AsRef<str>) -> Result<()> {
     let mut out = std::io::stdout().lock();

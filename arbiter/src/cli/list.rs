@@ -7,6 +7,7 @@ use anyhow::Result;
 use cluster::citus::Groups;
 use cluster::view::{ClusterView, Initialize};
 use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -47,7 +48,7 @@ pub struct Args {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub format: Format,
-    /// Show again whenever something changed.
+    /// Show again whenever something changed; without a terminal the table once, then a line for each member that changed.
     #[arg(short = 'W')]
     pub follow: bool,
     /// Show again every so many seconds.
@@ -61,7 +62,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         if args.clusters.is_empty() { vec![None] } else { args.clusters.iter().map(|name| Some(name.as_str())).collect() };
     let targets = names.into_iter().map(|name| tool.target_of_all(name, args.group)).collect::<Result<Vec<_>>>()?;
     if !args.follow && args.watch.is_none() {
-        return show_all(&targets, args, false).await;
+        return show_all(&targets, args).await;
     }
     let wake = Arc::new(Notify::new());
     let watchers =
@@ -69,13 +70,20 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     // Positions are written more often than anybody reads: at most one picture in this time.
     let pace = args.watch.filter(|seconds| seconds.is_finite() && *seconds > 0.0).map_or(Duration::from_secs(2), Duration::from_secs_f64);
     let pictures = async {
+        let mut picture = Picture::new(args);
         loop {
-            if let Err(error) = show_all(&targets, args, true).await {
-                print(format!("Error: {error:#}"))?;
-            }
-            tokio::time::sleep(pace).await;
-            if args.watch.is_none() {
-                wake.notified().await;
+            let drawn = match draw(&targets, args).await {
+                Ok(drawn) => drawn,
+                Err(error) => Drawn { text: format!("Error: {error:#}\n"), rows: Vec::new() },
+            };
+            picture.show(drawn)?;
+            match args.watch {
+                Some(_) => tokio::time::sleep(pace).await,
+                None => {
+                    // A change of roles is shown as it happens, which is faster than anybody reads positions.
+                    let _ = tokio::time::timeout(pace, wake.notified()).await;
+                    tokio::time::sleep(SHORTEST).await;
+                }
             }
         }
     };
@@ -85,8 +93,83 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     }
 }
 
-async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
+/// etcd is not asked more often than this, however much changes.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// What is shown once.
+struct Drawn {
+    text: String,
+    /// Each member with what does not change from moment to moment.
+    rows: Vec<(String, String)>,
+}
+
+/// What is shown again and again: on a terminal in its place, else what changed, a line for each.
+struct Picture {
+    terminal: bool,
+    /// A program reads it: whole each time.
+    whole: bool,
+    /// Also what is as before.
+    always: bool,
+    /// The lines that stand on the terminal.
+    lines: usize,
+    last: Option<Drawn>,
+}
+
+impl Picture {
+    fn new(args: &Args) -> Picture {
+        let whole = args.watch.is_some() || !matches!(args.format, Format::Pretty | Format::Topology);
+        Picture { terminal: std::io::stdout().is_terminal(), whole, always: args.watch.is_some(), lines: 0, last: None }
+    }
+
+    fn show(&mut self, drawn: Drawn) -> Result<()> {
+        let text = if self.terminal {
+            // Back to where it began; a line that is wider than the terminal must not become two.
+            let back = if self.lines > 0 { format!("\x1b[{}A", self.lines) } else { String::new() };
+            self.lines = drawn.text.lines().count();
+            format!("{back}\x1b[J\x1b[?7l{}\x1b[?7h", context::harmless(&drawn.text))
+        } else {
+            context::harmless(&match &self.last {
+                Some(last) if !self.whole => changes(last, &drawn),
+                Some(last) if !self.always && last.text == drawn.text => String::new(),
+                _ => drawn.text.clone(),
+            })
+        };
+        self.last = Some(drawn);
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
+}
+
+/// One line for each member that is another than before.
+fn changes(last: &Drawn, drawn: &Drawn) -> String {
+    let was = |name: &str| last.rows.iter().find(|(known, _)| known == name).map(|(_, row)| row.as_str());
+    let is = |name: &str| drawn.rows.iter().any(|(known, _)| known == name);
+    let now = context::timestamp();
+    let gone = last.rows.iter().filter(|(name, _)| !is(name)).map(|(name, row)| format!("{now} {name}: {row} -> gone\n"));
+    let other = drawn.rows.iter().filter(|(name, row)| was(name) != Some(row)).map(|(name, row)| match was(name) {
+        Some(before) => format!("{now} {name}: {before} -> {row}\n"),
+        None => format!("{now} {name}: {row}\n"),
+    });
+    let unread = (drawn.rows.is_empty() && last.text != drawn.text).then(|| format!("{now} {}", drawn.text));
+    unread.map_or_else(|| gone.chain(other).collect(), |text| text)
+}
+
+async fn show_all(targets: &[Target], args: &Args) -> Result<()> {
+    print(draw(targets, args).await?.text)
+}
+
+async fn draw(targets: &[Target], args: &Args) -> Result<Drawn> {
     let mut text = String::new();
+    let mut rows = Vec::new();
+    let brief = |group: Option<u32>, view: &ClusterView| -> Vec<(String, String)> {
+        let group = group.map(|group| format!("group {group}, ")).unwrap_or_default();
+        let row = |row: Row| {
+            let timeline = row.timeline.map(|timeline| format!(", timeline {timeline}")).unwrap_or_default();
+            (format!("{group}{}", row.name), format!("{}, {}{timeline}", row.role.title(), row.state))
+        };
+        present::rows(view).into_iter().map(row).collect()
+    };
     for target in targets {
         if args.timestamp {
             let now = context::timestamp();
@@ -94,15 +177,18 @@ async fn show_all(targets: &[Target], args: &Args, clear: bool) -> Result<()> {
         }
         let groups = if args.group.is_none() { target.groups().await? } else { Groups::new() };
         text.push_str(&match groups.is_empty() {
-            true => members(&target.view().await?, target.scope.as_str(), args.group, args.extended, args.format)?,
-            false => self::groups(&groups, target.scope.as_str(), args.extended, args.format)?,
+            true => {
+                let view = target.view().await?;
+                rows.extend(brief(args.group, &view));
+                members(&view, target.scope.as_str(), args.group, args.extended, args.format)?
+            }
+            false => {
+                rows.extend(groups.iter().flat_map(|(group, view)| brief(Some(*group), view)));
+                self::groups(&groups, target.scope.as_str(), args.extended, args.format)?
+            }
         });
     }
-    // Clear the screen and go home only when there is something new to show, so that nothing flickers.
-    if clear {
-        context::clear_screen()?;
-    }
-    print(text)
+    Ok(Drawn { text, rows })
 }
 
 /// The members of one cluster, or of one group of a Citus cluster, in this format, with what else is worth a line.
@@ -438,6 +524,30 @@ mod tests {
           Tags:
             replicatefrom: n1
         "#);
+    }
+
+    #[test]
+    fn without_a_terminal_only_what_changed_is_told() {
+        let drawn = |rows: &[(&str, &str)]| Drawn {
+            text: "a table".to_owned(),
+            rows: rows.iter().map(|(name, row)| ((*name).to_owned(), (*row).to_owned())).collect(),
+        };
+        let before = drawn(&[("n1", "Leader, running"), ("n2", "Replica, streaming"), ("n3", "Replica, streaming")]);
+        let after = drawn(&[("n1", "Replica, stopping"), ("n2", "Leader, running"), ("n4", "Replica, starting")]);
+        let told = changes(&before, &after);
+        let told: Vec<&str> = told.lines().map(|line| line.split_once(" n").unwrap().1).collect();
+        assert_eq!(
+            told,
+            [
+                "3: Replica, streaming -> gone",
+                "1: Leader, running -> Replica, stopping",
+                "2: Replica, streaming -> Leader, running",
+                "4: Replica, starting"
+            ]
+        );
+        assert_eq!(changes(&after, &after), "");
+        let error = Drawn { text: "Error: etcd does not answer\n".to_owned(), rows: Vec::new() };
+        assert!(changes(&after, &error).ends_with("Error: etcd does not answer\n"));
     }
 
     #[test]

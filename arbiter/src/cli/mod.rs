@@ -18,6 +18,7 @@ pub mod explain;
 pub mod failover;
 pub mod flush;
 pub mod history;
+pub mod init;
 pub mod list;
 pub mod pause;
 pub mod promote_cluster;
@@ -66,6 +67,7 @@ pub enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Roles(roles::Args),
+    Init(init::Args),
     Validate(validate::Args),
     Completion(completion::Args),
     Man(completion::ManArgs),
@@ -83,6 +85,7 @@ async fn or_ask_members(tool: &Tool, done: Result<()>, wanted: Wanted, format: l
 /// Runs one command.
 pub async fn run(command: Command, source: &Source) -> Result<()> {
     match &command {
+        Command::Init(args) => return init::run(args),
         Command::Validate(args) => return validate::run(args),
         Command::Roles(args) => return roles::run(args),
         Command::Completion(args) => return completion::run(args, crate::command_line()),
@@ -121,6 +124,7 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         }
         Command::Explain(args) => or_ask_members(&tool, explain::run(&tool, &args).await, Wanted::Decisions(args.last), args.format).await,
         Command::Roles(args) => roles::run(&args),
+        Command::Init(args) => init::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Completion(args) => completion::run(&args, crate::command_line()),
         Command::Man(args) => completion::man(&args, crate::command_line()),
