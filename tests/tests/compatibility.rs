@@ -1,5 +1,6 @@
 //! Patroni's own tools and files, unchanged.
 
+use serde_json::json;
 use std::process::Command;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::etcd::Etcd;
@@ -233,4 +234,78 @@ async fn patronictl_changes_restarts_reloads_reinitializes_and_pauses_our_cluste
         .await;
     }
     cluster.healthy().await;
+}
+
+#[tokio::test]
+async fn what_the_tables_say_of_rest_and_of_the_command_line() {
+    let cluster = Cluster::of(1).planned().await;
+    let node = &cluster.nodes[0];
+    cluster.reconfigure(node, |config| {
+        config["restapi"]["allowlist"] = json!(["10.99.99.99"]);
+        config["restapi"]["http_extra_headers"] = json!({"X-Rack": "r7"});
+        config["postgresql"]["custom_conf"] = json!("/nowhere/postgresql.conf");
+        config["postgresql"]["pg_ctl_timeout"] = json!(30);
+    });
+    cluster.start_all().await;
+    node.logged(&["postgresql.custom_conf"], PATIENCE).await;
+
+    let looks = node.get("/primary").await.expect("GET /primary");
+    assert!(looks.status == 200 && looks.head.to_lowercase().contains("x-rack: r7"), "{looks:?}");
+    let refused = node.post("/reload", &json!({})).await.expect("POST /reload");
+    assert_eq!(refused.status, 403, "who is not on the list: {refused:?}");
+    cluster.reconfigure(node, |config| config["restapi"]["allowlist"] = json!(["10.99.99.99", "127.0.0.0/8"]));
+    stories::process::signal(node.arbiter_pid().expect("an arbiter"), stories::process::Signal::HUP);
+    wait::until("the new list", PATIENCE, async || {
+        let answer = node.post("/reload", &json!({})).await.map_err(|error| format!("{error:#}"))?;
+        if answer.status < 300 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    for (path, words) in [("/journal", "\"duty\""), ("/parameters?names=work_mem", "\"work_mem\"")] {
+        let answer = node.get(path).await.expect("GET");
+        assert!(answer.status == 200 && answer.body.contains(words), "{path}: {answer:?}");
+    }
+
+    let file = node.config_file().display().to_string();
+    let url = format!("etcd3://{}/service", cluster.etcd.hosts());
+    for (variable, value, arguments) in [
+        ("PATRONICTL_CONFIG_FILE", file.as_str(), &["list"][..]),
+        ("TENURE_CONFIG_FILE", &file, &["list"]),
+        ("DCS_URL", &url, &["list", "story"]),
+        ("HARMLESS", "", &["-d", &url, "list", "story"]),
+        ("HARMLESS", "", &["-c", &file, "list"]),
+    ] {
+        let output = node.command(&cluster.room).env(variable, value).args(arguments).output().expect("run tenure");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("| n1 "), "{variable} {arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn what_shows_each_line_of_the_table_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tree");
+    let table = std::fs::read_to_string(root.join("docs/compatibility.md")).expect("read docs/compatibility.md");
+    let (_, shown) = table.split_once("## What shows each line").expect("the section");
+    let mut known = String::new();
+    let mut directories = vec![root.join("tests/tests"), root.join("arbiter/src"), root.join("cluster")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).expect("look into a directory").flatten() {
+            match entry.path() {
+                path if path.is_dir() => directories.push(path),
+                path if path.extension().is_some_and(|extension| extension == "rs") => {
+                    known.push_str(&std::fs::read_to_string(path).expect("read a source file"));
+                }
+                _ => {}
+            }
+        }
+    }
+    // The names of tests are sentences; those of settings have fewer words.
+    let names = shown
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+        .filter(|word| word.matches('_').count() > 3 && !word.ends_with('_'));
+    let mut named = 0;
+    for name in names {
+        assert!(known.contains(&format!("fn {name}(")) || known.contains(&format!("\"{name}\"")), "docs/compatibility.md names {name}");
+        named += 1;
+    }
+    assert!(named > 40, "{named} names");
 }
