@@ -38,7 +38,8 @@ mod tend;
 mod timings;
 mod tls;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use cli::patronictl::Called;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,11 +73,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let called = Called::by(std::env::args_os().next().as_deref());
+    let parsed = called.words(Arguments::command()).try_get_matches().and_then(|found| Arguments::from_arg_matches(&found));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(wrong) => return not_understood(&wrong),
     };
-    let ended = run(arguments);
+    let ended = run(arguments, called);
     logging::finish();
     match ended {
         Ok(code) => code,
@@ -123,10 +126,10 @@ fn not_understood(wrong: &clap::Error) -> ExitCode {
 
 /// The whole command line, for what is made from it.
 pub(crate) fn command_line() -> clap::Command {
-    <Arguments as clap::CommandFactory>::command()
+    Arguments::command()
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+fn run(arguments: Arguments, called: Called) -> anyhow::Result<ExitCode> {
     // One thread: the arbiter's memory budget is 12 MiB, and nothing here computes.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments.command {
@@ -134,7 +137,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tool(command) => {
             logging::start(Some("warn"), false, None);
             let file = arguments.config_file.or_else(|| std::env::var_os("PATRONICTL_CONFIG_FILE").map(PathBuf::from));
-            let source = cli::context::Source { file, dcs_url: arguments.dcs_url, insecure: arguments.insecure };
+            let source = cli::context::Source { file, dcs_url: arguments.dcs_url, insecure: arguments.insecure, called };
             runtime.block_on(cli::run(*command, &source)).map(|()| ExitCode::SUCCESS)
         }
     }
@@ -143,7 +146,6 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_commands_and_their_options_do_not_clash() {

@@ -2,6 +2,8 @@
 //! it was promised and is not there.
 //!
 //!     pause --ports 15431,15432,15433 --user postgres --password secret -- tenure -c n1.yml switchover --force
+//!
+//! The password may be given as PGPASSWORD.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -24,7 +26,7 @@ fn arguments() -> Result<Arguments> {
     let mut found = Arguments {
         ports: Vec::new(),
         user: "postgres".to_owned(),
-        password: String::new(),
+        password: std::env::var("PGPASSWORD").unwrap_or_default(),
         database: "postgres".to_owned(),
         command: Vec::new(),
     };
@@ -41,11 +43,11 @@ fn arguments() -> Result<Arguments> {
             "--password" => found.password = value()?,
             "--database" => found.database = value()?,
             "--" => found.command = words.by_ref().collect(),
-            _ => bail!("{word} is unknown; usage: pause --ports A,B,C --user U --password P [--database D] -- COMMAND ..."),
+            _ => bail!("{word} is unknown; usage: pause --ports A,B,C [--user U] [--password P] [--database D] -- COMMAND ..."),
         }
     }
     if found.ports.is_empty() || found.command.is_empty() {
-        bail!("usage: pause --ports A,B,C --user U --password P [--database D] -- COMMAND ...");
+        bail!("usage: pause --ports A,B,C [--user U] [--password P] [--database D] -- COMMAND ...");
     }
     Ok(found)
 }

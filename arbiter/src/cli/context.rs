@@ -1,6 +1,7 @@
 //! What every command needs: which cluster, where its etcd is, how to ask a member, how to ask the operator.
 
 use crate::cli::http::Caller;
+use crate::cli::patronictl::Called;
 use crate::secret::Secret;
 use anyhow::{Context as _, Result};
 use cluster::citus::Groups;
@@ -76,6 +77,8 @@ pub struct Source {
     pub dcs_url: Option<String>,
     /// `--insecure`: certificates of members are not checked.
     pub insecure: bool,
+    /// The tool's name, which says what words mean.
+    pub called: Called,
 }
 
 /// The operator's tool, set up.
@@ -92,6 +95,7 @@ pub struct Tool {
     pub rest: Option<String>,
     /// See `rest`.
     pub member: Option<String>,
+    called: Called,
     /// The superuser of a node's file: name and password.
     pub superuser: Option<(String, Option<Secret>)>,
 }
@@ -110,9 +114,10 @@ impl Tool {
     /// Reads the configuration: a node's file or the tool's own; what the tool does not need is not looked at.
     pub fn load(source: &Source) -> Result<Tool> {
         let root = read(source.file.as_deref())?;
-        Tool::from_tree(&root, source.dcs_url.as_deref(), source.insecure, |name| {
-            std::env::var(name).ok().filter(|value| !value.is_empty())
-        })
+        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut tool = Tool::from_tree(&root, source.dcs_url.as_deref(), source.insecure, environment)?;
+        tool.called = source.called;
+        Ok(tool)
     }
 
     fn from_tree(
@@ -177,6 +182,7 @@ impl Tool {
             superuser,
             rest: rest_of(root, variable("RESTAPI_CONNECT_ADDRESS")),
             member: root.get("name").and_then(Value::as_str).map(str::to_owned),
+            called: Called::default(),
             caller: Caller::new(authentication, Some(tls.load().context("set up TLS for the members' REST (section ctl)")?))
                 .only_over_tls(tls.is_set()),
         })
@@ -232,10 +238,12 @@ impl Tool {
     }
 
     /// `[CLUSTER] [MEMBER...]`: the first word is the cluster if it is the configured one's name or if none
-    /// is configured.
+    /// is configured; as patronictl, always.
     pub fn cluster_and_members<'a>(&self, words: &'a [String]) -> (Option<&'a str>, &'a [String]) {
         match words.split_first() {
-            Some((first, rest)) if self.scope.is_none() || self.is_scope(first) => (Some(first.as_str()), rest),
+            Some((first, rest)) if self.called == Called::Patronictl || self.scope.is_none() || self.is_scope(first) => {
+                (Some(first.as_str()), rest)
+            }
             _ => (None, words),
         }
     }
@@ -507,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_whole_nodes_file_is_as_good_as_the_tools_own() {
-        let tool = tool(
+        let mut tool = tool(
             "{scope: demo, namespace: /db/, name: n1, nonsense: 1, restapi: {listen: '0.0.0.0:9', authentication: {username: u, password: p}}, citus: {group: 2}}",
             None,
             &[],
@@ -518,5 +526,7 @@ mod tests {
         let words = ["demo", "n1"].map(str::to_owned);
         assert_eq!(tool.cluster_and_members(&words), (Some("demo"), &words[1..]));
         assert_eq!(tool.cluster_and_members(&words[1..]), (None, &words[1..]));
+        tool.called = Called::Patronictl;
+        assert_eq!(tool.cluster_and_members(&words[1..]), (Some("n1"), &words[2..]));
     }
 }

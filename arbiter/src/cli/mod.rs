@@ -20,6 +20,7 @@ pub mod flush;
 pub mod history;
 pub mod init;
 pub mod list;
+pub mod patronictl;
 pub mod pause;
 pub mod promote_cluster;
 pub mod query;
