@@ -4,6 +4,7 @@
 #   make test      every test; installs what is missing
 #   make fresh     what a newcomer meets: make demo from cold in a minimal Debian (WHAT=test: the tests instead)
 #   make packages  pg-tenure and postgresql-NN-pg-tenure (PG_MAJOR) for this Debian, into target/packages
+#   make images    container images (CITUS_SOURCE=DIRECTORY: with Citus too); make images-test: both compose files, measured
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
 PG_MAJOR  ?= 15
@@ -14,7 +15,7 @@ PREFIX    ?= /usr/local
 TARGET    := $(or $(CARGO_TARGET_DIR),target)
 SUDO      := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-export PG_BIN PG_MAJOR DEMO_OFFSET
+export PG_BIN PG_MAJOR DEMO_OFFSET CITUS_SOURCE RUNS
 export PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 # No terminal: Debian's packages must not ask.
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
@@ -114,6 +115,15 @@ test: install patroni
 	    echo "test: no cargo-nextest; the stories run one after another"; \
 	    cargo test $(UNIT) -- --test-threads=1; \
 	fi
+
+# docker/: needs a docker with BuildKit; debootstrap and root only where the public base images can't be pulled. docs/docker.md.
+.PHONY: images images-test
+images:
+	@docker/images.sh
+
+# Ports 5000 and 5001; ten minutes. RUNS=3 switchovers each.
+images-test:
+	@docker/test.sh
 
 # Needs root for debootstrap and namespaces.
 fresh:
