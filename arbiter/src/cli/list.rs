@@ -152,7 +152,7 @@ fn changes(last: &Drawn, drawn: &Drawn) -> String {
         None => format!("{now} {name}: {row}\n"),
     });
     let unread = (drawn.rows.is_empty() && last.text != drawn.text).then(|| format!("{now} {}", drawn.text));
-    unread.map_or_else(|| gone.chain(other).collect(), |text| text)
+    unread.unwrap_or_else(|| gone.chain(other).collect())
 }
 
 async fn show_all(targets: &[Target], args: &Args) -> Result<()> {
