@@ -64,9 +64,9 @@ without_debians_own() {
   systemctl --root="$root" --quiet disable etcd.service postgresql.service 2>/dev/null || true
 }
 
-# configure ROOT MAJOR NUMBER: what distinguishes one node from another.
-configure() {
-  local root=$1 major=$2 number=$3 client=${3}2379 peer=${3}2380 group
+# node ROOT NUMBER: a machine of its own, with a member of etcd; the arbiter's file is to follow.
+node() {
+  local root=$1 number=$2 client=${2}2379 peer=${2}2380 group
   group=$(awk -F : '$1 == "postgres" { print $3 }' "$root/etc/group")
   install -m 0640 -g "$group" /dev/stdin "$root/etc/tenure/etcd.env" <<ENV
 ETCD_NAME=e$number
@@ -77,17 +77,22 @@ ETCD_INITIAL_ADVERTISE_PEER_URLS=http://127.0.0.1:$peer
 ETCD_INITIAL_CLUSTER=e1=http://127.0.0.1:12380,e2=http://127.0.0.1:22380,e3=http://127.0.0.1:32380
 ETCD_INITIAL_CLUSTER_STATE=new
 ENV
-  # The example that the package brings, with a test's addresses and password.
-  sed -e "s/^name: n1/name: n$number/" -e "s/10.0.0.1:8008/127.0.0.1:1800$number/" -e "s/10.0.0.1,127.0.0.1:5432/127.0.0.1:1543$number/" \
-    -e "s/10.0.0.1:5432/127.0.0.1:1543$number/" -e 's/10.0.0.0\/24/127.0.0.1\/32/' -e "s/CHANGE-ME/$PASSWORD/" \
-    -e 's/10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/127.0.0.1:12379,127.0.0.1:22379,127.0.0.1:32379/' "$root/usr/share/pg-tenure/node.yml" |
-    install -m 0640 -g "$group" /dev/stdin "$root/etc/tenure/demo.yml"
-  ! grep -q '10\.0\.0\|CHANGE-ME' "$root/etc/tenure/demo.yml" || fail "the package's example has changed, and this script not with it"
   systemctl --root="$root" --quiet enable tenure-etcd.service tenure@demo.service
   echo "n$number" >"$root/etc/hostname"
   mkdir -p "$root/var/log/journal"
   # Without one this were its first boot, where systemd enables everything.
   tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
+}
+
+# by_example ROOT NUMBER: the example that the package brings, with a test's addresses and password.
+by_example() {
+  local root=$1 number=$2 group
+  group=$(awk -F : '$1 == "postgres" { print $3 }' "$root/etc/group")
+  sed -e "s/^name: n1/name: n$number/" -e "s/10.0.0.1:8008/127.0.0.1:1800$number/" -e "s/10.0.0.1,127.0.0.1:5432/127.0.0.1:1543$number/" \
+    -e "s/10.0.0.1:5432/127.0.0.1:1543$number/" -e 's/10.0.0.0\/24/127.0.0.1\/32/' -e "s/CHANGE-ME/$PASSWORD/" \
+    -e 's/10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/127.0.0.1:12379,127.0.0.1:22379,127.0.0.1:32379/' "$root/usr/share/pg-tenure/node.yml" |
+    install -m 0640 -g "$group" /dev/stdin "$root/etc/tenure/demo.yml"
+  ! grep -q '10\.0\.0\|CHANGE-ME' "$root/etc/tenure/demo.yml" || fail "the package's example has changed, and this script not with it"
 }
 
 # machine NAME ROOT: its own file system above the root.

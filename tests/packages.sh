@@ -81,8 +81,17 @@ mount --make-rprivate /
 ip link set lo up
 for number in 1 2 3; do
   machine "n$number" "$WORK/root-$SUITE"
-  configure "$WORK/n$number/root" "$MAJOR" "$number"
+  node "$WORK/n$number/root" "$number"
 done
+say "$SUITE: tenure init on n1, tenure init --like on the others"
+in_root "$WORK/n1/root" tenure init /etc/tenure/demo.yml --scope demo --name n1 --address 127.0.0.1 \
+  --etcd 127.0.0.1:12379,127.0.0.1:22379,127.0.0.1:32379
+for number in 2 3; do
+  install -m 600 "$WORK/n1/root/etc/tenure/demo.yml" "$WORK/n$number/root/root/demo.yml"
+  in_root "$WORK/n$number/root" tenure init /etc/tenure/demo.yml --like /root/demo.yml --name "n$number" --address "127.0.0.$number" >/dev/null
+done
+PORTS=127.0.0.1:5432,127.0.0.2:5432,127.0.0.3:5432
+PASSWORD=$(awk '/superuser:/ { found = 1 } found && /password:/ { print $2; exit }' "$WORK/n1/root/etc/tenure/demo.yml")
 
 version() { inside "$1" dpkg-query -W -f '${Version}' "$2"; }
 # The file that a process runs from, or has loaded, is still the one in its place.
@@ -112,7 +121,7 @@ NEXT_FILE=${NEXT//\~/-}_amd64
 export -f version runs_what_is_installed library_is_current upgrade new_library
 export NEXT_FILE UNIT
 
-say "$SUITE: three nodes by the package's example"
+say "$SUITE: three nodes"
 for name in "${NODES[@]}"; do boot "$name"; done
 wait_for 180 "primary with two streaming standbys" healthy
 tool n1 list

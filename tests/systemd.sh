@@ -43,7 +43,8 @@ mount --make-rprivate /
 ip link set lo up
 for number in 1 2 3; do
   machine "n$number" "$ROOT"
-  configure "$WORK/n$number/root" "$MAJOR" "$number"
+  node "$WORK/n$number/root" "$number"
+  by_example "$WORK/n$number/root" "$number"
 done
 
 # since MOMENT NAME WORDS: the unit's journal has it since then.

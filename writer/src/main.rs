@@ -15,7 +15,8 @@ use writer::workload::{Targets, Writer};
 
 /// What the command line says.
 struct Arguments {
-    ports: Vec<u16>,
+    /// Host and port.
+    servers: Vec<(String, u16)>,
     user: String,
     password: String,
     database: String,
@@ -24,7 +25,7 @@ struct Arguments {
 
 fn arguments() -> Result<Arguments> {
     let mut found = Arguments {
-        ports: Vec::new(),
+        servers: Vec::new(),
         user: "postgres".to_owned(),
         password: std::env::var("PGPASSWORD").unwrap_or_default(),
         database: "postgres".to_owned(),
@@ -35,9 +36,12 @@ fn arguments() -> Result<Arguments> {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
         match word.as_str() {
             "--ports" => {
-                let ports = value()?;
-                let ports: Result<Vec<u16>, _> = ports.split(',').map(str::parse).collect();
-                found.ports = ports.context("--ports is a list of numbers, joined by commas")?;
+                let server = |text: &str| {
+                    let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+                    Ok::<_, std::num::ParseIntError>((host.to_owned(), port.parse()?))
+                };
+                let servers: Result<Vec<_>, _> = value()?.split(',').map(server).collect();
+                found.servers = servers.context("--ports is a list of PORT or HOST:PORT, joined by commas")?;
             }
             "--user" => found.user = value()?,
             "--password" => found.password = value()?,
@@ -46,7 +50,7 @@ fn arguments() -> Result<Arguments> {
             _ => bail!("{word} is unknown; usage: pause --ports A,B,C [--user U] [--password P] [--database D] -- COMMAND ..."),
         }
     }
-    if found.ports.is_empty() || found.command.is_empty() {
+    if found.servers.is_empty() || found.command.is_empty() {
         bail!("usage: pause --ports A,B,C [--user U] [--password P] [--database D] -- COMMAND ...");
     }
     Ok(found)
@@ -58,7 +62,7 @@ async fn main() -> Result<ExitCode> {
     // No unique index on purpose: a doubled row has to be seen, not refused.
     let made = "CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now()); SELECT coalesce(max(id), 0) + 1 FROM written";
     let first_id = on_primary(&given, made).await?.first().and_then(|row| row.first().copied()).context("no answer")?;
-    let targets = Targets::on_loopback(given.ports.clone()).user(&given.user, &given.password).database(&given.database);
+    let targets = Targets::at(given.servers.clone()).user(&given.user, &given.password).database(&given.database);
     let writer = Writer::start(targets.first_id(first_id));
     writer.goes_on(100, Duration::from_secs(30)).await;
     let status = Command::new(&given.command[0]).args(&given.command[1..]).status().with_context(|| format!("run {}", given.command[0]))?;
@@ -78,12 +82,12 @@ async fn main() -> Result<ExitCode> {
 /// On whichever server takes writes. Gives the rows, numbers all.
 async fn on_primary(given: &Arguments, sql: &str) -> Result<Vec<Vec<u64>>> {
     let mut last = anyhow::anyhow!("no server was asked");
-    for port in &given.ports {
+    for (host, port) in &given.servers {
         let asked = async {
             let mut config = tokio_postgres::Config::new();
-            config.host("127.0.0.1").port(*port).user(&given.user).password(&given.password).dbname(&given.database);
+            config.host(host).port(*port).user(&given.user).password(&given.password).dbname(&given.database);
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-            let (client, connection) = config.connect(NoTls).await.with_context(|| format!("connect to port {port}"))?;
+            let (client, connection) = config.connect(NoTls).await.with_context(|| format!("connect to {host}:{port}"))?;
             // Its errors reach us through the client.
             tokio::spawn(connection);
             let mut rows = Vec::new();
@@ -98,7 +102,7 @@ async fn on_primary(given: &Arguments, sql: &str) -> Result<Vec<Vec<u64>>> {
         match tokio::time::timeout(Duration::from_secs(5), asked).await {
             Ok(Ok(rows)) => return Ok(rows),
             Ok(Err(error)) => last = error,
-            Err(_) => last = anyhow::anyhow!("port {port}: no answer within 5 s"),
+            Err(_) => last = anyhow::anyhow!("{host}:{port}: no answer within 5 s"),
         }
     }
     Err(last.context("no server takes writes"))
