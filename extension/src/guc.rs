@@ -183,12 +183,12 @@ pub fn register() {
         open,
     );
     // A misspelt tenure.* setting is an error where Postgres knows how (15 and later), else a warning.
-    #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+    #[cfg(not(feature = "pg14"))]
     // SAFETY: the prefix is a constant C string.
     unsafe {
         pg_sys::MarkGUCPrefixReserved(c"tenure".as_ptr());
     }
-    #[cfg(any(feature = "pg13", feature = "pg14"))]
+    #[cfg(feature = "pg14")]
     // SAFETY: the prefix is a constant C string.
     unsafe {
         pg_sys::EmitWarningsOnPlaceholders(c"tenure".as_ptr());

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+#[cfg(not(feature = "pg14"))]
 fn flushed() -> (Lsn, Timeline) {
     let mut timeline = 0;
     // SAFETY: a server function that reads shared memory; not in recovery, as it demands.
@@ -17,7 +17,7 @@ fn flushed() -> (Lsn, Timeline) {
     (Lsn(lsn), Timeline(timeline))
 }
 
-#[cfg(any(feature = "pg13", feature = "pg14"))]
+#[cfg(feature = "pg14")]
 fn flushed() -> (Lsn, Timeline) {
     // SAFETY: as above; RecoveryInProgress() has set up ThisTimeLineID in this process.
     unsafe { (Lsn(pg_sys::GetFlushRecPtr()), Timeline(pg_sys::ThisTimeLineID)) }

@@ -1,4 +1,4 @@
-//! Logical slots on standbys of PostgreSQL 13 to 16, which can't make any there: a copy of the primary's, in this server's own
+//! Logical slots on standbys of PostgreSQL 14 to 16, which can't make any there: a copy of the primary's, in this server's own
 //! shared memory, without a restart.
 //!
 //! The copy is a temporary slot of the arbiter's session. The server's own `pg_replication_slot_advance` decodes onwards from it;
@@ -128,11 +128,6 @@ unsafe fn create(name: &CString, two_phase: bool) {
     use pg_sys::ReplicationSlotPersistency::RS_TEMPORARY;
     // SAFETY: as the caller demands.
     unsafe {
-        #[cfg(feature = "pg13")]
-        {
-            let _ = two_phase;
-            pg_sys::ReplicationSlotCreate(name.as_ptr(), true, RS_TEMPORARY);
-        }
         #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
         pg_sys::ReplicationSlotCreate(name.as_ptr(), true, RS_TEMPORARY, two_phase);
         #[cfg(any(feature = "pg17", feature = "pg18"))]

@@ -13,6 +13,15 @@ pub fn postgres_bin() -> PathBuf {
     dir
 }
 
+/// Its major version.
+pub fn postgres_major() -> u32 {
+    let output =
+        std::process::Command::new(postgres_bin().join("postgres")).arg("--version").output().expect("ask postgres for its version");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let digits = said.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect::<String>();
+    digits.parse().unwrap_or_else(|_| panic!("no version in: {said}"))
+}
+
 /// The binary `tenure`: `TENURE_BIN`, else the release build of this checkout.
 pub fn tenure() -> PathBuf {
     if let Some(path) = std::env::var_os("TENURE_BIN") {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 use stories::alone::{A_WHILE, Alone, PATIENCE, Server, Told};
+use stories::programs;
 use stories::wait::{self, seconds};
 
 /// A server with a table; its fence is open.
@@ -128,8 +129,9 @@ async fn a_sequence_gives_no_new_range_outside_the_lease() {
 
 #[tokio::test]
 async fn a_parallel_query_in_a_writing_transaction_is_judged_once() {
+    let forced = if programs::postgres_major() < 16 { "force_parallel_mode" } else { "debug_parallel_query" };
     let alone = fenced(
-        &[("force_parallel_mode", "on"), ("max_parallel_workers_per_gather", "2"), ("tenure.fence_wait", "0")],
+        &[(forced, "on"), ("max_parallel_workers_per_gather", "2"), ("tenure.fence_wait", "0")],
         "CREATE TABLE large AS SELECT generate_series(1, 20000) AS n; ANALYZE large",
     )
     .await;

@@ -18,6 +18,8 @@ unsafe extern "C-unwind" {
     // Declared here and not taken from pgrx, whose binding saves the stack with sigsetjmp first: this one
     // only reads a variable, and it is asked at the end of every transaction.
     fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+    // In a header that pgrx leaves out from PostgreSQL 16 on; the same function in all majors.
+    fn assign_synchronous_commit(level: c_int, extra: *mut c_void);
 }
 
 /// What this backend must remember from before a commit until after it.
@@ -304,7 +306,7 @@ fn set_synchronous_commit(level: c_int) {
         pending.changed_from.get_or_insert(pg_sys::synchronous_commit);
         PENDING.set(pending);
         pg_sys::synchronous_commit = level;
-        pg_sys::assign_synchronous_commit(level, std::ptr::null_mut());
+        assign_synchronous_commit(level, std::ptr::null_mut());
     }
 }
 
@@ -313,7 +315,7 @@ fn restore_synchronous_commit(pending: Pending) {
         // SAFETY: as where it was set.
         unsafe {
             pg_sys::synchronous_commit = session;
-            pg_sys::assign_synchronous_commit(session, std::ptr::null_mut());
+            assign_synchronous_commit(session, std::ptr::null_mut());
         }
     }
 }

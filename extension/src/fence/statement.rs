@@ -15,7 +15,6 @@ unsafe extern "C-unwind" {
     // pgrx's own bindings of these catch every ERROR from below and raise it anew without its position,
     // context, constraint and table names. A hook that every statement passes must not do that.
     fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
-    #[cfg(not(feature = "pg13"))]
     fn standard_ProcessUtility(
         statement: *mut pg_sys::PlannedStmt,
         text: *const c_char,
@@ -26,19 +25,8 @@ unsafe extern "C-unwind" {
         destination: *mut pg_sys::DestReceiver,
         completion: *mut pg_sys::QueryCompletion,
     );
-    #[cfg(feature = "pg13")]
-    fn standard_ProcessUtility(
-        statement: *mut pg_sys::PlannedStmt,
-        text: *const c_char,
-        context: pg_sys::ProcessUtilityContext::Type,
-        params: pg_sys::ParamListInfo,
-        environment: *mut pg_sys::QueryEnvironment,
-        destination: *mut pg_sys::DestReceiver,
-        completion: *mut pg_sys::QueryCompletion,
-    );
 }
 
-#[cfg(not(feature = "pg13"))]
 pub(super) unsafe extern "C-unwind" fn utility(
     statement: *mut pg_sys::PlannedStmt,
     text: *const c_char,
@@ -64,39 +52,6 @@ pub(super) unsafe extern "C-unwind" fn utility(
         match PREVIOUS.get().utility {
             Some(previous) => previous(statement, text, read_only_tree, context, params, environment, destination, completion),
             None => standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, destination, completion),
-        }
-        end_explaining(&raw mut explain);
-    }
-    if ends_prepared {
-        after_utility();
-    }
-}
-
-#[cfg(feature = "pg13")]
-pub(super) unsafe extern "C-unwind" fn utility(
-    statement: *mut pg_sys::PlannedStmt,
-    text: *const c_char,
-    context: pg_sys::ProcessUtilityContext::Type,
-    params: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    destination: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    origin::say_term();
-    // SAFETY: Postgres hands in a utility statement.
-    let ends_prepared = unsafe {
-        if gate::applies() && copies_into_table(statement) && gate::asks_copy() {
-            gate::enter(Work::Writes);
-        }
-        is_ours(statement) && before_utility(statement)
-    };
-    let mut explain = EXPLAIN;
-    // SAFETY: the arguments go on as they came, to the hook that was there or to the standard; `explain` lives until they return or raise.
-    unsafe {
-        begin_explaining(&raw mut explain);
-        match PREVIOUS.get().utility {
-            Some(previous) => previous(statement, text, context, params, environment, destination, completion),
-            None => standard_ProcessUtility(statement, text, context, params, environment, destination, completion),
         }
         end_explaining(&raw mut explain);
     }

@@ -24,14 +24,12 @@ use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// `PQcommMethods` of libpq/libpq.h: the first six have been the same since PostgreSQL 10, two more followed until 13.
+/// `PQcommMethods` of libpq/libpq.h: these six are all there are since PostgreSQL 14.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Methods {
     others: [*const c_void; 5],
     putmessage_noblock: Option<unsafe extern "C-unwind" fn(kind: c_char, text: *const c_char, length: usize)>,
-    #[cfg(feature = "pg13")]
-    older: [*const c_void; 2],
 }
 
 unsafe extern "C-unwind" {
@@ -156,7 +154,6 @@ impl Awaited {
 }
 
 /// What every one of these members that streams now has flushed; None where none does.
-#[cfg(not(feature = "pg13"))]
 fn received_by(members: &[CString]) -> Option<u64> {
     let positions = members.iter().filter_map(|name| {
         // SAFETY: a slot's memory stays where it is; its fields are words that are read whole, and one that is just being
@@ -170,10 +167,4 @@ fn received_by(members: &[CString]) -> Option<u64> {
         }
     });
     positions.min()
-}
-
-/// Slots can't be found by name from outside in release 13: only synchronous standbys are awaited there.
-#[cfg(feature = "pg13")]
-fn received_by(_members: &[CString]) -> Option<u64> {
-    None
 }
