@@ -10,7 +10,7 @@ use crate::postgres::query::{Sender, ServerFacts};
 use crate::timings::Timed;
 use anyhow::{Context, Result, bail};
 use cluster::leader::Leader;
-use cluster::lsn::Lsn;
+use cluster::lsn::{CHECKPOINT_RECORD_BYTES, Lsn};
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
 use cluster::sync::SyncState;
@@ -34,10 +34,6 @@ const CANDIDATE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the candidate may take to confirm that it has the shutdown checkpoint. The walsender has
 /// waited for that already, so this is for a candidate that lost its connection at the last moment.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Length of a shutdown checkpoint's record: header 24, data header 2, `CheckPoint` 88 bytes
-/// (PostgreSQL 13 to 17). A standby that is past its start by so much has all of it.
-const CHECKPOINT_RECORD_BYTES: u64 = 114;
 
 /// Switches over to the first candidate that turns out to have everything.
 pub async fn switch_over(

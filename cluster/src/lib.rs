@@ -35,6 +35,7 @@ pub mod reason;
 pub mod upstream;
 
 pub mod closed;
+pub mod confirmed;
 pub mod failsafe;
 pub mod fence;
 pub mod lease;

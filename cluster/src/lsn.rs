@@ -10,6 +10,10 @@ use std::str::FromStr;
 #[serde(transparent)]
 pub struct Lsn(pub u64);
 
+/// Length of a shutdown checkpoint's record: header 24, data header 2, `CheckPoint` 88 bytes in all majors that are served; each build of
+/// the extension compares it with its headers. A standby that is past its start by so much has all of it.
+pub const CHECKPOINT_RECORD_BYTES: u64 = 24 + 2 + 88;
+
 impl Lsn {
     /// PostgreSQL's InvalidXLogRecPtr: no position at all.
     pub const INVALID: Lsn = Lsn(0);

@@ -5,17 +5,24 @@
 //! process, which Postgres starts again a second later; the lease it then finds under its own name is
 //! its own.
 
+use crate::fence::layout;
 use crate::here::Here;
 use crate::shmem::{self, page};
 use crate::signals::{self, Interrupt, Signals};
-use crate::{groups, guc, observe};
+use crate::{groups, guc, mailbox, observe};
+use cluster::confirmed::{Compared, Differs};
 use cluster::lease;
 use cluster::name::{MemberName, Scope};
 use dcs::key::Keys;
 use dcs::remember::Remembered;
 use dcs::{Etcd, Settings};
+use keeper::Tenure;
 use pgrx::pg_sys;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A few loads: often enough that a wrong word is not relied on for long.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// The worker's loops over etcd, in this process.
 pub type Worker = keeper::Worker<Arc<Etcd>, Here>;
@@ -54,6 +61,9 @@ fn run() -> Result<(), Unable> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
     runtime.block_on(async {
         let signals = Signals::open()?;
+        if page().is_distrusted() {
+            return keep_closed(&signals).await;
+        }
         // What is known of etcd's keys outlives a reload.
         let remembered = Arc::new(Remembered::default());
         let mut worker = from_settings(&remembered)?;
@@ -66,6 +76,13 @@ fn run() -> Result<(), Unable> {
                 never = worker.turns() => match never {},
                 () = dcs::watch::keep_watching(worker.store.clone(), worker.host.wake.clone()) => false,
                 never = groups::look_at_others(&worker) => never,
+                why = compare() => {
+                    // The worker ends with this, and the one after it finds the page like this.
+                    pgrx::warning!("pg_tenure reads this release of PostgreSQL wrongly: {why}");
+                    page().distrust();
+                    page().change(Tenure::close);
+                    false
+                }
             };
             if !reload {
                 return Ok(());
@@ -84,6 +101,38 @@ fn run() -> Result<(), Unable> {
             }
         }
     })
+}
+
+/// Compares what the fence reads with what the server says, until they differ.
+async fn compare() -> Differs {
+    let mut compared = Compared::default();
+    loop {
+        if let Some(Err(why)) = layout::look().map(|look| compared.with(&look)) {
+            return why;
+        }
+        tokio::time::sleep(COMPARE_EVERY).await;
+    }
+}
+
+/// What the fence would read of this server is not known: no lease is taken, so that another member leads, and nothing is acknowledged here.
+async fn keep_closed(signals: &Signals) -> Result<(), Unable> {
+    let why = "the fence can't read what synchronous standbys have confirmed in this release of PostgreSQL";
+    pgrx::warning!(
+        "{why}: commits are refused here, and this member does not lead; hint: install a pg_tenure that was built for this minor release, then restart the server"
+    );
+    loop {
+        let interrupt = tokio::select! {
+            interrupt = signals.next() => interrupt?,
+            death = signals::postmaster_death() => { death?; Interrupt::End }
+        };
+        match interrupt {
+            Interrupt::End => return Ok(()),
+            // SAFETY: as in `interrupts`.
+            Interrupt::Quit => unsafe { libc::_exit(2) },
+            Interrupt::Reload => {}
+            Interrupt::Asked => mailbox::decline(why),
+        }
+    }
 }
 
 /// Serves signals until one ends this round: true to go on with new settings.

@@ -466,7 +466,8 @@ impl Alone {
         self.process_called("pg_tenure lease worker").await
     }
 
-    async fn process_called(&self, title: &str) -> Pid {
+    /// The process of its that has this in its title.
+    pub async fn process_called(&self, title: &str) -> Pid {
         wait::until(&format!("the process {title}"), PATIENCE, async || {
             process::below(&self.server.dir).into_iter().find(|pid| process::title(*pid).contains(title)).ok_or("none")
         })

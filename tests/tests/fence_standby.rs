@@ -1,6 +1,7 @@
 //! With a synchronous standby: what it has not confirmed is acknowledged to nobody, however the wait ends, and shown to nobody after a crash.
 
 use stories::alone::{A_WHILE, Alone, Server, Session, Told};
+use stories::memory;
 use stories::wait::{self, seconds};
 
 /// A server with a table and a synchronous standby.
@@ -48,6 +49,33 @@ async fn a_wait_for_a_standby_that_is_cancelled_never_acknowledges() {
     assert_eq!(session().await.ok("SELECT count(*) FROM kept").await, "9", "they were durable here");
     standby.thaw();
     session().await.ok("INSERT INTO kept VALUES (4)").await;
+}
+
+/// As on a minor release that keeps something else where the positions lie by this build's headers.
+#[tokio::test]
+async fn where_the_fence_would_read_something_else_it_stays_closed() {
+    let (alone, _standby) = synchronous(&[]).await;
+    let session = alone.session().await;
+    session.ok("INSERT INTO kept VALUES (1)").await;
+    let somebody = alone.process_called("checkpointer").await;
+    // Like a pointer: ahead of every position that this server will ever have.
+    if !memory::overwrite_flushed_by_standbys(somebody, 0x7f12_3456_789a_bcd0) {
+        return;
+    }
+    alone.fence_is("closed").await;
+    session.tell("INSERT INTO kept VALUES (2)").await.refused("25006");
+    wait::until("the server's log to say why", seconds(20), async || {
+        let log = alone.log();
+        let said = log.contains("flushed up to 7F123456/789ABCD0, and this server has flushed to")
+            && log.contains("the fence can't read what synchronous standbys have confirmed in this release");
+        if said { Ok(()) } else { Err("not said") }
+    })
+    .await;
+    wait::throughout("the fence to stay closed", seconds(2), async || match alone.fence().await.as_str() {
+        "closed" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .await;
 }
 
 #[tokio::test]

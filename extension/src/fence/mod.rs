@@ -27,6 +27,7 @@
 
 mod commit;
 mod gate;
+pub mod layout;
 mod origin;
 mod outside;
 mod session;

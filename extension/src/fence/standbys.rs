@@ -1,6 +1,8 @@
 //! What the synchronous standbys have confirmed, read from Postgres' own shared memory.
 
 use crate::guc;
+use cluster::confirmed::Levels;
+use cluster::lsn::Lsn;
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -42,7 +44,7 @@ pub(super) fn standbys_named() -> bool {
 }
 
 /// Can there be synchronous standbys at all?
-fn standbys_to_await() -> bool {
+pub(super) fn standbys_to_await() -> bool {
     // SAFETY: a setting, and a pointer that is set before any backend runs.
     unsafe { pg_sys::max_wal_senders != 0 && !pg_sys::WalSndCtl.is_null() }
 }
@@ -75,7 +77,7 @@ pub fn flushed_by_standbys() -> Option<u64> {
 /// defined); which one is running is asked of the server, not of the headers this was built with.
 fn standbys_defined() -> bool {
     // SAFETY: `WalSndCtl` was checked by the caller; the byte lies behind `lsn` in all releases from 13 on.
-    let status = u32::from(unsafe { (&raw const (*pg_sys::WalSndCtl).lsn).add(1).cast::<u8>().read_volatile() });
+    let status = unsafe { status() };
     if !flags_are_two() {
         return status != 0;
     }
@@ -83,7 +85,20 @@ fn standbys_defined() -> bool {
     if status & 1 == 0 { standbys_named() } else { status & 2 != 0 }
 }
 
-fn flags_are_two() -> bool {
+/// # Safety
+/// [`standbys_to_await`].
+unsafe fn status() -> u8 {
+    // SAFETY: as demanded.
+    unsafe { (&raw const (*pg_sys::WalSndCtl).lsn).add(1).cast::<u8>().read_volatile() }
+}
+
+/// All that is read here, for [`super::layout`]. Where [`standbys_to_await`].
+pub(super) fn as_read() -> (Levels, u8) {
+    // SAFETY: as demanded.
+    unsafe { ([confirmed_at(0), confirmed_at(1), confirmed_at(2)].map(Lsn), status()) }
+}
+
+pub(super) fn flags_are_two() -> bool {
     thread_local! {
         static KNOWN: Cell<Option<bool>> = const { Cell::new(None) };
     }
@@ -92,7 +107,6 @@ fn flags_are_two() -> bool {
     }
     let version: u32 = guc::of_postgres(c"server_version_num").and_then(|text| text.parse().ok()).unwrap_or(pg_sys::PG_VERSION_NUM);
     let first_minor = match version / 10_000 {
-        13 => 21,
         14 => 18,
         15 => 13,
         16 => 9,
@@ -111,15 +125,15 @@ fn flags_are_two() -> bool {
 pub unsafe fn flushed_here() -> u64 {
     // SAFETY: as demanded.
     unsafe {
-        #[cfg(any(feature = "pg13", feature = "pg14"))]
+        #[cfg(feature = "pg14")]
         return pg_sys::GetFlushRecPtr();
-        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
+        #[cfg(not(feature = "pg14"))]
         return pg_sys::GetFlushRecPtr(std::ptr::null_mut());
     }
 }
 
 /// `SyncRepLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 10.
-const SYNC_REP_LOCK: usize = 32;
+pub(super) const SYNC_REP_LOCK: usize = 32;
 
 /// Lets whoever changes the synchronous standbys come to an end. When the last one is struck from the
 /// list, the checkpointer first lets the waiting go and only then takes the flag back, both under this

@@ -46,6 +46,8 @@ pub struct Page {
     etcd_seen_ns: AtomicU64,
     /// On a worker of a Citus cluster: the newest term of a coordinator.
     pub coordinator_term: AtomicI64,
+    /// What the fence reads of this server was seen not to be what it is taken for: the page stays closed until the server starts again.
+    distrusted: AtomicU32,
     /// Which making of the cluster's keys the term is of.
     pub generation: AtomicU32,
     /// See [`Recovered`].

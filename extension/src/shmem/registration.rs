@@ -1,6 +1,7 @@
 //! How the page comes to be: asked for while the library is loaded, laid out once before any backend runs.
 
 use super::{PAGE, Page, Recovered};
+use crate::fence::layout::{self, ADDIN_SHMEM_INIT_LOCK};
 use crate::standing::standing;
 use cluster::fence::Mode;
 use cluster::mark::Standing;
@@ -9,7 +10,7 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 static PREVIOUS_STARTUP: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(std::ptr::null_mut());
-#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+#[cfg(not(feature = "pg14"))]
 static PREVIOUS_REQUEST: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 type Hook = Option<unsafe extern "C-unwind" fn()>;
@@ -34,28 +35,25 @@ fn call_previous(slot: &AtomicPtr<std::ffi::c_void>) {
 pub fn register() {
     // SAFETY: the hook variables belong to this single-threaded process; the previous ones are called from ours.
     unsafe {
-        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+        #[cfg(not(feature = "pg14"))]
         {
             keep(&PREVIOUS_REQUEST, pg_sys::shmem_request_hook);
             pg_sys::shmem_request_hook = Some(request);
         }
-        #[cfg(any(feature = "pg13", feature = "pg14"))]
+        #[cfg(feature = "pg14")]
         pg_sys::RequestAddinShmemSpace(size_of::<Page>());
         keep(&PREVIOUS_STARTUP, pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(startup);
     }
 }
 
-#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
+#[cfg(not(feature = "pg14"))]
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn request() {
     call_previous(&PREVIOUS_REQUEST);
     // SAFETY: called from shmem_request_hook, the one place where this is allowed.
     unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Page>()) };
 }
-
-/// `AddinShmemInitLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 9.6.
-const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn startup() {
@@ -76,6 +74,10 @@ unsafe extern "C-unwind" fn startup() {
             let mode = if *standing() == Standing::Unmanaged { Mode::Unmanaged } else { Mode::Closed };
             (*page).tenure.begin(mode);
             (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);
+            if let Err(why) = layout::as_built() {
+                (*page).distrust();
+                pgrx::warning!("pg_tenure does not know this release of PostgreSQL: {why}");
+            }
         }
         PAGE.store(page, Release);
         pg_sys::LWLockRelease(lock);

@@ -6,6 +6,7 @@ use cluster::time::Moment;
 use keeper::Tenure;
 use pgrx::pg_sys;
 use std::ops::Deref;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// What is read of the tenure, and changes for which nobody waits. The others go through [`Page::change`].
 impl Deref for Page {
@@ -33,6 +34,16 @@ impl Page {
     /// As [`Tenure::renew`].
     pub fn renew(&self, deadline: Moment) {
         self.change(|tenure| tenure.renew(deadline));
+    }
+
+    /// What the fence reads of this server can't be relied on: no worker opens the page any more until the server starts again.
+    pub fn distrust(&self) {
+        self.distrusted.store(1, SeqCst);
+    }
+
+    /// See [`Page::distrust`].
+    pub fn is_distrusted(&self) -> bool {
+        self.distrusted.load(SeqCst) != 0
     }
 
     /// As [`Tenure::undrain`].

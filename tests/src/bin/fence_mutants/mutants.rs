@@ -54,6 +54,14 @@ pub const MUTANTS: &[Mutant] = &[
         stories: &[("lost_store", "a_lease_that_a_restored_etcd_renews_keeps_no_fence_open")],
     },
     Mutant {
+        name: "self-test",
+        guard: "where what is read of the standbys can't be true, the fence closes",
+        file: "cluster/src/confirmed.rs",
+        from: "find(|(_, read)| **read > look.flushed)",
+        to: "find(|(_, read)| false && **read > look.flushed)",
+        stories: &[("fence_standby", "where_the_fence_would_read_something_else_it_stays_closed")],
+    },
+    Mutant {
         name: "pre-commit",
         guard: "before commit: past the deadline it is refused",
         file: COMMIT,
