@@ -403,7 +403,7 @@ impl Hands {
             if self.state().leaving {
                 parameters.own.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
             }
-            crate::slots::settings(major, dynamic, &mut parameters.file);
+            crate::slots::settings(major, dynamic, &self.config.postgres.database, &mut parameters);
             parameters
         };
         self.knowledge.settled(&self.programs, &self.config.postgres.files(), recovery, settle).await

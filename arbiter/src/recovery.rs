@@ -103,8 +103,13 @@ pub fn follows_remote(config: &NodeConfig, dynamic: &DynamicConfig, facts: &Serv
         return false;
     };
     dynamic.standby_cluster().is_some()
-        && primary_conninfo.unwrap_or_default() == facts.primary_conninfo
+        && is_written(&facts.primary_conninfo, &primary_conninfo.unwrap_or_default())
         && primary_slot_name.unwrap_or_default() == facts.primary_slot_name
+}
+
+/// What is in force is what was asked for, with what writing it adds to its end: what this major version needs besides.
+fn is_written(in_force: &str, asked: &str) -> bool {
+    in_force.strip_prefix(asked).is_some_and(|added| added.is_empty() || added.starts_with(' ') && !asked.is_empty())
 }
 
 /// With these settings a `restore_command` is in force: a rewind may fetch what this node lacks.
@@ -225,6 +230,20 @@ mod tests {
         let archive = dynamic(json!({"standby_cluster": {"restore_command": "x", "primary_slot_name": "dc2"}}));
         let (conninfo, slot, extra) = settled(&config(""), &archive, &Upstream::Remote);
         assert_eq!((conninfo.as_str(), slot.as_str(), extra.len()), ("", "", 0));
+    }
+
+    #[test]
+    fn what_writing_adds_does_not_make_it_another_upstream() {
+        for (in_force, asked, same) in [
+            ("host=a port=1", "host=a port=1", true),
+            ("host=a port=1 require_auth=!password", "host=a port=1", true),
+            ("host=a port=12", "host=a port=1", false),
+            ("host=b", "host=a", false),
+            ("", "", true),
+            (" host=a", "", false),
+        ] {
+            assert_eq!(is_written(in_force, asked), same, "{in_force:?} for {asked:?}");
+        }
     }
 
     #[test]

@@ -78,8 +78,14 @@ fn admitted(
     parameters
 }
 
-/// What the server said to exactly this before.
+/// From PostgreSQL 18 on it would take away the slots of members that are away, and a setting of the server can't spare some slots.
+const IDLE_SLOTS: &str = "idle_replication_slot_timeout";
+
+/// What the server said to exactly this before, or why it is not asked.
 fn refusal(known: &Known, name: &str, value: &str) -> Option<String> {
+    if name == IDLE_SLOTS && value.trim_start_matches('0').chars().next().is_some_and(|c| c.is_ascii_digit() || c == '.') {
+        return Some("it would take the slots away of members that are down; member_slots_ttl says how long these are kept".to_owned());
+    }
     let said = known.refused.get(&(name.to_owned(), value.to_owned()))?;
     Some(format!("the server would refuse it: {said}"))
 }
@@ -268,6 +274,13 @@ mod tests {
             assert!(!settled.contains_key("restore_command"));
             assert_eq!(settled.get("work_mem").map(String::as_str), Some("8MB"));
             assert_eq!(left_out(&config, &dynamic, &known).contains_key("postgresql.parameters.archive_command"), !counts);
+        }
+    }
+
+    #[test]
+    fn the_server_lets_no_slot_go_for_being_idle() {
+        for (value, left_out) in [("0", false), ("0s", false), ("1d", true), ("90", true), ("0.5h", true), ("-1", false)] {
+            assert_eq!(refusal(&Known::default(), "idle_replication_slot_timeout", value).is_some(), left_out, "{value}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::config::NodeConfig;
 use crate::hands::Hands;
+use crate::postgres::conf::Parameters;
 use crate::postgres::query::{ServerFacts, demand_ours};
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
@@ -429,15 +430,27 @@ pub async fn major(config: &NodeConfig) -> Option<u32> {
 }
 
 /// What slots ask of the server's settings.
-pub fn settings(major: Option<u32>, dynamic: &DynamicConfig, file: &mut BTreeMap<String, String>) {
-    if !slots::keeps_logical(dynamic) {
-        return;
+pub fn settings(major: Option<u32>, dynamic: &DynamicConfig, database: &str, parameters: &mut Parameters) {
+    let native = major.is_some_and(|major| major * 10_000 >= slots::NATIVE_SYNC);
+    if slots::keeps_logical(dynamic) {
+        for_logical(native, &mut parameters.file);
     }
+    let synchronises = parameters.file.get("sync_replication_slots").is_some_and(|value| is_on(value));
+    parameters.slots_database = (native && synchronises).then(|| database.to_owned());
+}
+
+/// As the server reads a switch, in any beginning of the word that is no other's.
+fn is_on(value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    value == "1" || value == "on" || ["true", "yes"].iter().any(|word| !value.is_empty() && word.starts_with(&value))
+}
+
+fn for_logical(native: bool, file: &mut BTreeMap<String, String>) {
     // Without it the primary vacuums catalog rows away that the standbys' copies need.
     file.insert("hot_standby_feedback".to_owned(), "on".to_owned());
     // A copy is trusted once the primary keeps its rows, and it learns of that with this interval (10 s by default).
     file.entry("wal_receiver_status_interval".to_owned()).or_insert_with(|| "2s".to_owned());
-    if major.is_some_and(|major| major * 10_000 >= slots::NATIVE_SYNC) {
+    if native {
         file.insert("sync_replication_slots".to_owned(), "on".to_owned());
     }
 }

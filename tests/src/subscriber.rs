@@ -4,6 +4,7 @@
 use crate::alone::Server;
 use crate::cluster::{Cluster, PATIENCE};
 use crate::node::{Node, PASSWORD};
+use crate::programs;
 use crate::wait;
 use crate::workload::Targets;
 use serde_json::json;
@@ -70,12 +71,24 @@ pub async fn safe_on(nodes: &[&Node], timeline: u64) {
     for node in nodes {
         let what = format!("a copy of the slot on {} that is safe on timeline {timeline}", node.name());
         wait::until(&what, PATIENCE, async || {
+            if programs::postgres_major() >= 17 {
+                return kept_by_the_server(node).await;
+            }
             let file = node.dir().join("data.tenure-slots");
             let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
             let trusted: BTreeMap<String, u64> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
             if trusted.get(SLOT) == Some(&timeline) { Ok(()) } else { Err(text) }
         })
         .await;
+    }
+}
+
+/// From PostgreSQL 17 on: it was made by the server's own synchronisation, and persists a promotion.
+async fn kept_by_the_server(node: &Node) -> Result<(), String> {
+    let state = format!("SELECT synced AND NOT temporary AND NOT conflicting FROM pg_replication_slots WHERE slot_name = '{SLOT}'");
+    match node.one(&state).await {
+        Ok(safe) if safe == "t" => Ok(()),
+        seen => Err(format!("{seen:?}")),
     }
 }
 

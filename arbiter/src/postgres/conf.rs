@@ -72,6 +72,8 @@ pub struct Parameters {
     pub argv: BTreeMap<String, String>,
     /// Ours, for the end of postgresql.conf: nothing that comes before them counts against them.
     pub own: BTreeMap<String, String>,
+    /// Where the server keeps logical slots on standbys by itself: it does so through this database, by the name in `primary_conninfo`.
+    pub slots_database: Option<String>,
 }
 
 /// What is fixed for a node when its settings are settled.
@@ -106,7 +108,7 @@ impl Parameters {
         for name in OURS {
             file.remove(name);
         }
-        Parameters { file, argv, own: BTreeMap::new() }
+        Parameters { file, argv, ..Parameters::default() }
     }
 
     /// Puts the settings of a role over those of every role. What is on the command line stays: it changes with a restart only.
@@ -221,6 +223,14 @@ pub enum Recovery {
     },
 }
 
+/// The walreceiver passes over the name of a database, the synchronisation of slots does not begin without it.
+fn naming_database(conninfo: &str, database: Option<&str>) -> String {
+    match database.filter(|_| !conninfo.is_empty() && !conninfo.contains("dbname=")) {
+        Some(database) => format!("{conninfo} {}", self::conninfo([("dbname", database)])),
+        None => conninfo.to_owned(),
+    }
+}
+
 impl Recovery {
     /// The same, with an upstream that may not ask for the password in the open, as far as this major version's servers can refuse.
     fn keeping_password(&self, major: Option<u32>) -> Recovery {
@@ -298,9 +308,10 @@ impl ConfigFiles {
         settings.insert("recovery_target_timeline".to_owned(), "latest".to_owned());
         put(&mut content, &settings);
         if let Recovery::Standby { primary_conninfo, primary_slot_name, extra } = recovery {
+            let primary_conninfo = primary_conninfo.as_ref().map(|text| naming_database(text, parameters.slots_database.as_deref()));
             content.push_str("\n# recovery\n");
             let mut settings = extra.clone();
-            settings.insert("primary_conninfo".to_owned(), primary_conninfo.clone().unwrap_or_default());
+            settings.insert("primary_conninfo".to_owned(), primary_conninfo.unwrap_or_default());
             settings.insert("primary_slot_name".to_owned(), primary_slot_name.clone().unwrap_or_default());
             put(&mut content, &settings);
         }
@@ -465,6 +476,7 @@ mod tests {
             ]),
             argv: BTreeMap::new(),
             own: map(&[("tenure.etcd_endpoints", "ours")]),
+            slots_database: None,
         };
         let extra = map(&[("tenure.etcd_endpoints", "theirs"), ("include_if_exists", "/x")]);
         let text = files.content(&parameters, &Recovery::Standby { primary_conninfo: None, primary_slot_name: None, extra });
@@ -479,6 +491,19 @@ mod tests {
             "tenure.etcd_endpoints = 'ours'",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn the_upstream_is_named_with_a_database_where_the_server_keeps_slots_through_it() {
+        for (conninfo, database, expected) in [
+            ("host=a", None, "host=a"),
+            ("host=a", Some("postgres"), "host=a dbname=postgres"),
+            ("host=a", Some("my db"), "host=a dbname='my db'"),
+            ("host=a dbname=theirs", Some("postgres"), "host=a dbname=theirs"),
+            ("", Some("postgres"), ""),
+        ] {
+            assert_eq!(naming_database(conninfo, database), expected);
+        }
     }
 
     #[test]
