@@ -5,6 +5,7 @@
 #   make fresh     what a newcomer meets: make demo from cold in a minimal Debian (WHAT=test: the tests instead)
 #   make packages  pg-tenure and postgresql-NN-pg-tenure (PG_MAJOR) for this Debian, into target/packages
 #   make images    container images (CITUS_SOURCE=DIRECTORY: with Citus too); make images-test: both compose files, measured
+#   make matrix    the core stories on PostgreSQL 14 to 18 and two versions of etcd (MAJORS="17 18": those only); docs/versions.md
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
 PG_MAJOR  ?= 15
@@ -35,7 +36,7 @@ PRODUCT  := -p pg_tenure -p tenure-arbiter -p tenure-writer
 RELEASE  := cargo build --locked --release
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
+.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh matrix unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -138,6 +139,11 @@ systemd-test: packages
 packages-test:
 	$(call installed,debootstrap systemd-container debhelper lintian)
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" tests/packages.sh
+
+# Restartable; needs root for debootstrap and namespaces, and the network for packages (tests/matrix.sh).
+matrix: setup-tests
+	$(call installed,debootstrap python3-pip)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" tests/matrix.sh $(MAJORS)
 
 unit: setup
 	cargo nextest run $(UNIT) -E 'not (package(tenure-tests) and kind(test))'
