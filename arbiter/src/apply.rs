@@ -390,7 +390,7 @@ async fn stop(hands: &Hands, view: &ClusterView) -> Result<Done> {
     let given_back = tokio::time::timeout(bound, async {
         let view = hands.etcd.load_view().await?;
         if let Some(other) = hands.lease.in_use(&view) {
-            tracing::warn!("nothing is given back: {other}");
+            tracing::warn!("no key is released: {other}");
             return Ok(());
         }
         if let Some(leader) = view.leader_if(&hands.config.name) {

@@ -46,7 +46,7 @@ pub async fn stop_and_begin_term(hands: &Hands, view: &ClusterView, term: Term) 
         }
     } else {
         tracing::warn!(
-            "Postgres did not shut down cleanly: the other cluster may lack the end of the log, and this node may have to be rewound"
+            "Postgres did not shut down cleanly: the other cluster may lack the end of the WAL, and this node may have to be rewound"
         );
     }
     hands.speak(MemberState::Stopped, MemberRole::Demoted);

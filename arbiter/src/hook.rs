@@ -19,7 +19,7 @@ pub async fn before_stop(hands: &Hands) {
     let began = Instant::now();
     let run = Run { what: "before_stop", environment: Vec::new(), patience: Some(BEFORE_STOP_WITHIN), stragglers: Stragglers::Leave };
     match line.run(run).await {
-        Ok(()) => tracing::info!("before_stop ended well after {} ms", began.elapsed().as_millis()),
+        Ok(()) => tracing::info!("before_stop succeeded in {} ms", began.elapsed().as_millis()),
         Err(why) => tracing::warn!("before_stop failed, the stop goes on: {why:#}"),
     }
 }
@@ -30,6 +30,6 @@ pub async fn pre_promote(hands: &Hands) -> Result<()> {
     let began = Instant::now();
     let run = Run { what: "pre_promote", environment: Vec::new(), patience: Some(PRE_PROMOTE_WITHIN), stragglers: Stragglers::Leave };
     line.run(run).await.context("pre_promote")?;
-    tracing::info!("pre_promote ended well after {} ms", began.elapsed().as_millis());
+    tracing::info!("pre_promote succeeded in {} ms", began.elapsed().as_millis());
     Ok(())
 }

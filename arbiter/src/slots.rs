@@ -330,7 +330,7 @@ async fn session(hands: &Hands) -> Result<Arc<Client>> {
 }
 
 async fn copy(hands: &Hands, session: &Client, name: &str, from: &LogicalSlot) -> Result<()> {
-    let position = |lsn: Lsn| i64::try_from(lsn.0).context("a position that no log reaches");
+    let position = |lsn: Lsn| i64::try_from(lsn.0).context("a position that no WAL reaches");
     let (restart, confirmed) = (position(from.restart_lsn)?, position(from.confirmed_flush_lsn)?);
     let made = session
         .query_one(

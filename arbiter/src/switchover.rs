@@ -223,7 +223,7 @@ async fn confirmed(caller: &Caller, view: &ClusterView, candidates: &[MemberName
             }
         }
         if Instant::now() >= deadline {
-            bail!("no candidate has the end of the log, so this node stays the leader: {last}");
+            bail!("no candidate has the end of the WAL, so this node stays the leader: {last}");
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -395,7 +395,7 @@ fn as_a_whole(view: &ClusterView, found: &mut Found) {
     for slot in slots::lost(view) {
         found.cluster(
             Severity::Critical,
-            format!("the permanent logical slot {slot} is not there: it did not survive, or could not be made"),
+            format!("the permanent logical slot {slot} is missing: it did not survive a failover, or could not be made"),
             "the leader's log says why and what to do; its consumer must be put right before the slot is made by hand",
         );
     }

@@ -58,7 +58,7 @@ pub enum Doubt {
     #[error("etcd has lost the keys of this cluster, which was led by {0} in term {1}")]
     Emptied(String, Term),
     /// Keys of an earlier making, or of another one.
-    #[error("etcd went back: it has the keys as they were made the {found}. time, the {known}. is known here")]
+    #[error("etcd went back: its keys are of making number {found}, and this node knows of number {known}")]
     Generation {
         /// As remembered.
         known: u32,
@@ -77,7 +77,7 @@ pub enum Doubt {
         found: SystemId,
     },
     /// Another etcd answers.
-    #[error("another etcd answers (cluster id {found:x}, {known:x} is known here)")]
+    #[error("another etcd answers (cluster id {found:x}; this node knows {known:x})")]
     AnotherEtcd {
         /// As remembered.
         known: u64,
@@ -85,7 +85,7 @@ pub enum Doubt {
         found: u64,
     },
     /// The revision is smaller than one that was seen.
-    #[error("etcd went back to revision {found}, {known} is known here")]
+    #[error("etcd went back to revision {found}; this node knows of {known}")]
     Revision {
         /// As remembered.
         known: i64,
@@ -93,7 +93,7 @@ pub enum Doubt {
         found: i64,
     },
     /// The last term is smaller than one that was seen.
-    #[error("etcd went back to term {found}, {known} is known here")]
+    #[error("etcd went back to term {found}; this node knows of {known}")]
     Term {
         /// As remembered.
         known: Term,
@@ -101,7 +101,7 @@ pub enum Doubt {
         found: Term,
     },
     /// `sync` or `config` is older than one that was seen.
-    #[error("etcd went back to the {what} key of revision {found}, {known} is known here")]
+    #[error("etcd went back to the {what} key of revision {found}; this node knows of {known}")]
     Key {
         /// Which of the two.
         what: &'static str,
@@ -314,7 +314,7 @@ pub enum NoRebuild {
         members: String,
     },
     /// The member named has nothing to lead with.
-    #[error("{0} is no member with data of this cluster that says what it knows")]
+    #[error("{0} is not a member that has data of this cluster and says what it knows")]
     NotAMember(MemberName),
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 pub struct Args {
     /// The cluster's name; the configured one where none is given.
     pub cluster: Option<String>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
     /// Address of the remote node; several, separated by commas, of which the primary is followed.

@@ -23,7 +23,7 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
-    /// Without showing the changes.
+    /// Do not show the changes.
     #[arg(short, long)]
     pub quiet: bool,
     /// Set KEY (dotted) to VALUE (YAML); `null` removes it. May be given several times.
@@ -35,10 +35,10 @@ pub struct Args {
     /// Merge a YAML file; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub apply: Option<String>,
-    /// Replace everything by a YAML file; `-` is standard input.
+    /// Replace everything with a YAML file; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub replace: Option<String>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

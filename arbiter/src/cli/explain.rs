@@ -21,7 +21,7 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
-    /// So many decisions of each member.
+    /// How many decisions of each member to show.
     #[arg(short = 'n', long, default_value_t = 3, value_name = "COUNT")]
     pub last: usize,
     /// Output format.

@@ -15,7 +15,7 @@ pub struct Args {
     /// Who is to lead.
     #[arg(long)]
     pub candidate: Option<String>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

@@ -21,7 +21,7 @@ pub struct Args {
     /// Only members with this role.
     #[arg(short, long, value_enum)]
     pub role: Option<super::context::RoleFilter>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

@@ -57,7 +57,7 @@ pub struct Wish {
     pub candidate: Option<String>,
     /// When.
     pub scheduled: Option<String>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     pub force: bool,
 }
 

@@ -4,8 +4,8 @@ use super::context::{ask, print, refuse, refuse_with};
 use super::validate;
 use anyhow::{Context, Result};
 use cluster::name::{MemberName, Scope};
-use std::io::{IsTerminal, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs, UdpSocket};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -343,6 +343,12 @@ fn check_paths(file: &Path, owner: &Owner) -> Result<()> {
     let library = config.postgres.bin_dir.with_file_name("lib").join("pg_tenure.so");
     if library.parent().is_some_and(Path::is_dir) && !library.is_file() {
         print(format!("note: {} is missing: install the extension pg_tenure for this PostgreSQL", library.display()))?;
+    }
+    let addresses = config.postgres.listen.hosts.iter().map(|host| (host.as_str(), config.postgres.listen.port, "postgresql.listen"));
+    for (host, port, key) in addresses.chain([(config.rest.listen.host.as_str(), config.rest.listen.port, "restapi.listen")]) {
+        if TcpListener::bind((host, port)).is_err_and(|why| why.kind() == ErrorKind::AddrInUse) {
+            print(format!("note: {key}: something listens on port {port} already; end it, or give this node another port"))?;
+        }
     }
     let answers = |endpoint: &String| {
         let address = endpoint.rsplit("//").next().unwrap_or_default().to_socket_addrs();

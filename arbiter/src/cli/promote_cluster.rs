@@ -9,7 +9,7 @@ use anyhow::Result;
 pub struct Args {
     /// The cluster's name; the configured one where none is given.
     pub cluster: Option<String>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

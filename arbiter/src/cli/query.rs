@@ -55,7 +55,7 @@ pub struct Args {
     /// This member.
     #[arg(short, long)]
     pub member: Option<String>,
-    /// Between the columns of tsv.
+    /// What stands between the columns of tsv.
     #[arg(long, default_value = "\t")]
     pub delimiter: String,
 }

@@ -15,13 +15,13 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
-    /// Who is to lead, where who led last is gone.
+    /// Who is to lead, if the one that led last is gone.
     #[arg(long)]
     pub leader: Option<MemberName>,
     /// Go ahead although this leader may lack acknowledged commits.
     #[arg(long)]
     pub accept_loss: bool,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

@@ -22,7 +22,7 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
-    /// Without questions, also where another job must be ended first.
+    /// Do not ask for confirmation, also where another job must be ended first.
     #[arg(long)]
     pub force: bool,
     /// Copy from the leader.

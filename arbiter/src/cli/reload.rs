@@ -19,7 +19,7 @@ pub struct Args {
     /// Only members with this role.
     #[arg(short, long, value_enum)]
     pub role: Option<RoleFilter>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

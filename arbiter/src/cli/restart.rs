@@ -48,7 +48,7 @@ pub struct Args {
     /// Wait at most so long for each member's answer; its restart goes on.
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

@@ -21,7 +21,7 @@ pub struct Args {
     /// When, as ISO 8601 with a time zone; now where it is left out.
     #[arg(long)]
     pub scheduled: Option<String>,
-    /// Without questions.
+    /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
 }

@@ -58,7 +58,7 @@ pub async fn keep_listening(listener: TcpListener, shared: Arc<Shared>) -> io::R
             },
             Some(ended) = tasks.join_next() => {
                 if let Err(panicked) = ended {
-                    tracing::error!("a connection to REST: {panicked}");
+                    tracing::error!("serve a connection to REST: {panicked}");
                 }
             }
         }
