@@ -36,7 +36,7 @@ PRODUCT  := -p pg_tenure -p tenure-arbiter -p tenure-writer
 RELEASE  := cargo build --locked --release
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh matrix unit e2e lint bench bench-fence fence-mutants fuzz storm docs clean
+.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh matrix unit e2e lint bench poolers bench-fence fence-mutants fuzz storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -166,6 +166,10 @@ lint: setup
 	        echo "lint: SKIPPED: no database of advisories is at hand and none can be fetched; advisories were NOT checked"; \
 	    fi; \
 	fi
+
+# make poolers: 20 switchovers and 5 restarts of the primary under pgbench through PgBouncer, an arbiter killed in the tenth; five minutes.
+poolers: install
+	SWITCHOVERS=20 RESTARTS=5 KILL_AT=10 cargo nextest run --locked -p tenure-tests --profile poolers --test poolers --no-capture
 
 # make bench RUNS=3 MEASURES="switchover by-hand"
 RUNS ?= 5

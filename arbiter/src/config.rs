@@ -5,6 +5,7 @@ mod citus;
 mod known;
 mod methods;
 mod overlay;
+mod poolers;
 mod rest;
 mod tree;
 mod validate;
@@ -26,6 +27,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// All that one node is told by its file and its environment.
 #[derive(Debug, Clone)]
@@ -50,6 +52,8 @@ pub struct NodeConfig {
     pub tags: Map<String, Value>,
     /// The group of a Citus cluster that this node belongs to.
     pub citus: Option<CitusConfig>,
+    /// Poolers that are paused around a planned change.
+    pub poolers: Vec<PoolerConfig>,
     /// Our own log.
     pub log: LogConfig,
     /// Settings that have no effect, or another than their words say: each a dotted key and half a sentence, for a WARN at start.
@@ -323,6 +327,23 @@ pub struct CitusConfig {
     pub end_sessions_at_promotion: bool,
     /// While a worker's primary is changed on purpose, reads wait too, not only writes.
     pub hold_reads: bool,
+}
+
+/// One of `pgbouncer`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolerConfig {
+    /// Where its console is: a host or the directory of its socket, and the port.
+    pub address: HostPort,
+    /// One of its `admin_users`.
+    pub user: String,
+    /// That user's password, where it is asked for.
+    pub password: Option<Secret>,
+    /// The databases that are this cluster's; `None`: those whose server is a member.
+    pub databases: Option<Vec<String>>,
+    /// The part of its configuration, on this machine, in which the primary's address is kept up to date.
+    pub databases_file: Option<PathBuf>,
+    /// What runs there may take so long to end when it is paused.
+    pub pause_within: Duration,
 }
 
 /// `log`.

@@ -235,6 +235,7 @@ impl Daemon {
         let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
         let keeping_citus = tokio::spawn(crate::citus::keep(self.hands.clone(), shown.clone(), self.configured.subscribe()));
+        let keeping_poolers = tokio::spawn(crate::poolers::keep(self.hands.clone(), shown.clone(), self.configured.subscribe()));
         let node = Node {
             snapshot: shown,
             commands: ask,
@@ -294,6 +295,7 @@ impl Daemon {
         self.hands.callbacks.finish(CALLBACK_WITHIN).await;
         keeping.abort();
         keeping_citus.abort();
+        keeping_poolers.abort();
         watching.abort();
         rest.abort();
         let _ = std::fs::remove_file(settings::wake_socket(&self.hands.config));

@@ -74,6 +74,8 @@ pub struct Hands {
     pub knowledge: Arc<crate::known::Knowledge>,
     /// How long procedures took.
     pub timings: crate::timings::Timings,
+    /// Changes that keep poolers paused.
+    pub poolers: Arc<crate::poolers::Changes>,
     state: Arc<Mutex<State>>,
     checkpoint: Arc<tokio::sync::Semaphore>,
 }
@@ -153,6 +155,7 @@ impl Hands {
             journal: Default::default(),
             knowledge: Arc::default(),
             timings: Default::default(),
+            poolers: Arc::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
         }

@@ -20,6 +20,7 @@ mod logging;
 mod memory;
 mod node_lease;
 mod observe;
+mod poolers;
 mod postgres;
 mod present;
 mod program;

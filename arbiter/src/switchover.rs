@@ -65,6 +65,7 @@ pub async fn switch_over(
         Err(_) => tracing::warn!("checkpoint before the switchover takes longer than {} s: going on", CHECKPOINT_PATIENCE.as_secs()),
     }
     crate::citus::daemon::end(hands).await?;
+    let _held = crate::poolers::hold(hands, view).await;
     let checkpointed = began.elapsed();
     crate::citus::ask(hands, view).await;
     let draining = Instant::now();

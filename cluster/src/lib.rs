@@ -21,6 +21,7 @@ pub mod mark;
 pub mod member;
 pub mod parameter;
 pub mod pending;
+pub mod poolers;
 pub mod renamed;
 pub mod request;
 pub mod restart;

@@ -8,6 +8,7 @@ use crate::leader::{Leader, LeaseId, Term};
 use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole};
 use crate::name::{MemberName, SystemId, Timeline};
+use crate::poolers::Paused;
 use crate::request::MemberRequest;
 use crate::store::Making;
 use crate::sync::SyncState;
@@ -142,6 +143,8 @@ pub struct ClusterView {
     pub gated: Option<Versioned<GatedWord>>,
     /// `tenure/coordinator`: the newest coordinator of the Citus cluster that this group belongs to.
     pub coordinator: Option<Versioned<CoordinatorWord>>,
+    /// `tenure/poolers`: what a planned change has paused.
+    pub poolers: Option<Versioned<Paused>>,
     /// Keys whose value could not be read, with the reason: shown, never acted on.
     pub unreadable: Vec<String>,
     /// The revision of a `config` that could not be read; 0 where there is none such.

@@ -31,6 +31,7 @@ pub enum Known<'a> {
     Gate,
     Gated,
     Coordinator,
+    Poolers,
     Other,
 }
 
@@ -132,6 +133,10 @@ impl Keys {
         self.at("tenure/gated")
     }
 
+    /// `tenure/poolers`
+    pub fn poolers(&self) -> String {
+        self.at("tenure/poolers")
+    }
     /// `tenure/coordinator`
     pub fn coordinator(&self) -> String {
         self.at("tenure/coordinator")
@@ -162,6 +167,7 @@ impl Keys {
             Keys::gate,
             Keys::gated,
             Keys::coordinator,
+            Keys::poolers,
         ];
         names.iter().map(|name| name(self)).collect()
     }
@@ -186,6 +192,7 @@ impl Keys {
             "tenure/gate" => Known::Gate,
             "tenure/gated" => Known::Gated,
             "tenure/coordinator" => Known::Coordinator,
+            "tenure/poolers" => Known::Poolers,
             _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/"), tail.strip_prefix("tenure/request/")) {
                 (Some(name), ..) => Known::Member(name),
                 (_, Some(name), _) => Known::Announcement(name),
@@ -237,6 +244,7 @@ mod tests {
         assert_eq!(keys.know(&keys.gate()), Known::Gate);
         assert_eq!(keys.know(&keys.gated()), Known::Gated);
         assert_eq!(keys.know(&keys.coordinator()), Known::Coordinator);
+        assert_eq!(keys.know(&keys.poolers()), Known::Poolers);
         assert_eq!(keys.know("/service/demo/optime/leader"), Known::Other);
         assert_eq!(keys.know("/service/demo2/leader"), Known::Other);
     }

@@ -13,6 +13,7 @@ pub mod instance;
 pub mod key;
 pub mod lease;
 pub mod memory;
+mod poolers;
 pub mod remember;
 mod trouble;
 pub mod watch;

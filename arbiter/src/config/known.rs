@@ -57,6 +57,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("citus.end_sessions_at_promotion", Served),
     ("citus.hold_reads", Served),
     ("ctl", Free),
+    ("pgbouncer", Free),
     ("consul", OTHER_STORE),
     ("zookeeper", OTHER_STORE),
     ("exhibitor", OTHER_STORE),

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Variable (without its prefix) and the key it sets. `*` stands for the part in the variable's place.
-const VARIABLES: [(&str, &str); 32] = [
+const VARIABLES: [(&str, &str); 33] = [
     ("SCOPE", "scope"),
     ("NAME", "name"),
     ("NAMESPACE", "namespace"),
@@ -36,6 +36,7 @@ const VARIABLES: [(&str, &str); 32] = [
     ("THREAD_STACK_SIZE", "thread_stack_size"),
     ("CITUS_GROUP", "citus.group"),
     ("CITUS_DATABASE", "citus.database"),
+    ("PGBOUNCER", "pgbouncer"),
     ("ETCD3_*", "etcd3.*"),
     ("ETCD_*", "etcd.*"),
 ];

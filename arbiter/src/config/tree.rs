@@ -93,6 +93,11 @@ impl<'a> At<'a> {
         At { key: format!("{}.{name}", self.key), value, errors: self.errors }
     }
 
+    /// One of a list.
+    pub fn item(&self, place: usize, value: &'a Value) -> At<'a> {
+        At { key: format!("{}[{place}]", self.key), value: Some(value).filter(|value| !value.is_null()), errors: self.errors }
+    }
+
     /// Notes a sentence about this key.
     pub fn note(&self, sentence: impl std::fmt::Display) {
         self.errors.borrow_mut().push(format!("{}: {sentence}", self.key));

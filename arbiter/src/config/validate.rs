@@ -5,7 +5,7 @@ use super::{
     Authentication, BootstrapConfig, BootstrapUser, ByRole, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
     PostgresConfig,
 };
-use super::{citus, known, methods, rest};
+use super::{citus, known, methods, poolers, rest};
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
 use crate::postgres::{basebackup, initdb, rewind};
@@ -37,6 +37,7 @@ pub fn node(
     if citus.is_some() {
         citus::default_mode(&mut bootstrap.dcs);
     }
+    let poolers = poolers::poolers(&at("pgbouncer"));
     let postgres = postgres(&at("postgresql"), environment);
     let free = |name: &str| at(name).map().cloned();
     let tags = Tags::of_file(free("tags").unwrap_or_default()).0;
@@ -56,7 +57,7 @@ pub fn node(
     else {
         return Err(errors.into_inner());
     };
-    Ok(NodeConfig { scope, namespace, name, rest, ctl, etcd, bootstrap, postgres, tags, citus, log, not_served })
+    Ok(NodeConfig { scope, namespace, name, rest, ctl, etcd, bootstrap, postgres, tags, citus, poolers, log, not_served })
 }
 
 /// A checked name. The error's own sentence names what it is.

@@ -200,6 +200,7 @@ async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
     let role = if facts.in_recovery { hands.standby_role(view) } else { MemberRole::Primary };
     tend::leaving::leave(hands).await;
     crate::citus::daemon::end(hands).await?;
+    let _held = if facts.in_recovery { None } else { crate::poolers::hold(hands, view).await };
     crate::citus::ask(hands, view).await;
     hands.speak(MemberState::Restarting, role);
     hands.callbacks.restarting();

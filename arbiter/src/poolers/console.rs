@@ -1,0 +1,88 @@
+//! PgBouncer's admin console: the few commands that a planned change needs. It speaks the simple protocol only.
+
+use crate::config::PoolerConfig;
+use anyhow::{Context, Result, bail};
+use cluster::poolers::Database;
+use std::time::Duration;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+
+/// A console on the same network answers in milliseconds; past this it is as good as away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// A session on the console.
+pub struct Console {
+    client: Client,
+}
+
+impl Console {
+    /// Connects and logs in.
+    pub async fn open(pooler: &PoolerConfig) -> Result<Console> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&pooler.address.host).port(pooler.address.port).user(&pooler.user).dbname("pgbouncer").connect_timeout(ANSWER_WITHIN);
+        if let Some(password) = &pooler.password {
+            config.password(password.reveal());
+        }
+        let opened = tokio::time::timeout(ANSWER_WITHIN, config.connect(NoTls)).await;
+        let (client, connection) = opened.context("it does not answer")?.context("connect to its console")?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("the connection to PgBouncer's console ended: {error}");
+            }
+        });
+        Ok(Console { client })
+    }
+
+    /// Every database it knows of.
+    pub async fn databases(&self) -> Result<Vec<Database>> {
+        let rows = self.rows("SHOW DATABASES").await?;
+        let database = |row: &SimpleQueryRow| -> Result<Database, tokio_postgres::Error> {
+            Ok(Database {
+                name: row.try_get("name")?.unwrap_or_default().to_owned(),
+                host: row.try_get("host")?.unwrap_or_default().to_owned(),
+                port: row.try_get("port")?.and_then(|port| port.parse().ok()).unwrap_or_default(),
+                paused: row.try_get("paused")? == Some("1"),
+            })
+        };
+        rows.iter().map(database).collect::<Result<_, tokio_postgres::Error>>().context("understand SHOW DATABASES")
+    }
+
+    /// Connections to a server of this database are being made. PgBouncer ends them when it pauses, and takes that for a failed login:
+    /// after RESUME it would refuse its clients until one has worked (1.18, `check_fast_fail`).
+    pub async fn logs_in(&self, database: &str) -> Result<bool> {
+        let rows = self.rows("SHOW POOLS").await?;
+        let is_so = |row: &SimpleQueryRow| -> Result<bool, tokio_postgres::Error> {
+            Ok(row.try_get("database")? == Some(database) && row.try_get("sv_login")?.is_some_and(|count| count != "0"))
+        };
+        rows.iter().map(is_so).try_fold(false, |any, one| Ok::<bool, tokio_postgres::Error>(any | one?)).context("understand SHOW POOLS")
+    }
+
+    /// Returns once no server connection of this database is left: what runs there has ended, what comes waits.
+    pub async fn pause(&self, database: &str) -> Result<()> {
+        self.client.simple_query(&format!("PAUSE {}", quoted(database))).await.map(drop).context("PAUSE")
+    }
+
+    /// What waits goes on.
+    pub async fn resume(&self, database: &str) -> Result<()> {
+        self.rows(&format!("RESUME {}", quoted(database))).await.map(drop).context("RESUME")
+    }
+
+    /// Its files are read again.
+    pub async fn reload(&self) -> Result<()> {
+        self.rows("RELOAD").await.map(drop).context("RELOAD")
+    }
+
+    async fn rows(&self, command: &str) -> Result<Vec<SimpleQueryRow>> {
+        let answered = tokio::time::timeout(ANSWER_WITHIN, self.client.simple_query(command)).await;
+        let Ok(answer) = answered else { bail!("no answer within {} s", ANSWER_WITHIN.as_secs()) };
+        let rows = answer?.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+}
+
+/// As the console takes names: always in quotes, a quote doubled.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

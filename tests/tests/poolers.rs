@@ -1,0 +1,267 @@
+//! Planned changes under pgbench through PgBouncer: clients wait and see no error, whoever dies. `make poolers` is the long form.
+
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+use stories::cluster::{Cluster, PATIENCE};
+use stories::node::{Node, connect_in};
+use stories::ports::Port;
+use stories::room::Room;
+use stories::workload::PASSWORD;
+use stories::{programs, wait};
+
+/// PgBouncer on the machine of the first node, which keeps its file; the others reach it by its port.
+struct Pooler {
+    port: Port,
+    databases: PathBuf,
+    process: Child,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const ADMIN: &str = "tenure";
+
+/// A second of `pause_within` where a session stays, and the change itself on a busy machine; far below the time after which a pause ends by itself.
+const WAIT_AT_MOST: Duration = Duration::from_secs(8);
+
+impl Pooler {
+    fn start(room: &Room, port: Port, first: &Node) -> Pooler {
+        let directory = room.directory("pooler");
+        let (file, users, databases) = (directory.join("pgbouncer.ini"), directory.join("users"), databases(room));
+        room.file(&users, &format!("\"postgres\" \"{PASSWORD}\"\n\"{ADMIN}\" \"{PASSWORD}\"\n"));
+        let server = format!("host=127.0.0.1 port={}", first.port());
+        room.file(
+            &databases,
+            &format!("[databases]\npostgres = {server} dbname=postgres\nsessions = {server} dbname=postgres pool_mode=session\n"),
+        );
+        let settings = format!(
+            "%include {}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_type = scram-sha-256\n\
+             auth_file = {}\nadmin_users = {ADMIN}\npool_mode = transaction\ndefault_pool_size = 10\nserver_login_retry = 1\nlogfile = {}\n",
+            databases.display(),
+            port.number(),
+            users.display(),
+            directory.join("pgbouncer.log").display(),
+        );
+        room.file(&file, &settings);
+        let program = programs::pgbouncer().expect("its package is installed");
+        let process = room.command(program, &directory).arg("-q").arg(&file).spawn().expect("start PgBouncer");
+        Pooler { port, databases, process }
+    }
+
+    /// `SHOW DATABASES` says of any of them that it is paused.
+    async fn is_paused(&self) -> Result<bool, String> {
+        let connected = connect_in("pgbouncer", "127.0.0.1", self.port.number(), ADMIN, PASSWORD, Duration::from_secs(2)).await;
+        let rows =
+            connected.map_err(|error| format!("{error:#}"))?.simple_query("SHOW DATABASES").await.map_err(|error| error.to_string())?;
+        let paused = |message: &tokio_postgres::SimpleQueryMessage| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get("paused") == Some("1"),
+            _ => false,
+        };
+        Ok(rows.iter().any(paused))
+    }
+
+    async fn comes_to(&self, paused: bool) {
+        wait::until(if paused { "a pause" } else { "RESUME" }, PATIENCE, async || match self.is_paused().await {
+            Ok(seen) if seen == paused => Ok(()),
+            seen => Err(format!("paused: {seen:?}")),
+        })
+        .await;
+    }
+}
+
+fn databases(room: &Room) -> PathBuf {
+    room.path().join("pooler").join("databases.ini")
+}
+
+/// Three nodes that know of one pooler, and pgbench's tables.
+async fn cluster() -> (Cluster, Pooler) {
+    let (room, port) = (Room::new(), Port::free());
+    let etcd = stories::etcd::Etcd::start(&room).await;
+    let file = databases(&room);
+    let cluster = Cluster::of(3).planned_on(room, etcd, |config| {
+        let mut pooler = json!({"host": "127.0.0.1", "port": port.number(), "user": ADMIN, "password": PASSWORD, "pause_within": 1});
+        if config["name"] == "n1" {
+            pooler["databases_file"] = json!(file);
+        }
+        config["pgbouncer"] = json!([pooler]);
+    });
+    let pooler = Pooler::start(&cluster.room, port, &cluster.nodes[0]);
+    cluster.start_all().await;
+    let leader = cluster.leader().await;
+    let made = cluster
+        .room
+        .command(programs::postgres_bin().join("pgbench"), cluster.room.path())
+        .env("PGPASSWORD", PASSWORD)
+        .args(["-i", "-q", "-s", "5", "-h", "127.0.0.1", "-U", "postgres", "-p", &leader.port().to_string(), "postgres"])
+        .output()
+        .expect("run pgbench -i");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    points_to(&pooler, leader).await;
+    (cluster, pooler)
+}
+
+async fn points_to(pooler: &Pooler, node: &Node) {
+    wait::until("the pooler's file to name the primary", PATIENCE, async || {
+        let text = std::fs::read_to_string(&pooler.databases).map_err(|error| error.to_string())?;
+        if text.matches(&format!("port={} ", node.port())).count() == 2 { Ok(()) } else { Err(text) }
+    })
+    .await;
+}
+
+/// pgbench under way.
+struct Load {
+    directory: PathBuf,
+    child: Child,
+}
+
+/// What its clients saw.
+struct Seen {
+    transactions: u64,
+    longest: Duration,
+}
+
+impl Load {
+    fn start(cluster: &Cluster, pooler: &Pooler, round: usize, seconds: u64) -> Load {
+        let directory = cluster.room.directory(&format!("load-{round}"));
+        let output = |name: &str| cluster.room.log(&directory.join(name));
+        let child = cluster
+            .room
+            .command(programs::postgres_bin().join("pgbench"), &directory)
+            .env("PGPASSWORD", PASSWORD)
+            .args(["-n", "-l", "-c", "4", "-T", &seconds.to_string(), "-h", "127.0.0.1", "-U", "postgres", "-p"])
+            .arg(pooler.port.number().to_string())
+            .arg("postgres")
+            .stdout(output("out"))
+            .stderr(output("errors"))
+            .spawn()
+            .expect("start pgbench");
+        Load { directory, child }
+    }
+
+    /// Waits for its end. Not one transaction may have failed, and no client may have been lost.
+    async fn end(mut self) -> Seen {
+        let status = wait::until("pgbench to end", PATIENCE, async || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            seen => Err(format!("{seen:?}")),
+        })
+        .await;
+        let read = |name: &str| std::fs::read_to_string(self.directory.join(name)).unwrap_or_default();
+        let (out, errors) = (read("out"), read("errors"));
+        assert!(status.success() && !errors.contains("aborted"), "{out}\n{errors}");
+        assert!(out.contains("number of failed transactions: 0 "), "{out}\n{errors}");
+        let logs = std::fs::read_dir(&self.directory).expect("list the logs").flatten().map(|entry| entry.path());
+        let logs = logs.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pgbench_log")));
+        let text: String = logs.map(|path| std::fs::read_to_string(path).expect("read a log")).collect();
+        let took = text.lines().filter_map(|line| line.split(' ').nth(2)?.parse().ok());
+        let (transactions, longest) = took.fold((0, 0), |(count, longest), took: u64| (count + 1, longest.max(took)));
+        assert!(transactions > 0, "{out}");
+        Seen { transactions, longest: Duration::from_micros(longest) }
+    }
+}
+
+/// One planned change in the middle of so many seconds of pgbench.
+async fn round(cluster: &Cluster, pooler: &Pooler, number: usize, restart: bool) -> Seen {
+    let before = cluster.leader().await.name().to_owned();
+    let load = Load::start(cluster, pooler, number, 5);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let arguments: &[&str] = if restart { &["restart", &before, "--force"] } else { &["switchover", "--force"] };
+    cluster.cli_ok(arguments).await;
+    let seen = load.end().await;
+    let what = if restart { "restart" } else { "switchover" };
+    println!("{number}. {what}: {} transactions, none failed, the longest took {} ms", seen.transactions, seen.longest.as_millis());
+    assert!(seen.longest < WAIT_AT_MOST, "waited {:?}", seen.longest);
+    pooler.comes_to(false).await;
+    let view = cluster.healthy().await;
+    assert_eq!(view.leader() == Some(&*before), restart, "{view}");
+    wait::until("tenure/poolers to be gone", PATIENCE, async || {
+        match cluster.view().await.map_err(|error| format!("{error:#}"))?.key("tenure/poolers") {
+            None => Ok(()),
+            Some(left) => Err(left.to_owned()),
+        }
+    })
+    .await;
+    seen
+}
+
+/// The arbiter of the leader is killed the moment something is paused, and comes back only after the others have let it go on.
+async fn killed_midway(cluster: &Cluster, pooler: &Pooler, number: usize) {
+    // The one beside the pooler keeps its file: with its arbiter dead nobody would point the pooler elsewhere.
+    if cluster.leader().await.name() == "n1" {
+        cluster.cli_ok(&["switchover", "--candidate", "n2", "--force"]).await;
+        points_to(pooler, cluster.node(cluster.healthy().await.leader().expect("it leads"))).await;
+    }
+    let leader = cluster.leader().await;
+    let load = Load::start(cluster, pooler, number, 6);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let request = json!({"leader": leader.name()});
+    let asked = leader.post("/switchover", &request);
+    let killed = async {
+        pooler.comes_to(true).await;
+        leader.kill_arbiter();
+        Instant::now()
+    };
+    let (_, killed) = tokio::join!(asked, killed);
+    pooler.comes_to(false).await;
+    let resumed = killed.elapsed();
+    let seen = load.end().await;
+    println!(
+        "{number}. arbiter killed while PgBouncer was paused: RESUME after {} ms; {} transactions, none failed, the longest took {} ms",
+        resumed.as_millis(),
+        seen.transactions,
+        seen.longest.as_millis()
+    );
+    assert!(resumed < Duration::from_secs(20), "{resumed:?}");
+    cluster.start(leader);
+    cluster.healthy().await;
+}
+
+async fn session_that_stays(pooler: &Pooler) -> tokio_postgres::Client {
+    let bound = Duration::from_secs(5);
+    let idle = connect_in("sessions", "127.0.0.1", pooler.port.number(), "postgres", PASSWORD, bound).await.expect("a session");
+    idle.simple_query("SELECT 1").await.expect("it has a server of its own");
+    idle
+}
+
+/// A whole number from the environment.
+fn asked_for(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::test]
+async fn through_pgbouncer_a_planned_change_is_a_wait_and_no_error() {
+    if programs::pgbouncer().is_none() {
+        println!("SKIPPED: no PgBouncer here; `make setup` installs it");
+        return;
+    }
+    let (switchovers, restarts, kill_at) = (asked_for("SWITCHOVERS", 2), asked_for("RESTARTS", 1), asked_for("KILL_AT", 2));
+    let (cluster, pooler) = cluster().await;
+    // A session that stays: PAUSE of its database waits for it in vain, and the change goes on all the same. The long form measures without.
+    let stays = std::env::var_os("SWITCHOVERS").is_none();
+    let idle = if stays { Some(session_that_stays(&pooler).await) } else { None };
+    let old = cluster.leader().await;
+    let mut seen = Vec::new();
+    for number in 1..=switchovers {
+        if number == kill_at {
+            killed_midway(&cluster, &pooler, number).await;
+        } else {
+            seen.push(round(&cluster, &pooler, number, false).await);
+        }
+    }
+    for number in 1..=restarts {
+        seen.push(round(&cluster, &pooler, switchovers + number, true).await);
+    }
+    assert!(!stays || old.log().contains("does not pause sessions"), "a session that stays is said:\n{}", old.log());
+    drop(idle);
+    let longest = seen.iter().map(|seen| seen.longest).max().unwrap_or_default();
+    let transactions: u64 = seen.iter().map(|seen| seen.transactions).sum();
+    println!(
+        "{switchovers} switchovers, {restarts} restarts: {transactions} transactions, none failed; the longest wait was {} ms",
+        longest.as_millis()
+    );
+}
