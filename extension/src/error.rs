@@ -60,6 +60,20 @@ pub fn explain_read_only(page: Page, now: Moment) {
     }
 }
 
+/// A commit waited at the fence when the server was told to stop. Of class 40, which says that the whole transaction is rolled back and may
+/// be tried again: drivers and frameworks know it.
+pub fn refused_at_end(what: &str) -> ! {
+    raise(
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            format!("cannot {what} because this server is about to stop"),
+            "fence",
+        )
+        .set_detail("The commit waited for the end of a planned change or for the leader lease. The transaction is rolled back, and nothing of it is written.")
+        .set_hint("Connect to the leader, for example with target_session_attrs=read-write, and run the transaction again."),
+    )
+}
+
 /// A session between nodes of a Citus cluster whose coordinator is one no more. The session ends, so that nobody keeps it for later.
 pub fn deposed(opened_in: i64, newest: i64) -> ! {
     let report = ErrorReport::new(
@@ -112,6 +126,19 @@ pub fn superuser_only(function: &str) -> ! {
 /// An argument that can't be used.
 pub fn invalid(message: String, hint: &str) -> ! {
     raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, "functions").set_hint(hint))
+}
+
+/// A transaction whose snapshot is older than the wait would not see what it waited for.
+pub fn waits_in_vain() -> ! {
+    raise(
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+            "tenure.wait_for_lsn() can't be called in a transaction of isolation level REPEATABLE READ or SERIALIZABLE",
+            "wait_for_lsn",
+        )
+        .set_detail("Such a transaction sees the database as it was before the wait.")
+        .set_hint("Call it before BEGIN, as a statement of its own."),
+    )
 }
 
 /// A logical walsender waited in vain for the standbys.

@@ -56,6 +56,21 @@ async fn a_renewal_in_time_is_only_latency() {
     assert_eq!((alone.count("commits_waited").await, alone.count("commits_refused").await), (2, 0));
 }
 
+/// What a fast stop sends to each session is SIGTERM. The commit has not begun, and its client hears so instead of a lost connection.
+#[tokio::test]
+async fn a_commit_that_waits_when_its_session_is_ended_is_refused_and_not_unknown() {
+    let alone = fenced(&[("tenure.fence_wait", "50s")], "SELECT").await;
+    let (admin, session) = (alone.session().await, alone.session().await);
+    let pid = session.ok("SELECT pg_backend_pid()").await;
+    admin.ok("SELECT tenure_internal.drain(60000)").await;
+    let mut commit = session.begin("INSERT INTO kept VALUES (1)");
+    commit.waits(A_WHILE).await;
+    admin.ok(&format!("SELECT pg_terminate_backend({pid})")).await;
+    let why = commit.told_within(seconds(5)).await.refused("40001");
+    assert!(why.contains("about to stop") && why.contains("rolled back"), "{why}");
+    assert_eq!(admin.ok("SELECT count(*) FROM kept").await, "0");
+}
+
 #[tokio::test]
 async fn a_waiting_commit_can_be_cancelled_and_is_then_refused() {
     let alone = fenced(&[("tenure.fence_wait", "50s")], "SELECT").await;

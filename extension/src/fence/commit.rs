@@ -6,7 +6,7 @@ use super::standbys::{
 };
 use crate::error;
 use crate::guc;
-use crate::shmem::{self, Page, boottime};
+use crate::shmem::{self, Page, Waited, boottime};
 use cluster::fence::{Mode, Verdict, judge, may_acknowledge};
 use cluster::time::Moment;
 use pgrx::pg_sys;
@@ -147,14 +147,19 @@ pub(super) fn admit(page: &Page, what: &str, began: Began) {
         return;
     }
     page.commits_waited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let answer = page.wait_renewed(now + guc::fence_wait(), |now| match verdict(now) {
+    let answer = page.wait_renewed_or_end(now + guc::fence_wait(), |now| match verdict(now) {
         Verdict::Wait => None,
         verdict => Some(verdict),
     });
     page.timings.commit_wait.observe(boottime().since(now));
-    if answer != Some(Verdict::Pass) {
-        page.commits_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        error::refused(what, page.fence(), page.fence_moment(boottime()));
+    if matches!(answer, Waited::Done(Verdict::Pass)) {
+        return;
+    }
+    page.commits_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    match answer {
+        // Nothing is written. A connection that is lost here would leave its client to wonder, so it is told before it is.
+        Waited::SessionEnds => error::refused_at_end(what),
+        _ => error::refused(what, page.fence(), page.fence_moment(boottime())),
     }
 }
 

@@ -121,6 +121,58 @@ fn wall_ns() -> i64 {
 /// Should a broadcast be missed because its sender died.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// How a wait ended that the end of the session does not break off.
+pub enum Waited<T> {
+    /// With this.
+    Done(T),
+    /// The time was over.
+    TooLong,
+    /// The server stops, or somebody ends this session: the FATAL error is yet to come.
+    SessionEnds,
+}
+
+/// As [`wait`], on the process' own latch: both a broadcast and SIGTERM set it, and which of them it was is looked at before Postgres
+/// acts on the second.
+fn wait_or_end<T>(
+    variable: &UnsafeCell<pg_sys::ConditionVariable>,
+    limit: Moment,
+    longest: Duration,
+    mut done: impl FnMut(Moment) -> Option<T>,
+) -> Waited<T> {
+    let outcome = loop {
+        // SAFETY: as in `wait`. Whoever was woken has left the queue, so it is entered anew, before the question.
+        unsafe { pg_sys::ConditionVariablePrepareToSleep(variable.get()) };
+        let now = boottime();
+        if let Some(outcome) = done(now) {
+            break Waited::Done(outcome);
+        }
+        if now >= limit {
+            break Waited::TooLong;
+        }
+        // SAFETY: a flag that a signal handler of this process sets.
+        if unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() } != 0 {
+            break Waited::SessionEnds;
+        }
+        let sleep_ms = limit.since(now).as_millis().saturating_add(1).min(longest.as_millis());
+        // SAFETY: the process' own latch.
+        unsafe {
+            let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+            let sleep_ms = std::ffi::c_long::try_from(sleep_ms).unwrap_or(1000);
+            pg_sys::WaitLatch(pg_sys::MyLatch, events.cast_signed(), sleep_ms, pg_sys::PG_WAIT_EXTENSION);
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+            if (&raw const pg_sys::ProcDiePending).read_volatile() == 0 {
+                // A cancelled statement, or what else another process wants of this one.
+                pgrx::check_for_interrupts!();
+            }
+        }
+    };
+    // SAFETY: as in `wait`.
+    unsafe {
+        pg_sys::ConditionVariableCancelSleep();
+    }
+    outcome
+}
+
 /// One level-triggered wait: asks, sleeps until broadcast or limit (at most `longest`), asks again. An error
 /// raised by an interrupt leaves the queue in the abort that follows.
 fn wait<T>(

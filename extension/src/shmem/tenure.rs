@@ -1,6 +1,6 @@
 //! The tenure on the page (`keeper::Tenure`), as processes of a server change it and wait for it.
 
-use super::{LONGEST_SLEEP, Page, wait, wall_ahead_of_ns};
+use super::{LONGEST_SLEEP, Page, Waited, wait, wait_or_end, wall_ahead_of_ns};
 use cluster::fence::by_wall_clock;
 use cluster::time::Moment;
 use keeper::Tenure;
@@ -67,5 +67,10 @@ impl Page {
     /// backends; `done` is asked again at each renewal.
     pub fn wait_renewed<T>(&self, limit: Moment, done: impl FnMut(Moment) -> Option<T>) -> Option<T> {
         wait(&self.renewed, limit, LONGEST_SLEEP, done)
+    }
+
+    /// As [`Page::wait_renewed`], but the end of this session is an answer and no error: who has written nothing yet can say so.
+    pub fn wait_renewed_or_end<T>(&self, limit: Moment, done: impl FnMut(Moment) -> Option<T>) -> Waited<T> {
+        wait_or_end(&self.renewed, limit, LONGEST_SLEEP, done)
     }
 }

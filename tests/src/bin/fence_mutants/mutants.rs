@@ -82,11 +82,19 @@ pub const MUTANTS: &[Mutant] = &[
         stories: &[("fence_commit", "nothing_is_prepared_past_the_deadline")],
     },
     Mutant {
+        name: "session-ends",
+        guard: "a commit whose session is ended while it waits does not pass",
+        file: COMMIT,
+        from: "Waited::SessionEnds => error::refused_at_end(what),",
+        to: "Waited::SessionEnds => {}",
+        stories: &[("fence_commit", "a_commit_that_waits_when_its_session_is_ended_is_refused_and_not_unknown")],
+    },
+    Mutant {
         name: "wait",
         guard: "a renewal within tenure.fence_wait is only latency",
         file: COMMIT,
-        from: "page.wait_renewed(now + guc::fence_wait(), |now| match verdict(now) {",
-        to: "page.wait_renewed(now, |now| match verdict(now) {",
+        from: "page.wait_renewed_or_end(now + guc::fence_wait(), |now| match verdict(now) {",
+        to: "page.wait_renewed_or_end(now, |now| match verdict(now) {",
         stories: &[
             ("fence_commit", "a_renewal_in_time_is_only_latency"),
             ("fence_commit", "a_commit_past_the_deadline_waits_is_refused_and_leaves_nothing"),
