@@ -64,6 +64,13 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 40 AS 'MODULE_PATHNAME', 'timings_wrapper';
 COMMENT ON FUNCTION tenure.timings() IS 'how many renewals of the lease, commits held at the fence, and races took at most so long since the server started';
 
+-- The one that waits: for what this server replays. Declared with pg_lsn, which the library takes as the 64 bits it is.
+
+CREATE FUNCTION tenure.wait_for_lsn(lsn pg_lsn, timeout interval DEFAULT '30 seconds') RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'wait_for_lsn_wrapper';
+COMMENT ON FUNCTION tenure.wait_for_lsn(pg_lsn, interval)
+    IS 'wait until this server has replayed (as primary: flushed) up to there; false where that takes longer. The next statement then sees it';
+
 -- Views for monitoring: what is above, by names that a query tool lists.
 
 CREATE VIEW tenure.members AS SELECT * FROM tenure.status();
@@ -190,7 +197,8 @@ REVOKE ALL ON SCHEMA tenure, tenure_internal FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure, tenure_internal FROM PUBLIC;
 GRANT SELECT ON tenure.members, tenure.health TO pg_monitor, tenure_operator;
 GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
-GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events(), tenure.timings()
+GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events(), tenure.timings(),
+    tenure.wait_for_lsn(pg_lsn, interval)
     TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz, integer), tenure.failover(text, integer), tenure.pause(integer), tenure.resume(integer),
     tenure.restart(text, boolean, integer), tenure.reload(text, integer), tenure.reinit(text, integer)

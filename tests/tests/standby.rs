@@ -1,6 +1,7 @@
 //! A standby dies, freezes, comes back: writes go on.
 
 use stories::cluster::{Cluster, PATIENCE};
+use stories::node::sqlstate;
 use stories::wait::{self, seconds};
 
 #[tokio::test]
@@ -132,4 +133,48 @@ async fn an_arbiter_that_begins_while_nobody_streams_knows_what_its_standby_rece
     let ledger = writer.finish();
     assert!(!standby.log().contains("rewind to"), "it had nothing to take back:\n{}", standby.log());
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn a_read_waits_until_the_standby_has_replayed_a_write() {
+    let cluster = Cluster::of(2).start().await;
+    let primary = cluster.leader().await;
+    let standby = cluster.others(primary)[0];
+    primary.query("CREATE TABLE noted(n int)").await.expect("make a table");
+    primary.query("CREATE ROLE reader LOGIN").await.expect("make a role");
+    let wait = async |lsn: &str, time: &str| standby.one(&format!("SELECT tenure.wait_for_lsn('{lsn}', '{time}')")).await;
+    let lsn = primary.one("SELECT pg_current_wal_insert_lsn()").await.expect("ask");
+    assert_eq!(wait(&lsn, "60 s").await.expect("wait"), "t");
+
+    standby.query("SELECT pg_wal_replay_pause()").await.expect("pause the replay");
+    primary.query("INSERT INTO noted VALUES (1)").await.expect("write");
+    let lsn = primary.one("SELECT pg_current_wal_insert_lsn()").await.expect("ask");
+    let began = std::time::Instant::now();
+    assert_eq!(wait(&lsn, "300 ms").await.expect("wait"), "f");
+    assert!(began.elapsed() >= std::time::Duration::from_millis(300));
+    let path = format!("/replica?lsn={lsn}");
+    assert_eq!(standby.get(&path).await.expect("GET").status, 503);
+    let (waited, resumed) = tokio::join!(wait(&lsn, "60 s"), standby.query("SELECT pg_sleep(0.2), pg_wal_replay_resume()"));
+    resumed.expect("resume the replay");
+    assert_eq!(waited.expect("wait"), "t");
+    assert_eq!(standby.one("SELECT count(*) FROM noted").await.expect("read"), "1");
+    stories::wait::until("the load balancer to hear of it", PATIENCE, async || {
+        match standby.get(&path).await.map(|answer| answer.status) {
+            Ok(200) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await;
+
+    // On the primary it is the flush that counts, so one code serves everywhere.
+    assert_eq!(primary.one(&format!("SELECT tenure.wait_for_lsn('{lsn}')")).await.expect("wait"), "t");
+    assert_eq!(primary.one("SELECT tenure.wait_for_lsn('FFFFFFFF/0', '0')").await.expect("wait"), "f");
+    for (sql, state) in [
+        (format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT tenure.wait_for_lsn('{lsn}')"), "25001"),
+        ("SELECT tenure.wait_for_lsn('0/1', '-1 s')".to_owned(), "22023"),
+        ("SET ROLE reader; SELECT tenure.wait_for_lsn('0/1')".to_owned(), "42501"),
+    ] {
+        let why = standby.query(&sql).await.expect_err(&sql);
+        assert_eq!(sqlstate(&why).as_deref(), Some(state), "{sql}: {why:#}");
+    }
 }

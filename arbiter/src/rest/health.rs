@@ -122,6 +122,18 @@ fn lag_bytes(snapshot: &Snapshot, received: bool) -> u64 {
     (if received { *position } else { replayed }).lag_bytes_behind(ahead)
 }
 
+/// What was committed up to `lsn` is seen here: asked for as `X/Y` or as a number. What can't be understood is seen nowhere. As of the last
+/// look of the loop, so it may be seen a moment before this says so, and never after.
+fn has_replayed(snapshot: &Snapshot, lsn: &str) -> bool {
+    let wanted = lsn.parse::<Lsn>().ok().or_else(|| lsn.trim().parse().ok().map(Lsn));
+    let reached = match &snapshot.local.postgres {
+        Postgres::Standby { .. } => snapshot.facts.as_deref().and_then(|facts| facts.replayed_lsn),
+        Postgres::Primary { flushed, .. } => Some(*flushed),
+        _ => None,
+    };
+    wanted.is_some_and(|wanted| reached.is_some_and(|reached| reached >= wanted))
+}
+
 /// `16MB`, `100kB`, or plain bytes.
 fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
@@ -151,7 +163,12 @@ fn tags_match(snapshot: &Snapshot, query: &Query) -> bool {
 fn is_fit_replica(snapshot: &Snapshot, query: &Query) -> bool {
     let state_fits = query.get("replication_state").is_none_or(|wished| replication_state(snapshot) == Some(wished));
     let lag_fits = query.get("lag").and_then(bytes).is_none_or(|most| lag_bytes(snapshot, false) <= most);
-    matches!(snapshot.local.postgres, Postgres::Standby { .. }) && !snapshot.local.tags.noloadbalance() && state_fits && lag_fits
+    let lsn_fits = query.get("lsn").is_none_or(|wanted| has_replayed(snapshot, wanted));
+    matches!(snapshot.local.postgres, Postgres::Standby { .. })
+        && !snapshot.local.tags.noloadbalance()
+        && state_fits
+        && lag_fits
+        && lsn_fits
 }
 
 fn is_live(snapshot: &Snapshot, now: Instant) -> bool {
@@ -346,6 +363,15 @@ pub(crate) mod tests {
         ] {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned()));
             assert_eq!(status(&snapshot, path, &Query(pairs.collect()), Instant::now()), expected, "{path}?{query}");
+        }
+        let facts = r#"{"in_recovery":true,"timeline":1,"replayed_lsn":256,"replay_paused":false,"postmaster_start_time":"","server_version":150000,
+            "system_id":"","synchronous_standby_names":"","primary_conninfo":"","primary_slot_name":""}"#;
+        let of =
+            |snapshot: &Snapshot, lsn: &str| status(snapshot, "/replica", &Query(vec![("lsn".to_owned(), lsn.to_owned())]), Instant::now());
+        assert_eq!(of(&snapshot, "0/100"), 503, "what is not known is not replayed");
+        snapshot.facts = Some(Arc::new(serde_json::from_str(facts).unwrap()));
+        for (lsn, expected) in [("0/FF", 200), ("0/100", 200), ("256", 200), ("0/101", 503), ("257", 503), ("soon", 503), ("", 503)] {
+            assert_eq!(of(&snapshot, lsn), expected, "lsn={lsn}");
         }
         Arc::make_mut(&mut snapshot.local).tags = serde_json::from_str(r#"{"noloadbalance":true}"#).unwrap();
         assert_eq!(status(&snapshot, "/replica", &Query::default(), Instant::now()), 503);
