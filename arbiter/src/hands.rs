@@ -98,6 +98,8 @@ struct State {
     leaving: bool,
     /// In strict mode: nobody is there whom commits could wait for.
     without_standby: bool,
+    /// `synchronous_domains` is asked for, and nobody elsewhere confirms.
+    without_domain: bool,
     /// Everybody who may stand in the `failsafe` key by what was sent to be written.
     failsafe_sent: Option<Members>,
     /// The server read pg_hba.conf, and nobody has looked since whether it took it.
@@ -277,6 +279,11 @@ impl Hands {
     /// Notes whether a strict mode has nobody to wait for; true where that begins.
     pub fn begins_without_standby(&self, now: bool) -> bool {
         !std::mem::replace(&mut self.state().without_standby, now) && now
+    }
+
+    /// Notes whether no synchronous standby is in another failure domain, where one is demanded; true where that begins.
+    pub fn begins_without_domain(&self, now: bool) -> bool {
+        !std::mem::replace(&mut self.state().without_domain, now) && now
     }
 
     /// Notes what a server begins with: its standbys are given time to come.

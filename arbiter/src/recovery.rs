@@ -8,6 +8,7 @@ use crate::postgres::query::{ServerFacts, member_conninfo};
 use crate::settings::{self, LeftOut};
 use cluster::admission::{Admission, recovery_admission};
 use cluster::config::DynamicConfig;
+use cluster::member::Tags;
 use cluster::name::MemberName;
 use cluster::standby_cluster::StandbyCluster;
 use cluster::upstream::Upstream;
@@ -141,6 +142,9 @@ fn extra(config: &NodeConfig, dynamic: &DynamicConfig, leads_standby_cluster: bo
         judge("postgresql.recovery_conf", &name, value, &mut settled);
     }
     settled.extend(config.postgres.recovery_conf.clone());
+    if let Some(seconds) = Tags(config.tags.clone()).delay() {
+        settled.insert("recovery_min_apply_delay".to_owned(), format!("{seconds}s"));
+    }
     let Some(remote) = dynamic.standby_cluster() else { return (settled, left_out) };
     for (name, value) in [("restore_command", remote.restore_command), ("archive_cleanup_command", remote.archive_cleanup_command)] {
         if let Some(value) = value {

@@ -310,7 +310,8 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
     let most = view.config().maximum_lag_on_failover();
     if let (Some(mine), Some(ahead)) = (member.position(), view.leader_position()) {
         let lag = mine.lag_bytes_behind(ahead);
-        if lag > most {
+        // One that replays late on purpose receives like any other, and may not take over anyway.
+        if lag > most && member.tags.delay().is_none() {
             found.member(
                 warning,
                 name,

@@ -220,6 +220,11 @@ impl DynamicConfig {
         usize::try_from(self.integer("synchronous_node_count").unwrap_or(1).max(least)).unwrap_or(0)
     }
 
+    /// `synchronous_domains`, a setting of ours: 1 where each commit is to be confirmed in another failure domain.
+    pub fn synchronous_domains(&self) -> usize {
+        usize::from(self.integer("synchronous_domains").unwrap_or(0) > 0)
+    }
+
     /// `maximum_lag_on_syncnode`, in bytes: a synchronous standby that lags more is replaced. None where it is
     /// off, which 0 and -1 say too.
     pub fn maximum_lag_on_syncnode(&self) -> Option<u64> {
@@ -255,18 +260,7 @@ impl DynamicConfig {
     /// A time as a number of seconds, or with its unit.
     fn span(&self, key: &str) -> Option<Duration> {
         let text = self.0.get(key).and_then(Value::as_str).map(str::trim);
-        let scaled = text.and_then(|text| {
-            let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-            let number: u64 = text[..split].parse().ok()?;
-            let scale = match text[split..].trim() {
-                "" | "s" => 1,
-                "min" | "m" => 60,
-                "h" => 3600,
-                "d" => 86400,
-                _ => return None,
-            };
-            Some(number.saturating_mul(scale).min(SECONDS_MAX))
-        });
+        let scaled = text.and_then(seconds_of);
         scaled.or_else(|| self.seconds(key)).map(Duration::from_secs)
     }
 
@@ -315,6 +309,20 @@ impl DynamicConfig {
     pub fn use_slots(&self) -> bool {
         self.postgresql().and_then(|section| section.get("use_slots")).and_then(Value::as_bool).unwrap_or(true)
     }
+}
+
+/// A time as a number of seconds, or with its unit; None where it is none.
+pub fn seconds_of(text: &str) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..split].parse().ok()?;
+    let scale = match text[split..].trim() {
+        "" | "s" => 1,
+        "min" | "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return None,
+    };
+    Some(number.saturating_mul(scale).min(SECONDS_MAX))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What one node says of itself: the value of `members/<name>` and its tags.
 
+use crate::config::seconds_of;
 use crate::instance::Instance;
 use crate::leader::LeaseId;
 use crate::lsn::Lsn;
@@ -143,6 +144,9 @@ impl fmt::Display for MemberRole {
 #[serde(transparent)]
 pub struct Tags(pub Map<String, Value>);
 
+/// What `recovery_min_apply_delay` takes, in seconds.
+const DELAY_MAX: u64 = i32::MAX as u64 / 1000;
+
 /// Tags of the field that are off where nothing is said: one that is off is not published.
 const OFF_UNLESS_SET: [&str; 5] = ["clonefrom", "nofailover", "noloadbalance", "nosync", "nostream"];
 
@@ -171,6 +175,17 @@ impl Tags {
             .collect();
         let mut kept = given;
         kept.retain(|tag, _| !unset.contains(tag));
+        let tags = Tags(kept);
+        if tags.delay().is_none() {
+            return tags;
+        }
+        // It shows and has what was: not for reads of now, nor for a commit to wait for, nor to lead. Said in the field's own words, so that
+        // everybody who reads tags knows.
+        let implied = ["nofailover", "nosync", "noloadbalance"].map(|tag| (tag.to_owned(), Value::Bool(true)));
+        let mut kept = tags.0;
+        kept.extend(implied);
+        kept.remove("failover_priority");
+        kept.remove("sync_priority");
         Tags(kept)
     }
 
@@ -242,6 +257,38 @@ impl Tags {
     /// Streams from nobody: follows by the archive alone. It may lead like any other; it has no slot to be kept for it.
     pub fn nostream(&self) -> bool {
         self.truthy("nostream")
+    }
+
+    /// In which room, building or zone it stands: two members with the same word fail together.
+    pub fn failure_domain(&self) -> Option<String> {
+        match self.0.get("failure_domain")? {
+            Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
+    }
+
+    /// It stands elsewhere than the other, as far as both say.
+    pub fn is_elsewhere_than(&self, other: &Tags) -> bool {
+        matches!((self.failure_domain(), other.failure_domain()), (Some(mine), Some(theirs)) if mine != theirs)
+    }
+
+    /// It replays so many seconds behind on purpose.
+    pub fn delay(&self) -> Option<u64> {
+        let seconds = match self.0.get("delay")? {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => seconds_of(text.trim()),
+            _ => None,
+        };
+        seconds.filter(|seconds| (1..=DELAY_MAX).contains(seconds))
+    }
+
+    /// What is wrong with a tag that would be something else than the file means.
+    pub fn wrong(&self) -> Option<String> {
+        let off =
+            |value: &Value| matches!(value, Value::Null | Value::Bool(false)) || value.as_u64() == Some(0) || value.as_str() == Some("");
+        let given = self.0.get("delay").filter(|value| !off(value))?;
+        self.delay().is_none().then(|| format!("delay: found {given}, expected a time from 1 s to 24 d, as in 30min, 1h or 3600"))
     }
 
     /// A preferred source for clones.
@@ -461,6 +508,43 @@ mod tests {
             let tags = Tags::of_file(serde_json::from_str(given).unwrap());
             let published: Value = serde_json::from_str(if published.is_empty() { given } else { published }).unwrap();
             assert_eq!(serde_json::to_value(tags).unwrap(), published, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_delay_implies_what_follows_from_it() {
+        let of = |json: &str| Tags::of_file(serde_json::from_str(json).unwrap());
+        for (given, delay, wrong) in [
+            (r#"{"delay":"1h"}"#, Some(3600), false),
+            (r#"{"delay":"90"}"#, Some(90), false),
+            (r#"{"delay":90,"nofailover":false,"failover_priority":3,"noloadbalance":false}"#, Some(90), false),
+            (r#"{"delay":false}"#, None, false),
+            (r#"{"delay":0}"#, None, false),
+            (r#"{"delay":"an hour"}"#, None, true),
+            (r#"{"delay":true}"#, None, true),
+            (r#"{"delay":"25d"}"#, None, true),
+            ("{}", None, false),
+        ] {
+            let tags = of(given);
+            assert_eq!((tags.delay(), tags.wrong().is_some()), (delay, wrong), "{given}");
+            let implied = (tags.nofailover(), tags.nosync(), tags.noloadbalance(), tags.failover_priority());
+            let expected = if delay.is_some() { (true, true, true, 0) } else { (false, false, false, 1) };
+            assert_eq!(implied, expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_another_one_where_both_say_so() {
+        let of = |json: &str| serde_json::from_str::<Tags>(json).unwrap();
+        for (one, other, elsewhere) in [
+            (r#"{"failure_domain":"A"}"#, r#"{"failure_domain":"B"}"#, true),
+            (r#"{"failure_domain":"A"}"#, r#"{"failure_domain":"A "}"#, false),
+            (r#"{"failure_domain":1}"#, r#"{"failure_domain":"2"}"#, true),
+            (r#"{"failure_domain":1}"#, r#"{"failure_domain":"1"}"#, false),
+            (r#"{"failure_domain":"A"}"#, "{}", false),
+            ("{}", "{}", false),
+        ] {
+            assert_eq!(of(one).is_elsewhere_than(&of(other)), elsewhere, "{one} {other}");
         }
     }
 

@@ -296,6 +296,8 @@ pub struct StandbySeen {
     pub eligible: bool,
     /// It may never lead: named only where it has to be.
     pub nofailover: bool,
+    /// Its tag `failure_domain` and the primary's are both set and differ.
+    pub elsewhere: bool,
     /// Preference, higher first.
     pub priority: i64,
     /// Bytes it is behind what the primary has flushed.
@@ -311,6 +313,8 @@ pub struct Rules {
     pub strict: bool,
     /// `synchronous_node_count`: so many standbys confirm each commit, where there are so many.
     pub count: usize,
+    /// `synchronous_domains`: each commit is confirmed in another failure domain than the primary's; 1 or 0.
+    pub domains: usize,
     /// `maximum_lag_on_syncnode`, in bytes; None where it is off.
     pub maximum_lag_bytes: Option<u64>,
 }
@@ -322,6 +326,7 @@ impl Rules {
             mode: config.synchronous_mode(),
             strict: config.synchronous_mode_strict(),
             count: config.synchronous_node_count(),
+            domains: config.synchronous_domains(),
             maximum_lag_bytes: config.maximum_lag_on_syncnode(),
         }
     }
@@ -353,8 +358,28 @@ impl Rules {
         Goal { setting, trust: Trust::none() }
     }
 
-    /// The standbys to name: all that are fit in quorum mode, else the best ones. Those that may lead come before
-    /// those that may not, then the higher priority, then those that are named already, the least behind, the first by name.
+    /// Of these standbys, in their order, those that may be named where a commit has to be confirmed in another failure domain: all from
+    /// there, and so few of the others that any `count` of the named have one from there among them. Where none is there, nobody in
+    /// strict mode, so that commits wait for one, and else everybody: a standby next door is better than none.
+    pub fn within_domains(self, fit: Vec<(MemberName, bool)>) -> Vec<MemberName> {
+        let demanded = self.domains > 0 && fit.iter().any(|(_, elsewhere)| *elsewhere);
+        let mut beside = match (self.domains > 0, demanded) {
+            (true, true) => self.count.max(1) - 1,
+            (true, false) if self.strict => 0,
+            _ => usize::MAX,
+        };
+        let mut may = |elsewhere: bool| {
+            let room = elsewhere || beside > 0;
+            if !elsewhere {
+                beside = beside.saturating_sub(1);
+            }
+            room
+        };
+        fit.into_iter().filter(|(_, elsewhere)| may(*elsewhere)).map(|(name, _)| name).collect()
+    }
+
+    /// The standbys to name: all that are fit in quorum mode, else the best ones. Those that may lead come before those that may not, then
+    /// the higher priority, those of another failure domain, those that are named already, the least behind, the first by name.
     pub fn choose(self, seen: &[StandbySeen], setting: &Setting) -> BTreeSet<MemberName> {
         let streaming = || seen.iter().filter(|standby| standby.streaming && standby.replays && standby.eligible);
         // The lag is that behind the furthest standby: what the primary has just written is nobody's lag yet.
@@ -362,8 +387,11 @@ impl Rules {
         let close = |standby: &&StandbySeen| self.maximum_lag_bytes.is_none_or(|most| standby.lag_bytes - least <= most);
         let mut fit: Vec<&StandbySeen> = streaming().filter(close).collect();
         fit.sort_by_key(|standby| {
-            (standby.nofailover, -standby.priority, !setting.names.contains(&standby.name), standby.lag_bytes, standby.name.clone())
+            let named = setting.names.contains(&standby.name);
+            (standby.nofailover, -standby.priority, !standby.elsewhere, !named, standby.lag_bytes, standby.name.clone())
         });
+        let may = self.within_domains(fit.iter().map(|standby| (standby.name.clone(), standby.elsewhere)).collect());
+        fit.retain(|standby| may.contains(&standby.name));
         let count = match self.mode {
             SynchronousMode::Off => 0,
             SynchronousMode::On => self.count,

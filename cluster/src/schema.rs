@@ -39,7 +39,7 @@ enum Kind {
 use Kind::*;
 
 /// The keys at the top, as the field knows them.
-const TOP: [(&str, Kind); 29] = [
+const TOP: [(&str, Kind); 30] = [
     (
         "ttl",
         Between(
@@ -59,6 +59,7 @@ const TOP: [(&str, Kind); 29] = [
     ("master_stop_timeout", Whole(0)),
     ("primary_race_backoff", Whole(0)),
     ("synchronous_node_count", Whole(0)),
+    ("synchronous_domains", Between(0, 1, ": 1 asks for a confirmation in another failure domain, and more than that is not served")),
     ("check_timeline", Switch),
     ("failsafe_mode", Switch),
     ("pause", Switch),

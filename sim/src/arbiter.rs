@@ -584,7 +584,16 @@ impl Arbiter {
             let name = self.world.nodes[*at].name.clone();
             view.members.get(&name)?;
             let lag_bytes = confirmed.get(at).map_or(u64::MAX, |lsn| server.flushed.get().saturating_sub(*lsn));
-            Some(StandbySeen { name, streaming: true, replays: true, eligible: true, nofailover: false, priority: 1, lag_bytes })
+            Some(StandbySeen {
+                name,
+                streaming: true,
+                replays: true,
+                eligible: true,
+                nofailover: false,
+                elsewhere: false,
+                priority: 1,
+                lag_bytes,
+            })
         });
         seen.collect()
     }

@@ -337,3 +337,56 @@ async fn with_check_timeline_a_standby_of_an_older_timeline_does_not_stand() {
         .await;
     assert_eq!(view.leader(), None, "{view}");
 }
+
+/// n1 and n2 stand in one room, n3 in another; n2 is the one that its priority prefers.
+#[tokio::test]
+async fn a_commit_is_confirmed_in_another_failure_domain_and_a_delayed_standby_waits_for_nobody() {
+    let room = stories::room::Room::new();
+    let etcd = stories::etcd::Etcd::start(&room).await;
+    let plan = Cluster::of(3).ttl(3).synchronous(true).dynamic("synchronous_domains", json!(1));
+    let cluster = plan.planned_on(room, etcd, |config| {
+        config["tags"] = match config["name"].as_str() {
+            Some("n1") => json!({"failure_domain": "A"}),
+            Some("n2") => json!({"failure_domain": "A", "sync_priority": 5}),
+            _ => json!({"failure_domain": "B"}),
+        };
+    });
+    let (n1, n2, n3) = (&cluster.nodes[0], &cluster.nodes[1], &cluster.nodes[2]);
+    cluster.start(n1);
+    cluster.wait_until("n1 to lead", |view| view.leader() == Some("n1")).await;
+    cluster.start(n2);
+    cluster.start(n3);
+    let chosen = |wanted: &'static str| move |view: &View| view.synchronous().is_some_and(|(_, now)| now == [wanted]);
+    cluster.wait_until("n3 to be synchronous", chosen("n3")).await;
+    cluster.healthy().await;
+
+    // Next door is better than nobody, and it is said.
+    let logged = n1.log();
+    n3.kill();
+    cluster.wait_until("n2 in its place", chosen("n2")).await;
+    assert!(n1.log_since(&logged).contains("no synchronous standby is in another failure domain"), "{}", n1.log_since(&logged));
+    cluster.start(n3);
+    cluster.wait_until("n3 again", chosen("n3")).await;
+
+    // A delay: what is written shows there later, and nothing is asked of it that needs the present.
+    cluster.reconfigure(n2, |config| config["tags"] = json!({"failure_domain": "A", "delay": "4s"}));
+    cluster.cli_ok(&["reload", "n2", "--force"]).await;
+    wait::until("the delay", PATIENCE, async || match n2.one("SHOW recovery_min_apply_delay").await {
+        Ok(shown) if shown == "4s" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    cluster
+        .wait_until("the tags that follow from it", |view| {
+            let tags = &view.member("n2")["tags"];
+            tags["nofailover"] == true && tags["nosync"] == true && tags["noloadbalance"] == true
+        })
+        .await;
+    let began = std::time::Instant::now();
+    n1.query("CREATE TABLE late(n int)").await.expect("write");
+    let lsn = n1.one("SELECT pg_current_wal_insert_lsn()").await.expect("ask");
+    assert_eq!(n2.one(&format!("SELECT tenure.wait_for_lsn('{lsn}', '90 s')")).await.expect("wait"), "t");
+    assert!(began.elapsed() >= seconds(3), "replayed after {:?}", began.elapsed());
+    assert_eq!(n2.get("/replica").await.expect("GET /replica").status, 503);
+    assert_eq!(n3.get("/replica").await.expect("GET /replica").status, 200);
+}

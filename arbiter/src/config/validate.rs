@@ -40,7 +40,11 @@ pub fn node(
     let poolers = poolers::poolers(&at("pgbouncer"));
     let postgres = postgres(&at("postgresql"), environment);
     let free = |name: &str| at(name).map().cloned();
-    let tags = Tags::of_file(free("tags").unwrap_or_default()).0;
+    let tags = free("tags").unwrap_or_default();
+    if let Some(wrong) = Tags(tags.clone()).wrong() {
+        errors.borrow_mut().push(format!("tags.{wrong}"));
+    }
+    let tags = Tags::of_file(tags).0;
     // Not served yet, or the operator's tool's own: only that they are sections is checked here.
     let _ = free("watchdog");
     let log = log(&at("log"), &mut not_served);

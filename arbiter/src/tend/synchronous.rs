@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use cluster::config::SynchronousMode;
 use cluster::leader::Leader;
 use cluster::lsn::Lsn;
+use cluster::member::Tags;
 use cluster::name::MemberName;
 use cluster::quorum::{self, Applied, Goal, Rules, SenderSeen, Setting, StandbySeen, SyncStep, Trust};
 use cluster::sync::SyncState;
@@ -44,13 +45,23 @@ pub async fn tend(hands: &Hands, view: &ClusterView, leader: &Leader, facts: &Se
         return Ok(false);
     }
     let trust = Trust::of(&key);
-    let seen = standbys(view, facts);
+    let seen = standbys(hands, view, facts);
     let goal = rules.goal(&seen, &trust, &setting, &expected(hands, view));
     if hands.begins_without_standby(rules.strict && rules.choose(&seen, &setting).is_empty()) {
         // Watches match the first half, which is the field's.
         tracing::warn!(
             "No active replication connections from Patroni members and synchronous_mode_strict is requested: commits wait for '{}'; hint: bring a standby without the tag nosync to stream from here",
             goal.setting
+        );
+    }
+    let outside = rules.domains > 0
+        && rules.mode != SynchronousMode::Off
+        && !seen.iter().any(|standby| standby.elsewhere && goal.setting.names.contains(&standby.name));
+    if hands.begins_without_domain(outside) {
+        let then = if rules.strict { "commits wait for one" } else { "commits are confirmed in this one alone, if at all" };
+        tracing::warn!(
+            "no synchronous standby is in another failure domain, which synchronous_domains demands: {then}; hint: set the tag failure_domain on every member, this one's is {}",
+            Tags(hands.config.tags.clone()).failure_domain().unwrap_or_else(|| "not set".to_owned())
         );
     }
     let now = Applied { caught_up: in_force_from.map(|from| caught_up(facts, from)).unwrap_or_default(), setting };
@@ -209,7 +220,10 @@ pub async fn before_promotion(hands: &Hands, view: &ClusterView) -> Result<Setti
         *name != hands.config.name && entry.is_some_and(|member| (rules.strict || member.is_running()) && !member.tags.nosync())
     };
     let own = view.sync.as_ref().map(|sync| Trust::own(&hands.config.name, &sync.value)).unwrap_or_default();
-    let setting = rules.at_promotion(view.members.keys().filter(|name| may_confirm(name)).cloned().collect(), &own);
+    let tags = Tags(hands.config.tags.clone());
+    let elsewhere = |name: &MemberName| view.members.get(name).is_some_and(|entry| entry.member.tags.is_elsewhere_than(&tags));
+    let members = view.members.keys().filter(|name| may_confirm(name)).map(|name| (name.clone(), elsewhere(name))).collect();
+    let setting = rules.at_promotion(rules.within_domains(members).into_iter().collect(), &own);
     if setting.count == 0 {
         return Ok(setting);
     }
@@ -250,7 +264,8 @@ fn senders(replication: &[Sender]) -> Vec<SenderSeen<'_>> {
     seen.collect()
 }
 
-fn standbys(view: &ClusterView, facts: &ServerFacts) -> Vec<StandbySeen> {
+fn standbys(hands: &Hands, view: &ClusterView, facts: &ServerFacts) -> Vec<StandbySeen> {
+    let own = Tags(hands.config.tags.clone());
     let flushed = facts.flush_lsn.unwrap_or_default();
     let seen = facts.replication.iter().filter_map(|sender| {
         let name = MemberName::new(&sender.application_name).ok()?;
@@ -266,6 +281,7 @@ fn standbys(view: &ClusterView, facts: &ServerFacts) -> Vec<StandbySeen> {
             replays: sender.replay_lsn.is_some(),
             eligible: !tags.nosync(),
             nofailover: tags.nofailover(),
+            elsewhere: tags.is_elsewhere_than(&own),
             priority: tags.sync_priority(),
             lag_bytes: reached.map_or(u64::MAX, |lsn| lsn.lag_bytes_behind(flushed)),
             name,

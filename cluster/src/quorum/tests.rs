@@ -74,10 +74,19 @@ fn a_walsender_shows_by_its_priority_and_by_what_it_sent_which_setting_it_keeps(
 }
 
 fn seen(text: &str, priority: i64, lag_bytes: u64) -> StandbySeen {
-    StandbySeen { name: name(text), streaming: true, replays: true, eligible: true, nofailover: false, priority, lag_bytes }
+    StandbySeen {
+        name: name(text),
+        streaming: true,
+        replays: true,
+        eligible: true,
+        nofailover: false,
+        elsewhere: false,
+        priority,
+        lag_bytes,
+    }
 }
 
-const ON: Rules = Rules { mode: SynchronousMode::On, strict: false, count: 1, maximum_lag_bytes: None };
+const ON: Rules = Rules { mode: SynchronousMode::On, strict: false, count: 1, domains: 0, maximum_lag_bytes: None };
 const QUORUM: Rules = Rules { mode: SynchronousMode::Quorum, ..ON };
 
 #[test]
@@ -86,6 +95,7 @@ fn who_is_named() {
     let barred = |standby: StandbySeen| StandbySeen { eligible: false, ..standby };
     let copy = |standby: StandbySeen| StandbySeen { replays: false, ..standby };
     let never = |standby: StandbySeen| StandbySeen { nofailover: true, ..standby };
+    let far = |standby: StandbySeen| StandbySeen { elsewhere: true, ..standby };
     let lag = |bytes| Some(bytes);
     let two = || vec![seen("n2", 1, 50), seen("n3", 1, 0)];
     for (what, rules, standbys, named, chosen) in [
@@ -110,6 +120,26 @@ fn who_is_named() {
         ("unless too few are left", Rules { count: 2, ..QUORUM }, vec![seen("n2", 1, 0), never(seen("n4", 1, 0))], "", "n2 n4"),
         ("off", Rules { mode: SynchronousMode::Off, ..ON }, two(), "n2", ""),
         ("a count of none", Rules { count: 0, ..ON }, two(), "n2", ""),
+        ("another failure domain is preferred", ON, vec![seen("n2", 1, 0), far(seen("n3", 1, 9))], "n2", "n3"),
+        ("a priority that somebody set counts more", ON, vec![seen("n2", 2, 0), far(seen("n3", 1, 9))], "n2", "n2"),
+        ("demanded, it counts more than that", Rules { domains: 1, ..ON }, vec![seen("n2", 2, 0), far(seen("n3", 1, 9))], "n2", "n3"),
+        (
+            "one of two from elsewhere",
+            Rules { domains: 1, count: 2, ..ON },
+            vec![seen("n2", 3, 0), seen("n3", 2, 0), far(seen("n4", 1, 9))],
+            "",
+            "n2 n4",
+        ),
+        ("of a quorum only those elsewhere", Rules { domains: 1, ..QUORUM }, vec![seen("n2", 1, 0), far(seen("n3", 1, 9))], "", "n3"),
+        (
+            "any two have one from elsewhere",
+            Rules { domains: 1, count: 2, ..QUORUM },
+            vec![seen("n2", 1, 0), seen("n3", 1, 0), far(seen("n4", 1, 0)), far(seen("n5", 1, 0))],
+            "",
+            "n2 n4 n5",
+        ),
+        ("none elsewhere: next door is better than nobody", Rules { domains: 1, ..ON }, two(), "n2", "n2"),
+        ("in strict mode commits wait for one", Rules { domains: 1, strict: true, ..ON }, two(), "n2", ""),
     ] {
         let setting = first(1, named);
         assert_eq!(rules.choose(&standbys, &setting), set(chosen), "{what}");
@@ -227,7 +257,7 @@ fn the_way_from_one_to_the_other() {
 
 #[test]
 fn the_placeholder_is_written_as_the_mode_writes_it() {
-    let strict = |mode| Rules { mode, strict: true, count: 1, maximum_lag_bytes: None };
+    let strict = |mode| Rules { mode, strict: true, count: 1, domains: 0, maximum_lag_bytes: None };
     for (mode, was, is) in [
         (SynchronousMode::On, Method::Any, Method::First),
         (SynchronousMode::Quorum, Method::First, Method::Any),
