@@ -109,9 +109,8 @@ pub async fn hold(hands: &Hands, view: &ClusterView) -> Option<Held> {
     }
     join_all(found.iter().map(|(pooler, console, databases)| async move {
         await_logins(console, databases).await;
-        // Each on a session of its own, so that none waits for another's transactions twice.
-        join_all(databases.iter().map(|database| async move {
-            match pause(pooler, database).await {
+        for (database, paused) in pause(pooler, console, databases).await {
+            match paused {
                 Ok(()) => {
                     tracing::info!("PgBouncer at {} keeps {database} waiting after {} ms", pooler.address, began.elapsed().as_millis());
                 }
@@ -122,8 +121,7 @@ pub async fn hold(hands: &Hands, view: &ClusterView) -> Option<Held> {
                     }
                 }
             }
-        }))
-        .await;
+        }
     }))
     .await;
     // Frozen in between, this arbiter paused what the others have let go on already.
@@ -184,15 +182,25 @@ async fn await_logins(console: &Console, databases: &[String]) {
     }
 }
 
-async fn pause(pooler: &PoolerConfig, database: &str) -> Result<()> {
-    let console = Console::open(pooler).await?;
-    match tokio::time::timeout(pooler.pause_within, console.pause(database)).await {
-        Ok(done) => done,
-        Err(_) => bail!(
+/// Pauses each database, on a session of its own; what became of each. PgBouncer answers none of them before all that are paused are quiet, so
+/// where that takes too long it is asked which are.
+async fn pause<'a>(pooler: &PoolerConfig, console: &Console, databases: &'a [String]) -> Vec<(&'a String, Result<()>)> {
+    let all = join_all(databases.iter().map(|database| async move { Console::open(pooler).await?.pause(database).await }));
+    match tokio::time::timeout(pooler.pause_within, all).await {
+        Ok(done) => databases.iter().zip(done).collect(),
+        Err(_) => join_all(databases.iter().map(|database| async move { (database, is_quiet(pooler, console, database).await) })).await,
+    }
+}
+
+async fn is_quiet(pooler: &PoolerConfig, console: &Console, database: &str) -> Result<()> {
+    let paused = console.databases().await?.iter().any(|seen| seen.name == database && seen.paused);
+    if !paused || console.is_busy(database).await? {
+        bail!(
             "what runs there has not ended within {} s (pause_within); hint: with pool_mode = session PAUSE waits for clients to disconnect",
             pooler.pause_within.as_secs()
-        ),
+        );
     }
+    Ok(())
 }
 
 /// What the arbiter before this one may have left paused.

@@ -179,14 +179,15 @@ async fn round(cluster: &Cluster, pooler: &Pooler, number: usize, restart: bool)
     pooler.comes_to(false).await;
     let view = cluster.healthy().await;
     assert_eq!(view.leader() == Some(&*before), restart, "{view}");
-    wait::until("tenure/poolers to be gone", PATIENCE, async || {
-        match cluster.view().await.map_err(|error| format!("{error:#}"))?.key("tenure/poolers") {
-            None => Ok(()),
-            Some(left) => Err(left.to_owned()),
-        }
-    })
-    .await;
+    is_over(cluster, pooler).await;
     seen
+}
+
+/// The cluster is well and nothing is paused, nor said to be.
+async fn is_over(cluster: &Cluster, pooler: &Pooler) {
+    cluster.healthy().await;
+    pooler.comes_to(false).await;
+    cluster.wait_until("tenure/poolers to be gone", |view| view.key("tenure/poolers").is_none()).await;
 }
 
 /// The arbiter of the leader is killed the moment something is paused, and comes back only after the others have let it go on.
@@ -218,7 +219,9 @@ async fn killed_midway(cluster: &Cluster, pooler: &Pooler, number: usize) {
     );
     assert!(resumed < Duration::from_secs(20), "{resumed:?}");
     cluster.start(leader);
-    cluster.healthy().await;
+    // Where the change had not got far, the request waits, and is served now.
+    cluster.wait_until("the request to be over", |view| view.key("failover").is_none_or(|request| request == "{}")).await;
+    is_over(cluster, pooler).await;
 }
 
 async fn session_that_stays(pooler: &Pooler) -> tokio_postgres::Client {
@@ -226,6 +229,49 @@ async fn session_that_stays(pooler: &Pooler) -> tokio_postgres::Client {
     let idle = connect_in("sessions", "127.0.0.1", pooler.port.number(), "postgres", PASSWORD, bound).await.expect("a session");
     idle.simple_query("SELECT 1").await.expect("it has a server of its own");
     idle
+}
+
+/// What befalls the others while a switchover has the pooler paused.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    /// No candidate answers: the switchover is called off, and the old primary starts again.
+    CandidatesFrozen,
+    /// For less than a TTL.
+    EtcdFrozen,
+}
+
+async fn in_trouble(cluster: &Cluster, pooler: &Pooler, number: usize, trouble: Trouble) {
+    let leader = cluster.leader().await;
+    let load = Load::start(cluster, pooler, number, 6);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let request = json!({"leader": leader.name()});
+    let asked = leader.post("/switchover", &request);
+    let others = cluster.others(leader);
+    let troubled = async {
+        pooler.comes_to(true).await;
+        match trouble {
+            Trouble::CandidatesFrozen => others.iter().for_each(|node| node.freeze_arbiter()),
+            Trouble::EtcdFrozen => cluster.etcd.freeze(),
+        }
+        let began = Instant::now();
+        match trouble {
+            Trouble::CandidatesFrozen => pooler.comes_to(false).await,
+            Trouble::EtcdFrozen => tokio::time::sleep(Duration::from_secs(4)).await,
+        }
+        others.iter().for_each(|node| node.thaw_arbiter());
+        cluster.etcd.thaw();
+        pooler.comes_to(false).await;
+        began.elapsed()
+    };
+    let (_, resumed) = tokio::join!(asked, troubled);
+    let seen = load.end().await;
+    println!(
+        "{number}. {trouble:?} while PgBouncer was paused: RESUME after {} ms; {} transactions, none failed, the longest took {} ms",
+        resumed.as_millis(),
+        seen.transactions,
+        seen.longest.as_millis()
+    );
+    is_over(cluster, pooler).await;
 }
 
 /// A whole number from the environment.
@@ -256,8 +302,16 @@ async fn through_pgbouncer_a_planned_change_is_a_wait_and_no_error() {
     for number in 1..=restarts {
         seen.push(round(&cluster, &pooler, switchovers + number, true).await);
     }
+    if !stays {
+        in_trouble(&cluster, &pooler, switchovers + restarts + 1, Trouble::CandidatesFrozen).await;
+        in_trouble(&cluster, &pooler, switchovers + restarts + 2, Trouble::EtcdFrozen).await;
+    }
     assert!(!stays || old.log().contains("does not pause sessions"), "a session that stays is said:\n{}", old.log());
     drop(idle);
+    for node in &cluster.nodes {
+        // One that stays does not keep the others' databases from being paused.
+        assert!(!node.log().contains("does not pause postgres"), "{}:\n{}", node.name(), node.log());
+    }
     let longest = seen.iter().map(|seen| seen.longest).max().unwrap_or_default();
     let transactions: u64 = seen.iter().map(|seen| seen.transactions).sum();
     println!(

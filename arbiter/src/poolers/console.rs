@@ -49,11 +49,24 @@ impl Console {
     /// Connections to a server of this database are being made. PgBouncer ends them when it pauses, and takes that for a failed login:
     /// after RESUME it would refuse its clients until one has worked (1.18, `check_fast_fail`).
     pub async fn logs_in(&self, database: &str) -> Result<bool> {
+        self.any_in_pools(database, &["sv_login"]).await
+    }
+
+    /// Clients have server connections of this database.
+    pub async fn is_busy(&self, database: &str) -> Result<bool> {
+        self.any_in_pools(database, &["sv_active", "sv_tested"]).await
+    }
+
+    async fn any_in_pools(&self, database: &str, columns: &[&str]) -> Result<bool> {
         let rows = self.rows("SHOW POOLS").await?;
-        let is_so = |row: &SimpleQueryRow| -> Result<bool, tokio_postgres::Error> {
-            Ok(row.try_get("database")? == Some(database) && row.try_get("sv_login")?.is_some_and(|count| count != "0"))
+        let counts = |row: &SimpleQueryRow| -> Result<bool, tokio_postgres::Error> {
+            let mut any = false;
+            for column in columns {
+                any |= row.try_get(*column)?.is_some_and(|count| count != "0");
+            }
+            Ok(any && row.try_get("database")? == Some(database))
         };
-        rows.iter().map(is_so).try_fold(false, |any, one| Ok::<bool, tokio_postgres::Error>(any | one?)).context("understand SHOW POOLS")
+        rows.iter().map(counts).try_fold(false, |any, one| Ok::<bool, tokio_postgres::Error>(any | one?)).context("understand SHOW POOLS")
     }
 
     /// Returns once no server connection of this database is left: what runs there has ended, what comes waits.
