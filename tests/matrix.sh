@@ -182,7 +182,8 @@ column() {
   for test in $RING; do tests+=(--test "$test"); done
   cargo nextest list --locked --workspace --exclude pg_tenure "${tests[@]}" --list-type binaries-only --message-format json >"$DIR/run/binaries.json"
   cargo metadata --locked --format-version 1 --all-features >"$DIR/run/metadata.json"
-  local run=(nextest run --binaries-metadata "$DIR/run/binaries.json" --cargo-metadata "$DIR/run/metadata.json" --workspace-remap "$TREE" --no-fail-fast)
+  local run=(nextest run --binaries-metadata "$DIR/run/binaries.json" --cargo-metadata "$DIR/run/metadata.json" --workspace-remap "$TREE" --no-fail-fast
+    -E 'package(tenure-tests)')
   # Its own way to servers, etcd and `tenure`; nothing else of this shell's.
   local variables=("PG_BIN=$BIN" "PG_MAJOR=$MAJOR" "TENURE_BIN=$TARGET/release/tenure" "CARGO_TARGET_DIR=$TARGET" "HOME=/root" "NEXTEST_EXPERIMENTAL_LIBTEST_JSON=")
   rm -f "$result.tsv"
