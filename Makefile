@@ -25,7 +25,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 PACKAGES := postgresql-$(PG_MAJOR) postgresql-server-dev-$(PG_MAJOR) etcd-server etcd-client \
             libclang-dev clang protobuf-compiler libprotobuf-dev pkg-config build-essential
 # What stories work with besides.
-TESTED_WITH := pgbackrest barman python3-venv haproxy pgbouncer strace zsh fish
+TESTED_WITH := pgbackrest barman python3-venv haproxy pgbouncer strace zsh fish libcap2-bin
 PATRONI     := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary check_patroni==2.2.0
 
 # The product is built in release, once, for tests, demo and installation alike. What the benchmarks and the storm need is built for them

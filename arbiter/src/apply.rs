@@ -61,13 +61,16 @@ pub async fn apply(hands: Hands, duty: Duty, judged: Judged) -> Result<Done> {
     let view = &*judged.view;
     match duty {
         Duty::Rest => rest(&hands, &judged).await,
+        Duty::Bootstrap if let Some(why) = hands.watchdog.bars(&hands.config.watchdog, view.config().timing().ttl) => {
+            bail!("the cluster is not founded here: {why}")
+        }
         Duty::Bootstrap => bootstrap::bootstrap(&hands, &judged.local.data).await.context("found the cluster").map(|()| Done::LookAgain),
         Duty::Clone { from } => {
             let only_basebackup = judged.local.cloning.from_leader;
             replica::clone(&hands, view, &from, only_basebackup).await.with_context(|| format!("clone from {from}"))
         }
         Duty::Restore => replica::restore(&hands, view).await.context("make the data from a backup"),
-        Duty::StartPrimary { term: _ } => start(&hands, view, &Recovery::None).await.context("start Postgres as primary"),
+        Duty::StartPrimary { term } => start_primary(&hands, view, term).await.context("start Postgres as primary"),
         Duty::StartStandby { upstream } => {
             let recovery = follow(&hands, view, &upstream);
             start(&hands, view, &recovery).await.context("start Postgres as standby")
@@ -165,6 +168,18 @@ pub async fn start(hands: &Hands, view: &ClusterView, recovery: &Recovery) -> Re
     Ok(Done::Settled)
 }
 
+/// The watchdog first: from its first moment on the server may write.
+async fn start_primary(hands: &Hands, view: &ClusterView, term: Term) -> Result<Done> {
+    let _armed = match hands.watchdog.arm(&hands.config.watchdog, view.config().timing().ttl).await {
+        Ok(armed) => armed,
+        Err(why) => {
+            tracing::error!("Postgres is not started as primary, and this node stands down: {why:#}");
+            return not_promoted(hands, term).await;
+        }
+    };
+    start(hands, view, &Recovery::None).await
+}
+
 /// The history of the timeline that this server is on is needed from the first record on: fetched later by the walreceiver, it does not count
 /// before the next start (`unexpected timeline ID` until then). etcd has it.
 async fn write_own_history(hands: &Hands, view: &ClusterView) -> Result<()> {
@@ -198,6 +213,13 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     if !hands.lease.confirm(&view).await {
         bail!("the lease was not confirmed by etcd");
     }
+    let _armed = match hands.watchdog.arm(&hands.config.watchdog, view.config().timing().ttl).await {
+        Ok(armed) => armed,
+        Err(why) => {
+            tracing::error!("this node is not promoted and stands down: {why:#}");
+            return not_promoted(hands, term).await;
+        }
+    };
     let postmaster = hands.postmaster().context("Postgres does not run")?;
     claim_timeline(hands, &view).await.context("claim a timeline")?;
     let view = tend::synchronous::trust_nobody_else(hands, view).await.context("write a sync key of this node's own")?;
@@ -218,6 +240,7 @@ async fn promote_to(hands: &Hands, term: Term) -> Result<Done> {
     };
     let facts = tokio::time::timeout(PROMOTION_PATIENCE, promoted).await.context("Postgres does not leave recovery")??;
     tracing::info!("promoted: timeline {}, term {term}", facts.timeline);
+    hands.page.changed.notify_one();
     hands.timings.observe(Timed::Promotion, began.elapsed());
     hands.begin_synchronous(begins_with);
     hands.callbacks.serves(&hands.config, &MemberRole::Primary);

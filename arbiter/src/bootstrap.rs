@@ -178,14 +178,14 @@ async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader:
     }
     if follows {
         // Nothing can be created here: the extension comes from the other side, or with the promotion.
-        if let Err(why) = attach(hands, None).await {
+        if let Err(why) = attach(hands, None, true).await {
             tracing::warn!(
                 "{why:#}; hint: run CREATE EXTENSION pg_tenure in the cluster that this one follows: without it no other member here can take over"
             );
         }
     } else {
         hands.sql.execute("CREATE EXTENSION IF NOT EXISTS pg_tenure").await.context("create the extension pg_tenure")?;
-        attach(hands, None).await?;
+        attach(hands, None, true).await?;
         crate::citus::make_ready(hands).await.context("make the distributed databases ready")?;
     }
     if fresh && let Some(command) = &config.bootstrap.post_bootstrap {
@@ -214,14 +214,27 @@ fn first_keys(hands: &Hands, dynamic: &DynamicConfig, memory: Option<&Memory>, c
 
 /// Ties the extension's page to our session: the lease worker then knows that somebody could promote, and what the member key is to
 /// say besides.
-pub async fn attach(hands: &Hands, described: Option<&Described>) -> Result<()> {
+pub async fn attach(hands: &Hands, described: Option<&Described>, may_lead: bool) -> Result<()> {
     if hands.stands_down() {
         return Ok(());
+    }
+    if !may_lead {
+        return describe_only(hands, described).await;
     }
     hands.promise.renew(&hands.sql).await?;
     let describe = described.map(serde_json::to_string).transpose()?;
     let describe = describe.map(|text| format!("; SELECT tenure_internal.describe({})", literal(&text))).unwrap_or_default();
     hands.sql.execute(&format!("{ATTACH}{describe}")).await.context("attach to the lease worker")
+}
+
+/// The member key is kept up to date; the lease worker stands only while an arbiter is attached, and none is.
+async fn describe_only(hands: &Hands, described: Option<&Described>) -> Result<()> {
+    if hands.sql.ask("SELECT arbiter_attached FROM tenure.lease()").await? {
+        hands.sql.hang_up().await;
+    }
+    let Some(described) = described else { return Ok(()) };
+    let text = literal(&serde_json::to_string(described)?);
+    hands.sql.execute(&format!("SELECT tenure_internal.describe({text})")).await.context("tell the lease worker what it is to publish")
 }
 
 async fn post_bootstrap(hands: &Hands, command: &CommandLine) -> Result<()> {

@@ -9,6 +9,8 @@ mod poolers;
 mod rest;
 mod tree;
 mod validate;
+mod vip;
+mod watchdog;
 
 pub use address::{HostPort, Listen};
 pub use methods::{BootstrapMethod, MethodCommand, ReplicaMethod};
@@ -54,6 +56,10 @@ pub struct NodeConfig {
     pub citus: Option<CitusConfig>,
     /// Poolers that are paused around a planned change.
     pub poolers: Vec<PoolerConfig>,
+    /// Virtual addresses.
+    pub vip: VipConfig,
+    /// The watchdog device.
+    pub watchdog: WatchdogConfig,
     /// Our own log.
     pub log: LogConfig,
     /// Settings that have no effect, or another than their words say: each a dotted key and half a sentence, for a WARN at start.
@@ -344,6 +350,28 @@ pub struct PoolerConfig {
     pub databases_file: Option<PathBuf>,
     /// What runs there may take so long to end when it is paused.
     pub pause_within: Duration,
+}
+
+/// `vip`: addresses that the arbiter holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VipConfig {
+    /// On the primary, while it may write.
+    pub primary: Vec<IpNet>,
+    /// On the member that reads go to.
+    pub replica: Vec<IpNet>,
+    /// The network interface they are on.
+    pub interface: String,
+}
+
+/// `watchdog`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchdogConfig {
+    /// Whether a device is used.
+    pub mode: cluster::watchdog::Mode,
+    /// Which.
+    pub device: PathBuf,
+    /// It fires so many seconds before the TTL is over; -1: at half of it.
+    pub safety_margin_s: i64,
 }
 
 /// `log`.

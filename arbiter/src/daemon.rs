@@ -81,6 +81,7 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     let whose = logging::Whose { scope: config.scope.as_str(), member: config.name.as_str() };
     logging::start(config.log.level, config.log.json, Some(whose));
     postgres::refuse_root()?;
+    crate::capabilities::keep_to_ourselves()?;
     for line in &config.not_served {
         tracing::warn!("{}: {line}", path.display());
     }
@@ -236,6 +237,7 @@ impl Daemon {
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
         let keeping_citus = tokio::spawn(crate::citus::keep(self.hands.clone(), shown.clone(), self.configured.subscribe()));
         let keeping_poolers = tokio::spawn(crate::poolers::keep(self.hands.clone(), shown.clone(), self.configured.subscribe()));
+        let beside = crate::beside::begin(&self.hands, &self.configured, &shown);
         let node = Node {
             snapshot: shown,
             commands: ask,
@@ -293,9 +295,12 @@ impl Daemon {
             next_look = Instant::now() + pause;
         };
         self.hands.callbacks.finish(CALLBACK_WITHIN).await;
+        crate::watchdog::at_end(&self.hands, self.view.config().paused()).await;
         keeping.abort();
         keeping_citus.abort();
         keeping_poolers.abort();
+        drop(beside);
+        crate::address::at_end(&self.hands).await;
         watching.abort();
         rest.abort();
         let _ = std::fs::remove_file(settings::wake_socket(&self.hands.config));
@@ -304,7 +309,8 @@ impl Daemon {
 
     async fn turn(&mut self, wake_up: WakeUp, show: &watch::Sender<Snapshot>) -> Result<Turn> {
         match wake_up {
-            WakeUp::Changed | WakeUp::Extension | WakeUp::Tick | WakeUp::Pulse => {}
+            WakeUp::Changed | WakeUp::Tick | WakeUp::Pulse => {}
+            WakeUp::Extension => self.hands.page.changed.notify_one(),
             WakeUp::PostmasterGone => self.postmaster_gone().await,
             WakeUp::Terminate => {
                 tracing::info!("asked to stop");
@@ -512,7 +518,8 @@ impl Daemon {
                 if serving && !self.memory.stopping {
                     self.hands.lease.speak(None);
                 }
-                match bootstrap::attach(&self.hands, Some(&seen.described)).await {
+                let leads = matches!(seen.local.postgres, Postgres::Primary { .. });
+                match bootstrap::attach(&self.hands, Some(&seen.described), leads || seen.barred.is_none()).await {
                     Ok(()) => self.memory.attach_told.clear(),
                     Err(why) => self.not_attached(seen, &why).await,
                 }
@@ -576,6 +583,7 @@ impl Daemon {
             None => String::new(),
         };
         tracing::warn!("Postgres has ended{status}");
+        self.hands.addresses.release(&self.hands.config.vip).await;
         self.hands.callbacks.ended();
         self.hands.speak(MemberState::Crashed, self.hands.standby_role(&self.view));
         self.interrupt_procedure();
@@ -623,7 +631,9 @@ impl Daemon {
                 if config.tags != self.hands.config.tags {
                     warn_of_tags(&config);
                 }
-                self.hands.sql.authenticate_as(&config.postgres.authentication.superuser);
+                for sql in [&*self.hands.sql, &self.hands.page.sql] {
+                    sql.authenticate_as(&config.postgres.authentication.superuser);
+                }
                 self.hands.lease.reconfigure(config.clone());
                 self.hands.config = config.clone();
                 self.configured.send_replace(config);

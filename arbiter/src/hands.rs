@@ -30,6 +30,9 @@ use tokio::sync::Notify;
 /// A fast shutdown may take this long before it becomes an immediate one, where the configuration says nothing else.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
+/// A primary that is told to stop keeps its virtual addresses so long at most.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// So many starts in a row may end before the server is ready, before the node says so and waits.
 const STARTS: u32 = 3;
 
@@ -76,6 +79,12 @@ pub struct Hands {
     pub timings: crate::timings::Timings,
     /// Changes that keep poolers paused.
     pub poolers: Arc<crate::poolers::Changes>,
+    /// Virtual addresses.
+    pub addresses: Arc<crate::address::Addresses>,
+    /// The watchdog device.
+    pub watchdog: Arc<crate::watchdog::Watchdog>,
+    /// How the page is read between two turns of the loop.
+    pub page: Arc<crate::page::Reader>,
     state: Arc<Mutex<State>>,
     checkpoint: Arc<tokio::sync::Semaphore>,
 }
@@ -139,7 +148,8 @@ impl Hands {
             None => vec![Way::Socket, tcp()],
         };
         let server = LocalServer { data_dir: postgres.data_dir.clone(), port: postgres.listen.port, ways };
-        let sql = Arc::new(LocalSql::new(server, &postgres.authentication.superuser, &postgres.database));
+        let session = || LocalSql::new(server.clone(), &postgres.authentication.superuser, &postgres.database);
+        let (sql, page) = (Arc::new(session()), Arc::new(crate::page::Reader { sql: session(), changed: Notify::new() }));
         let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
         let programs = postgres.programs();
         Hands {
@@ -158,6 +168,9 @@ impl Hands {
             knowledge: Arc::default(),
             timings: Default::default(),
             poolers: Arc::default(),
+            addresses: Arc::default(),
+            watchdog: Arc::default(),
+            page,
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
         }
@@ -522,10 +535,18 @@ impl Hands {
                 None => std::future::pending().await,
             }
         };
-        let stopped = tokio::select! {
-            in_time = tokio::time::timeout(patience, postmaster.exited()) => in_time.is_ok(),
-            () = hurry => false,
+        let stop = async {
+            tokio::select! {
+                in_time = tokio::time::timeout(patience, postmaster.exited()) => in_time.is_ok(),
+                () = hurry => false,
+            }
         };
+        // The sessions end in a moment and tell their clients so, which they can do only from the address that the clients came to.
+        let farewell = async {
+            let _ = tokio::time::timeout(FAREWELL, postmaster.exited()).await;
+            self.addresses.release(&self.config.vip).await;
+        };
+        let (stopped, ()) = tokio::join!(stop, farewell);
         if stopped {
             self.callbacks.stopped(&self.config);
             return Ok(mode != StopMode::Immediate);

@@ -1,9 +1,12 @@
 //! `tenure`: the arbiter beside every Postgres, and the operator's tool.
 
+mod address;
 mod answers;
 mod apply;
+mod beside;
 mod bootstrap;
 mod callback;
+mod capabilities;
 mod citus;
 mod cli;
 mod config;
@@ -20,6 +23,7 @@ mod logging;
 mod memory;
 mod node_lease;
 mod observe;
+mod page;
 mod poolers;
 mod postgres;
 mod present;
@@ -38,6 +42,7 @@ mod systemd;
 mod tend;
 mod timings;
 mod tls;
+mod watchdog;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use cli::patronictl::Called;

@@ -117,6 +117,8 @@ pub struct Seen {
     pub fence_until: Option<Instant>,
     /// What the member key is to say besides.
     pub described: Described,
+    /// Why this node must not lead, where it must not.
+    pub barred: Option<String>,
 }
 
 /// Looks at this node.
@@ -200,17 +202,19 @@ pub async fn look(hands: &Hands, view: &ClusterView, memory: &mut Memory) -> Res
     let drained = fence.draining_for.is_some_and(|span| span > DRAINING_LONG).then(|| cluster::check::DRAINING.to_owned());
     let pending_restart =
         facts.as_ref().map(|facts| settings::pending(config, &hands.dynamic(view), &hands.knowledge.known(), facts)).unwrap_or_default();
+    let barred = hands.watchdog.bars(&config.watchdog, view.config().timing().ttl);
     let described = Described {
         pending_restart,
         scheduled_restart: memory.scheduled_restart.clone(),
         paused: view.config().paused(),
         oldest_wal: facts.as_ref().and_then(|facts| facts.oldest_wal_lsn),
-        reason: memory.stuck.clone().or(drained),
+        reason: memory.stuck.clone().or(drained).or_else(|| barred.clone()),
+        addresses: hands.addresses.facts(&config.vip),
         left_out: hands.knowledge.left_out().into_iter().take(LEFT_OUT_MOST).map(|(key, why)| (shortened(&key), shortened(&why))).collect(),
         rules: hands.rules_at_fault().iter().take(LEFT_OUT_MOST).map(|said| said.chars().take(RULE_MOST).collect()).collect(),
     };
     let local = LocalState { fence_open: fence_until.is_some_and(|until| Instant::now() < until), ..local };
-    Ok(Seen { local, facts, fence_until, described })
+    Ok(Seen { local, facts, fence_until, described, barred })
 }
 
 /// So many settings that are left out stand in the member key; the log names all.

@@ -109,6 +109,10 @@ fn announce(hands: &Hands, to: &MemberName) {
 
 /// Gives the leader key to a member, in one write guarded by the term that was judged.
 pub async fn hand_over(hands: &Hands, leader: &Leader, to: &MemberName, last: Option<Lsn>) -> Result<()> {
+    if *to != hands.config.name {
+        // Whoever gets the key takes them at once.
+        hands.addresses.release(&hands.config.vip).await;
+    }
     // Read again: only the leader key is guarded by what was judged, the rest must be as it is now.
     let view = hands.etcd.load_view().await?;
     let to_lease = view.lease_of(to).with_context(|| format!("{to} has no member key any more"))?;

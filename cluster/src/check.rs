@@ -10,6 +10,7 @@ use crate::roster;
 use crate::slots::{self, SlotFacts};
 use crate::store;
 use crate::view::ClusterView;
+use crate::watchdog;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -292,7 +293,7 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
             "it should follow or be rewound by itself; `tenure reinit` makes a new copy",
         );
     }
-    let stuck = member.tenure.as_ref().and_then(|facts| facts.reason.as_ref());
+    let stuck = member.tenure.as_ref().and_then(|facts| facts.reason.as_ref()).filter(|why| !watchdog::is_reason(why));
     match member.replication_state.as_deref() {
         Some("streaming") if stuck.is_none() => {}
         _ if member.tags.nostream() => {}
@@ -324,12 +325,28 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
 
 fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
     // Without our own facts the key is another program's, which has its daemon inside.
-    if member.tenure.as_ref().is_some_and(|facts| !facts.arbiter) {
+    let barred = member.tenure.as_ref().and_then(|facts| facts.reason.as_deref()).filter(|why| watchdog::is_reason(why));
+    if let Some(why) = barred {
+        found.member(
+            Severity::Warning,
+            name,
+            format!("it does not stand: {why}"),
+            "load the device's driver and let the arbiter's user write to it, or set watchdog.mode to automatic in the node's file",
+        );
+    } else if member.tenure.as_ref().is_some_and(|facts| !facts.arbiter) {
         found.member(
             Severity::Warning,
             name,
             "no arbiter runs beside it, so nothing could promote, restart or demote it".to_owned(),
             "start its arbiter",
+        );
+    }
+    if let Some(why) = member.tenure.as_ref().and_then(|facts| facts.addresses.as_ref()?.fault.as_ref()) {
+        found.member(
+            Severity::Warning,
+            name,
+            format!("it does not hold a virtual address that it should: {why}"),
+            "see who has the address, or give the arbiter CAP_NET_ADMIN and CAP_NET_RAW (docs/routing.md)",
         );
     }
     for (key, why) in member.tenure.iter().flat_map(|facts| &facts.left_out) {

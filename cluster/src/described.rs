@@ -1,5 +1,6 @@
 //! What only a node's arbiter knows and the member key is to say: the arbiter hands it to the lease worker, which has no SQL.
 
+use crate::address::AddressFacts;
 use crate::lsn::Lsn;
 use crate::member::Member;
 use crate::pending::Pending;
@@ -27,6 +28,9 @@ pub struct Described {
     /// Why its Postgres, which runs, can't go on as a standby.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Virtual addresses, where its file names any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<AddressFacts>,
     /// Settings that do not count here, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, String>,
@@ -42,6 +46,7 @@ impl Described {
             facts.oldest_wal = self.oldest_wal;
             facts.left_out = self.left_out.clone();
             facts.rules = self.rules.clone();
+            facts.addresses = self.addresses.clone();
             // Where it does not run, whoever speaks for it has said why already.
             facts.reason = self.reason.clone().or_else(|| facts.reason.take());
         }

@@ -50,7 +50,9 @@ pub mod slots;
 pub mod source;
 pub mod standby_cluster;
 pub mod store;
+pub mod watchdog;
 
+pub mod address;
 pub mod check;
 pub mod citus;
 pub mod histogram;

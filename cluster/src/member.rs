@@ -366,6 +366,9 @@ pub struct TenureFacts {
     /// Why its Postgres does not run or can't go on, and nothing is done about it, where that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Virtual addresses, where its file names any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<crate::address::AddressFacts>,
     /// Where the oldest segment of its log begins: what comes before can't be streamed from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_wal: Option<Lsn>,

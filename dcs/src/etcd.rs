@@ -363,6 +363,24 @@ impl Etcd {
         self.guarded("the request to this member", when, vec![TxnOp::delete(self.keys.request(name), None)]).await.map(drop)
     }
 
+    /// Who holds the addresses for reads, by its key.
+    pub async fn reader(&self) -> Result<Option<String>> {
+        let key = self.keys.reader();
+        let answer = self
+            .call(|mut client| {
+                let key = key.clone();
+                async move { client.get(key, None).await }
+            })
+            .await?;
+        Ok(answer.kvs().first().map(|found| String::from_utf8_lossy(found.value()).into_owned()))
+    }
+
+    /// Takes the right to hold the addresses for reads, where nobody has it; it ends with this lease.
+    pub async fn take_reader(&self, name: &MemberName, lease: LeaseId) -> Result<()> {
+        let when = vec![unchanged(self.keys.reader(), 0)];
+        self.guarded("the key of who takes reads", when, vec![TxnOp::put(self.keys.reader(), name.as_str(), on(lease))]).await.map(drop)
+    }
+
     /// Deletes every key of the cluster; gives how many there were.
     pub async fn remove_cluster(&self) -> Result<i64> {
         let prefix = self.keys.prefix();

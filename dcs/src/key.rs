@@ -137,6 +137,11 @@ impl Keys {
     pub fn poolers(&self) -> String {
         self.at("tenure/poolers")
     }
+    /// `tenure/reader`
+    pub fn reader(&self) -> String {
+        self.at("tenure/reader")
+    }
+
     /// `tenure/coordinator`
     pub fn coordinator(&self) -> String {
         self.at("tenure/coordinator")

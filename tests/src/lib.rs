@@ -25,10 +25,12 @@ pub mod memory;
 pub mod node;
 pub mod view;
 
+pub mod arp;
 pub mod backup;
 pub mod by_hand;
 pub mod subscriber;
 pub mod verdict;
+pub mod watchdog;
 pub use writer::workload;
 
 pub mod storm;

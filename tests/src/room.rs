@@ -112,7 +112,9 @@ impl Room {
         // Both exec what follows: the process that is started is the program in the end.
         let mut command = self.command_of_ours(Path::new("nsenter"), dir);
         command.arg(format!("--net=/run/netns/{namespace}")).args(["--", "setpriv", "--reuid"]).arg(uid.to_string());
-        command.arg("--regid").arg(gid.to_string()).args(["--clear-groups", "--"]).arg(program.as_ref());
+        // As a unit or container may give it: who holds virtual addresses needs both, and hands them to nobody.
+        let capabilities = ["--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw"];
+        command.arg("--regid").arg(gid.to_string()).args(capabilities).args(["--clear-groups", "--"]).arg(program.as_ref());
         command
     }
 

@@ -36,7 +36,6 @@ use Kind::{Free, NotServed, Served};
 const OTHER_STORE: Kind = NotServed("etcd is the one store that is served");
 const LOG: Kind = NotServed("our log goes to standard error, one line per event; journald or the container keeps it");
 const RESTAPI: Kind = NotServed("the REST interface has its own server, with no such setting");
-const WATCHDOG: Kind = NotServed("no watchdog is opened; the fence keeps a hung primary from acknowledging writes");
 const DYNAMIC: Kind = NotServed("this setting belongs in the dynamic configuration (bootstrap.dcs or `tenure edit-config`)");
 
 /// Dotted keys. What is not listed but begins one of these is a section.
@@ -45,11 +44,17 @@ const KEYS: &[(&str, Kind)] = &[
     ("name", Served),
     ("postgresql.name", Served),
     ("postgresql.cluster_name", NotServed("the scope is the cluster's name, also in cluster_name")),
-    ("postgresql.watchdog", WATCHDOG),
+    ("postgresql.watchdog", NotServed("the section watchdog stands at the top of the file")),
     ("postgresql.maximum_lag_on_failover", DYNAMIC),
     ("namespace", Served),
     ("tags", Free),
-    ("watchdog", WATCHDOG),
+    ("vip.primary", Served),
+    ("vip.replica", Served),
+    ("vip.interface", Served),
+    ("watchdog.mode", Served),
+    ("watchdog.device", Served),
+    ("watchdog.safety_margin", Served),
+    ("watchdog.driver", NotServed("the device is spoken to as Linux has it, and in no other way")),
     ("citus.group", Served),
     ("citus.database", Served),
     ("citus.databases", Served),

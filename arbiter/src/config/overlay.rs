@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Variable (without its prefix) and the key it sets. `*` stands for the part in the variable's place.
-const VARIABLES: [(&str, &str); 33] = [
+const VARIABLES: [(&str, &str); 36] = [
     ("SCOPE", "scope"),
     ("NAME", "name"),
     ("NAMESPACE", "namespace"),
@@ -35,6 +35,10 @@ const VARIABLES: [(&str, &str); 33] = [
     ("THREAD_POOL_SIZE", "thread_pool_size"),
     ("THREAD_STACK_SIZE", "thread_stack_size"),
     ("CITUS_GROUP", "citus.group"),
+    // Ours.
+    ("VIP_PRIMARY", "vip.primary"),
+    ("VIP_REPLICA", "vip.replica"),
+    ("VIP_INTERFACE", "vip.interface"),
     ("CITUS_DATABASE", "citus.database"),
     ("PGBOUNCER", "pgbouncer"),
     ("ETCD3_*", "etcd3.*"),

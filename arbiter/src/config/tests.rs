@@ -54,7 +54,7 @@ fn a_debian_node_starts_as_its_file_is() {
     assert_eq!(config.bootstrap.dcs["ttl"], 30);
     assert_eq!(config.tags["datacenter"], "fra1");
     let keys: Vec<&str> = config.not_served.iter().filter_map(|line| line.split(':').next()).collect();
-    assert_eq!(keys, ["log.dir", "log.file_num", "watchdog"]);
+    assert_eq!(keys, ["log.dir", "log.file_num"]);
     let printed = format!("{config:?}");
     for secret in ["s3cret", "rep-pass", "super:pass", "rewind-pass", "admin%"] {
         assert!(!printed.contains(secret), "{secret} is printed");

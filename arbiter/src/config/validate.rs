@@ -5,7 +5,7 @@ use super::{
     Authentication, BootstrapConfig, BootstrapUser, ByRole, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
     PostgresConfig,
 };
-use super::{citus, known, methods, poolers, rest};
+use super::{citus, known, methods, poolers, rest, vip, watchdog};
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
 use crate::postgres::{basebackup, initdb, rewind};
@@ -45,8 +45,7 @@ pub fn node(
         errors.borrow_mut().push(format!("tags.{wrong}"));
     }
     let tags = Tags::of_file(tags).0;
-    // Not served yet, or the operator's tool's own: only that they are sections is checked here.
-    let _ = free("watchdog");
+    let (vip, watchdog) = (vip::vip(&at("vip")), watchdog::watchdog(&at("watchdog")));
     let log = log(&at("log"), &mut not_served);
     for section in ["parameters", "parameters_primary", "parameters_replica", "parameters_standby_leader"] {
         if let Some(parameters) = at("postgresql").at(section).value.and_then(Value::as_object) {
@@ -61,7 +60,7 @@ pub fn node(
     else {
         return Err(errors.into_inner());
     };
-    Ok(NodeConfig { scope, namespace, name, rest, ctl, etcd, bootstrap, postgres, tags, citus, poolers, log, not_served })
+    Ok(NodeConfig { scope, namespace, name, rest, ctl, etcd, bootstrap, postgres, tags, citus, poolers, vip, watchdog, log, not_served })
 }
 
 /// A checked name. The error's own sentence names what it is.

@@ -389,6 +389,12 @@ fn is_zombie(pid: u32) -> bool {
     ended && fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() <= 1)
 }
 
+/// Is any process of a server of this data directory left?
+pub async fn is_anybody_left(data_dir: &Path) -> Result<bool> {
+    let directory = data_dir.to_owned();
+    Ok(tokio::task::spawn_blocking(move || !processes_of(&directory, |_| true).is_empty()).await?)
+}
+
 fn has_title(pid: Pid, title: &str) -> bool {
     fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| String::from_utf8_lossy(&line).contains(title))
 }

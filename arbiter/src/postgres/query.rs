@@ -123,6 +123,8 @@ pub struct FenceSeen {
     pub left: Option<Duration>,
     /// For how long new transactions have waited at their commit because a planned change began.
     pub draining_for: Option<Duration>,
+    /// It is no primary.
+    pub in_recovery: bool,
 }
 
 /// What the extension has counted.
@@ -369,13 +371,13 @@ impl LocalSql {
     /// What this node's own page says of its fence.
     pub async fn fence(&self) -> Result<FenceSeen> {
         const FENCE: &str = "SELECT CASE WHEN fence = 'open' OR pg_is_in_recovery() THEN greatest(extract(epoch FROM deadline_left), 0)::float8 END, \
-            extract(epoch FROM draining_for)::float8 FROM tenure.lease()";
+            extract(epoch FROM draining_for)::float8, pg_is_in_recovery() FROM tenure.lease()";
         let session = self.session_of_ours().await?;
         let asked = answer(session.client.query_one(FENCE, &[])).await;
         let row = self.noting_loss(asked).await.context("ask for the fence")?;
         let (left, draining_for): (Option<f64>, Option<f64>) = (row.try_get(0)?, row.try_get(1)?);
         let span = |seconds: Option<f64>| seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        Ok(FenceSeen { left: span(left), draining_for: span(draining_for) })
+        Ok(FenceSeen { left: span(left), draining_for: span(draining_for), in_recovery: row.try_get(2)? })
     }
 
     /// Sends a notification to whoever listens in this database; on a connection of its own, as it is a commit and may wait at the fence.
@@ -649,6 +651,13 @@ pub struct ExtensionMissing;
 pub fn is_starting(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
     causes.any(|cause| cause.code() == Some(&SqlState::CANNOT_CONNECT_NOW))
+}
+
+/// The server itself said no: whatever it is that it refused, it lives.
+pub fn is_refusal(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<ExtensionMissing>() || cause.downcast_ref::<tokio_postgres::Error>().is_some_and(|error| error.code().is_some())
+    })
 }
 
 /// Bounds one exchange; the server's own timeout comes first unless it is stuck.

@@ -135,6 +135,9 @@ pub fn status(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, n
         put("database_system_identifier", json!(id));
     }
     let described = &snapshot.described;
+    if described.reason.as_deref().is_some_and(cluster::watchdog::is_reason) {
+        put("watchdog_failed", json!(true));
+    }
     if !described.pending_restart.is_empty() {
         put("pending_restart", json!(true));
         put("pending_restart_reason", json!(described.pending_restart));

@@ -5,6 +5,7 @@
 
 use crate::place::Place;
 use anyhow::{Result, bail};
+use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -109,6 +110,41 @@ impl Network {
         })
     }
 
+    /// The interface by which the caller is on the network.
+    pub fn own_interface(&self) -> String {
+        self.bridge()
+    }
+
+    /// The first three numbers of every address.
+    pub fn prefix(&self) -> String {
+        let first = &self.hosts[0];
+        first.rsplit_once('.').map_or_else(String::new, |(prefix, _)| prefix.to_owned())
+    }
+
+    /// The hardware address of this one's link.
+    pub fn hardware(&self, name: &str) -> String {
+        let shown = shown(&format!("-j -n {} link show dev eth0", self.namespace(name)));
+        shown[0]["address"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What is on this one's link: each address and for how many seconds yet (none: for ever).
+    pub fn addresses(&self, name: &str) -> Vec<(String, Option<u64>)> {
+        let shown = shown(&format!("-j -n {} addr show dev eth0", self.namespace(name)));
+        let infos = shown[0]["addr_info"].as_array().cloned().unwrap_or_default();
+        let seconds = |info: &Value| info["valid_life_time"].as_u64().filter(|seconds| *seconds < u64::from(u32::MAX));
+        infos.iter().map(|info| (info["local"].as_str().unwrap_or_default().to_owned(), seconds(info))).collect()
+    }
+
+    /// Somebody puts an address on this one's link by hand.
+    pub fn put(&self, name: &str, address: &str) {
+        ip(&format!("-n {} addr add {address}/32 dev eth0", self.namespace(name))).expect("add an address");
+    }
+
+    /// Ends [`Network::put`].
+    pub fn take(&self, name: &str, address: &str) {
+        ip(&format!("-n {} addr del {address}/32 dev eth0", self.namespace(name))).expect("delete an address");
+    }
+
     fn host(&self, name: &str) -> &str {
         let at = self.names.iter().position(|one| one == name).expect("a name of this network");
         &self.hosts[at]
@@ -152,6 +188,12 @@ fn remove_those_left_behind() {
             let _ = ip(&format!("link del tnb{id}"));
         }
     }
+}
+
+/// What `ip` prints as JSON.
+fn shown(words: &str) -> Value {
+    let output = Command::new("ip").args(words.split(' ')).stdin(Stdio::null()).output().expect("run ip(8)");
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
 fn ip(words: &str) -> Result<()> {
