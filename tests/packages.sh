@@ -65,7 +65,7 @@ if [ "${MACHINES_INSIDE:-}" != 1 ]; then
     mkdir -p "$root/packages" "$root/etc/postgresql-common/createcluster.d"
     echo 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.d/no-main.conf"
     cp "$built"/pg-tenure_*.deb "$built/postgresql-$major-pg-tenure"_*.deb "$root/packages/"
-    (cd "$root/packages" && for deb in *.deb; do mv "$deb" "${deb//\~/-}"; done)
+    (cd "$root/packages" && for deb in *'~'*.deb; do mv "$deb" "${deb//\~/-}"; done)
     install_in "$root" /packages/pg-tenure_0.1.0-1_amd64.deb "/packages/postgresql-$major-pg-tenure_0.1.0-1_amd64.deb" etcd-server etcd-client
     [ ! -e "$root/etc/postgresql/$major/main" ] || fail "Debian made a cluster main all the same"
     systemctl --root="$root" --quiet disable etcd.service postgresql.service 2>/dev/null || true
