@@ -167,7 +167,7 @@ lint: setup
 	    fi; \
 	fi
 
-# make poolers: 20 switchovers and 5 restarts of the primary under pgbench through PgBouncer, an arbiter killed in the tenth; five minutes.
+# make poolers: 20 switchovers and 5 restarts of the primary under pgbench through PgBouncer, an arbiter killed in the tenth, then candidates and etcd frozen; five minutes.
 poolers: install
 	SWITCHOVERS=20 RESTARTS=5 KILL_AT=10 cargo nextest run --locked -p tenure-tests --profile poolers --test poolers --no-capture
 
