@@ -151,12 +151,12 @@ ok "three servers run with the new library"
 
 who=$(leader)
 say "$SUITE: apt remove on the leader $who, under load; then purge"
-under_load remove inside "$who" apt-get -qq -o Dpkg::Use-Pty=0 remove -y pg-tenure
+under_load remove inside "$who" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 remove -y pg-tenure
 ! inside "$who" pgrep -x postgres >/dev/null || fail "Postgres runs without an arbiter"
 other=n1; [ "$who" != n1 ] || other=n2
 wait_for 30 "other leader" tool "$other" list
 ok "apt remove: handed over to $(leader), Postgres stopped"
-inside "$who" apt-get -qq -o Dpkg::Use-Pty=0 purge -y pg-tenure "postgresql-$MAJOR-pg-tenure"
+inside "$who" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 purge -y pg-tenure "postgresql-$MAJOR-pg-tenure"
 inside "$who" test -f "/var/lib/postgresql/$MAJOR/demo/PG_VERSION" || fail "purge took the data"
 inside "$who" test -f /etc/tenure/demo.yml || fail "purge took the node's file"
 left=$(inside "$who" find /usr -xdev \( -name '*tenure*' -o -name '*pg_tenure*' \) ! -path '*/packages/*' | head)
