@@ -177,6 +177,9 @@ under_load() {
   grep -v '^$' <<<"$said" | sed 's/^/    /'
 }
 
+# The machines' groups of processes, once they are off.
+remove_groups() { find /sys/fs/cgroup -depth -type d -path "*/pg_tenure-$NAME-*" -exec rmdir {} + 2>/dev/null || true; }
+
 # Of its own kind once more, in namespaces that the kernel takes down with it, however it ends.
 in_namespaces() {
   MACHINES_INSIDE=1 setpriv --pdeathsig KILL unshare --mount --pid --net --fork --kill-child --mount-proc bash "$0" "$@"

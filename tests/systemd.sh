@@ -16,7 +16,7 @@ if [ "${MACHINES_INSIDE:-}" != 1 ]; then
   mkdir -p "$WORK"
   exec 9>"$WORK.lock"
   flock -n 9 || fail "another make systemd-test uses $WORK; hint: MACHINES_DIR=/var/tmp/other"
-  remove() { [ "${KEEP:-}" = yes ] || rm -rf --one-file-system "$WORK" "$WORK.lock"; }
+  remove() { remove_groups; [ "${KEEP:-}" = yes ] || rm -rf --one-file-system "$WORK" "$WORK.lock"; }
   trap remove EXIT
   trap 'exit 1' INT TERM HUP
   for name in "${NODES[@]}"; do rm -rf --one-file-system "${WORK:?}/$name"; done
