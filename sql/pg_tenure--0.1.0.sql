@@ -156,6 +156,11 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'close_gate_wra
 COMMENT ON FUNCTION tenure_internal.close_gate(integer, boolean, integer)
     IS 'called by the arbiter of a Citus node: hold new distributed statements for at most so long, and no longer than this session lives; how many transactions were still under way after patience_ms';
 
+CREATE FUNCTION tenure_internal.await_gate(reads boolean, patience_ms integer) RETURNS integer
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'await_gate_wrapper';
+COMMENT ON FUNCTION tenure_internal.await_gate(boolean, integer)
+    IS 'called by the arbiter of a Citus node before it closes the gate: wait for transactions that do distributed work by now, while others begin; how many have not ended after patience_ms';
+
 CREATE FUNCTION tenure_internal.open_gate() RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'open_gate_wrapper';
 COMMENT ON FUNCTION tenure_internal.open_gate() IS 'called by the arbiter of a Citus node: distributed statements go on';

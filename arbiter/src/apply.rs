@@ -347,7 +347,7 @@ async fn switch_over(hands: &Hands, judged: &Judged, candidates: &[MemberName]) 
     let view = &*judged.view;
     let leader = view.leader_if(&hands.config.name).context("this node leads no more")?;
     let facts = judged.facts.as_deref().context("Postgres does not answer")?;
-    let switched = switchover::switch_over(hands, view, leader, candidates, facts).await;
+    let switched = switchover::switch_over(hands, view, leader, candidates, facts, judged.local.stopping).await;
     if let Err(why) = switched {
         if judged.local.stopping {
             tracing::warn!("leadership was not handed over before the stop: {why:#}");

@@ -333,6 +333,10 @@ pub struct CitusConfig {
     pub end_sessions_at_promotion: bool,
     /// While a worker's primary is changed on purpose, reads wait too, not only writes.
     pub hold_reads: bool,
+    /// How long statements under way get to end before a planned change of a worker; `None`: `cluster::citus::GRACE`.
+    pub grace_s: Option<u64>,
+    /// Whether such a change or the statements in its way come first.
+    pub prefer: Option<cluster::citus::Prefer>,
 }
 
 /// One of `pgbouncer`.

@@ -35,13 +35,14 @@ const CANDIDATE_PATIENCE: Duration = Duration::from_secs(2);
 /// waited for that already, so this is for a candidate that lost its connection at the last moment.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Switches over to the first candidate that turns out to have everything.
+/// Switches over to the first candidate that turns out to have everything; `leaving` says that this server ends in any case.
 pub async fn switch_over(
     hands: &Hands,
     view: &ClusterView,
     leader: &Leader,
     candidates: &[MemberName],
     facts: &ServerFacts,
+    leaving: bool,
 ) -> Result<MemberName> {
     let close = wait_for_candidates(hands, view, candidates, facts).await?;
     // A walsender keeps the connection of a host that died for `wal_sender_timeout`: before anything stops, they are asked.
@@ -65,9 +66,10 @@ pub async fn switch_over(
         Err(_) => tracing::warn!("checkpoint before the switchover takes longer than {} s: going on", CHECKPOINT_PATIENCE.as_secs()),
     }
     crate::citus::daemon::end(hands).await?;
-    let _held = crate::poolers::hold(hands, view).await;
     let checkpointed = began.elapsed();
-    crate::citus::ask(hands, view).await;
+    // Before poolers are paused: what is under way through one of them could not end.
+    crate::citus::ask(hands, view, leaving).await?;
+    let _held = crate::poolers::hold(hands, view).await;
     let draining = Instant::now();
     hands.sql.execute(&format!("SELECT tenure_internal.drain({})", DRAIN_MOST.as_millis())).await.context("drain")?;
     wait_for_writers(hands).await;

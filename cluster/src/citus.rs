@@ -370,6 +370,9 @@ pub struct HoldRequest {
     pub leader: MemberName,
     /// In which term: a request of another one says nothing.
     pub term: i64,
+    /// The change is to be called off where statements are in its way.
+    #[serde(default)]
+    pub prefers_statements: bool,
 }
 
 /// `tenure/held` of a worker's group: the coordinator keeps writers waiting. Hangs on the coordinator's lease.
@@ -381,6 +384,9 @@ pub struct HeldWord {
     pub coordinator: MemberName,
     /// In which term.
     pub term: i64,
+    /// Why writers are not held and the change is to be called off; None: they wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// `tenure/coordinator` of a worker's group: who was promoted as coordinator last. Written before that promotion.
@@ -414,9 +420,50 @@ pub fn hold_wanted(view: &ClusterView) -> Option<(i64, &HoldRequest)> {
     Some((hold.revision, &hold.value))
 }
 
-/// Whether the request was answered.
-pub fn is_held(view: &ClusterView, request: i64) -> bool {
-    view.held.as_ref().is_some_and(|held| held.value.request == request)
+/// The answer to this request; None while there is none.
+pub fn answer(view: &ClusterView, request: i64) -> Option<&HeldWord> {
+    view.held.as_ref().map(|held| &held.value).filter(|held| held.request == request)
+}
+
+/// What comes first where statements are in the way of a planned change (`citus.prefer`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefer {
+    /// The change, and statements that take too long end with an error.
+    #[default]
+    Change,
+    /// The statements, and the change is called off.
+    Statements,
+}
+
+impl Prefer {
+    /// The word of a configuration; None where it is another.
+    pub fn of(word: &str) -> Option<Prefer> {
+        match word {
+            "change" => Some(Prefer::Change),
+            "statements" => Some(Prefer::Statements),
+            _ => None,
+        }
+    }
+}
+
+/// What a planned change of this group prefers: by its own dynamic configuration, else by the coordinator's, else by the node's file.
+pub fn prefer(groups: &Groups, group: u32, file: Option<Prefer>) -> Prefer {
+    let said = |of: u32| groups.get(&of)?.config().get("citus")?.get("prefer")?.as_str().and_then(Prefer::of);
+    said(group).or_else(|| said(COORDINATOR)).or(file).unwrap_or_default()
+}
+
+/// How long statements that are under way get to end before a planned change, where nothing else is said: more than nearly all that serve
+/// somebody who waits take, and no longer than such a one waits.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+fn seconds(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// The same (`citus.grace`): by the coordinator's dynamic configuration, else by its node's file.
+pub fn grace(groups: &Groups, file_s: Option<u64>) -> Duration {
+    let said = || groups.get(&COORDINATOR)?.config().get("citus")?.get("grace").and_then(seconds);
+    said().or(file_s).map_or(GRACE, Duration::from_secs)
 }
 
 /// `tenure/gate` of a worker's group: another group is about to change its primary, so distributed statements that begin here are to
@@ -429,6 +476,17 @@ pub struct GateWord {
     pub term: i64,
     /// Reads wait too.
     pub reads: bool,
+    /// How long statements under way get to end.
+    #[serde(default = "half_a_second")]
+    pub grace_ms: u64,
+    /// How long the gate may have to stay closed beside the time of the change itself.
+    #[serde(default)]
+    pub beside_ms: u64,
+}
+
+/// What a coordinator of a version that does not say it waits for.
+fn half_a_second() -> u64 {
+    500
 }
 
 /// `tenure/gated` of a worker's group: its primary keeps statements waiting. Hangs on that one's lease.
@@ -440,6 +498,16 @@ pub struct GatedWord {
     pub leader: MemberName,
     /// In which term.
     pub term: i64,
+    /// Statements wait here; before that it was only heard, and statements under way are waited for.
+    #[serde(default = "yes")]
+    pub closed: bool,
+    /// So many transactions were still under way at the end of the grace.
+    #[serde(default)]
+    pub left: u32,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The gate that this group's leader is to keep closed: its revision, and what it says. A word of a coordinator that was deposed counts
@@ -451,15 +519,21 @@ pub fn gate_wanted(view: &ClusterView) -> Option<(i64, &GateWord)> {
     Some((gate.revision, &gate.value))
 }
 
-/// The groups whose answer to this gate is still missing. Nobody waits for one that has no primary, or that asked for a hold itself and is
-/// about to stop.
-pub fn not_gated(groups: &Groups, gate: i64) -> BTreeSet<u32> {
-    let answered = |view: &ClusterView| {
+/// What the groups say to this gate so far; None for those that have not even heard. Nobody waits for one that has no primary, or that asked
+/// for a hold itself and is about to stop.
+pub fn gated(groups: &Groups, gate: i64) -> BTreeMap<u32, Option<&GatedWord>> {
+    let answer = |view: &'_ ClusterView| {
         let term = view.leader.as_ref().map(|leader| leader.term.0);
         view.gated.as_ref().is_some_and(|gated| gated.value.gate == gate && Some(gated.value.term) == term)
     };
     let asked = groups.iter().filter(|(group, view)| **group != COORDINATOR && wanted(view).is_some() && view.hold.is_none());
-    asked.filter(|(_, view)| !answered(view)).map(|(group, _)| *group).collect()
+    asked.map(|(group, view)| (*group, view.gated.as_ref().filter(|_| answer(view)).map(|gated| &gated.value))).collect()
+}
+
+/// Those of them that are still missing.
+pub fn not_gated(groups: &Groups, gate: i64) -> BTreeSet<u32> {
+    let closed = |word: &Option<&GatedWord>| word.is_some_and(|word| word.closed);
+    gated(groups, gate).into_iter().filter(|(_, word)| !closed(word)).map(|(group, _)| group).collect()
 }
 
 /// Why a hold ends.

@@ -2,7 +2,7 @@
 //! accepted but will not do what it seems to say.
 
 use crate::admission::{self, Section as Place};
-use crate::citus::address_of as address;
+use crate::citus::{Prefer, address_of as address};
 use crate::config::{ConfigError, DynamicConfig};
 use crate::lease;
 use serde_json::{Map, Value};
@@ -32,6 +32,8 @@ enum Kind {
     Text,
     /// `host` or `host:port`.
     HostPort,
+    /// What comes first in a planned change of a Citus worker.
+    Preference,
     /// It counts from the node's own file only.
     FromTheFile,
 }
@@ -117,11 +119,17 @@ const POSTGRESQL: [(&str, Kind); 34] = [
     ("pgpass", FromTheFile),
 ];
 
+/// The longest `citus.grace` in seconds.
+pub const GRACE_MAX_S: i64 = 300;
+
 /// The keys below `citus`: what the coordinator is to know of this group.
-const CITUS: [(&str, Kind); 8] = [
+const CITUS: [(&str, Kind); 11] = [
     ("primary_address", HostPort),
     ("standby_address", HostPort),
     ("use_proxy", Boolean),
+    ("grace", Between(0, GRACE_MAX_S, ": clients would wait for longer than anybody waits")),
+    ("prefer", Preference),
+    ("hold_reads", FromTheFile),
     ("group", FromTheFile),
     ("database", FromTheFile),
     ("databases", FromTheFile),
@@ -179,6 +187,7 @@ impl Kind {
             List if !value.is_array() => "a list",
             Options if !value.is_object() && !value.is_array() => "a section or a list",
             Text if !value.is_string() => "text",
+            Preference if value.as_str().and_then(Prefer::of).is_none() => "change or statements",
             HostPort if address(value).is_none() => "host or host:port",
             _ => return None,
         };

@@ -1,8 +1,8 @@
 //! Tables of the coordinator's metadata: rows found, rows wanted, and the steps between; and every small world of them.
 
 use cluster::citus::{
-    self, Address, COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, NodeRole, Release, Row, Step, Wanted,
-    order,
+    self, Address, COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, NodeRole, Prefer, Release, Row, Step,
+    Wanted, order,
 };
 use cluster::config::DynamicConfig;
 use cluster::leader::{Leader, LeaseId, Term};
@@ -242,17 +242,17 @@ fn a_group_is_known_by_its_leader_that_runs_as_primary() {
 #[test]
 fn only_the_present_leaders_request_is_served() {
     let asking = |leader: &str, term: i64| ClusterView {
-        hold: Some(Versioned { value: HoldRequest { leader: name(leader), term }, revision: 9 }),
+        hold: Some(Versioned { value: HoldRequest { leader: name(leader), term, prefers_statements: false }, revision: 9 }),
         ..group(5, &[])
     };
     assert_eq!(citus::hold_wanted(&asking("a", 5)).map(|(revision, _)| revision), Some(9));
     assert_eq!(citus::hold_wanted(&asking("a", 4)), None);
     assert_eq!(citus::hold_wanted(&asking("b", 5)), None);
     let answered = ClusterView {
-        held: Some(Versioned { value: HeldWord { request: 9, coordinator: name("c"), term: 1 }, revision: 10 }),
+        held: Some(Versioned { value: HeldWord { request: 9, coordinator: name("c"), term: 1, refused: None }, revision: 10 }),
         ..asking("a", 5)
     };
-    assert!(citus::is_held(&answered, 9) && !citus::is_held(&answered, 8) && !citus::is_held(&asking("a", 5), 9));
+    assert!(citus::answer(&answered, 9).is_some() && citus::answer(&answered, 8).is_none() && citus::answer(&asking("a", 5), 9).is_none());
 }
 
 #[test]
@@ -267,7 +267,8 @@ fn a_coordinator_of_keys_that_were_made_anew_comes_after_every_one_before() {
 #[test]
 fn a_gate_is_kept_for_the_newest_coordinator_and_awaited_of_who_serves() {
     let serving = |term| group(term, &[("a", "primary", "running", "{}")]);
-    let gate = |term| Some(Versioned { value: GateWord { coordinator: name("c"), term, reads: true }, revision: 20 });
+    let gate =
+        |term| Some(Versioned { value: GateWord { coordinator: name("c"), term, reads: true, grace_ms: 500, beside_ms: 0 }, revision: 20 });
     let coordinator = |term| Some(Versioned { value: CoordinatorWord { leader: name("c"), term }, revision: 3 });
     for (newest, asks, kept) in [(None, 3, true), (Some(3), 3, true), (Some(3), 4, true), (Some(3), 2, false)] {
         let view = ClusterView { gate: gate(asks), coordinator: newest.and_then(coordinator), ..serving(5) };
@@ -275,14 +276,16 @@ fn a_gate_is_kept_for_the_newest_coordinator_and_awaited_of_who_serves() {
     }
     assert_eq!(citus::gate_wanted(&ClusterView { gate: gate(3), leader: None, ..serving(5) }), None, "nobody there leads");
 
-    let answered = |gate, term| Some(Versioned { value: GatedWord { gate, leader: name("a"), term }, revision: 21 });
-    let asking = Some(Versioned { value: HoldRequest { leader: name("a"), term: 5 }, revision: 9 });
+    let says = |gate, term, closed| Some(Versioned { value: GatedWord { gate, leader: name("a"), term, closed, left: 0 }, revision: 21 });
+    let answered = |gate, term| says(gate, term, true);
+    let asking = Some(Versioned { value: HoldRequest { leader: name("a"), term: 5, prefers_statements: false }, revision: 9 });
     for (view, missing) in [
         (serving(5), true),
         (ClusterView { gated: answered(20, 5), ..serving(5) }, false),
-        (ClusterView { gated: answered(19, 5), ..serving(5) }, true), // of an earlier word
-        (ClusterView { gated: answered(20, 4), ..serving(5) }, true), // of a leader before this one
-        (ClusterView { hold: asking, ..serving(5) }, false),          // about to stop itself
+        (ClusterView { gated: says(20, 5, false), ..serving(5) }, true), // it waits for statements under way
+        (ClusterView { gated: answered(19, 5), ..serving(5) }, true),    // of an earlier word
+        (ClusterView { gated: answered(20, 4), ..serving(5) }, true),    // of a leader before this one
+        (ClusterView { hold: asking, ..serving(5) }, false),             // about to stop itself
         (group(5, &[("a", "primary", "stopping", "{}")]), false),
         (ClusterView::default(), false),
     ] {
@@ -310,10 +313,40 @@ fn a_hold_ends_when_somebody_serves_or_it_took_too_long() {
         (ClusterView::default(), false, short, None),
         (ClusterView::default(), false, long, Some(Release::TimedOut)),
     ] {
-        let request = Versioned { value: HoldRequest { leader: name("a"), term: 5 }, revision: 9 };
+        let request = Versioned { value: HoldRequest { leader: name("a"), term: 5, prefers_statements: false }, revision: 9 };
         let view = ClusterView { hold: asks.then_some(request), ..view };
         assert_eq!(citus::release(&view, 9, 5, waited, limit), released, "{view:?} after {waited:?}");
     }
+}
+
+#[test]
+fn what_a_planned_change_prefers_and_for_how_long_it_waits() {
+    let of = |coordinator: &str, worker: &str| {
+        Groups::from([(COORDINATOR, configured(group(1, &[]), coordinator)), (2, configured(group(5, &[]), worker))])
+    };
+    let (change, statements) = (Prefer::Change, Prefer::Statements);
+    for (coordinator, worker, file, expected) in [
+        ("{}", "{}", None, change),
+        ("{}", "{}", Some(statements), statements),
+        (r#"{"prefer":"statements"}"#, "{}", Some(change), statements),
+        (r#"{"prefer":"statements"}"#, r#"{"prefer":"change"}"#, None, change),
+        (r#"{"prefer":"neither"}"#, "{}", None, change),
+    ] {
+        assert_eq!(citus::prefer(&of(coordinator, worker), 2, file), expected, "{coordinator} {worker} {file:?}");
+    }
+    for (coordinator, file, seconds) in [("{}", None, 5), ("{}", Some(0), 0), (r#"{"grace":30}"#, Some(1), 30)] {
+        assert_eq!(citus::grace(&of(coordinator, "{}"), file), Duration::from_secs(seconds), "{coordinator} {file:?}");
+    }
+}
+
+#[test]
+fn words_of_a_version_before_are_read() {
+    let gate: GateWord = serde_json::from_str(r#"{"coordinator":"c","term":1,"reads":true}"#).expect("a gate");
+    assert_eq!((gate.grace_ms, gate.beside_ms), (500, 0));
+    let gated: GatedWord = serde_json::from_str(r#"{"gate":1,"leader":"a","term":1}"#).expect("an answer");
+    assert!(gated.closed && gated.left == 0);
+    let held: HeldWord = serde_json::from_str(r#"{"request":1,"coordinator":"c","term":1}"#).expect("an answer");
+    assert_eq!(held.refused, None);
 }
 
 /// The configuration of a group, its section `citus` being this.

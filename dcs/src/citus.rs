@@ -27,8 +27,8 @@ impl Etcd {
     }
 
     /// Asks the coordinator to keep this group's writers waiting, as its leader. Gives the request's revision.
-    pub async fn ask_hold(&self, leader: &Leader) -> Result<i64> {
-        let request = HoldRequest { leader: leader.name.clone(), term: leader.term.0 };
+    pub async fn ask_hold(&self, leader: &Leader, prefers_statements: bool) -> Result<i64> {
+        let request = HoldRequest { leader: leader.name.clone(), term: leader.term.0, prefers_statements };
         let put = TxnOp::put(self.keys().hold(), to_bytes(&request), on(leader.lease));
         self.guarded("the leader key", vec![self.is_leader(leader)], vec![put]).await
     }
@@ -40,10 +40,10 @@ impl Etcd {
         ignoring_lost(self.guarded("the request to hold", when, then).await)
     }
 
-    /// Answers a group's request, as the coordinator's leader: its writers wait. For an etcd that was named with the scope's keys.
-    pub async fn answer_hold(&self, group: u32, request: i64, coordinator: &Leader) -> Result<()> {
+    /// Answers a group's request, as the coordinator's leader: its writers wait, or it is refused and why. For an etcd that was named with the scope's keys.
+    pub async fn answer_hold(&self, group: u32, request: i64, coordinator: &Leader, refused: Option<String>) -> Result<()> {
         let (own, theirs) = (self.keys().group(COORDINATOR), self.keys().group(group));
-        let word = HeldWord { request, coordinator: coordinator.name.clone(), term: coordinator.term.0 };
+        let word = HeldWord { request, coordinator: coordinator.name.clone(), term: coordinator.term.0, refused };
         let when = vec![unchanged(own.leader(), coordinator.term.0), unchanged(theirs.hold(), request)];
         let put = TxnOp::put(theirs.held(), to_bytes(&word), on(coordinator.lease));
         self.guarded("the request to hold", when, vec![put]).await.map(drop)
@@ -59,9 +59,8 @@ impl Etcd {
 
     /// Asks these groups to let distributed statements wait, as the coordinator's leader; gives the revision of the word, the same in all. For an
     /// etcd that was named with the scope's keys.
-    pub async fn close_gates(&self, groups: &[u32], reads: bool, coordinator: &Leader, generation: u32) -> Result<i64> {
-        let word = GateWord { coordinator: coordinator.name.clone(), term: order(generation, coordinator.term.0), reads };
-        let put = |group: &u32| TxnOp::put(self.keys().group(*group).gate(), to_bytes(&word), on(coordinator.lease));
+    pub async fn close_gates(&self, groups: &[u32], word: &GateWord, coordinator: &Leader) -> Result<i64> {
+        let put = |group: &u32| TxnOp::put(self.keys().group(*group).gate(), to_bytes(word), on(coordinator.lease));
         let when = vec![unchanged(self.keys().group(COORDINATOR).leader(), coordinator.term.0)];
         self.guarded("the coordinator's leader key", when, groups.iter().map(put).collect()).await
     }
@@ -77,11 +76,10 @@ impl Etcd {
         Ok(())
     }
 
-    /// Answers the coordinator, as this group's leader: statements wait here.
-    pub async fn answer_gate(&self, gate: i64, leader: &Leader) -> Result<()> {
-        let word = GatedWord { gate, leader: leader.name.clone(), term: leader.term.0 };
-        let when = vec![self.is_leader(leader), unchanged(self.keys().gate(), gate)];
-        let put = TxnOp::put(self.keys().gated(), to_bytes(&word), on(leader.lease));
+    /// Answers the coordinator, as this group's leader.
+    pub async fn answer_gate(&self, word: &GatedWord, leader: &Leader) -> Result<()> {
+        let when = vec![self.is_leader(leader), unchanged(self.keys().gate(), word.gate)];
+        let put = TxnOp::put(self.keys().gated(), to_bytes(word), on(leader.lease));
         ignoring_lost(self.guarded("the request to wait", when, vec![put]).await)
     }
 

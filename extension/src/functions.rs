@@ -514,6 +514,15 @@ fn close_gate(most_ms: i32, reads: bool, patience_ms: i32) -> i32 {
     i32::try_from(page.await_gate(after(patience_ms))).unwrap_or(i32::MAX)
 }
 
+/// Before it is closed: waits up to `patience_ms` for transactions that have begun distributed work by now, those that only read too where `reads`
+/// says so, while others begin. Gives how many have not ended.
+#[pg_extern]
+fn await_gate(reads: bool, patience_ms: i32) -> i32 {
+    demand_superuser("tenure_internal.await_gate(boolean, integer)");
+    let patience = Duration::from_millis(u64::try_from(patience_ms).unwrap_or(0)).min(GATE_CLOSED_MAX);
+    i32::try_from(shmem::page().await_earlier(reads, boottime() + patience)).unwrap_or(i32::MAX)
+}
+
 /// Those that wait go on; says whether the gate was closed.
 #[pg_extern]
 fn open_gate() -> bool {

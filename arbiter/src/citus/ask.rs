@@ -1,55 +1,97 @@
 //! A worker's side of a planned change: before its primary stops, the coordinator is asked to keep writers waiting.
 
 use crate::hands::Hands;
-use cluster::citus::{self, COORDINATOR};
+use anyhow::{Context, bail};
+use cluster::citus::{self, COORDINATOR, Prefer};
 use cluster::leader::Leader;
 use cluster::view::ClusterView;
 use dcs::{Dcs, Etcd, Result};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// Beside the time that transactions get to end: for etcd's messages there and back.
 const ON_THE_WAY: Duration = Duration::from_secs(3);
 
-/// Asks the coordinator to hold this group's writers and waits until it says so. Where nobody answers, the change goes on without.
-pub async fn ask(hands: &Hands, view: &ClusterView) {
-    let Some(leader) = view.leader_if(&hands.config.name) else { return };
-    if hands.config.citus.as_ref().is_none_or(|citus| citus.group == COORDINATOR) {
-        return;
-    }
-    let scope = hands.etcd.seen_as(hands.config.scope_keys());
-    let patience = super::cooldown(hands, view) + ON_THE_WAY;
-    match tokio::time::timeout(patience, held(&scope, &hands.etcd, leader)).await {
-        Ok(Ok(true)) => tracing::info!("the coordinator holds writers of this group"),
-        Ok(Ok(false)) => tracing::warn!("no coordinator leads: clients of this group may see errors"),
-        Ok(Err(why)) => tracing::warn!("the coordinator was not asked to hold writers, clients may see errors: {why}"),
-        Err(_) => tracing::warn!(
-            "the coordinator did not say within {} s that it holds writers: clients may see errors; hint: look at the arbiter of the coordinator's primary",
-            patience.as_secs()
-        ),
-    }
+/// What came of it.
+enum Answer {
+    Held,
+    /// Statements are in the way, and come first.
+    Refused(String),
+    /// There is nobody to ask.
+    Nobody,
+    /// Nobody said anything for so long.
+    Silence(Duration),
 }
 
-/// False if there is nobody to ask.
-async fn held(scope: &Etcd, own: &Arc<Etcd>, leader: &Leader) -> Result<bool> {
-    let groups = scope.load_groups().await?;
-    if groups.get(&COORDINATOR).is_none_or(|coordinator| coordinator.leader.is_none()) {
-        return Ok(false);
+/// Asks the coordinator to hold this group's writers and waits until it says so. Where nobody answers, the change goes on without. An error
+/// says that the change is not to be made: statements are in its way and come first (`citus.prefer`). Not where it `must` be made: a server that
+/// ends in any case takes its statements with it.
+pub async fn ask(hands: &Hands, view: &ClusterView, must: bool) -> anyhow::Result<()> {
+    let Some(leader) = view.leader_if(&hands.config.name) else { return Ok(()) };
+    let Some(own) = hands.config.citus.as_ref().filter(|citus| citus.group != COORDINATOR) else { return Ok(()) };
+    let scope = hands.etcd.seen_as(hands.config.scope_keys());
+    let asking = async {
+        let groups = scope.load_groups().await?;
+        let prefer = if must { Prefer::Change } else { citus::prefer(&groups, own.group, own.prefer) };
+        if groups.get(&COORDINATOR).is_none_or(|coordinator| coordinator.leader.is_none()) {
+            return Ok((prefer, Answer::Nobody));
+        }
+        let patience = super::cooldown(hands, view) + ON_THE_WAY;
+        // Before they close their gates, after it, and at the coordinator's own.
+        let waits = citus::grace(&groups, own.grace_s) * 3;
+        held(&hands.etcd, leader, prefer, patience, waits).await.map(|answer| (prefer, answer))
+    };
+    let unheld = match asking.await {
+        Ok((_, Answer::Held)) => {
+            tracing::info!("the coordinator holds writers of this group");
+            return Ok(());
+        }
+        Ok((_, Answer::Refused(why))) => bail!(
+            "the coordinator called it off, statements come first (citus.prefer): {why}; hint: try again when they have ended, or set citus.prefer to change"
+        ),
+        Ok((prefer, Answer::Nobody)) => (prefer, "no coordinator leads".to_owned()),
+        Ok((prefer, Answer::Silence(patience))) => (
+            prefer,
+            format!(
+                "the coordinator did not say within {} s that it holds writers; hint: look at the arbiter of the coordinator's primary",
+                patience.as_secs()
+            ),
+        ),
+        Err(why) => (own.prefer.filter(|_| !must).unwrap_or_default(), format!("the coordinator was not asked to hold writers: {why}")),
+    };
+    let (prefer, why) = unheld;
+    if prefer == Prefer::Statements {
+        return Err(anyhow::anyhow!(why)).context("clients of this group would see errors, and statements come first (citus.prefer)");
     }
-    let request = own.ask_hold(leader).await?;
+    tracing::warn!("clients of this group may see errors: {why}");
+    Ok(())
+}
+
+/// Waits until there is an answer: for `patience`, and for so much longer where the coordinator lets statements wait already.
+async fn held(own: &Arc<Etcd>, leader: &Leader, prefer: Prefer, patience: Duration, waits: Duration) -> Result<Answer> {
+    let request = own.ask_hold(leader, prefer == Prefer::Statements).await?;
+    let asked = Instant::now();
     let wake = Arc::new(Notify::new());
     let answered = async {
         loop {
-            if citus::is_held(&own.load_view().await?, request) {
-                return Ok(true);
+            let view = own.load_view().await?;
+            match citus::answer(&view, request) {
+                Some(word) => return Ok(word.refused.clone().map_or(Answer::Held, Answer::Refused)),
+                None => {
+                    let patience = if view.gate.is_some() { patience + waits } else { patience };
+                    let rest = patience.saturating_sub(asked.elapsed());
+                    if rest.is_zero() {
+                        return Ok(Answer::Silence(patience));
+                    }
+                    let _ = tokio::time::timeout(rest, wake.notified()).await;
+                }
             }
-            wake.notified().await;
         }
     };
     tokio::select! {
         answered = answered => answered,
-        () = dcs::watch::keep_watching(own.clone(), wake.clone()) => Ok(false),
+        () = dcs::watch::keep_watching(own.clone(), wake.clone()) => Ok(Answer::Nobody),
     }
 }
 

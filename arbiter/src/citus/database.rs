@@ -17,6 +17,30 @@ pub const AFTER_FAILOVER: Duration = Duration::from_millis(100);
 /// Rows that are as they should be are believed for this long.
 const BELIEVED: Duration = Duration::from_secs(9);
 
+/// Clients wait meanwhile, so a node that does not answer gets no longer than this.
+const CARRY_PATIENCE: &str = "SET LOCAL citus.node_connection_timeout = 1000";
+
+/// Moves rows on the other primaries to where they are here, and takes those whose rows are the same then for in step. An address is
+/// unique, also from one row to the next: so those that change go aside first.
+const CARRY: &str = "
+    SELECT FROM (SELECT string_agg(format('(%s, %L, %s)', nodeid, nodename, nodeport), ', ') AS list FROM pg_catalog.pg_dist_node) AS here,
+        run_command_on_workers(format($command$DO $do$ BEGIN
+            PERFORM set_config('lock_timeout', '1000', true);
+            LOCK TABLE pg_catalog.pg_dist_node IN SHARE ROW EXCLUSIVE MODE;
+            UPDATE pg_catalog.pg_dist_node AS n SET nodename = n.nodename || '-moving-' || n.nodeid FROM (VALUES %1$s) AS w(id, host, port)
+                WHERE n.nodeid = w.id AND (n.nodename, n.nodeport) IS DISTINCT FROM (w.host, w.port);
+            UPDATE pg_catalog.pg_dist_node AS n SET nodename = w.host, nodeport = w.port FROM (VALUES %1$s) AS w(id, host, port)
+                WHERE n.nodeid = w.id AND (n.nodename, n.nodeport) IS DISTINCT FROM (w.host, w.port);
+        END $do$ $command$, here.list));
+    WITH the_same AS (SELECT 'SELECT md5(string_agg(format(''%s %s %s %s %s %s %s %s %s'', nodeid, groupid, nodename, nodeport, noderack,
+        noderole, nodecluster, isactive, shouldhaveshards), '','' ORDER BY nodeid)) FROM pg_catalog.pg_dist_node'::text AS asked),
+    here AS (SELECT md5(string_agg(format('%s %s %s %s %s %s %s %s %s', nodeid, groupid, nodename, nodeport, noderack,
+        noderole, nodecluster, isactive, shouldhaveshards), ',' ORDER BY nodeid)) AS rows FROM pg_catalog.pg_dist_node),
+    there AS (SELECT r.* FROM the_same, run_command_on_workers(the_same.asked) AS r)
+    UPDATE pg_catalog.pg_dist_node AS n SET metadatasynced = true FROM here, there
+        WHERE there.success AND there.result = here.rows AND (n.nodename, n.nodeport) = (there.nodename, there.nodeport)
+            AND n.hasmetadata AND NOT n.metadatasynced";
+
 /// What the rows were found to be, and when.
 struct Settled {
     rows: BTreeMap<u32, Wanted>,
@@ -97,6 +121,7 @@ impl Database {
             self.run("BEGIN").await?;
             self.steps(&plan.moves, AFTER_FAILOVER).await?;
             self.keep_poolers().await?;
+            self.carry().await?;
             self.run("COMMIT").await?;
             self.in_step = false;
         }
@@ -198,7 +223,8 @@ impl Database {
         if plan.moves.is_empty() {
             return Ok(());
         }
-        self.run("BEGIN").await?;
+        // The coordinator's arbiter writes the same at the same moment, in another order.
+        self.run("BEGIN; LOCK TABLE pg_catalog.pg_dist_node IN SHARE ROW EXCLUSIVE MODE").await?;
         let moved = self.move_here(&plan.moves).await;
         if moved.is_err() {
             self.close();
@@ -216,6 +242,24 @@ impl Database {
             bounded(session.execute(MOVE, &[id, &to.host, &i32::from(to.port)])).await.with_context(|| step.to_string())?;
         }
         Ok(())
+    }
+
+    /// In the transaction that moved rows: writes the same on the other primaries, so that nobody there waits for Citus' daemon, and takes those that
+    /// have all rows as they are here for in step. The others stay for the daemon. What is written there stays written should this transaction
+    /// fail: it is what etcd says, and the move is made again.
+    async fn carry(&mut self) -> Result<()> {
+        self.run(&format!("SAVEPOINT carry; {CARRY_PATIENCE}")).await?;
+        let carried = async {
+            let session = self.session().await?;
+            bounded(session.batch_execute(CARRY)).await.context("tell the other nodes")?;
+            Ok(())
+        };
+        let carried: Result<()> = carried.await;
+        if let Err(why) = &carried {
+            tracing::info!("Citus, {}: the other nodes learn of it from Citus' daemon: {why:#}", self.name);
+            self.run("ROLLBACK TO carry").await?;
+        }
+        self.run("RELEASE carry").await
     }
 
     /// Ends an attempt to carry rows to the other nodes that goes on for longer than this. The maintenance daemon begins another.
@@ -263,6 +307,19 @@ impl Database {
         Ok(())
     }
 
+    /// The same for one move that ends nobody's transaction: it fails where they go on for longer than this.
+    pub async fn step_aside(&mut self, step: &Step, patience: Duration) -> Result<()> {
+        let Step::Move { id, to } = step else { bail!("{step} is no move") };
+        self.run(&format!("SET LOCAL lock_timeout = {}", patience.as_millis().max(1))).await?;
+        let session = self.session().await?;
+        let call = "SELECT citus_update_node($1, $2, $3, false, 0)";
+        let done = bounded(session.execute(call, &[id, &to.host, &i32::from(to.port)])).await;
+        done.with_context(|| format!("wait {} s for transactions that use it (citus.lock_cooldown)", patience.as_secs()))?;
+        self.run("SET LOCAL lock_timeout = DEFAULT").await?;
+        tracing::info!("Citus, {}: {step}", self.name);
+        Ok(())
+    }
+
     /// Opens the transaction in which writers are held, unless it is open.
     pub async fn begin(&mut self, at_most: Duration) -> Result<()> {
         if !self.in_transaction {
@@ -275,7 +332,11 @@ impl Database {
 
     /// Ends the transaction: what was moved in it counts, or the session is given up and nothing of it does.
     pub async fn commit(&mut self) -> Result<()> {
-        let done = self.run("COMMIT").await;
+        let carried = self.carry().await;
+        let done = match carried {
+            Ok(()) => self.run("COMMIT").await,
+            Err(_) => carried,
+        };
         self.in_transaction = false;
         self.settled = None;
         self.in_step = false;

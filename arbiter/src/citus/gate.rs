@@ -9,21 +9,22 @@ use super::Keeper;
 use crate::hands::Hands;
 use crate::postgres::query::demand_ours;
 use anyhow::{Context, Result};
-use cluster::citus::{self, COORDINATOR, Groups};
+use cluster::citus::{self, COORDINATOR, GateWord, GatedWord, Groups};
 use cluster::leader::Leader;
 use cluster::view::ClusterView;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
-/// Transactions that did distributed work before the gate was closed get this long to end; later they meet what they would have met
-/// without it. Most take milliseconds, and one that sits idle must not hold up a switchover.
-const UNDER_WAY: Duration = Duration::from_millis(500);
-
-/// How long the coordinator waits for the other groups: a session, what is under way there, and etcd there and back.
+/// How long the coordinator waits until the other groups have heard: etcd there and back, and a session. Who has heard is waited for
+/// while statements that are under way there may end.
 const ANSWERS: Duration = Duration::from_millis(1200);
 
 /// How long a server may take to answer beyond what it was told to wait.
 const STATEMENT: Duration = Duration::from_secs(2);
+
+/// A worker's rows may be locked by Citus' daemon, which is just bringing them.
+const FOLLOW: Duration = Duration::from_secs(5);
 
 /// Before a change it is waited so long for what was changed last: Citus' daemon, carrying rows that change again, starts anew a second later.
 const BEFORE: Duration = Duration::from_millis(500);
@@ -50,31 +51,48 @@ impl Gate {
     /// Makes sure that there is a session, so that closing takes no longer than it must.
     async fn connect(&mut self, hands: &Hands) -> Result<&Client> {
         if self.session.as_ref().is_none_or(Client::is_closed) {
-            let session = hands.sql.open_as(super::SESSION, None, "").await?;
+            // It waits for statements for as long as the grace says, and each call has a bound of its own.
+            let session = hands.sql.open_as(super::SESSION, None, "-c statement_timeout=0").await?;
             demand_ours(&session).await?;
             self.session = Some(session);
         }
         self.session.as_ref().context("no session")
     }
 
-    /// Returns when nobody is under way any more, or had the time.
-    async fn close(&mut self, hands: &Hands, word: i64, most: Duration, reads: bool) -> Result<()> {
+    /// Waits for transactions that are under way, while others begin: one that takes long is in nobody's way yet. No longer than the grace.
+    async fn await_earlier(&mut self, hands: &Hands, grace: Duration, reads: bool) {
+        let waiting = async {
+            let session = self.connect(hands).await?;
+            let left: i32 =
+                session.query_one("SELECT tenure_internal.await_gate($1, $2)", &[&reads, &milliseconds(grace)]).await?.try_get(0)?;
+            anyhow::Ok(left)
+        };
+        match tokio::time::timeout(grace + STATEMENT, waiting).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(left)) => tracing::info!("Citus: {left} transactions go on for longer than the grace of {} s", grace.as_secs()),
+            // The next wait decides.
+            Ok(Err(why)) => tracing::debug!("Citus: wait for transactions under way: {why:#}"),
+            Err(_) => self.session = None,
+        }
+    }
+
+    /// Returns when nobody is under way any more, or had the grace; gives how many still are.
+    async fn close(&mut self, hands: &Hands, word: i64, most: Duration, reads: bool, grace: Duration) -> Result<u32> {
         let since = self.closed.take().map_or_else(Instant::now, |closed| closed.since);
-        let milliseconds = |duration: Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
         let closing = async {
             let session = self.connect(hands).await?;
             let close = "SELECT tenure_internal.close_gate($1, $2, $3)";
-            let left: i32 = session.query_one(close, &[&milliseconds(most), &reads, &milliseconds(UNDER_WAY)]).await?.try_get(0)?;
-            anyhow::Ok(left)
+            let left: i32 = session.query_one(close, &[&milliseconds(most), &reads, &milliseconds(grace)]).await?.try_get(0)?;
+            anyhow::Ok(u32::try_from(left).unwrap_or(0))
         };
-        let closed = tokio::time::timeout(UNDER_WAY + STATEMENT, closing).await.context("the server does not answer");
+        let closed = tokio::time::timeout(grace + STATEMENT, closing).await.context("the server does not answer");
         // Also where that is not known.
         self.closed = Some(Closed { word, since });
         let left = closed?.context("close the gate")?;
         if left > 0 {
-            tracing::info!("Citus: {left} transactions were under way for {} ms more, and may fail", UNDER_WAY.as_millis());
+            tracing::info!("Citus: {left} transactions were under way for {} ms more, and may fail", grace.as_millis());
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Lets those that wait go on. Where that fails the gate opens by itself, or the server ends.
@@ -89,6 +107,20 @@ impl Gate {
     }
 }
 
+fn milliseconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+/// How long clients are asked to wait, and what for.
+pub(super) struct Closing {
+    /// Statements under way get this long to end.
+    pub grace: Duration,
+    /// Transactions that use the group get this long once it is held.
+    pub cooldown: Duration,
+    /// The change itself takes no longer than this.
+    pub limit: Duration,
+}
+
 impl Keeper {
     /// A worker's side: does what the coordinator's word says, and answers.
     pub(super) async fn keep_gate(&mut self, view: &ClusterView, leader: &Leader) -> Result<()> {
@@ -98,8 +130,13 @@ impl Keeper {
                 for database in &mut self.databases {
                     let _ = database.backend().await;
                 }
-                self.gate.close(&self.hands, word, super::hold::limit(view), gate.reads).await?;
-                self.hands.etcd.answer_gate(word, leader).await.context("answer the coordinator")?;
+                let (grace, beside) = (Duration::from_millis(gate.grace_ms), Duration::from_millis(gate.beside_ms));
+                let mut answer = GatedWord { gate: word, leader: leader.name.clone(), term: leader.term.0, closed: false, left: 0 };
+                self.hands.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
+                self.gate.await_earlier(&self.hands, grace, gate.reads).await;
+                answer.left = self.gate.close(&self.hands, word, super::hold::limit(view) + beside, gate.reads, grace).await?;
+                answer.closed = true;
+                self.hands.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
             }
             Some(_) => {}
             None if self.gate.closed.is_some() => {
@@ -121,7 +158,7 @@ impl Keeper {
             }
             anyhow::Ok(())
         };
-        match tokio::time::timeout(STATEMENT, following).await {
+        match tokio::time::timeout(FOLLOW, following).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => tracing::warn!("Citus: statements that start here may fail until Citus has brought new addresses: {why:#}"),
             Err(_) => {
@@ -133,48 +170,67 @@ impl Keeper {
         }
     }
 
-    /// The coordinator's side, before writers are held: first the other nodes, then this one, whose clients so wait for less.
-    pub(super) async fn close_gates(&mut self, groups: &Groups, leader: &Leader, most: Duration) {
+    /// The coordinator's side, before writers are held: first the other nodes, then this one, whose clients so wait for less. Gives how many
+    /// transactions are still under way.
+    pub(super) async fn close_gates(&mut self, groups: &Groups, leader: &Leader, closing: &Closing) -> u32 {
         self.wait_in_step(BEFORE).await;
         if let Err(why) = self.gate.connect(&self.hands).await {
             tracing::debug!("Citus: {why:#}");
         }
         let reads = self.hands.config.citus.as_ref().is_some_and(|citus| citus.hold_reads);
+        let mut left = 0;
         let others = workers(groups);
-        if !others.is_empty() {
+        if others.is_empty() {
+            self.gate.await_earlier(&self.hands, closing.grace, reads).await;
+        } else {
             self.gated = others;
-            match tokio::time::timeout(ANSWERS, self.ask_others(groups, reads, leader)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(why)) => tracing::warn!("Citus: other groups were not asked to wait, statements that start there may fail: {why:#}"),
-                Err(_) => self.name_silent(leader).await,
+            let mut gate = std::mem::take(&mut self.gate);
+            let (asked, ()) =
+                tokio::join!(self.ask_others(groups, reads, leader, closing), gate.await_earlier(&self.hands, closing.grace, reads));
+            self.gate = gate;
+            match asked {
+                Ok(there) => left = there,
+                Err(why) => tracing::warn!("Citus: other groups were not asked to wait, statements that start there may fail: {why:#}"),
             }
             // What was waited for here may have been of interest to others.
             self.wake.notify_one();
         }
-        if let Err(why) = self.gate.close(&self.hands, 0, most, reads).await {
-            tracing::warn!("Citus: reads through this node may fail: {why:#}");
+        let most = closing.limit + closing.grace + closing.cooldown;
+        match self.gate.close(&self.hands, 0, most, reads, closing.grace).await {
+            Ok(here) => left += here,
+            Err(why) => tracing::warn!("Citus: reads through this node may fail: {why:#}"),
         }
+        left
     }
 
-    async fn ask_others(&self, groups: &Groups, reads: bool, leader: &Leader) -> Result<()> {
+    /// Returns when every group that has heard has closed its gate, or had the time for it.
+    async fn ask_others(&self, groups: &Groups, reads: bool, leader: &Leader, closing: &Closing) -> Result<u32> {
         let generation = groups.get(&COORDINATOR).map_or(0, ClusterView::store_generation);
-        let word = self.scope.close_gates(&self.gated, reads, leader, generation).await?;
-        while !citus::not_gated(&self.scope.load_groups().await?, word).is_empty() {
-            self.wake.notified().await;
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let word = GateWord {
+            coordinator: leader.name.clone(),
+            term: citus::order(generation, leader.term.0),
+            reads,
+            grace_ms: milliseconds(closing.grace),
+            beside_ms: milliseconds(closing.grace * 2 + closing.cooldown),
+        };
+        let asked = Instant::now();
+        let word = self.scope.close_gates(&self.gated, &word, leader).await?;
+        loop {
+            let groups = self.scope.load_groups().await?;
+            let answers = citus::gated(&groups, word);
+            let missing = citus::not_gated(&groups, word);
+            let busy = missing.iter().any(|group| answers.get(group).is_some_and(Option::is_some));
+            // They wait twice: before they close their gates, and after that.
+            let patience = if busy { ANSWERS + closing.grace * 2 } else { ANSWERS };
+            let rest = patience.saturating_sub(asked.elapsed());
+            if missing.is_empty() || rest.is_zero() {
+                tell_missing(&missing, patience);
+                return Ok(answers.values().flatten().map(|word| word.left).sum());
+            }
+            // Who has heard may fall silent, and who was silent may have been so for as long as it is given.
+            let _ = tokio::time::timeout(rest, self.wake.notified()).await;
         }
-        Ok(())
-    }
-
-    async fn name_silent(&self, leader: &Leader) {
-        let Ok(groups) = self.scope.load_groups().await else { return };
-        let word = groups.values().filter_map(citus::gate_wanted).find(|(_, gate)| gate.term == leader.term.0);
-        let silent = word.map(|(word, _)| citus::not_gated(&groups, word)).unwrap_or_default();
-        let names: Vec<String> = silent.iter().map(u32::to_string).collect();
-        tracing::warn!(
-            "Citus: statements that start in groups {} may fail, they did not say within {} ms that they wait; hint: look at the arbiters of their primaries",
-            names.join(", "),
-            ANSWERS.as_millis()
-        );
     }
 
     /// The change is over, and who waits elsewhere goes on.
@@ -193,6 +249,18 @@ impl Keeper {
             self.gated = workers(groups);
         }
     }
+}
+
+fn tell_missing(missing: &BTreeSet<u32>, patience: Duration) {
+    if missing.is_empty() {
+        return;
+    }
+    let names: Vec<String> = missing.iter().map(u32::to_string).collect();
+    tracing::warn!(
+        "Citus: statements that start in groups {} may fail, they did not say within {} ms that they wait; hint: look at the arbiters of their primaries",
+        names.join(", "),
+        patience.as_millis()
+    );
 }
 
 /// The groups whose gate there may be.

@@ -5,6 +5,7 @@
 //! would wait for the first, and with it the second group.
 
 use super::Keeper;
+use super::gate::Closing;
 use anyhow::{Context, Result};
 use cluster::citus::{self, Groups, NodeRole, Release, Row, Step};
 use cluster::leader::Leader;
@@ -44,6 +45,24 @@ struct Hold {
 /// How often a name is asked where it leads, while writers wait for that: who moves it tells nobody.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// A hold that was asked for.
+struct Begins {
+    group: u32,
+    request: i64,
+    term: i64,
+    /// How long transactions that use the group may go on.
+    cooldown: Duration,
+    /// Where they go on for longer, they are not ended and the change is not made.
+    calls_off: bool,
+}
+
+/// What became of it.
+enum Begun {
+    Held,
+    /// It is not, and why.
+    Not(String),
+}
+
 impl Holds {
     /// Are this group's writers held?
     pub fn holds(&self, group: u32) -> bool {
@@ -80,21 +99,44 @@ impl Keeper {
         let asks = |group: &u32, view: &ClusterView, request| {
             *group != citus::COORDINATOR
                 && !self.holds.holds(*group)
-                && !citus::is_held(view, request)
+                && citus::answer(view, request).is_none()
                 && !self.holds.failed.contains_key(&request)
         };
         let asking = groups.iter().filter_map(|(group, view)| Some((*group, view, citus::hold_wanted(view)?)));
         let asking: Vec<_> = asking.filter(|(group, view, (request, _))| asks(group, view, *request)).collect();
-        if !asking.is_empty() && self.holds.is_empty() {
-            self.close_gates(groups, leader, limit).await;
+        let grace = citus::grace(groups, self.hands.config.citus.as_ref().and_then(|citus| citus.grace_s));
+        let mut left = 0;
+        if self.holds.is_empty()
+            && let Some(cooldown) = asking.iter().map(|(_, view, _)| super::cooldown(&self.hands, view)).max()
+        {
+            left = self.close_gates(groups, leader, &Closing { grace, cooldown, limit }).await;
         }
         for (group, view, (request, asked)) in asking {
-            let cooldown = super::cooldown(&self.hands, view);
+            let begins = Begins {
+                group,
+                request,
+                term: asked.term,
+                cooldown: super::cooldown(&self.hands, view),
+                calls_off: asked.prefers_statements,
+            };
             self.holds.failed.insert(request, Instant::now());
-            if self.begin_hold_while_asked(group, request, asked.term, limit, cooldown).await? {
-                self.scope.answer_hold(group, request, leader).await?;
-                self.holds.failed.remove(&request);
+            let begun = match left {
+                0 => self.begin_hold_while_asked(&begins, limit).await?,
+                _ if begins.calls_off => {
+                    Begun::Not(format!("{left} transactions are still under way after {} s (citus.grace)", grace.as_secs()))
+                }
+                _ => self.begin_hold_while_asked(&begins, limit).await?,
+            };
+            let refused = match begun {
+                Begun::Held => None,
+                Begun::Not(why) if begins.calls_off => Some(why),
+                Begun::Not(_) => continue,
+            };
+            if let Some(why) = &refused {
+                tracing::warn!("Citus: the change in group {group} is called off, statements come first (citus.prefer): {why}");
             }
+            self.scope.answer_hold(group, request, leader, refused).await?;
+            self.holds.failed.remove(&request);
         }
         self.release(groups).await?;
         if self.holds.is_empty() || self.holds.held.values().any(|hold| hold.released.is_none()) {
@@ -114,8 +156,9 @@ impl Keeper {
     }
 
     /// As [`Keeper::begin_hold`], for as long as the group asks for it: a transaction in the way may take until the cooldown ends, and whoever
-    /// asked may die meanwhile. False where that was so, or where it failed: then this group's part of the transaction is undone.
-    async fn begin_hold_while_asked(&mut self, group: u32, request: i64, term: i64, limit: Duration, cooldown: Duration) -> Result<bool> {
+    /// asked may die meanwhile. Where that was so, or where it failed, this group's part of the transaction is undone.
+    async fn begin_hold_while_asked(&mut self, begins: &Begins, limit: Duration) -> Result<Begun> {
+        let (group, request) = (begins.group, begins.request);
         let mut backends = Vec::new();
         for database in &mut self.databases {
             database.begin(limit + Duration::from_secs(5)).await?;
@@ -124,7 +167,7 @@ impl Keeper {
         }
         let (sql, scope, wake) = (self.hands.sql.clone(), self.scope.clone(), self.wake.clone());
         let begun = {
-            let mut begin = std::pin::pin!(self.begin_hold(group, request, term, cooldown));
+            let mut begin = std::pin::pin!(self.begin_hold(begins));
             let cancelling = async {
                 no_longer_asked(&scope, &wake, group, request).await;
                 loop {
@@ -144,7 +187,7 @@ impl Keeper {
         };
         // What it was woken by may have been of interest to others.
         self.wake.notify_one();
-        let Err(why) = begun else { return Ok(true) };
+        let Err(why) = begun else { return Ok(Begun::Held) };
         tracing::warn!("Citus: writers of group {group} are not held: {why:#}");
         for database in &mut self.databases {
             database.run(&format!("ROLLBACK TO {BEFORE}")).await.with_context(|| format!("go on without a hold of group {group}"))?;
@@ -152,11 +195,12 @@ impl Keeper {
         if self.holds.is_empty() {
             self.databases.iter_mut().for_each(super::Database::close);
         }
-        Ok(false)
+        Ok(Begun::Not(format!("{why:#}")))
     }
 
     /// When this returns nobody writes to the group through this coordinator.
-    async fn begin_hold(&mut self, group: u32, request: i64, term: i64, cooldown: Duration) -> Result<()> {
+    async fn begin_hold(&mut self, begins: &Begins) -> Result<()> {
+        let Begins { group, request, term, cooldown, calls_off } = *begins;
         let since = Instant::now();
         let mut rows = Vec::new();
         for database in &mut self.databases {
@@ -164,7 +208,10 @@ impl Keeper {
             let row = found.into_iter().find(|row| row.group == group && row.role == NodeRole::Primary);
             if let Some(row) = &row {
                 let aside = Step::Move { id: row.id, to: citus::demoted(&row.at) };
-                database.steps(&[aside], cooldown).await?;
+                match calls_off {
+                    true => database.step_aside(&aside, cooldown).await?,
+                    false => database.steps(&[aside], cooldown).await?,
+                }
             }
             rows.push(row);
         }

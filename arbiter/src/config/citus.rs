@@ -2,6 +2,8 @@
 
 use super::CitusConfig;
 use super::tree::At;
+use cluster::citus::Prefer;
+use cluster::schema::GRACE_MAX_S;
 use serde_json::{Map, Value};
 
 /// None where the section is absent.
@@ -22,12 +24,27 @@ pub fn citus(at: &At<'_>) -> Option<CitusConfig> {
             distinct.push(name);
         }
     }
+    let grace = at.at("grace");
+    let grace_s = grace.seconds();
+    if grace_s.is_some_and(|seconds| seconds > GRACE_MAX_S.unsigned_abs()) {
+        grace.note(format!("found {}, expected at most {GRACE_MAX_S} seconds", grace_s.unwrap_or_default()));
+    }
+    let preferred = at.at("prefer");
+    let prefer = preferred.text().and_then(|word| {
+        let prefer = Prefer::of(&word);
+        if prefer.is_none() {
+            preferred.note(format!("found `{word}`, expected `change` or `statements`"));
+        }
+        prefer
+    });
     Some(CitusConfig {
         group: number?,
         databases: distinct,
         lock_cooldown_s: at.at("lock_cooldown").seconds(),
         end_sessions_at_promotion: at.at("end_sessions_at_promotion").flag().unwrap_or(true),
         hold_reads: at.at("hold_reads").flag().unwrap_or(true),
+        grace_s,
+        prefer,
     })
 }
 
@@ -79,6 +96,9 @@ mod tests {
             ("citus: {group: 4000000000, database: app}", "citus.group"),
             ("citus: {group: 1}", "citus.database"),
             ("citus: 5", "citus"),
+            ("citus: {group: 1, database: app, prefer: both}", "citus.prefer"),
+            ("citus: {group: 1, database: app, grace: long}", "citus.grace"),
+            ("citus: {group: 1, database: app, grace: 301}", "citus.grace"),
         ] {
             let errors = read(yaml).1;
             assert!(errors.len() == 1 && errors[0].starts_with(key), "{yaml}: {errors:?}");

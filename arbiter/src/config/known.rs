@@ -61,6 +61,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("citus.lock_cooldown", Served),
     ("citus.end_sessions_at_promotion", Served),
     ("citus.hold_reads", Served),
+    ("citus.grace", Served),
+    ("citus.prefer", Served),
     ("ctl", Free),
     ("pgbouncer", Free),
     ("consul", OTHER_STORE),

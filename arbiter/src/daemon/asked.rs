@@ -200,8 +200,9 @@ async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
     let role = if facts.in_recovery { hands.standby_role(view) } else { MemberRole::Primary };
     tend::leaving::leave(hands).await;
     crate::citus::daemon::end(hands).await?;
+    // Before poolers are paused: what is under way through one of them could not end.
+    crate::citus::ask(hands, view, false).await?;
     let _held = if facts.in_recovery { None } else { crate::poolers::hold(hands, view).await };
-    crate::citus::ask(hands, view).await;
     hands.speak(MemberState::Restarting, role);
     hands.callbacks.restarting();
     hands.stop_within(StopMode::Fast, hands.patience(view)).await?;

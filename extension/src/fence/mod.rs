@@ -8,7 +8,7 @@
 //! | after commit, after prepare | may it be acknowledged? | the connection is cut |
 //! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
 //! | the same | after a restart: do the standbys have it again? ([`crate::recovered`]) | waits, then an ERROR |
-//! | executor start, utility: COPY FROM; on a Citus server | is a planned change of a worker under way? ([`gate`]) | waits until it is over |
+//! | executor start, planner, function call, utility: what reaches other nodes ([`reach`]); on a Citus server | is a planned change of a worker under way? ([`gate`]) | waits until it is over |
 //! | authentication | is the fence closed? | the session starts read-only |
 //! | before commit, prepare, statements; on a Citus worker | was its coordinator deposed? ([`origin`]) | the session ends |
 //!
@@ -16,7 +16,7 @@
 //! statement has not run anywhere; at authentication we come last. Transaction callbacks run in reverse order of registration, before
 //! the commit record is written, and after it is durable and replicated; there we stand alone.
 //!
-//! The three hooks that call onward are two functions each: a plain one, which holds nothing that needs
+//! The hooks that call onward are two functions each: a plain one, which holds nothing that needs
 //! dropping, so that an ERROR from below jumps over it untouched; and a guarded one, which does our part
 //! and turns a panic into an ERROR.
 //!
@@ -30,6 +30,7 @@ mod gate;
 pub mod layout;
 mod origin;
 mod outside;
+mod reach;
 mod session;
 mod standbys;
 mod statement;
@@ -56,7 +57,7 @@ unsafe extern "C-unwind" {
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(port: *mut pg_sys::Port, status: c_int)>;
 
 thread_local! {
-    static PREVIOUS: Cell<Previous> = const { Cell::new(Previous { utility: None, executor_start: None, authentication: None }) };
+    static PREVIOUS: Cell<Previous> = const { Cell::new(Previous { utility: None, executor_start: None, authentication: None, planner: None, object_access: None }) };
 }
 
 /// The hooks that were there before ours.
@@ -65,6 +66,9 @@ struct Previous {
     utility: pg_sys::ProcessUtility_hook_type,
     executor_start: pg_sys::ExecutorStart_hook_type,
     authentication: AuthenticationHook,
+    /// On a Citus server only, as the next.
+    planner: pg_sys::planner_hook_type,
+    object_access: pg_sys::object_access_hook_type,
 }
 
 /// Puts the hooks in place. Called once, while the postmaster loads the library; backends inherit them.
@@ -75,6 +79,8 @@ pub fn register() {
             utility: pg_sys::ProcessUtility_hook,
             executor_start: pg_sys::ExecutorStart_hook,
             authentication: ClientAuthentication_hook,
+            planner: None,
+            object_access: None,
         });
         pg_sys::ProcessUtility_hook = Some(statement::utility);
         pg_sys::ExecutorStart_hook = Some(statement::executor_start);

@@ -6,7 +6,7 @@ use super::{PREVIOUS, gate, in_recovery, managed_page, origin, outside};
 use crate::error;
 use crate::guc;
 use crate::recovered;
-use crate::shmem::{Page, Recovered, Work, boottime};
+use crate::shmem::{Page, Recovered, boottime};
 use cluster::fence::may_acknowledge;
 use pgrx::pg_sys;
 use std::ffi::{c_char, c_int};
@@ -39,11 +39,12 @@ pub(super) unsafe extern "C-unwind" fn utility(
 ) {
     origin::say_term();
     // SAFETY: Postgres hands in a utility statement.
-    let ends_prepared = unsafe {
-        if gate::applies() && copies_into_table(statement) && gate::asks_copy() {
-            gate::enter(Work::Writes);
+    let (gated, ends_prepared) = unsafe {
+        let gated = gate::applies() && gate::asks_utility(statement);
+        if gated {
+            gate::enter_utility(statement);
         }
-        is_ours(statement) && before_utility(statement)
+        (gated, is_ours(statement) && before_utility(statement))
     };
     let mut explain = EXPLAIN;
     // SAFETY: the arguments go on as they came, to the hook that was there or to the standard; `explain` lives until they return or raise.
@@ -54,6 +55,9 @@ pub(super) unsafe extern "C-unwind" fn utility(
             None => standard_ProcessUtility(statement, text, read_only_tree, context, params, environment, destination, completion),
         }
         end_explaining(&raw mut explain);
+    }
+    if gated {
+        gate::utility_ended();
     }
     if ends_prepared {
         after_utility();
@@ -78,18 +82,6 @@ unsafe fn is_ours(statement: *mut pg_sys::PlannedStmt) -> bool {
             pg_sys::NodeTag::T_CopyStmt => !(*node.cast::<pg_sys::CopyStmt>()).is_from,
             tag => outside::what(tag).is_some(),
         }
-    }
-}
-
-/// COPY FROM, which Citus spreads over the nodes without an executor.
-///
-/// # Safety
-/// `statement` is a utility statement.
-unsafe fn copies_into_table(statement: *mut pg_sys::PlannedStmt) -> bool {
-    // SAFETY: as demanded; the tag says what the node is.
-    unsafe {
-        let node = (*statement).utilityStmt;
-        (*node).type_ == pg_sys::NodeTag::T_CopyStmt && (*node.cast::<pg_sys::CopyStmt>()).is_from
     }
 }
 
@@ -153,7 +145,7 @@ pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryD
     }
     if gate::applies() {
         // SAFETY: as above.
-        if let Some(work) = unsafe { gate::asks(query, flags) } {
+        if let Some(work) = unsafe { gate::asks(query) } {
             gate::enter(work);
         }
     }

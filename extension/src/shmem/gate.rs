@@ -19,6 +19,38 @@ pub enum Work {
     Writes,
 }
 
+/// A transaction under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// The most that it has done.
+    pub work: Work,
+    /// In which of the two counts it is.
+    round: usize,
+}
+
+/// Transactions under way of one round; only those of clients are counted.
+#[repr(C)]
+struct Round {
+    /// Those that have read and not written.
+    reading: AtomicU32,
+    /// Those that have written.
+    writing: AtomicU32,
+}
+
+impl Round {
+    fn count(&self, work: Work) -> &AtomicU32 {
+        match work {
+            Work::Reads => &self.reading,
+            Work::Writes => &self.writing,
+        }
+    }
+
+    fn under_way(&self, reads: bool) -> u32 {
+        let reading = if reads { self.reading.load(SeqCst) } else { 0 };
+        reading + self.writing.load(SeqCst)
+    }
+}
+
 /// Part of the page. All zero is "open, and nobody is under way".
 #[repr(C)]
 pub struct Gate {
@@ -28,10 +60,13 @@ pub struct Gate {
     closed_by: AtomicI32,
     /// Reads wait too.
     holds_reads: AtomicU32,
-    /// Transactions under way that have read and not written; only those of clients are counted.
-    reading: AtomicU32,
-    /// Transactions under way that have written.
-    writing: AtomicU32,
+    /// Which round new transactions are counted in. It changes when somebody waits for those that are under way while the gate is open: there
+    /// are always others under way then, and those that began later are not waited for.
+    round: AtomicU32,
+    rounds: [Round; 2],
+    /// So many wait for transactions to end while the gate is open. One that is ended while it waits stays counted, which costs a broadcast per
+    /// transaction and nothing else.
+    awaited: AtomicU32,
     /// The gate was opened, or a transaction ended while it was closed.
     changed: UnsafeCell<pg_sys::ConditionVariable>,
 }
@@ -49,15 +84,16 @@ impl Gate {
         unsafe { pg_sys::ConditionVariableInit(self.changed.get()) };
     }
 
-    fn count(&self, work: Work) -> &AtomicU32 {
-        match work {
-            Work::Reads => &self.reading,
-            Work::Writes => &self.writing,
-        }
+    fn present_round(&self) -> usize {
+        usize::from(self.round.load(SeqCst) % 2 != 0)
+    }
+
+    fn count(&self, passed: Passed) -> &AtomicU32 {
+        self.rounds[passed.round].count(passed.work)
     }
 
     /// Until when a transaction that has done `done` waits before it does `work`; None where it need not.
-    fn closed_for(&self, done: Option<Work>, work: Work) -> Option<Moment> {
+    fn closed_for(&self, done: Option<Passed>, work: Work) -> Option<Moment> {
         let until = self.closed_until_ns.load(SeqCst);
         if until == 0 {
             return None;
@@ -71,8 +107,8 @@ impl Gate {
     }
 
     fn under_way(&self) -> u32 {
-        let reading = if self.holds_reads.load(SeqCst) != 0 { self.reading.load(SeqCst) } else { 0 };
-        reading + self.writing.load(SeqCst)
+        let reads = self.holds_reads.load(SeqCst) != 0;
+        self.rounds.iter().map(|round| round.under_way(reads)).sum()
     }
 
     fn broadcast(&self) {
@@ -87,29 +123,31 @@ impl Page {
     ///
     /// It counts itself first and looks at the gate then; who closes the gate does it the other way round. So at least one of two
     /// that come at the same instant sees the other.
-    pub fn pass_gate(&self, done: Option<Work>, work: Work) -> bool {
+    pub fn pass_gate(&self, done: Option<Passed>, work: Work) -> (Passed, bool) {
         let gate = &self.gate;
         let mut waited = false;
-        loop {
-            gate.count(work).fetch_add(1, SeqCst);
-            let Some(until) = gate.closed_for(done, work) else { break };
-            gate.count(work).fetch_sub(1, SeqCst);
+        let passed = loop {
+            // It stays in the round in which it began.
+            let passed = Passed { work, round: done.map_or_else(|| gate.present_round(), |done| done.round) };
+            gate.count(passed).fetch_add(1, SeqCst);
+            let Some(until) = gate.closed_for(done, work) else { break passed };
+            gate.count(passed).fetch_sub(1, SeqCst);
             gate.broadcast();
             waited = true;
             // An interrupt's ERROR leaves from here, where this transaction is not counted.
             wait(&gate.changed, until, LONGEST_SLEEP, |_| gate.closed_for(done, work).is_none().then_some(()));
-        }
+        };
         if let Some(done) = done {
             gate.count(done).fetch_sub(1, SeqCst);
         }
-        waited
+        (passed, waited)
     }
 
     /// Backend: its transaction, which did `done`, is over.
-    pub fn leave_gate(&self, done: Work) {
+    pub fn leave_gate(&self, done: Passed) {
         let gate = &self.gate;
         gate.count(done).fetch_sub(1, SeqCst);
-        if gate.closed_until_ns.load(SeqCst) != 0 {
+        if gate.awaited.load(SeqCst) != 0 || gate.closed_until_ns.load(SeqCst) != 0 {
             gate.broadcast();
         }
     }
@@ -143,5 +181,17 @@ impl Page {
         let gate = &self.gate;
         wait(&gate.changed, limit, LONGEST_SLEEP, |_| (gate.under_way() == 0).then_some(()));
         gate.under_way()
+    }
+
+    /// Arbiter, before it closes the gate: waits until the transactions that are under way now have ended, or until `limit`, while others begin.
+    /// Gives how many have not.
+    pub fn await_earlier(&self, reads: bool, limit: Moment) -> u32 {
+        let gate = &self.gate;
+        let earlier = &gate.rounds[gate.present_round()];
+        gate.round.fetch_add(1, SeqCst);
+        gate.awaited.fetch_add(1, SeqCst);
+        wait(&gate.changed, limit, LONGEST_SLEEP, |_| (earlier.under_way(reads) == 0).then_some(()));
+        gate.awaited.fetch_sub(1, SeqCst);
+        earlier.under_way(reads)
     }
 }

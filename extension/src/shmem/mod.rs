@@ -21,7 +21,7 @@ mod timings;
 mod words;
 
 pub use events::Event;
-pub use gate::Work;
+pub use gate::{Passed, Work};
 pub use keeper::renewal_was_sent_at;
 pub use mailbox::AskError;
 pub use presence::{arbiter_looked, attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_worker};
