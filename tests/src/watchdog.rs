@@ -79,6 +79,7 @@ impl Drop for Device {
 }
 
 /// Ends with the record's other owners.
+#[expect(clippy::disallowed_methods, reason = "the device's clock, in a thread of its own")]
 fn count(record: &Arc<Mutex<Record>>, host: &Path) {
     while Arc::strong_count(record) > 1 {
         std::thread::sleep(Duration::from_millis(20));
