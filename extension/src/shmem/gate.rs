@@ -85,7 +85,7 @@ impl Gate {
     }
 
     fn present_round(&self) -> usize {
-        usize::from(self.round.load(SeqCst) % 2 != 0)
+        usize::from(!self.round.load(SeqCst).is_multiple_of(2))
     }
 
     fn count(&self, passed: Passed) -> &AtomicU32 {
