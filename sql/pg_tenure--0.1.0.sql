@@ -29,7 +29,8 @@ GRANT tenure_operator TO tenure_admin;
 CREATE FUNCTION tenure.lease(
     OUT scope text, OUT name text, OUT fence text, OUT term bigint, OUT lease text,
     OUT deadline_left interval, OUT worker_pid integer, OUT arbiter_attached boolean, OUT etcd_age interval,
-    OUT commits_waited bigint, OUT commits_refused bigint, OUT commits_cut bigint, OUT draining_for interval)
+    OUT commits_waited bigint, OUT commits_refused bigint, OUT commits_cut bigint, OUT draining_for interval,
+    OUT fencing_token bigint)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'lease_wrapper';
 COMMENT ON FUNCTION tenure.lease() IS 'this server''s lease and fence: open, expired, draining, closed or unmanaged';

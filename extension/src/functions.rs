@@ -96,6 +96,7 @@ fn lease() -> TableIterator<
         name!(commits_refused, i64),
         name!(commits_cut, i64),
         name!(draining_for, Option<Interval>),
+        name!(fencing_token, Option<i64>),
     ),
 > {
     let page = shmem::page();
@@ -126,6 +127,7 @@ fn lease() -> TableIterator<
         count(&page.commits_refused),
         count(&page.commits_cut),
         fence.drains(now).then(|| interval(now.since(fence.draining_since))),
+        Some(page.token()).filter(|token| *token != 0),
     ))
 }
 

@@ -14,7 +14,6 @@ use dcs::remember::Remembered;
 use keeper::{Host, Server, Tenure};
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -167,7 +166,7 @@ impl Host for Here {
         if let Some(word) = view.coordinator.as_ref().filter(|word| citus::term_of(word.value.term) <= view.revision) {
             page().know_coordinator(word.value.term);
         }
-        page().generation.store(view.store_generation(), SeqCst);
+        page().know_generation(view.store_generation());
         publish::snapshot(self, view);
     }
 

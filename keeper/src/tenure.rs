@@ -3,6 +3,7 @@
 //! Every field is an atomic, so the page may lie in memory that many processes share, and a process that is frozen or killed in the middle
 //! of a change holds nobody up. Who waits for a change is woken by whoever made it: [`crate::Host::change`].
 
+use cluster::citus;
 use cluster::fence::{Mode, Page as FencePage};
 use cluster::time::Moment;
 use std::cell::Cell;
@@ -22,6 +23,10 @@ pub struct Tenure {
     /// The backend that began the drain; 0 where the worker did.
     drain_pid: AtomicI32,
     term: AtomicI64,
+    /// Which making of the cluster's keys the worker's last view was of.
+    generation: AtomicU32,
+    /// The term with the making of the keys that it is of: what is compared with others' terms ([`citus::order`]).
+    token: AtomicI64,
     lease: AtomicI64,
     /// Until when this node has promised the leader not to take its key (`failsafe_mode`).
     promised_until_ns: AtomicU64,
@@ -117,10 +122,17 @@ impl Tenure {
         }
         self.held_until_ns.store(0, SeqCst);
         self.term.store(term, SeqCst);
+        // One word: who read a new generation beside an old term would speak for a tenure that never was.
+        self.token.store(citus::order(self.generation.load(SeqCst), term), SeqCst);
         self.lease.store(lease, SeqCst);
         self.deadline_ns.store(deadline.as_nanos(), SeqCst);
         self.store_wall_clock();
         self.mode.store(Mode::Open as u32, SeqCst);
+    }
+
+    /// Worker: the keys as they are from here on, before anything is opened by them.
+    pub fn know_generation(&self, generation: u32) {
+        self.generation.store(generation, SeqCst);
     }
 
     /// Worker: the lease was renewed. Only moves the deadline, and only forward: draining stays draining,
@@ -253,6 +265,11 @@ impl Tenure {
     /// The term of the present or last tenure; 0 before the first.
     pub fn term(&self) -> i64 {
         self.term.load(SeqCst)
+    }
+
+    /// The same, ordered also where the cluster's keys were made anew and revisions began again; 0 before the first.
+    pub fn token(&self) -> i64 {
+        self.token.load(SeqCst)
     }
 
     /// The etcd lease; 0 where there is none.

@@ -10,7 +10,7 @@
 use super::{in_recovery, managed_page};
 use crate::shmem::Page;
 use crate::{error, guc};
-use cluster::citus::{self, COORDINATOR};
+use cluster::citus::COORDINATOR;
 use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -31,7 +31,7 @@ pub(super) fn say_term() {
     }
     if let Some(page) = managed_page() {
         // A primary that holds no term, as after a crash of one of its processes, is older than anybody who was elected.
-        let term = if in_recovery() { 0 } else { citus::order(page.generation.load(SeqCst), page.term()).max(1) };
+        let term = if in_recovery() { 0 } else { page.token().max(1) };
         if SAID.get() != term {
             // SAFETY: a server process has one thread that reads or writes its environment: the lease worker, which has more, comes
             // here never, as it has no transactions and runs no statements.

@@ -48,8 +48,6 @@ pub struct Page {
     pub coordinator_term: AtomicI64,
     /// What the fence reads of this server was seen not to be what it is taken for: the page stays closed until the server starts again.
     distrusted: AtomicU32,
-    /// Which making of the cluster's keys the term is of.
-    pub generation: AtomicU32,
     /// See [`Recovered`].
     recovered_to: AtomicU64,
     /// Commits that had to wait for a renewal.
