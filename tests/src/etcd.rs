@@ -168,35 +168,57 @@ impl Etcd {
         hosts.join(",")
     }
 
-    /// Saves what an etcd of one member has now, as an operator's backup does.
+    /// Saves what etcd has now, as an operator's backup does.
     pub async fn save(&self, room: &Room) -> PathBuf {
-        let member = &self.members[0];
-        let file = member.dir.join("backup.db");
-        let _ = std::fs::remove_file(&file);
-        let endpoint = format!("--endpoints={}", member.at(&member.client));
-        etcdctl(room, member, &[&endpoint, "snapshot", "save", &file.display().to_string()]).await;
-        file
+        self.backup(room).await.expect("save etcd's keys; hint: `make setup` installs etcdctl")
     }
 
-    /// Puts an etcd of one member back to what was saved; it has run and is killed for that.
+    /// Puts etcd back to what was saved, and waits until it answers.
     pub async fn restore(&self, room: &Room, saved: &std::path::Path) {
-        self.lose();
-        let member = &self.members[0];
-        let peer = format!("http://{}", member.at(&member.peer));
-        let initial = format!("{}={peer}", member.name);
-        let mut arguments = vec!["snapshot", "restore"];
-        let saved = saved.display().to_string();
-        arguments.extend([saved.as_str(), "--name", &member.name, "--data-dir", "data"]);
-        arguments.extend(["--initial-cluster", &initial, "--initial-advertise-peer-urls", &peer]);
-        etcdctl(room, member, &arguments).await;
+        self.put_back(room, saved).await.expect("restore etcd's keys");
         self.run(room).await;
+    }
+
+    /// The same from the first member that answers; an error where none does.
+    pub async fn backup(&self, room: &Room) -> Result<PathBuf> {
+        let mut last = None;
+        for member in &self.members {
+            let file = member.dir.join("backup.db");
+            let _ = std::fs::remove_file(&file);
+            let endpoint = format!("--endpoints={}", member.at(&member.client));
+            match etcdctl(room, member, &[&endpoint, "snapshot", "save", &file.display().to_string()]).await {
+                Ok(()) => return Ok(file),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("there is no etcd")?)
+    }
+
+    /// Puts every member back to what was saved, all of them at once: nobody else starts one in between.
+    pub async fn put_back(&self, room: &Room, saved: &std::path::Path) -> Result<()> {
+        let peer = |member: &Member| format!("http://{}", member.at(&member.peer));
+        let initial: Vec<String> = self.members.iter().map(|member| format!("{}={}", member.name, peer(member))).collect();
+        let (initial, saved) = (initial.join(","), saved.display().to_string());
+        for member in &self.members {
+            let _ = std::fs::remove_dir_all(member.dir.join("restored"));
+            let mut arguments = vec!["snapshot", "restore", saved.as_str(), "--name", &member.name, "--data-dir", "restored"];
+            let peer = peer(member);
+            arguments.extend(["--initial-cluster", &initial, "--initial-advertise-peer-urls", &peer]);
+            etcdctl(room, member, &arguments).await?;
+        }
+        self.lose();
+        for member in &self.members {
+            std::fs::rename(member.dir.join("restored"), member.dir.join("data"))?;
+        }
+        self.spawn(room);
+        Ok(())
     }
 
     /// Kills every member, and all that it knew is gone: [`Etcd::run`] starts empty ones.
     pub fn lose(&self) {
         self.kill();
         for member in &self.members {
-            std::fs::remove_dir_all(member.dir.join("data")).expect("remove etcd's data");
+            let _ = std::fs::remove_dir_all(member.dir.join("data"));
         }
     }
 
@@ -319,10 +341,14 @@ impl Etcd {
     }
 }
 
-async fn etcdctl(room: &Room, member: &Member, arguments: &[&str]) {
+async fn etcdctl(room: &Room, member: &Member, arguments: &[&str]) -> Result<()> {
     let mut command = tokio::process::Command::from(room.command_at(&member.place, "etcdctl", &member.dir));
-    let output = command.env("ETCDCTL_API", "3").args(arguments).output().await.expect("run etcdctl; hint: `make setup` installs it");
-    assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    command.env("ETCDCTL_API", "3").args(arguments).kill_on_drop(true);
+    let output = tokio::time::timeout(seconds(20), command.output()).await.context("etcdctl does not end")??;
+    if !output.status.success() {
+        bail!("etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }
 
 fn decode(value: &Value) -> Result<String> {

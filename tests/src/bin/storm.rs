@@ -1,11 +1,12 @@
 //! `storm`: faults drawn from a seed over a real cluster, clients that keep account, and a verdict; see docs/storm.md.
 //!
-//!     storm [seed=N] [minutes=M] [sync=true|false] [net=true|false] [modes=true|false] [only=FAULT] [heal=SECONDS] [ttl=SECONDS]
+//!     storm [seed=N] [minutes=M] [sync=true|false|quorum] [net=true|false] [modes=true|false] [only=FAULT] [heal=SECONDS] [ttl=SECONDS]
 //!     storm seed=N plan=ROUNDS        prints what would happen
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use stories::storm::mode::Base;
 use stories::storm::{self, Weather};
 
 fn weather() -> Result<(Weather, Option<usize>)> {
@@ -15,7 +16,7 @@ fn weather() -> Result<(Weather, Option<usize>)> {
     let mut weather = Weather {
         seed,
         lasts: Duration::from_secs(300),
-        synchronous: true,
+        base: Base::Synchronous,
         networked: root,
         modes: false,
         only: String::new(),
@@ -28,7 +29,7 @@ fn weather() -> Result<(Weather, Option<usize>)> {
         match name {
             "seed" => weather.seed = value.parse().with_context(wrong)?,
             "minutes" => weather.lasts = Duration::from_secs_f64(value.parse::<f64>().with_context(wrong)? * 60.0),
-            "sync" => weather.synchronous = value.parse().with_context(wrong)?,
+            "sync" => weather.base = Base::named(value).with_context(wrong)?,
             "net" => weather.networked = value.parse().with_context(wrong)?,
             "modes" => weather.modes = value.parse().with_context(wrong)?,
             "only" => value.clone_into(&mut weather.only),

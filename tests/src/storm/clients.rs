@@ -237,7 +237,7 @@ async fn act(id: u64, kind: Kind, server: usize, client: &Client, shared: &Share
         None => insert(id),
         Some(list) => format!(
             "INSERT INTO lists(k, v) VALUES ({list}, ARRAY[{id}::bigint]) ON CONFLICT (k) DO UPDATE SET v = lists.v || EXCLUDED.v \
-             RETURNING (SELECT term FROM tenure.lease()), v"
+             RETURNING (SELECT fencing_token FROM tenure.lease()), v"
         ),
     };
     let patience = PATIENCE[usize::from((id / CLIENT).is_multiple_of(2))];
@@ -262,7 +262,7 @@ async fn act(id: u64, kind: Kind, server: usize, client: &Client, shared: &Share
 
 /// A row and the term that acknowledges it.
 pub fn insert(id: u64) -> String {
-    format!("INSERT INTO written(id) VALUES ({id}) RETURNING (SELECT term FROM tenure.lease())")
+    format!("INSERT INTO written(id) VALUES ({id}) RETURNING (SELECT fencing_token FROM tenure.lease())")
 }
 
 /// An insert that somebody cancels meanwhile, in turns by a cancel request and by `pg_cancel_backend` on commits that wait.

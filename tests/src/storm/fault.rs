@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::json;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long systemd waits between SIGTERM and SIGKILL.
@@ -93,6 +94,10 @@ pub enum Word {
     /// etcd's leader and a node hang together and come back where they reach each other alone: a leader of etcd that does
     /// not know that it was deposed.
     HangWithEtcdsLeader,
+    /// Put back to a backup made when the fault began; in half of the cases another leads since.
+    RestoreEtcd,
+    /// Everything in it is gone.
+    EmptyEtcd,
     /// Asked by REST.
     Switchover,
     /// Asked by REST.
@@ -124,6 +129,8 @@ pub struct Means {
     pub disk: bool,
     /// Clocks of their own.
     pub clock: bool,
+    /// Backups of etcd.
+    pub backup: bool,
     /// Changes of the synchronous mode are wanted.
     pub modes: bool,
 }
@@ -134,7 +141,8 @@ impl Means {
         let root = rustix::process::geteuid().is_root();
         let path = std::env::var_os("PATH").unwrap_or_default();
         let has = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).exists());
-        Means { network: networked, loss: networked && has("nft"), disk: root && has("mkfs.ext4"), clock: has("cc"), modes }
+        let (disk, clock, backup) = (root && has("mkfs.ext4"), has("cc"), has("etcdctl"));
+        Means { network: networked, loss: networked && has("nft"), disk, clock, backup, modes }
     }
 }
 
@@ -188,6 +196,7 @@ fn draw(random: &mut Random, means: Means) -> Fault {
     let cut = random.one(&CUTS);
     let (slow, clock) = (random.one(&[Word::Slow, Word::Lose]), random.one(&[Word::ClockAhead, Word::ClockBack]));
     let (kill, freeze, node, etcd) = (random.one(&KILLS), random.one(&FREEZES), random.one(&NODES), random.one(&ETCD));
+    let forgets = random.one(&[Word::RestoreEtcd, Word::EmptyEtcd]);
     let (mode, is_mode) = (Word::Mode(random.one(&Mode::ALL)), random.percent(15));
     let word = match random.below(100) {
         _ if is_mode && means.modes => mode,
@@ -199,7 +208,8 @@ fn draw(random: &mut Random, means: Means) -> Fault {
         70..76 if means.clock => clock,
         76..82 if means.network && (slow == Word::Slow || means.loss) => slow,
         82..84 if means.network => Word::HangWithEtcdsLeader,
-        84..100 if means.network => Word::Cut(cut),
+        84..86 if means.backup => forgets,
+        86..100 if means.network => Word::Cut(cut),
         _ => kill,
     };
     let role = match random.below(100) {
@@ -224,6 +234,8 @@ pub struct Ground {
     pub clocks: Vec<Clock>,
     /// The synchronous mode, and when it was none.
     pub modes: Modes,
+    /// etcd was restored or emptied since the cluster was whole: an operator may have to make the keys anew.
+    pub forgot: AtomicBool,
 }
 
 impl Ground {
@@ -294,31 +306,9 @@ impl Ground {
                 tokio::time::sleep(fault.lasts).await;
                 others().for_each(crate::etcd::Member::thaw);
             }
-            Word::HangWithEtcdsLeader => {
-                let Some(network) = &self.network else {
-                    return ": no network".to_owned();
-                };
-                let Some(member) = etcd.leader().await else {
-                    return ": etcd has no leader".to_owned();
-                };
-                // The network's names, in the order of the members.
-                let at = etcd.members().iter().position(|one| one.name() == member.name()).unwrap_or_default();
-                let alone = [node.name(), ETCDS[at]];
-                let others = self.cluster.nodes.iter().map(Node::name).chain(ETCDS).filter(|name| !alone.contains(name));
-                let pairs: Vec<(&str, &str)> =
-                    others.flat_map(|other| alone.into_iter().flat_map(move |one| [(one, other), (other, one)])).collect();
-                member.freeze();
-                node.freeze();
-                pairs.iter().for_each(|(one, other)| network.cut(one, other));
-                // Two thirds of it hung: with a lease of ten seconds that is most often less than the lease, and enough for an
-                // election.
-                tokio::time::sleep(fault.lasts * 2 / 3).await;
-                member.thaw();
-                node.thaw();
-                tokio::time::sleep(fault.lasts / 3 + Duration::from_secs(2)).await;
-                pairs.iter().for_each(|(one, other)| network.heal(one, other));
-                return format!(" [{}]", member.name());
-            }
+            Word::HangWithEtcdsLeader => return self.hang_with_etcds_leader(fault, node).await,
+            Word::RestoreEtcd => return self.restore_etcd(fault).await,
+            Word::EmptyEtcd => return self.empty_etcd(fault).await,
             Word::Switchover => {
                 // To anybody who may, asked of any node: the words are Patroni's.
                 let asked = &self.cluster.nodes[fault.choice % self.cluster.nodes.len()];
@@ -457,46 +447,9 @@ impl Ground {
         self.disks.iter().for_each(Disk::free);
     }
 
-    async fn leader_now(&self) -> String {
+    pub(super) async fn leader_now(&self) -> String {
         let view = self.cluster.view().await.unwrap_or_default();
         view.leader().unwrap_or("n1").to_owned()
-    }
-
-    /// Who no longer hears whom.
-    fn pairs(&self, cut: Cut, name: &str, choice: usize) -> Vec<(String, String)> {
-        let nodes: Vec<&str> = self.cluster.nodes.iter().map(Node::name).filter(|other| *other != name).collect();
-        let (mut outgoing, mut incoming) = (true, true);
-        let (one_side, other_side): (Vec<&str>, Vec<&str>) = match cut {
-            Cut::All => return Vec::new(),
-            Cut::Cluster => (vec![name], [nodes, ETCDS.to_vec()].concat()),
-            Cut::Etcd => (vec![name], ETCDS.to_vec()),
-            Cut::Nodes => (vec![name], nodes),
-            Cut::Outgoing => {
-                incoming = false;
-                (vec![name], [nodes, ETCDS.to_vec()].concat())
-            }
-            Cut::Incoming => {
-                outgoing = false;
-                (vec![name], [nodes, ETCDS.to_vec()].concat())
-            }
-            Cut::Minority => {
-                let alone = ETCDS[choice % ETCDS.len()];
-                let rest = ETCDS.iter().copied().filter(|member| *member != alone).collect();
-                (vec![name, alone], [nodes, rest].concat())
-            }
-        };
-        let mut pairs = Vec::new();
-        for one in &one_side {
-            for other in &other_side {
-                if outgoing {
-                    pairs.push(((*one).to_owned(), (*other).to_owned()));
-                }
-                if incoming {
-                    pairs.push(((*other).to_owned(), (*one).to_owned()));
-                }
-            }
-        }
-        pairs
     }
 
     fn target(&self, fault: &Fault, view: &View) -> &Node {
@@ -524,7 +477,7 @@ impl Ground {
     }
 }
 
-fn answered(answer: anyhow::Result<crate::http::Answer>) -> String {
+pub(super) fn answered(answer: anyhow::Result<crate::http::Answer>) -> String {
     match answer {
         Ok(answer) => format!(": {} {}", answer.status, answer.body.trim().chars().take(140).collect::<String>()),
         Err(error) => format!(": {}", format!("{error:#}").chars().take(140).collect::<String>()),
@@ -570,7 +523,7 @@ impl fmt::Display for Word {
 mod tests {
     use super::*;
 
-    const ALL: Means = Means { network: true, loss: true, disk: true, clock: true, modes: true };
+    const ALL: Means = Means { network: true, loss: true, disk: true, clock: true, backup: true, modes: true };
 
     #[test]
     fn the_same_seed_gives_the_same_plan() {
@@ -588,13 +541,15 @@ mod tests {
             let mut random = Random::new(5);
             (0..500).flat_map(|_| round(&mut random, means)).collect::<Vec<_>>()
         };
-        let (all, none) = (plan(ALL), plan(Means { network: false, loss: false, disk: false, clock: false, modes: false }));
+        let (all, none) = (plan(ALL), plan(Means { network: false, loss: false, disk: false, clock: false, backup: false, modes: false }));
         assert_eq!(all.len(), none.len());
         let is_special = |word| {
             matches!(
                 word,
                 Word::Cut(_)
                     | Word::HangWithEtcdsLeader
+                    | Word::RestoreEtcd
+                    | Word::EmptyEtcd
                     | Word::Slow
                     | Word::Lose
                     | Word::FillDisk
@@ -607,7 +562,16 @@ mod tests {
             assert!(!is_special(other.word));
             assert!(is_special(one.word) || one == other, "{one:?} became {other:?}");
         }
-        for word in [Word::HangWithEtcdsLeader, Word::Lose, Word::FillDisk, Word::ClockAhead, Word::ClockBack, Word::Mode(Mode::Off)] {
+        for word in [
+            Word::HangWithEtcdsLeader,
+            Word::RestoreEtcd,
+            Word::EmptyEtcd,
+            Word::Lose,
+            Word::FillDisk,
+            Word::ClockAhead,
+            Word::ClockBack,
+            Word::Mode(Mode::Off),
+        ] {
             assert!(all.iter().any(|fault| fault.word == word), "{word} is never drawn");
         }
     }

@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod clock;
 pub mod disk;
+pub mod etcds;
 pub mod fault;
 pub mod judge;
 pub mod mode;
@@ -21,15 +22,19 @@ use clock::Clock;
 use disk::Disk;
 use fault::{ETCDS, Fault, Ground, Means};
 use judge::{Contents, Judgement};
-use mode::Modes;
+use mode::{Base, Modes};
 use network::Network;
 use random::Random;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// Acknowledged statements that make a cluster healthy, after it looks so.
 const PROOF: u64 = 20;
+
+/// How long the operator of an etcd that forgot waits before looking.
+const OPERATOR: Duration = Duration::from_secs(5);
 
 /// The clients.
 const KINDS: [Kind; 10] = [
@@ -53,7 +58,7 @@ pub struct Weather {
     /// How long faults go on.
     pub lasts: Duration,
     /// `synchronous_mode`.
-    pub synchronous: bool,
+    pub base: Base,
     /// In network namespaces, with cuts.
     pub networked: bool,
     /// With changes of the synchronous mode.
@@ -102,7 +107,7 @@ pub async fn run(weather: &Weather) -> bool {
         "storm: seed {}, {:.0} min, {}, ttl {} s, {}, in {room}",
         weather.seed,
         weather.lasts.as_secs_f64() / 60.0,
-        if weather.synchronous { "synchronous" } else { "asynchronous" },
+        weather.base,
         weather.ttl,
         if ground.network.is_some() { "a network namespace each" } else { "on loopback, no network faults" },
     );
@@ -135,7 +140,7 @@ pub async fn run(weather: &Weather) -> bool {
     let ledger = clients.finish();
     match verdict(&ground, ledger, weather).await {
         Ok((judged, ledger)) => {
-            broken.extend(judged.violations(weather.synchronous));
+            broken.extend(judged.violations(weather.base.is_synchronous()));
             print_table(&rounds, &judged, lasted);
             print_words(&ledger);
         }
@@ -168,7 +173,7 @@ async fn verdict(ground: &Ground, mut ledger: Ledger, weather: &Weather) -> Resu
     let leader = ground.cluster.node(view.leader().ok_or("nobody leads")?);
     prepared::finish(leader, &mut ledger.transactions).await?;
     let contents = contents(ground).await?;
-    let windows = if weather.synchronous { ground.modes.windows() } else { Vec::new() };
+    let windows = if weather.base.is_synchronous() { ground.modes.windows() } else { Vec::new() };
     Ok((Judgement::on(&contents, &ledger, &windows), ledger))
 }
 
@@ -187,7 +192,7 @@ async fn settle(weather: &Weather, means: Means) -> Ground {
         dynamic["ttl"] = weather.ttl.into();
         dynamic["loop_wait"] = 1.into();
         dynamic["retry_timeout"] = 1.into();
-        dynamic["synchronous_mode"] = weather.synchronous.into();
+        dynamic["synchronous_mode"] = weather.base.value();
         dynamic["postgresql"]["parameters"]["max_prepared_transactions"] = 200.into();
         if let Some(lines) = config["postgresql"]["pg_hba"].as_array_mut() {
             lines.push("host all all 10.0.0.0/8 scram-sha-256".into());
@@ -224,12 +229,12 @@ async fn settle(weather: &Weather, means: Means) -> Ground {
             node
         })
         .collect();
-    let cluster = Cluster::assembled(nodes, etcd, room, weather.synchronous);
+    let cluster = Cluster::assembled(nodes, etcd, room, weather.base.is_synchronous());
     for node in &cluster.nodes {
         cluster.start(node);
     }
     cluster.healthy().await;
-    Ground { cluster, network, disks, clocks, modes: Modes::new(weather.synchronous) }
+    Ground { cluster, network, disks, clocks, modes: Modes::new(weather.base), forgot: AtomicBool::new(false) }
 }
 
 async fn make_tables(ground: &Ground) -> anyhow::Result<()> {
@@ -277,6 +282,7 @@ async fn one_round(
 /// Waits until the cluster is whole, and clients get on; starts arbiters that ended by themselves, as systemd does.
 async fn healed(ground: &Ground, clients: &Clients, weather: &Weather) -> Result<(), String> {
     let began = Instant::now();
+    let mut operated = began;
     let mut proven: Option<u64> = None;
     loop {
         for node in &ground.cluster.nodes {
@@ -290,6 +296,7 @@ async fn healed(ground: &Ground, clients: &Clients, weather: &Weather) -> Result
                 None => match proven {
                     Some(before) if clients.acknowledged() >= before + PROOF => {
                         ground.modes.whole();
+                        ground.remembers();
                         return Ok(());
                     }
                     Some(_) => "clients do not get on".to_owned(),
@@ -308,6 +315,13 @@ async fn healed(ground: &Ground, clients: &Clients, weather: &Weather) -> Result
         if began.elapsed() > weather.heal {
             return Err(fault);
         }
+        // An operator looks at it after some seconds, and again.
+        if operated.elapsed() > OPERATOR {
+            if let Some(said) = ground.make_keys_anew(began, weather.base.is_synchronous()).await {
+                println!("            {said}");
+            }
+            operated = Instant::now();
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -317,7 +331,7 @@ async fn fault_of(ground: &Ground, view: &View, weather: &Weather) -> Option<Str
     if let Some(fault) = ground.modes.restore(&ground.cluster, view).await {
         return Some(fault);
     }
-    if let Some(fault) = view.fault(ground.cluster.nodes.len(), weather.synchronous) {
+    if let Some(fault) = view.fault(ground.cluster.nodes.len(), weather.base.is_synchronous()) {
         return Some(fault);
     }
     let leader = ground.cluster.node(view.leader()?);
@@ -327,7 +341,7 @@ async fn fault_of(ground: &Ground, view: &View, weather: &Weather) -> Option<Str
     };
     let streaming = rows.iter().filter(|row| row[1] == "streaming").count();
     let synchronous = rows.iter().filter(|row| matches!(row[2].as_str(), "sync" | "quorum")).count();
-    if streaming + 1 != ground.cluster.nodes.len() || (weather.synchronous && synchronous == 0) {
+    if streaming + 1 != ground.cluster.nodes.len() || (weather.base.is_synchronous() && synchronous == 0) {
         return Some(format!("pg_stat_replication of {} has {rows:?}", leader.name()));
     }
     None

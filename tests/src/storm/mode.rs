@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::view::View;
 use serde_json::{Value, json};
+use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,53 @@ impl Mode {
     }
 }
 
+/// The mode that a storm begins with and comes back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// `synchronous_mode: false`.
+    Asynchronous,
+    /// `synchronous_mode: true`.
+    Synchronous,
+    /// `synchronous_mode: quorum`.
+    Quorum,
+}
+
+impl Base {
+    /// As the word `sync=` says it.
+    pub fn named(word: &str) -> Option<Base> {
+        match word {
+            "false" => Some(Base::Asynchronous),
+            "true" => Some(Base::Synchronous),
+            "quorum" => Some(Base::Quorum),
+            _ => None,
+        }
+    }
+
+    /// As the dynamic configuration has it.
+    pub fn value(self) -> Value {
+        match self {
+            Base::Asynchronous => json!(false),
+            Base::Synchronous => json!(true),
+            Base::Quorum => json!("quorum"),
+        }
+    }
+
+    /// Nothing acknowledged may be lost.
+    pub fn is_synchronous(self) -> bool {
+        self != Base::Asynchronous
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Base::Asynchronous => "asynchronous",
+            Base::Synchronous => "synchronous",
+            Base::Quorum => "quorum",
+        })
+    }
+}
+
 /// A time in which an acknowledged commit may be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -48,15 +96,15 @@ pub struct Window {
 /// The mode of a storm.
 #[derive(Debug)]
 pub struct Modes {
-    synchronous: bool,
+    base: Base,
     off_since: Mutex<Option<Instant>>,
     windows: Mutex<Vec<Window>>,
 }
 
 impl Modes {
     /// With the mode the storm begins with, and comes back to after each round.
-    pub fn new(synchronous: bool) -> Modes {
-        Modes { synchronous, off_since: Mutex::new(None), windows: Mutex::new(Vec::new()) }
+    pub fn new(base: Base) -> Modes {
+        Modes { base, off_since: Mutex::new(None), windows: Mutex::new(Vec::new()) }
     }
 
     /// The mode is another for so long.
@@ -73,11 +121,8 @@ impl Modes {
     /// Asks for the storm's own mode where `config` has another; says what it still has to wait for.
     pub async fn restore(&self, cluster: &Cluster, view: &View) -> Option<String> {
         let config = view.json("config");
-        let own = [
-            ("synchronous_mode", json!(self.synchronous)),
-            ("synchronous_mode_strict", json!(false)),
-            ("synchronous_node_count", json!(1)),
-        ];
+        let own =
+            [("synchronous_mode", self.base.value()), ("synchronous_mode_strict", json!(false)), ("synchronous_node_count", json!(1))];
         let is_own = |(key, value): &(&str, Value)| config[*key] == *value || (config[*key].is_null() && *key != "synchronous_mode");
         if config.is_null() || own.iter().all(is_own) {
             return None;
