@@ -2,7 +2,8 @@
 //!
 //! `fence_mutants` runs them all, `fence_mutants prepare copy` those whose name contains a word. For each it builds
 //! the extension from the changed copy (dev profile, seconds) and runs the stories named beside it against that
-//! library (`TENURE_TEST_LIBRARY`). Prints the table of docs/fence-proof.md; ends with 1 where a mutant
+//! library (`TENURE_TEST_LIBRARY`); for stories of whole clusters it builds the arbiter too (`TENURE_BIN`) and makes an installation of
+//! PostgreSQL that has the library (`PG_BIN`). Prints the table of docs/fence-proof.md; ends with 1 where a mutant
 //! survives, no longer fits the source, or does not build. First of all the untouched copy has to pass.
 
 mod mutants;
@@ -17,6 +18,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many stories run side by side.
 const AT_ONCE: usize = 3;
+
+/// Files of stories that run whole clusters: their servers load the installed library, and their arbiter is the built one.
+const OF_CLUSTERS: [&str; 2] = ["voters", "by_hand"];
+
+/// What the stories run against.
+#[derive(Clone)]
+struct Built {
+    library: PathBuf,
+    /// The directory of PostgreSQL's programs, and the arbiter; None where no story runs a cluster.
+    cluster: Option<(PathBuf, PathBuf)>,
+}
 
 /// The copy of the tree and what is built from it.
 struct Bench {
@@ -48,9 +60,11 @@ impl Bench {
     }
 
     /// Builds the copy as it stands.
-    fn build(&self, name: &str) -> Result<PathBuf> {
+    fn build(&self, name: &str, stories: &[(&str, &str)]) -> Result<Built> {
+        let whole = stories.iter().any(|(file, _)| OF_CLUSTERS.contains(file));
         let output = Command::new("cargo")
             .args(["build", "--quiet", "--locked", "-p", "pg_tenure"])
+            .args(if whole { &["-p", "tenure-arbiter", "--lib", "--bin", "tenure"][..] } else { &[] })
             .current_dir(&self.copy)
             .env("CARGO_TARGET_DIR", &self.target)
             .output()
@@ -60,27 +74,52 @@ impl Bench {
         }
         let library = self.libraries.join(format!("{name}.so"));
         std::fs::copy(self.target.join("debug/libpg_tenure.so"), &library).context("keep the library")?;
-        Ok(library)
+        let cluster = if whole {
+            let arbiter = self.libraries.join(format!("{name}.tenure"));
+            std::fs::copy(self.target.join("debug/tenure"), &arbiter).context("keep the arbiter")?;
+            Some((self.install(name, &library)?, arbiter))
+        } else {
+            None
+        };
+        Ok(Built { library, cluster })
+    }
+
+    /// Makes an installation of PostgreSQL with this library; gives the directory of its programs. A server finds its libraries by
+    /// where its own file lies, so the programs are copied and the rest is linked.
+    fn install(&self, name: &str, library: &Path) -> Result<PathBuf> {
+        let bin = stories::programs::postgres_bin();
+        let asked =
+            Command::new(bin.join("pg_config")).args(["--bindir", "--pkglibdir", "--sharedir"]).output().context("run pg_config")?;
+        let text = String::from_utf8_lossy(&asked.stdout).into_owned();
+        let [bin, lib, share] = text.lines().collect::<Vec<_>>()[..] else { bail!("pg_config says {text}") };
+        let root = self.libraries.join(name);
+        let script = "rm -rf \"$1\" && mkdir -p \"$1$2\" \"$1$3\" \"$1$(dirname \"$4\")\" && cp -a \"$2/.\" \"$1$2\" \
+                      && cp -as \"$3/.\" \"$1$3\" && ln -s \"$4\" \"$1$4\" && rm -f \"$1$3/pg_tenure.so\" && cp \"$5\" \"$1$3/pg_tenure.so\"";
+        let made = Command::new("sh").args(["-ec", script, "install"]).arg(&root).args([bin, lib, share]).arg(library).status();
+        ensure!(made.context("run sh")?.success(), "cannot make an installation for {name}");
+        Ok(root.join(bin.trim_start_matches('/')))
     }
 
     /// Builds the copy with one guard taken out, and puts it back.
-    fn build_mutant(&self, mutant: &Mutant) -> Result<PathBuf> {
+    fn build_mutant(&self, mutant: &Mutant) -> Result<Built> {
         let file = self.copy.join(mutant.file);
         let whole = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let places = whole.matches(mutant.from).count();
         ensure!(places == 1, "{} fits {places} places of {}, not one", mutant.name, mutant.file);
         std::fs::write(&file, whole.replacen(mutant.from, mutant.to, 1)).context("take the guard out")?;
-        let built = self.build(mutant.name);
+        let built = self.build(mutant.name, mutant.stories);
         std::fs::write(&file, whole).context("put the guard back")?;
         built
     }
 
-    /// Runs one story against a library: None where it passes, else what it said.
-    fn story(&self, library: &Path, (file, test): (&str, &str)) -> Result<Option<String>> {
+    /// Runs one story against what was built: None where it passes, else what it said.
+    fn story(&self, built: &Built, (file, test): (&str, &str)) -> Result<Option<String>> {
+        let cluster = built.cluster.iter().flat_map(|(bin, arbiter)| [("PG_BIN", bin), ("TENURE_BIN", arbiter)]);
         let output = Command::new("cargo")
             .args(["test", "--quiet", "--locked", "-p", "tenure-tests", "--test", file, "--", "--exact", test])
             .current_dir(&self.source)
-            .env("TENURE_TEST_LIBRARY", library)
+            .env("TENURE_TEST_LIBRARY", &built.library)
+            .envs(cluster)
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .output()
@@ -95,8 +134,8 @@ impl Bench {
     }
 }
 
-/// A story to run against a library.
-type Job = (usize, PathBuf, (&'static str, &'static str));
+/// A story to run against what was built.
+type Job = (usize, Built, (&'static str, &'static str));
 
 fn run_all(bench: &Bench, jobs: &[Job]) -> Result<Vec<Option<String>>> {
     let next = AtomicUsize::new(0);
@@ -106,8 +145,8 @@ fn run_all(bench: &Bench, jobs: &[Job]) -> Result<Vec<Option<String>>> {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::SeqCst);
-                    let Some((_, library, story)) = jobs.get(index) else { return };
-                    let said = bench.story(library, *story);
+                    let Some((_, built, story)) = jobs.get(index) else { return };
+                    let said = bench.story(built, *story);
                     results.lock().expect("nobody panicked with the lock")[index] = Some(said.map_err(|error| format!("{error:#}")));
                 }
             });
@@ -123,8 +162,8 @@ fn run() -> Result<bool> {
         MUTANTS.iter().filter(|mutant| words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))).collect();
     let bench = Bench::new()?;
 
-    let untouched = bench.build("untouched")?;
     let stories: BTreeSet<_> = chosen.iter().flat_map(|mutant| mutant.stories.iter().copied()).collect();
+    let untouched = bench.build("untouched", &stories.iter().copied().collect::<Vec<_>>())?;
     let jobs: Vec<Job> = stories.into_iter().map(|story| (0, untouched.clone(), story)).collect();
     for ((_, _, (_, test)), said) in jobs.iter().zip(run_all(&bench, &jobs)?) {
         if let Some(said) = said {
@@ -137,7 +176,7 @@ fn run() -> Result<bool> {
     let mut unfit = 0;
     for (index, mutant) in chosen.iter().enumerate() {
         match bench.build_mutant(mutant) {
-            Ok(library) => jobs.extend(mutant.stories.iter().map(|story| (index, library.clone(), *story))),
+            Ok(built) => jobs.extend(mutant.stories.iter().map(|story| (index, built.clone(), *story))),
             Err(error) => {
                 println!("{error:#}");
                 unfit += 1;

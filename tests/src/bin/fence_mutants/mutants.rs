@@ -32,8 +32,10 @@ const KEEP: &str = "keeper/src/keep.rs";
 const TURNS: &str = "keeper/src/turns.rs";
 const HERE: &str = "extension/src/here.rs";
 const INSTANCE: &str = "cluster/src/instance.rs";
-
 const STORE: &str = "cluster/src/store.rs";
+const RACE: &str = "cluster/src/race.rs";
+const MARK: &str = "cluster/src/mark.rs";
+const DUTY: &str = "cluster/src/duty.rs";
 
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
@@ -491,5 +493,40 @@ pub const MUTANTS: &[Mutant] = &[
         from: "(Some(theirs), Some(ours)) if theirs != ours => Some",
         to: "(Some(theirs), Some(ours)) if theirs != ours && theirs == ours => Some",
         stories: &[("copies", "a_lease_worker_leaves_a_name_alone_that_another_instance_took")],
+    },
+    Mutant {
+        name: "restarted-voter",
+        guard: "a standby that does not know the end of its WAL says nothing",
+        file: RACE,
+        from: "    if !me.end_known && !me.primary {",
+        to: "    if !me.end_known && !me.primary && me.streaming {",
+        stories: &[("voters", "a_voter_that_restarts_speaks_only_when_it_knows_all_that_it_confirmed")],
+    },
+    Mutant {
+        name: "mark",
+        guard: "data of a cluster is never unmanaged",
+        file: MARK,
+        from: "    match mark {\n        None if settings.scope.is_empty()",
+        to: "    match mark.filter(|_| !settings.scope.is_empty()) {\n        None if settings.scope.is_empty()",
+        stories: &[("by_hand", "a_deposed_leader_that_is_started_by_hand_acknowledges_nothing")],
+    },
+    Mutant {
+        name: "foreign-server",
+        guard: "a server that does not load the library is stopped by the arbiter that finds it",
+        file: MARK,
+        from: "        None => Some(\"the library pg_tenure is not loaded in it, so nothing fences its commits\".to_owned()),",
+        to: "        None => None,",
+        stories: &[("by_hand", "a_server_without_the_library_is_stopped_by_the_arbiter_that_finds_it")],
+    },
+    Mutant {
+        name: "answered",
+        guard: "who is given the key has answered just now",
+        file: DUTY,
+        from: "sync.has_standby(name) && local.answered.contains(name);",
+        to: "sync.has_standby(name);",
+        stories: &[
+            ("voters", "in_synchronous_mode_a_crash_is_not_handed_over_to_a_silent_standby"),
+            ("voters", "in_quorum_mode_a_crash_is_not_handed_over_to_silent_voters"),
+        ],
     },
 ];
