@@ -21,17 +21,24 @@ use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, Identity, KeyValue, PutOptions,
-    TlsOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchStream,
+    TlsOptions, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions, WatchStream,
 };
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// So many names are listed at once where values are too much: at most a few hundred kilobytes.
 const NAMES_MAX: i64 = 1000;
+
+/// So many keys are read in one transaction; etcd takes 128 operations.
+const KEYS_AT_ONCE: usize = 100;
+
+/// So many looks are taken without asking for everything below the prefix, once that was too much: megabytes at each look, and who took
+/// them away is noticed within minutes.
+const LOOKS_WHILE_CROWDED: u32 = 100;
 
 /// So many keys that are not ours are named.
 const NAMED: usize = 3;
@@ -69,6 +76,8 @@ pub struct Etcd {
     settings: Settings,
     endpoints: Vec<Endpoint>,
     preferred: AtomicUsize,
+    /// More stands below the prefix than fits into one answer: so many looks more do not ask for all of it.
+    crowded: AtomicU32,
     /// By what views are judged: of a node, not of the tool.
     remembered: Option<Arc<Remembered>>,
 }
@@ -77,7 +86,7 @@ impl Etcd {
     /// Names the cluster and how to reach its etcd; connects when first asked.
     pub fn new(keys: Keys, settings: Settings) -> Etcd {
         let endpoints = settings.endpoints.iter().map(|url| Endpoint { url: url.clone(), client: Mutex::new(None) }).collect();
-        Etcd { keys, settings, endpoints, preferred: AtomicUsize::new(0), remembered: None }
+        Etcd { keys, settings, endpoints, preferred: AtomicUsize::new(0), crowded: AtomicU32::new(0), remembered: None }
     }
 
     /// From here on no view is believed that can't follow on what is remembered.
@@ -92,16 +101,21 @@ impl Etcd {
 
     /// What etcd says, believed or not.
     pub async fn look(&self) -> Result<ClusterView> {
-        match self.read_all(|revision, etcd, raws| ClusterView { etcd, ..codec::view(&self.keys, revision, raws) }).await {
-            // Somebody's data below our prefix must not blind the cluster.
-            Err(Error::TooMuch(_)) => Box::pin(self.look_one_by_one()).await,
-            read => read,
+        if self.crowded.load(Ordering::Relaxed) == 0 {
+            match self.read_all(|revision, etcd, raws| ClusterView { etcd, ..codec::view(&self.keys, revision, raws) }).await {
+                // Somebody's data below our prefix must not blind the cluster. Megabytes are not asked for again and again.
+                Err(Error::TooMuch(_)) => self.crowded.store(LOOKS_WHILE_CROWDED, Ordering::Relaxed),
+                read => return read,
+            }
         }
+        Box::pin(self.look_one_by_one()).await
     }
 
     async fn look_one_by_one(&self) -> Result<ClusterView> {
         let prefix = self.keys.prefix();
         let found = self.read_one_by_one(&self.lists(), self.keys.singles(), |key| self.keys.know(key) != Known::Other).await?;
+        let left = if found.others.is_empty() { 0 } else { self.crowded.load(Ordering::Relaxed).saturating_sub(1) };
+        self.crowded.store(left, Ordering::Relaxed);
         let raws = found.answers.iter().flat_map(GetResponse::kvs).filter_map(raw);
         let mut view = ClusterView { etcd: found.etcd, ..codec::view(&self.keys, found.revision, raws) };
         view.unreadable.push(format!(
@@ -124,8 +138,8 @@ impl Etcd {
         known: impl Fn(&str) -> bool + Sync,
     ) -> Result<OneByOne> {
         let mut found = OneByOne::default();
-        let mut wanted: BTreeSet<String> = always.into_iter().collect();
-        for list in lists {
+        let mut wanted = BTreeSet::new();
+        for (number, list) in lists.iter().enumerate() {
             let options = GetOptions::new().with_prefix().with_keys_only().with_limit(NAMES_MAX);
             let names = self
                 .call(|mut client| {
@@ -143,9 +157,35 @@ impl Etcd {
                     found.others.push(key.to_owned());
                 }
             }
+            // The first is the whole prefix: what it does not name is not there.
+            if number == 0 && !names.more() {
+                break;
+            }
+            wanted.extend(always.iter().cloned());
         }
-        for key in wanted {
-            let options = GetOptions::new().with_revision(found.revision);
+        let wanted: Vec<String> = wanted.into_iter().collect();
+        let options = GetOptions::new().with_revision(found.revision);
+        for some in wanted.chunks(KEYS_AT_ONCE) {
+            let gets: Vec<TxnOp> = some.iter().map(|key| TxnOp::get(key.as_str(), Some(options.clone()))).collect();
+            let at_once = |mut client: Client| {
+                let txn = Txn::new().and_then(gets.clone());
+                async move { client.txn(txn).await }
+            };
+            match self.call(at_once).await {
+                Ok(answer) => found.answers.extend(answer.op_responses().into_iter().filter_map(|one| match one {
+                    TxnOpResponse::Get(answer) => Some(answer),
+                    TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+                })),
+                // One of ours is that large.
+                Err(Error::TooMuch(_)) => self.read_each(some, &options, &mut found).await?,
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn read_each(&self, keys: &[String], options: &GetOptions, found: &mut OneByOne) -> Result<()> {
+        for key in keys {
             let asked = |mut client: Client| {
                 let (key, options) = (key.clone(), options.clone());
                 async move { client.get(key, Some(options)).await }
@@ -156,7 +196,7 @@ impl Etcd {
                 Err(why) => return Err(why),
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Makes the cluster's keys anew, if nobody else did meanwhile: one write.
