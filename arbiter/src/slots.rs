@@ -147,6 +147,7 @@ fn facts<'a>(
         tags,
         primary,
         position: position.unwrap_or_default(),
+        redo: server.redo_lsn.unwrap_or_default(),
         timeline: server.timeline,
         server_version: server.server_version,
         use_slots: config.postgres.use_slots.unwrap_or_else(|| view.config().use_slots()),

@@ -72,11 +72,12 @@ struct Node<'a> {
     use_slots: bool,
     tags: Tags,
     copies: BTreeMap<String, Copied>,
+    redo: Lsn,
 }
 
 impl Default for Node<'_> {
     fn default() -> Self {
-        Node { name: "n2", version: 150_000, use_slots: true, tags: Tags::default(), copies: BTreeMap::new() }
+        Node { name: "n2", version: 150_000, use_slots: true, tags: Tags::default(), copies: BTreeMap::new(), redo: Lsn(500) }
     }
 }
 
@@ -88,6 +89,7 @@ impl Node<'_> {
             tags: &self.tags,
             primary: self.name == "n1",
             position: Lsn(500),
+            redo: self.redo,
             timeline: Timeline(3),
             server_version: self.version,
             use_slots: self.use_slots,
@@ -121,6 +123,10 @@ fn member_slots_are_kept_on_the_primary_and_moved_along_on_standbys() {
     assert_eq!(primary.does(&at, &[]), ["create n2", "create n3"]);
     assert_eq!(standby.does(&at, &[]), ["create n1", "create n3"]);
     assert_eq!(standby.does(&at, &[physical("n1", 100), physical("n3", 380)]), ["advance n1 to 400"]);
+    // The leader's is held where its rewind would begin.
+    let early = Node { redo: Lsn(300), ..Node::default() };
+    assert_eq!(early.does(&at, &[physical("n1", 100), physical("n3", 100)]), ["advance n1 to 300", "advance n3 to 380"]);
+    assert_eq!(early.does(&at, &[physical("n1", 300), physical("n3", 380)]), Vec::<String>::new());
     // Never past what is here, never back, never one in use.
     let far = view(json!({}), status(&[("n1", 900), ("n3", 900)]));
     let active = SlotSeen { active: true, ..physical("n3", 1) };

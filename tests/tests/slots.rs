@@ -94,6 +94,24 @@ async fn a_member_that_was_away_during_the_failover_finds_its_wal_on_the_new_pri
     cluster.healthy().await;
 }
 
+/// What it is rewound by begins at a checkpoint, not where it wrote last.
+#[tokio::test]
+async fn a_standby_keeps_what_its_leader_needs_to_be_rewound() {
+    let cluster = Cluster::of(2).ttl(3).dynamic("postgresql", keeps_no_wal()).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    slot_is(standby, leader.name(), true).await;
+    let redo = "SELECT (redo_lsn - '0/0')::bigint FROM pg_control_checkpoint()";
+    leader.query("CREATE TABLE filling(text text)").await.expect("a table");
+    for _ in 0..10 {
+        leader.query("INSERT INTO filling SELECT repeat('x', 1000) FROM generate_series(1, 1000)").await.expect("fill");
+        wait::lasting(std::time::Duration::from_millis(500)).await;
+        let held = restart_lsn(standby, leader.name()).await.expect("a position");
+        let redo = standby.one(redo).await.expect("ask").parse::<u64>().expect("a number");
+        assert!(held <= redo, "the slot of the leader holds from {held} on, its rewind begins at {redo}");
+    }
+}
+
 #[tokio::test]
 async fn a_permanent_physical_slot_survives_the_failover() {
     let slots = json!({"backup": {"type": "physical"}});

@@ -46,6 +46,9 @@ pub struct ServerFacts {
     pub received_lsn: Option<Lsn>,
     /// What a standby has replayed.
     pub replayed_lsn: Option<Lsn>,
+    /// Where a standby's recovery would begin: its last restart point.
+    #[serde(default)]
+    pub redo_lsn: Option<Lsn>,
     /// When the last replayed commit was made, as seconds since 1970.
     pub replayed_at_s: Option<f64>,
     /// Replay is paused (by a function, or by a setting lower than the primary's).
@@ -246,6 +249,7 @@ SELECT json_build_object(
   'flush_lsn', CASE WHEN NOT r.yes THEN pg_current_wal_flush_lsn() - '0/0' END,
   'received_lsn', CASE WHEN r.yes THEN pg_last_wal_receive_lsn() - '0/0' END,
   'replayed_lsn', CASE WHEN r.yes THEN pg_last_wal_replay_lsn() - '0/0' END,
+  'redo_lsn', CASE WHEN r.yes THEN (SELECT redo_lsn - '0/0' FROM pg_control_checkpoint()) END,
   'replayed_at_s', CASE WHEN r.yes THEN extract(epoch FROM pg_last_xact_replay_timestamp()) END,
   'replay_paused', CASE WHEN r.yes THEN pg_is_wal_replay_paused() ELSE false END,
   'receiver', (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port, 'timeline', received_tli,

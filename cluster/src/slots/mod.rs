@@ -201,6 +201,8 @@ pub struct Facts<'a> {
     pub primary: bool,
     /// What a primary has flushed, what a standby has replayed.
     pub position: Lsn,
+    /// Where recovery would begin here: the WAL from there on is kept anyway.
+    pub redo: Lsn,
     /// The newest timeline of the log that is here.
     pub timeline: Timeline,
     /// As in `server_version_num`.
@@ -351,6 +353,14 @@ fn wanted_physical(facts: &Facts<'_>) -> BTreeMap<String, Option<Lsn>> {
         }
     }
     wanted.remove(&mine);
+    // A leader that crashes is rewound to a checkpoint before the fork, and needs the WAL from there, not from where it wrote last. Every
+    // checkpoint of its that this node knows is at or behind the one that recovery would begin with here.
+    let led = view.leader.as_ref().map(|leader| &leader.name).or(view.last_term.as_ref().map(|last| &last.value.holder));
+    if !facts.primary
+        && let Some(Some(to)) = led.and_then(|led| wanted.get_mut(&led.slot_name()))
+    {
+        *to = facts.redo.min(*to);
+    }
     wanted
 }
 
