@@ -33,7 +33,7 @@ const TURNS: &str = "keeper/src/turns.rs";
 const HERE: &str = "extension/src/here.rs";
 const INSTANCE: &str = "cluster/src/instance.rs";
 const STORE: &str = "cluster/src/store.rs";
-const RACE: &str = "cluster/src/race.rs";
+const STANDING: &str = "cluster/src/race.rs";
 const MARK: &str = "cluster/src/mark.rs";
 const DUTY: &str = "cluster/src/duty.rs";
 
@@ -497,7 +497,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "restarted-voter",
         guard: "a standby that does not know the end of its WAL says nothing",
-        file: RACE,
+        file: STANDING,
         from: "    if !me.end_known && !me.primary {",
         to: "    if !me.end_known && !me.primary && me.streaming {",
         stories: &[("voters", "a_voter_that_restarts_speaks_only_when_it_knows_all_that_it_confirmed")],
