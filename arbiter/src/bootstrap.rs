@@ -14,7 +14,7 @@ use crate::{memory, recovery, replica, restore};
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
 use cluster::described::Described;
-use cluster::leader::Leader;
+use cluster::leader::{Leader, LeaseId};
 use cluster::local::DataDir;
 use cluster::member::{MemberRole, MemberState};
 use cluster::store::{self, Making, Memory};
@@ -26,19 +26,16 @@ use std::time::Duration;
 /// How long a lease may take to come before the claim is given up.
 const LEASE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Pause before etcd is asked again after it gave no answer.
+const RETRY: Duration = Duration::from_millis(250);
+
 /// What the extension must be told once the server takes connections.
 pub const ATTACH: &str = "SELECT tenure_internal.attach_arbiter() WHERE NOT (SELECT arbiter_attached FROM tenure.lease())";
 
 /// Makes the cluster, or finds that another node does.
 pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
-    let name = &hands.config.name;
     hands.speak(MemberState::InitializingNewCluster, MemberRole::Uninitialized);
-    let lease = lease(hands).await?;
-    let claim = match hands.etcd.claim_initialize(name, lease).await {
-        Ok(claim) => claim,
-        Err(Error::Lost(_)) => return Ok(()), // another node makes it
-        Err(why) => return Err(why).context("claim the making of the cluster"),
-    };
+    let Some((claim, lease)) = claim(hands).await? else { return Ok(()) };
     tracing::info!("founding the cluster {}: this node makes the first data directory", hands.config.scope);
     let made = make(hands, data, claim, lease).await;
     let follows = cluster::config::DynamicConfig(hands.config.bootstrap.dcs.clone()).standby_cluster().is_some();
@@ -56,6 +53,27 @@ pub async fn bootstrap(hands: &Hands, data: &DataDir) -> Result<()> {
     made
 }
 
+/// The claim, once etcd has said whose it is; `None`: another node makes the cluster. A claim that was written while its answer was lost
+/// hangs on our own lease, which is kept: whoever gave up here would take it for another node's, and so would all others, for ever.
+async fn claim(hands: &Hands) -> Result<Option<(i64, LeaseId)>> {
+    let mut sent = false;
+    loop {
+        let lease = match lease(hands).await {
+            Ok(lease) => lease,
+            Err(_) if sent => continue,
+            Err(why) => return Err(why),
+        };
+        match hands.etcd.claim_initialize(&hands.config.name, lease).await {
+            Ok(claim) => return Ok(Some((claim, lease))),
+            Err(Error::Lost(_)) => return Ok(None),
+            Err(why) if why.is_unknown() => tracing::warn!("the claim to found the cluster got no answer: {why}"),
+            Err(why) => return Err(why).context("claim the making of the cluster"),
+        }
+        sent = true;
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 /// The founding did not work: what it left is put aside, to be looked at, before this node or another one may try again.
 async fn failed(hands: &Hands) -> Result<()> {
     hands.speak(failed_state(hands), MemberRole::Uninitialized);
@@ -71,14 +89,26 @@ pub fn failed_state(hands: &Hands) -> MemberState {
     MemberState::from(what.to_owned())
 }
 
+/// Until etcd has said that it is given back, for the reason that `claim` has.
 async fn give_back(hands: &Hands, claim: i64) -> Result<(), Error> {
+    loop {
+        match try_give_back(hands, claim).await {
+            Err(why) if why.is_unknown() => tokio::time::sleep(RETRY).await,
+            // Gone, by a try whose answer was lost or with the lease.
+            Err(Error::Lost(_)) => return Ok(()),
+            done => return done,
+        }
+    }
+}
+
+async fn try_give_back(hands: &Hands, claim: i64) -> Result<(), Error> {
     if let Some(leader) = hands.etcd.look().await?.leader_if(&hands.config.name) {
         hands.etcd.release_leader(leader).await?;
     }
     hands.etcd.unclaim_initialize(claim).await
 }
 
-async fn lease(hands: &Hands) -> Result<cluster::leader::LeaseId> {
+async fn lease(hands: &Hands) -> Result<LeaseId> {
     let got = async {
         loop {
             if let Some(lease) = hands.lease.lease() {
@@ -90,7 +120,7 @@ async fn lease(hands: &Hands) -> Result<cluster::leader::LeaseId> {
     tokio::time::timeout(LEASE_PATIENCE, got).await.context("no lease could be had from etcd")
 }
 
-async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: cluster::leader::LeaseId) -> Result<()> {
+async fn make(hands: &Hands, data: &DataDir, claim: i64, lease: LeaseId) -> Result<()> {
     let config = &hands.config;
     let postgres = &config.postgres;
     let mark = Incomplete::of(&postgres.data_dir);

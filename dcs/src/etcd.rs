@@ -592,8 +592,24 @@ impl Dcs for Etcd {
     }
 
     async fn claim_initialize(&self, _name: &MemberName, lease: LeaseId) -> Result<i64> {
-        let when = vec![Compare::create_revision(self.keys.initialize(), CompareOp::Equal, 0)];
-        self.guarded("the initialize key", when, vec![TxnOp::put(self.keys.initialize(), "", on(lease))]).await
+        let key = self.keys.initialize();
+        let answer: TxnResponse = self
+            .call(|mut client| {
+                let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
+                let claim = TxnOp::put(key.clone(), "", on(lease));
+                let txn = Txn::new().when(vec![absent]).and_then(vec![claim]).or_else(vec![TxnOp::get(key.clone(), None)]);
+                async move { client.txn(txn).await }
+            })
+            .await?;
+        if answer.succeeded() {
+            return Ok(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
+        }
+        let own = |found: &KeyValue| (found.value().is_empty() && found.lease() == lease.0).then(|| found.mod_revision());
+        let found = answer.op_responses().into_iter().find_map(|found| match found {
+            TxnOpResponse::Get(found) => found.kvs().first().and_then(own),
+            _ => None,
+        });
+        found.ok_or(Error::Lost("the initialize key"))
     }
 
     async fn unclaim_initialize(&self, claim: i64) -> Result<()> {

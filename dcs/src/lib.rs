@@ -149,7 +149,8 @@ verbs! {
     /// Says what this node has, for the present vacancy.
     fn announce(name: &MemberName, word: &Announcement, lease: LeaseId) -> ();
 
-    /// Claims the making of the first data directory; the claim goes with the lease.
+    /// Claims the making of the first data directory; the claim goes with the lease. One that hangs on this lease already is ours: its answer
+    /// was lost.
     fn claim_initialize(name: &MemberName, lease: LeaseId) -> i64;
     /// Gives the claim back.
     fn unclaim_initialize(claim: i64) -> ();

@@ -454,8 +454,15 @@ impl Dcs for Memory {
     }
 
     async fn claim_initialize(&self, _name: &MemberName, lease: LeaseId) -> Result<i64> {
-        let when = vec![Guard::Absent(self.keys.initialize())];
-        self.guarded("the initialize key", when, || vec![Write::Put(self.keys.initialize(), Vec::new(), lease)])
+        let key = self.keys.initialize();
+        self.call(|state| {
+            let own = state.keys.get(&key).filter(|found| found.value.is_empty() && found.lease == lease.0);
+            if let Some(claim) = own.map(|found| found.modified) {
+                return Ok(claim);
+            }
+            let claim = vec![Write::Put(key.clone(), Vec::new(), lease)];
+            state.commit(&[Guard::Absent(key.clone())], claim)?.ok_or(Error::Lost("the initialize key"))
+        })
     }
 
     async fn unclaim_initialize(&self, claim: i64) -> Result<()> {

@@ -20,12 +20,13 @@ impl Proxy {
         let port = listener.local_addr().expect("its address").port();
         let swallows = Arc::new(AtomicBool::new(false));
         let (flag, words) = (swallows.clone(), words.as_bytes().to_vec());
+        let fired = Arc::new(AtomicBool::new(false));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(upstream) = TcpStream::connect(&server) else { continue };
                 let (Ok(client_in), Ok(upstream_out)) = (client.try_clone(), upstream.try_clone()) else { continue };
-                let (trigger, words) = (flag.clone(), words.clone());
-                thread::spawn(move || to_server(client_in, upstream_out, &trigger, &words));
+                let (trigger, words, fired) = (flag.clone(), words.clone(), fired.clone());
+                thread::spawn(move || to_server(client_in, upstream_out, (&trigger, &fired), &words));
                 let flag = flag.clone();
                 thread::spawn(move || to_client(upstream, client, &flag));
             }
@@ -49,16 +50,16 @@ impl Proxy {
     }
 }
 
-fn to_server(mut from: TcpStream, mut to: TcpStream, trigger: &AtomicBool, words: &[u8]) {
-    let (mut buffer, mut recent, mut fired) = (vec![0; 65536], Vec::new(), false);
+/// The words count once, also where a client says them again on another connection.
+fn to_server(mut from: TcpStream, mut to: TcpStream, (trigger, fired): (&AtomicBool, &AtomicBool), words: &[u8]) {
+    let (mut buffer, mut recent) = (vec![0; 65536], Vec::new());
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 {
             break;
         }
         recent.extend_from_slice(&buffer[..count]);
-        if !fired && recent.windows(words.len()).any(|window| window == words) {
+        if recent.windows(words.len()).any(|window| window == words) && !fired.swap(true, SeqCst) {
             trigger.store(true, SeqCst);
-            fired = true;
         }
         let keep = recent.len().saturating_sub(words.len());
         recent.drain(..keep);

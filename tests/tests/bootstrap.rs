@@ -1,9 +1,13 @@
 //! Empty directories become a cluster.
 
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Instant;
 use stories::cluster::{Cluster, PATIENCE};
+use stories::etcd::Etcd;
 use stories::http;
+use stories::proxy::Proxy;
+use stories::room::Room;
 use stories::wait::{self, seconds};
 
 #[tokio::test]
@@ -167,4 +171,20 @@ async fn a_cluster_is_not_founded_with_a_dynamic_configuration_that_cant_be_mean
     let view = cluster.healthy().await;
     assert!(!format!("{view:?}").contains("favourite_colour"), "{view}");
     node.logged(&["favourite_colour", "it is left out"], seconds(1)).await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_does_not_keep_the_cluster_from_being_founded() {
+    let room = Room::new();
+    let etcd = Etcd::start(&room).await;
+    let proxy = Proxy::before(etcd.hosts(), "/initialize");
+    let through = proxy.address();
+    let cluster = Cluster::of(1).ttl(20).planned_on(room, etcd, |config| config["etcd3"]["hosts"] = json!(through));
+    let only = &cluster.nodes[0];
+    cluster.start(only);
+    wait::until("the claim to be sent", PATIENCE, async || proxy.swallows().then_some(()).ok_or("not yet")).await;
+    // Until the arbiter has given the answer up; the lease, and with it the claim, is there for longer.
+    only.logged(&["no answer"], seconds(15)).await;
+    proxy.heal();
+    cluster.wait_within(seconds(45), "the cluster to be founded", |view| view.leader() == Some("n1")).await;
 }
