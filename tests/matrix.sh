@@ -142,7 +142,9 @@ server() { # NAME: sets MAJOR, CONFIG (pg_config as seen from here), ROOT (or no
 # One library for a major, also for its minors: that one build meets several of them is part of what is tried.
 library() { # MAJOR CONFIG
   local to=$DIR/built/pg_tenure-$1.so of
-  of=$(git -c "safe.directory=$TREE" rev-parse HEAD 2>/dev/null)$(git -c "safe.directory=$TREE" status --porcelain 2>/dev/null | cksum)
+  # Whatever the product is made of; a change of a story or a page builds nothing anew.
+  local product=(. ':!tests' ':!docs' ':!docker' ':!debian' ':!*.md')
+  of=$({ git -c "safe.directory=$TREE" ls-files --stage -- "${product[@]}" && git -c "safe.directory=$TREE" diff HEAD -- "${product[@]}"; } | cksum)
   [ -e "$to" ] && [ "$(cat "$to.of" 2>/dev/null)" = "$of" ] && return
   say "the product for PostgreSQL $1"
   # Two majors give files of the same name, and cargo would take the one for the other.
@@ -186,7 +188,6 @@ column() {
     -E 'package(tenure-tests)')
   # Its own way to servers, etcd and `tenure`; nothing else of this shell's.
   local variables=("PG_BIN=$BIN" "PG_MAJOR=$MAJOR" "TENURE_BIN=$TARGET/release/tenure" "CARGO_TARGET_DIR=$TARGET" "HOME=/root" "NEXTEST_EXPERIMENTAL_LIBTEST_JSON=")
-  rm -f "$result.tsv"
   if [ -n "$ROOT" ]; then
     etcd=$(chroot "$ROOT" etcd --version | head -n 1)
     env -i "PATH=$PATH" "TREE=$TREE" "TARGET=$TARGET" MATRIX_DIR="$DIR" CARGO_TARGET_DIR="$TARGET" \
@@ -197,14 +198,19 @@ column() {
     env "PATH=$path" "${variables[@]}" cargo-nextest "${run[@]}" >"$result.log" 2>&1 || true
   fi
   grep -q '^ *Summary' "$result.log" || { tail -n 20 "$result.log"; fail "the stories on $name did not run; the log is $result.log"; }
+  local day commit
+  day=$(date -u +%Y-%m-%d) commit=$(git -c "safe.directory=$TREE" rev-parse --short HEAD)
   {
-    printf 'column\t%s\t%s\t%s\t%s\t%s\t%s\n' "$name" "$("$CONFIG" --version)" "$(field "$COLUMNS_ALL" "$name" 3)" "${etcd##*: }" \
-      "$(date -u +%Y-%m-%d)" "$(git -c "safe.directory=$TREE" rev-parse --short HEAD)"
+    printf 'column\t%s\t%s\t%s\t%s\n' "$name" "$("$CONFIG" --version)" "$(field "$COLUMNS_ALL" "$name" 3)" "${etcd##*: }"
     # PASS [  12.3s] (1/40) tenure-tests::slots a_story; the last word of each is kept.
-    awk '/^ *(PASS|FAIL|TIMEOUT|LEAK|SIGABRT) \[/ { sub(/\([^)]*\) /, ""); sub(/^ */, ""); word = $1; sub(/^[A-Z]+ \[[^]]*\] */, ""); seen[$0] = word }
-         END { for (story in seen) printf "%s\t%s\n", seen[story], story }' "$result.log" | sort -k2
+    awk -v at="$day\t$commit" '/^ *(PASS|FAIL|TIMEOUT|LEAK|SIGABRT) \[/ { sub(/\([^)]*\) /, ""); sub(/^ */, ""); word = $1; sub(/^[A-Z]+ \[[^]]*\] */, ""); seen[$0] = word }
+         END { for (story in seen) printf "%s\t%s\t%s\n", seen[story], story, at }' "$result.log" | sort -k2
     grep -o 'SKIPPED: .*' "$result.log" | sort -u | sed 's/^/skipped\t/' || true
-  } >"$result.tsv"
+    # What an earlier run had of files that this one left out.
+    [ ! -e "$result.tsv" ] || awk -F '\t' -v files="$RING" 'BEGIN { for (n = split(files, list, " "); n > 0; n--) now["tenure-tests::" list[n]] }
+      $1 != "column" && $1 != "skipped" { split($2, name, " "); if (!(name[1] in now)) print }' "$result.tsv"
+  } >"$result.new"
+  mv "$result.new" "$result.tsv"
   cut -f1 "$result.tsv" | sort | uniq -c
 }
 
@@ -213,13 +219,15 @@ report() {
   local page=docs/versions.md part
   part=$(mktemp)
   {
-    echo '| PostgreSQL | from | etcd | stories passed | failed | day | commit |'
-    echo '|---|---|---|---|---|---|---|'
+    echo '| PostgreSQL | from | etcd | stories passed | failed | days | commits | files of stories |'
+    echo '|---|---|---|---|---|---|---|---|'
     for result in "$DIR"/results/*.tsv; do
       [ -e "$result" ] || continue
-      awk -F '\t' '$1 == "column" { name = $3; from = $4; etcd = $5; day = $6; commit = $7 }
+      awk -F '\t' 'function once(list, seen, what) { if (what in seen) return list; seen[what] = 1; return list (list == "" ? "" : ", ") what }
+        $1 == "column" { name = $3; from = $4; etcd = $5; next } $1 == "skipped" { next }
         $1 == "PASS" || $1 == "LEAK" { passed++ } $1 == "FAIL" || $1 == "TIMEOUT" || $1 == "SIGABRT" { failed++ }
-        END { sub(/^PostgreSQL /, "", name); printf "| %s | %s | %s | %d | %d | %s | %s |\n", name, from, etcd, passed, failed, day, commit }' "$result"
+        { split($2, part, " "); sub(/^tenure-tests::/, "", part[1]); files = once(files, file, part[1]); days = once(days, day, $3); commits = once(commits, commit, $4) }
+        END { sub(/^PostgreSQL /, "", name); printf "| %s | %s | %s | %d | %d | %s | %s | %s |\n", name, from, etcd, passed, failed, days, commits, files }' "$result"
     done
     for result in "$DIR"/results/*.tsv; do
       [ -e "$result" ] || continue
@@ -227,8 +235,6 @@ report() {
         $1 == "skipped" { printf "\n* %s, skipped: %s", name, $2 }' "$result"
     done
     echo
-    echo
-    echo "Files of stories: $RING."
   } >"$part"
   awk -v part="$part" '/^<!-- matrix -->$/ { print; print ""; while ((getline line < part) > 0) print line; skip = 1 }
     /^<!-- end of matrix -->$/ { print ""; skip = 0 } !skip { print }' "$page" >"$part.page"
