@@ -73,7 +73,7 @@ fn a_view_that_can_not_follow_on_what_is_known_is_not_believed() {
         ),
         ("founded by an empty node", |view| view.store = Some(Versioned { value: making(1, "n3"), revision: 900 }), Some("another node")),
         ("made anew", |view| (view.revision, view.last_term, view.store) = (9, last(8), anew(2)), None),
-        ("keys from before they were made anew", |view| view.store = None, Some("the 0. time")),
+        ("keys from before they were made anew", |view| view.store = None, Some("of making number 0")),
     ];
     for (what, spoil, doubted) in table {
         let mut view = healthy();
