@@ -64,7 +64,7 @@ in_root() { # ROOT COMMAND...: without the tree, to install
 }
 
 make_root() { # SUITE
-  local suite=$1 root=$DIR/roots/$1 mirror script major keys
+  local suite=$1 root=$DIR/roots/$1 mirror script major keys programs='strace iproute2 gcc libc6-dev libcap2-bin'
   [ -e "$root.ready" ] && return
   mirror=$(field "$ROOTS" "$suite" 2) script=$(field "$ROOTS" "$suite" 3) major=$(field "$ROOTS" "$suite" 4) keys=$(field "$ROOTS" "$suite" 5)
   command -v debootstrap >/dev/null || fail "debootstrap is missing; hint: make matrix installs it"
@@ -89,10 +89,10 @@ make_root() { # SUITE
   mkdir -p "$root/etc/postgresql-common" && echo 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.conf"
   # A mirror may be a copy of an earlier day.
   echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/00matrix"
-  # Of the headers only the files: their package asks for a whole compiler, and nothing is compiled here.
+  # Of the headers only the files: their package asks for a whole LLVM. gcc and setcap are for the stories: one makes a clock to step.
   in_root "$root" bash -ec "apt-get -qq update
-    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends postgresql-$major etcd-server etcd-client ca-certificates strace iproute2 ||
-    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends postgresql-$major ca-certificates strace iproute2
+    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends postgresql-$major etcd-server etcd-client ca-certificates $programs ||
+    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends postgresql-$major ca-certificates $programs
     cd /tmp && apt-get -qq download postgresql-server-dev-$major && dpkg-deb -x postgresql-server-dev-${major}_*.deb / && apt-get clean" \
     >"$root.log" 2>&1 || { tail -n 20 "$root.log"; fail "the packages of $suite could not be installed; the log is $root.log"; }
   touch "$root.ready"
