@@ -63,7 +63,8 @@ async fn a_cluster_on_an_etcd_with_tls_certificates_and_users_outlives_forgotten
     writer.goes_on(50, PATIENCE).await;
     let ledger = writer.finish();
     println!("etcd with TLS and users: {}", ledger.summary());
-    assert_eq!(ledger.refused().count(), 0, "{}", ledger.summary());
+    // The commit that waits while the switchover ends its session is told to try again (40001).
+    assert!(ledger.refused().count() <= 1, "{}", ledger.summary());
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
     no_secret_is_shown(&cluster).await;
 }

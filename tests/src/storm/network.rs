@@ -1,5 +1,8 @@
 //! A network of the storm's own: a namespace for every node and etcd member, a bridge, and real cuts.
 //!
+//! The bridge has a namespace too. Where something on the machine filters what its bridges pass on (Docker does: everything is dropped
+//! that it did not ask for), that is nothing to ours.
+//!
 //! A one-way cut is a wrong hardware address in the sender's neighbour table: what it sends is lost in silence,
 //! also on connections that exist. It needs no packet filter, which small kernels lack.
 
@@ -12,10 +15,13 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// The name of the bridge's namespace; no host is called so.
+const SWITCH: &str = "switch";
+
 /// Nobody's.
 const NOBODY: &str = "02:00:00:00:de:ad";
 
-/// The bridge, in the caller's network, and a namespace with one link for each name.
+/// The bridge, with a way to it from the caller's network, and a namespace with one link for each name.
 pub struct Network {
     id: u32,
     names: Vec<String>,
@@ -31,15 +37,19 @@ impl Network {
         let net = format!("10.{}.{}", 100 + id / 250 % 100, id % 250);
         let hosts = (0..names.len()).map(|number| format!("{net}.{}", 11 + number)).collect();
         let network = Network { id, names: names.iter().map(|name| (*name).to_owned()).collect(), hosts };
-        let bridge = network.bridge();
-        ip(&format!("link add {bridge} type bridge"))?;
-        ip(&format!("addr add {net}.1/24 dev {bridge}"))?;
-        ip(&format!("link set {bridge} up"))?;
+        let (switch, way) = (network.namespace(SWITCH), network.way());
+        ip(&format!("netns add {switch}"))?;
+        ip(&format!("-n {switch} link add bridge type bridge"))?;
+        ip(&format!("-n {switch} link set bridge up"))?;
+        ip(&format!("link add {way} type veth peer name out netns {switch}"))?;
+        ip(&format!("-n {switch} link set out master bridge up"))?;
+        ip(&format!("addr add {net}.1/24 dev {way}"))?;
+        ip(&format!("link set {way} up"))?;
         for (name, host) in network.names.iter().zip(&network.hosts) {
             let (space, link) = (network.namespace(name), network.link(name));
             ip(&format!("netns add {space}"))?;
-            ip(&format!("link add {link} type veth peer name eth0 netns {space}"))?;
-            ip(&format!("link set {link} master {bridge} up"))?;
+            ip(&format!("-n {switch} link add {link} type veth peer name eth0 netns {space}"))?;
+            ip(&format!("-n {switch} link set {link} master bridge up"))?;
             ip(&format!("-n {space} addr add {host}/24 dev eth0"))?;
             ip(&format!("-n {space} link set eth0 up"))?;
             ip(&format!("-n {space} link set lo up"))?;
@@ -65,12 +75,12 @@ impl Network {
 
     /// Pulls the cable: from and to everybody, clients too.
     pub fn unplug(&self, name: &str) {
-        let _ = ip(&format!("link set {} nomaster", self.link(name)));
+        let _ = ip(&format!("-n {} link set {} nomaster", self.namespace(SWITCH), self.link(name)));
     }
 
     /// Ends [`Network::unplug`].
     pub fn plug(&self, name: &str) {
-        let _ = ip(&format!("link set {} master {} up", self.link(name), self.bridge()));
+        let _ = ip(&format!("-n {} link set {} master bridge up", self.namespace(SWITCH), self.link(name)));
     }
 
     /// What this one sends goes out at a few KiB a second, late and with losses.
@@ -114,7 +124,7 @@ impl Network {
 
     /// The interface by which the caller is on the network.
     pub fn own_interface(&self) -> String {
-        self.bridge()
+        self.way()
     }
 
     /// The first three numbers of every address.
@@ -152,7 +162,8 @@ impl Network {
         &self.hosts[at]
     }
 
-    fn bridge(&self) -> String {
+    /// The caller's end of the link to the bridge.
+    fn way(&self) -> String {
         format!("tnb{}", self.id)
     }
 
@@ -207,10 +218,11 @@ impl Ground {
 impl Drop for Network {
     fn drop(&mut self) {
         for name in &self.names {
-            let _ = ip(&format!("link del {}", self.link(name)));
+            let _ = ip(&format!("-n {} link del {}", self.namespace(SWITCH), self.link(name)));
             let _ = ip(&format!("netns del {}", self.namespace(name)));
         }
-        let _ = ip(&format!("link del {}", self.bridge()));
+        let _ = ip(&format!("link del {}", self.way()));
+        let _ = ip(&format!("netns del {}", self.namespace(SWITCH)));
     }
 }
 
