@@ -417,7 +417,10 @@ impl Daemon {
             self.memory.start_owed = false;
         }
         self.tell_of_start(&seen);
-        self.speak_for(&seen).await;
+        // Who is about to end has nothing to say: its word would stay for a TTL, as that of a member of this cluster.
+        if self.procedure.is_some() || duty::decide(&self.view, &seen.local).what != Duty::Quit {
+            self.speak_for(&seen).await;
+        }
         self.call_back(&seen);
         let leads = self.view.leader_if(&self.hands.config.name).is_some();
         if fresh && leads && !self.view.is_standby_cluster() && matches!(seen.local.postgres, Postgres::Standby { .. }) {
