@@ -19,6 +19,7 @@ pub struct Mutant {
 const FENCE: &str = "extension/src/fence/mod.rs";
 const COMMIT: &str = "extension/src/fence/commit.rs";
 const STANDBYS: &str = "extension/src/fence/standbys.rs";
+const REACH: &str = "extension/src/fence/reach.rs";
 const STATEMENT: &str = "extension/src/fence/statement.rs";
 const SESSION: &str = "extension/src/fence/session.rs";
 const RULE: &str = "cluster/src/fence.rs";
@@ -501,6 +502,17 @@ pub const MUTANTS: &[Mutant] = &[
         from: "    if !me.end_known && !me.primary {",
         to: "    if !me.end_known && !me.primary && me.streaming {",
         stories: &[("voters", "a_voter_that_restarts_speaks_only_when_it_knows_all_that_it_confirmed")],
+    },
+    Mutant {
+        name: "gate-copy",
+        guard: "Citus: COPY FROM waits while a planned change of a worker is under way, and is waited for",
+        file: REACH,
+        from: "T_CopyStmt => (*node.cast::<pg_sys::CopyStmt>()).is_from,",
+        to: "T_CopyStmt => false,",
+        stories: &[
+            ("fence_gate", "a_closed_gate_holds_what_begins_and_counts_what_is_under_way"),
+            ("fence_gate", "who_waits_at_the_gate_can_be_cancelled_and_the_gate_opens_by_itself"),
+        ],
     },
     Mutant {
         name: "mark",
