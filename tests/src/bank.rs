@@ -1,13 +1,13 @@
 //! A bank over the shards of a Citus cluster: transfers between accounts on different workers, whose sum never changes.
 
-use crate::citus::{CitusCluster, DATABASE};
+use crate::citus::{CitusCluster, DATABASE, session};
 use crate::cluster::PATIENCE;
-use crate::node::PASSWORD;
+use crate::node::{PASSWORD, rows};
 use crate::wait;
 use anyhow::Result;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
@@ -71,6 +71,41 @@ impl Bank {
         .await;
     }
 
+    /// Reads the sum through the coordinator over and over beside the transfers, for as long as `during` goes on; prints how many of the
+    /// sums were not the whole.
+    pub async fn sums(&self, cluster: &CitusCluster, when: &str, during: impl Future<Output = ()>) {
+        let (over, began) = (AtomicBool::new(false), Instant::now());
+        let transfers = self.acknowledged.load(Ordering::Relaxed);
+        let ends = async {
+            during.await;
+            over.store(true, Ordering::Relaxed);
+        };
+        let reads = async {
+            let session = session(cluster.leader(0).await).await.expect("a session");
+            let (mut whole, mut half, mut failed) = (0_u32, 0_u32, 0_u32);
+            while !over.load(Ordering::Relaxed) {
+                match rows(&session, "SELECT sum(balance) FROM accounts").await {
+                    Ok(sum) if sum == [[whole_sum().to_string()]] => whole += 1,
+                    Ok(_) => half += 1,
+                    Err(error) => {
+                        println!("a sum {when}: {error:#}");
+                        failed += 1;
+                        wait::lasting(Duration::from_millis(20)).await;
+                    }
+                }
+            }
+            (whole, half, failed)
+        };
+        let ((), (whole, half, failed)) = tokio::join!(ends, reads);
+        let transfers = self.acknowledged.load(Ordering::Relaxed) - transfers;
+        let share = f64::from(half) * 100.0 / f64::from((whole + half).max(1));
+        println!(
+            "sums read {when}: {} in {:.1} s beside {transfers} transfers, {half} not the whole ({share:.0} %), {failed} reads failed",
+            whole + half,
+            began.elapsed().as_secs_f64()
+        );
+    }
+
     /// Ends the clients; gives the ids of the transfers that were acknowledged.
     pub async fn close(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
@@ -82,9 +117,14 @@ impl Bank {
     }
 }
 
+/// The sum of all balances, at any time.
+fn whole_sum() -> i64 {
+    BALANCE * i64::try_from(ACCOUNTS).expect("a small number")
+}
+
 /// The sum is what it was, and each acknowledged transfer is there; transactions in doubt are waited for.
 pub async fn judge(cluster: &CitusCluster, told: &[u64]) {
-    let expected = BALANCE * i64::try_from(ACCOUNTS).expect("a small number");
+    let expected = whole_sum();
     wait::until("the sum to be what it was, with nothing left in doubt", PATIENCE, async || {
         let ask = async |sql: &str| cluster.query(sql).await.map_err(|error| format!("{error:#}"));
         let sum = ask("SELECT sum(balance) FROM accounts").await?;

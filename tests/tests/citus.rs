@@ -105,6 +105,8 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     let one = cluster.cli_ok(&["list", "--group", "2", "--format", "tsv"]).await;
     assert_eq!(one.lines().count(), 3, "{one}");
 
+    sums_beside_transfers(&cluster).await;
+
     // Where nobody answers, the switchover goes on, clients see errors, and the metadata is put right afterwards.
     let coordinator = cluster.leader(0).await;
     let again = Writer::start(cluster.targets());
@@ -121,6 +123,21 @@ async fn a_planned_switchover_of_a_worker_makes_writers_wait_and_none_fail() {
     let ledger = again.finish();
     println!("the same with the coordinator's arbiter frozen: {}", ledger.summary());
     assert!(ledger.refused().count() + ledger.unknown().count() > 0, "{}", ledger.summary());
+    cluster.healthy().await;
+}
+
+/// How many sums that are read beside transfers see half of one: measured for docs/citus.md, and no more than printed, as it is Citus' way.
+async fn sums_beside_transfers(cluster: &CitusCluster) {
+    let bank = Bank::open(cluster, 4).await;
+    bank.sums(cluster, "before a switchover", lasting(seconds(5))).await;
+    let old = cluster.leader(2).await;
+    let switchover = async {
+        let said = cluster.cli_of(old, &["switchover", "--group", "2", "--force"]).await;
+        assert!(said.status.success(), "{said:?}");
+    };
+    bank.sums(cluster, "during it", switchover).await;
+    bank.sums(cluster, "after it", lasting(seconds(5))).await;
+    bank::judge(cluster, &bank.close().await).await;
     cluster.healthy().await;
 }
 
