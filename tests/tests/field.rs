@@ -206,9 +206,7 @@ async fn slots_are_named_and_moved_as_in_the_field() {
     nodes[0].query("CREATE TABLE replicate_me AS SELECT generate_series(1, 10000)").await.expect("write");
     nodes[0].query("SELECT pg_replication_slot_advance('test_physical', pg_current_wal_lsn())").await.expect("its consumer goes on");
     // A node that never leads keeps none but for those that stream from it.
-    for (slot, from, to) in
-        [("test_physical", 0, vec![2, 3]), ("n2", 0, vec![2, 3]), ("n3", 0, vec![3]), ("n4", 2, vec![0]), ("n1", 2, vec![3])]
-    {
+    for (slot, from, to) in [("test_physical", 0, vec![2, 3]), ("n2", 0, vec![2, 3]), ("n3", 0, vec![3]), ("n4", 2, vec![0])] {
         for to in to {
             wait::until(&format!("{slot} to be where n{} has it on n{}", from + 1, to + 1), seconds(10), async || {
                 let (there, here) = (at(&nodes[from], slot).await?, at(&nodes[to], slot).await?);
@@ -216,6 +214,18 @@ async fn slots_are_named_and_moved_as_in_the_field() {
             })
             .await;
         }
+    }
+    // The leader's own is held where recovery would begin on that standby: what the leader needs if it is rewound.
+    for standby in [&nodes[2], &nodes[3]] {
+        wait::until("n1 to be where recovery would begin", seconds(10), async || {
+            let asked =
+                "SELECT count(*) FROM pg_replication_slots, pg_control_checkpoint() WHERE slot_name = 'n1' AND restart_lsn <= redo_lsn";
+            match standby.one(asked).await {
+                Ok(count) if count == "1" => Ok(()),
+                other => Err(format!("{other:?}, slot at {:?}", at(standby, "n1").await)),
+            }
+        })
+        .await;
     }
     assert_eq!(at(&nodes[1], "test_physical").await, Ok(String::new()), "a node that never leads keeps a permanent slot");
     // Who leaves, leaves its slot.
