@@ -277,7 +277,11 @@ async fn thawed_coordinator(say_term: &str) -> Deeds {
     cluster.metadata_names(new, 0).await;
     // A transaction under way at the successor, which therefore does not take its part on the worker for one in doubt. The old one knows
     // nothing of it.
-    let successor = citus::session(new).await.expect("a session");
+    let promoted = Instant::now();
+    let session =
+        wait::until("a session of the successor", PATIENCE, async || citus::session(new).await.map_err(|error| format!("{error:#}")));
+    let successor = session.await;
+    println!("say_term {say_term}: a session of the successor after {} ms", promoted.elapsed().as_millis());
     rows(&successor, "BEGIN").await.expect("begin");
     rows(&successor, "INSERT INTO t VALUES (3)").await.expect("a row");
     let number = rows(&successor, "SELECT transaction_number FROM get_current_transaction_id()").await.expect("its number");
