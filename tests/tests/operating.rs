@@ -124,7 +124,7 @@ async fn sql_on_one_member_restarts_and_renews_another() {
             .expect("ask")
     };
     assert_eq!(may("public").await, "");
-    assert_eq!(may("pg_monitor").await, "config events history lease status timings");
+    assert_eq!(may("pg_monitor").await, "config events history lease status timings wait_for_lsn");
     let acting = "config events failover history lease pause reinit reload restart resume status switchover timings";
     assert_eq!(may("tenure_operator").await, acting);
     let configuring = "config events failover history lease pause reinit reload restart resume set_config status switchover timings";
