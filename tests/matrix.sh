@@ -41,6 +41,8 @@ if [ "${1:-}" = inside ]; then
   root=$2
   shift 2
   mount --make-rprivate /
+  # Stories note the ports that they take below /tmp, and this /tmp is another one than that of stories outside.
+  ip link set lo up
   for directory in proc dev dev/shm tmp "$TREE" "$TARGET" "$DIR/run"; do mkdir -p "$root/$directory"; done
   chmod 1777 "$root/tmp"
   mount -t proc proc "$root/proc"
@@ -191,7 +193,7 @@ column() {
   if [ -n "$ROOT" ]; then
     etcd=$(chroot "$ROOT" etcd --version | head -n 1)
     env -i "PATH=$PATH" "TREE=$TREE" "TARGET=$TARGET" MATRIX_DIR="$DIR" CARGO_TARGET_DIR="$TARGET" \
-      unshare --mount --pid --ipc --fork --kill-child bash "$SELF" inside "$ROOT" \
+      unshare --mount --pid --ipc --net --fork --kill-child bash "$SELF" inside "$ROOT" \
       env -i "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "${variables[@]}" cargo-nextest "${run[@]}" >"$result.log" 2>&1 || true
   else
     etcd=$(PATH=$path etcd --version | head -n 1)
