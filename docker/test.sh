@@ -62,33 +62,34 @@ whole() {
 healthy() { wait_for 180 "cluster with $LEADERS leaders and $STANDBYS standbys that stream" whole && wait_for 60 "writes through HAProxy" sql "SELECT 1"; }
 leader() { inside tenure list --format json ${GROUP:+--group "$GROUP"} | python3 -c 'import json,sys; print(next(row["Member"] for row in json.load(sys.stdin) if row["Role"] == "Leader"))'; }
 
-# measure WHAT COMMAND...: the command runs out here while the writer writes through HAProxy, every 10 ms. Adds to RESULTS.
+# measure WHAT COMMAND...: the command runs out here while the writer writes through HAProxy, every 10 ms. Adds to PAUSES and LOST.
 RESULTS=()
 PAUSES=()
 measure() {
-  local what=$1 before after said acknowledged writer; shift
-  before=$(sql "SELECT count(*) FROM written")
+  local what=$1 writer ended=0; shift
   inside rm -f /tmp/writes /tmp/enough
-  # The writer's own command tells us that it writes, and waits until we are done.
+  # The writer's own command tells us that it writes, and waits until we are done. The writer then looks for every row that was acknowledged.
   inside pause --ports 5000 --database "$DATABASE" -- sh -c 'touch /tmp/writes; until [ -e /tmp/enough ]; do sleep 0.1; done' >"$WORK/pause" 2>&1 &
   writer=$!
-  wait_for 60 "writer" inside test -e /tmp/writes
+  writes() { inside test -e /tmp/writes || ! kill -0 "$writer"; }
+  wait_for 60 "writer" writes
+  kill -0 "$writer" 2>/dev/null || { cat "$WORK/pause"; fail "the writer ended before it was measured: $what"; }
   "$@"
   inside touch /tmp/enough
-  wait "$writer" || { cat "$WORK/pause"; fail "the writer did not write again after: $what"; }
+  wait "$writer" || ended=$?
   healthy
-  said=$(sed -n 's/^The writer, one insert every 10 ms: //p' "$WORK/pause")
-  acknowledged=$(sed 's/ acknowledged.*//' <<<"$said")
-  after=$(sql "SELECT count(*) FROM written")
+  echo "$what:"
+  sed 's/^/  /' "$WORK/pause"
+  grep -q '^Acknowledged: ' "$WORK/pause" || fail "the writer did not come to its end after: $what"
   PAUSES+=("$(sed -n 's/^Write pause: \([0-9]*\) ms$/\1/p' "$WORK/pause")")
-  LOST=$((LOST + (acknowledged > after - before ? acknowledged - after + before : 0)))
-  echo "$what: ${PAUSES[-1]} ms; $said; rows in the table: $((after - before))"
+  LOST=$((LOST + $(sed -n 's/^Acknowledged: .*lost: \([0-9]*\);.*/\1/p' "$WORK/pause")))
+  [ "$ended" = 0 ] || [ "$LOST" != 0 ] || fail "rows are there twice after: $what"
 }
 # result WHAT: the pauses since the last one as a line.
 result() {
   local sorted
   sorted=$(printf '%s\n' "${PAUSES[@]}" | sort -n)
-  RESULTS+=("| $TITLE | $1 | $(sed -n "$(((${#PAUSES[@]} + 1) / 2))p" <<<"$sorted") | $(paste -sd' ' <<<"$sorted") | $LOST |")
+  RESULTS+=("| $TITLE | $1 | $(sed -n "$(((${#PAUSES[@]} + 1) / 2))p" <<<"$sorted") | $(paste -sd' ' <<<"$sorted") | $LOST | $(cut -d' ' -f1 /proc/loadavg) |")
   PAUSES=()
   LOST=0
 }
@@ -238,10 +239,10 @@ done
 
 say "measured"
 {
-  echo "$(date -u +%F), PostgreSQL $PG_MAJOR, $(nproc) cores, docker $("$DOCKER" version --format '{{.Server.Version}}'); load average $(cut -d' ' -f1-3 /proc/loadavg) at the end."
+  echo "$(date -u +%F), PostgreSQL $PG_MAJOR, $(nproc) cores, docker $("$DOCKER" version --format '{{.Server.Version}}')."
   echo
-  echo "| | what | pause, median, ms | each run, ms | acknowledged rows missing |"
-  echo "|---|---|---|---|---|"
+  echo "| | what | pause, median, ms | each run, ms | acknowledged rows missing | load average then |"
+  echo "|---|---|---|---|---|---|"
   printf '%s\n' "${RESULTS[@]}"
   echo
   docker/sizes.sh
