@@ -77,9 +77,9 @@ measure() {
   "$@"
   inside touch /tmp/enough
   wait "$writer" || ended=$?
-  healthy
   echo "$what:"
   sed 's/^/  /' "$WORK/pause"
+  healthy
   grep -q '^Acknowledged: ' "$WORK/pause" || fail "the writer did not come to its end after: $what"
   PAUSES+=("$(sed -n 's/^Write pause: \([0-9]*\) ms$/\1/p' "$WORK/pause")")
   LOST=$((LOST + $(sed -n 's/^Acknowledged: .*lost: \([0-9]*\);.*/\1/p' "$WORK/pause")))
