@@ -90,7 +90,9 @@ pub fn two_at_once(claims: &Claims) -> Vec<String> {
                 later.mac == pair[0].mac && later.at > pair[1].at && later.at.duration_since(pair[1].at) < Duration::from_millis(500)
             });
             if same || again {
-                found.push(format!("{address}: {} and {}", pair[0].mac, pair[1].mac));
+                let apart = pair[1].at.duration_since(pair[0].at);
+                let how = if same { "answered the same question" } else { "and the first was heard again" };
+                found.push(format!("{address}: {} and {} {apart:?} after it, {how}", pair[0].mac, pair[1].mac));
             }
         }
     }
