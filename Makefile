@@ -191,11 +191,11 @@ docs: setup
 clean: demo-stop
 	cargo clean
 
-# make sim SEED=7 replays one seed; make sim RUNS=1000 STEPS=40 tries fresh ones.
+# make sim SEED=7 replays one seed; make sim RUNS=1000 STEPS=40 tries fresh ones; FORGETS=yes draws stores that go back, too.
 .PHONY: sim
 STEPS ?= 25
 sim:
-	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) --runs $(if $(SEED),1,$(RUNS))
+	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) $(if $(FORGETS),--forgets) --runs $(if $(SEED),1,$(RUNS))
 
 # make fuzz MINUTES=10: whatever may stand in etcd's keys, in a node's file, in a request of REST or on its socket
 fuzz:

@@ -19,7 +19,7 @@ use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
-use cluster::store::Making;
+use cluster::store::{Making, Rebuild};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +34,9 @@ pub const SCAN_EVERY: Duration = Duration::from_millis(500);
 
 /// The least TTL that etcd grants with its default election timeout of 1 s: 1.5 of it, in whole seconds.
 pub const LEAST_TTL: Duration = Duration::from_secs(2);
+
+/// etcd's cluster id: of its members' names and addresses, so also one that was emptied or restored has it.
+const CLUSTER: u64 = 1;
 
 /// What becomes of the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +155,33 @@ impl Memory {
     pub fn lose(&self) {
         let mut state = self.state();
         (state.revision, state.keys, state.leases) = (1, BTreeMap::new(), BTreeMap::new());
+    }
+
+    /// As `Etcd::rebuild`: an operator makes the cluster's keys anew.
+    pub fn rebuild(&self, plan: &Rebuild, judged: &ClusterView) -> Result<Term> {
+        let keys = &self.keys;
+        let modified = |key: String, revision: i64| if revision == 0 { Guard::Absent(key) } else { Guard::Modified(key, revision) };
+        let when = vec![
+            modified(keys.leader(), plan.replaces.as_ref().map_or(0, |leader| leader.term.0)),
+            modified(keys.store(), ClusterView::revision_of(&judged.store)),
+            modified(keys.initialize(), ClusterView::revision_of(&judged.initialize)),
+        ];
+        let making = Making { generation: plan.generation, by: format!("{} at {}", plan.leader, judged.revision) };
+        let then = || {
+            let mut then = vec![
+                put(keys.store(), to_bytes(&making)),
+                put(keys.initialize(), plan.system_id.0.as_str().into()),
+                self.put_leader(&plan.leader, plan.entry.lease),
+                self.last_term(&plan.leader, "made anew"),
+                put(keys.sync(), to_bytes(&plan.sync)),
+                put(keys.claimed_timeline(), to_bytes(&plan.timeline)),
+                put(keys.failover(), b"{}".to_vec()),
+                Write::Delete(keys.status()),
+            ];
+            then.extend(plan.config.iter().map(|config| put(keys.config(), to_bytes(config))));
+            then
+        };
+        self.guarded("what the keys were", when, then).map(Term)
     }
 
     /// The revision of the last change.
@@ -273,7 +303,7 @@ fn put(key: String, value: Vec<u8>) -> Write {
 
 impl State {
     fn standing(&self) -> Standing {
-        Standing { cluster: 1, raft_term: self.raft_term }
+        Standing { cluster: CLUSTER, raft_term: self.raft_term }
     }
 
     fn drop_lease(&mut self, id: i64) {
@@ -331,7 +361,7 @@ impl Dcs for Memory {
         self.call(|state| {
             let raws =
                 state.keys.iter().map(|(key, stored)| Raw { key, value: &stored.value, revision: stored.modified, lease: stored.lease });
-            Ok(codec::view(&self.keys, state.revision, raws))
+            Ok(ClusterView { etcd: CLUSTER, ..codec::view(&self.keys, state.revision, raws) })
         })
     }
 
@@ -351,7 +381,7 @@ impl Dcs for Memory {
             let (raft_term, leases) = state.deposed.as_ref().ok_or(Error::Unreachable("no leader".to_owned()))?;
             // It knows no lease as gone that it let go by its own count: its word for that needs a majority.
             let known = leases.get(&lease.0).ok_or(Error::LeaseGone)?;
-            let at = Standing { cluster: 1, raft_term: *raft_term };
+            let at = Standing { cluster: CLUSTER, raft_term: *raft_term };
             return Ok(KeepAlive { grant: Grant { lease, ttl: known.ttl }, at });
         }
         drop(state);

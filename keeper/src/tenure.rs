@@ -47,6 +47,8 @@ pub struct Look {
     pub deadline: Moment,
     /// The term of the present or last tenure.
     pub term: i64,
+    /// The term with the making of the keys that it is of.
+    pub token: i64,
     /// Its lease.
     pub lease: i64,
 }
@@ -83,7 +85,7 @@ impl Tenure {
     /// As it is now.
     pub fn look(&self) -> Look {
         let fence = self.fence();
-        Look { mode: fence.mode, deadline: fence.deadline, term: self.term(), lease: self.lease() }
+        Look { mode: fence.mode, deadline: fence.deadline, term: self.term(), token: self.token(), lease: self.lease() }
     }
 
     /// What the fence judges by.

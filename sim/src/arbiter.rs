@@ -1,6 +1,7 @@
 //! The arbiter as `arbiter/src/{daemon,apply,node_lease,switchover,tend}.rs` have it, over simulated time.
 
 mod failsafe;
+mod founding;
 
 use crate::postgres::{Recovery, Server};
 use crate::store::Store;
@@ -21,12 +22,14 @@ use cluster::member::{Member, MemberRole, MemberState, Tags};
 use cluster::name::{MemberName, Timeline};
 use cluster::quorum::{self, Rules, Setting, StandbySeen, SyncStep, Trust};
 use cluster::standby_cluster::Remote;
+use cluster::store::Doubt;
 use cluster::sync::SyncState;
 use cluster::time::Moment;
 use cluster::upstream::Upstream;
 use cluster::view::{ClusterView, Status};
 use dcs::lease::{self as leases, Held, NoLease};
 use dcs::memory::Memory;
+use dcs::remember::Remembered;
 use dcs::{Dcs, Error, HandOver};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -56,7 +59,7 @@ pub(crate) struct Arbiter {
     held: Cell<Option<Held>>,
     wanted: RefCell<Option<Word>>,
     word_changed: Signal,
-    said: RefCell<Option<(Word, LeaseId)>>,
+    said: RefCell<Option<(Member, LeaseId)>>,
     // The daemon's memory.
     procedure: RefCell<Option<(TaskId, Duty)>>,
     ended: RefCell<Option<Done>>,
@@ -77,6 +80,7 @@ pub(crate) struct Arbiter {
     promised_until: Cell<Moment>,
     /// What was sent to be written into the key `failsafe`.
     failsafe_sent: RefCell<Option<Members>>,
+    remembered: Rc<Remembered>,
 }
 
 /// Starts a node's arbiter.
@@ -103,6 +107,7 @@ pub(crate) fn spawn(world: &Rc<World>, at: usize) {
         serves: Cell::new(false),
         promised_until: Cell::default(),
         failsafe_sent: RefCell::default(),
+        remembered: world.nodes[at].recall(world),
     });
     *world.nodes[at].arbiter.borrow_mut() = Rc::downgrade(&arbiter);
     let keeper = arbiter.clone();
@@ -172,27 +177,34 @@ impl Arbiter {
         };
         self.held.set(Some(held));
         let lease = held.grant.lease;
-        if self.said.borrow().as_ref() != Some(&(word.clone(), lease)) {
-            let (name, member) = (self.name.clone(), self.member(word));
-            self.ask(move |etcd| now(etcd.write_member(&name, &member, lease, None))).await?;
-            *self.said.borrow_mut() = Some((word.clone(), lease));
+        // With what is doubted by now, though the word be the same.
+        let member = self.member(word);
+        if self.said.borrow().as_ref() != Some(&(member.clone(), lease)) {
+            let (name, sent) = (self.name.clone(), member.clone());
+            self.ask(move |etcd| now(etcd.write_member(&name, &sent, lease, None))).await?;
+            *self.said.borrow_mut() = Some((member, lease));
         }
         Ok(held.grant.ttl)
     }
 
     fn member(&self, word: &Word) -> Member {
-        Member { state: word.state.clone(), role: word.role.clone(), ..configured(&self.world, self.at) }
+        let mut member = Member { state: word.state.clone(), role: word.role.clone(), ..configured(&self.world, self.at) };
+        if let Some(facts) = &mut member.tenure {
+            (facts.doubt, facts.memory) = self.remembered.word();
+        }
+        member
     }
 
     fn store(&self) -> Store {
-        Store { world: self.world.clone(), process: (self.at, Part::Arbiter) }
+        Store { world: self.world.clone(), process: (self.at, Part::Arbiter), remembered: self.remembered.clone() }
     }
 
     async fn acquire(&self, word: &Word) -> Result<Held, NoLease> {
         let ttl = |view: &ClusterView| view.config().timing().ttl;
-        let acquired = leases::acquire(&self.store(), || self.clock(), &self.name, &self.member(word), ttl).await?;
+        let member = self.member(word);
+        let acquired = leases::acquire(&self.store(), || self.clock(), &self.name, &member, ttl).await?;
         if acquired.is_new {
-            *self.said.borrow_mut() = Some((word.clone(), acquired.held.grant.lease));
+            *self.said.borrow_mut() = Some((member, acquired.held.grant.lease));
         }
         Ok(acquired.held)
     }
@@ -214,9 +226,21 @@ impl Arbiter {
         let world = self.world.clone();
         let node = &world.nodes[self.at];
         loop {
-            if let Ok(view) = self.ask(|etcd| now(etcd.load_view())).await {
-                *self.view.borrow_mut() = view;
-                break;
+            match self.store().view().await {
+                Ok(view) => {
+                    *self.view.borrow_mut() = view;
+                    break;
+                }
+                Err(Error::Doubted { doubt: Doubt::Emptied(..), view }) => {
+                    *self.view.borrow_mut() = self.emptied(&view);
+                    break;
+                }
+                Err(Error::Doubted { .. }) => {
+                    let view = self.view.borrow().clone();
+                    let local = self.look(&view).await;
+                    self.speak_for(&local);
+                }
+                Err(_) => {}
             }
             world.time.sleep(RETRY).await;
         }
@@ -273,10 +297,17 @@ impl Arbiter {
     }
 
     async fn turn(self: Rc<Self>) -> Duration {
-        let fresh = match self.ask(|etcd| now(etcd.load_view())).await {
+        let mut emptied = None;
+        let fresh = match self.store().view().await {
             Ok(view) => {
+                self.keep_memory();
                 *self.view.borrow_mut() = view;
                 true
+            }
+            Err(Error::Doubted { doubt, view }) => {
+                self.tell(&format!("{doubt}: it is not believed"));
+                emptied = matches!(doubt, Doubt::Emptied(..)).then(|| self.emptied(&view));
+                false
             }
             Err(_) => false,
         };
@@ -286,8 +317,8 @@ impl Arbiter {
         if fresh && view.leader_if(&self.name).is_some() && matches!(local.postgres, Postgres::Standby { .. }) {
             local.lease_valid = self.confirm(&view).await;
         }
-        let decision = duty::decide(&view, &local);
-        if !fresh {
+        let decision = duty::decide(emptied.as_ref().unwrap_or(&view), &local);
+        if !fresh && !(emptied.is_some() && decision.what == Duty::Bootstrap) {
             self.fail_safe(&view, &local).await;
             return RETRY;
         }
@@ -384,8 +415,8 @@ impl Arbiter {
             request_waits: Duration::ZERO,
             frozen_for: Duration::ZERO,
             answered: self.answered(view),
-            memory: None,
-            fence_open: false,
+            memory: Some(Box::new(self.remembered.memory())).filter(|memory| memory.system_id.is_some()),
+            fence_open: self.fence_is_open(),
             log_until: None,
             remote: Remote::default(),
         }
@@ -409,9 +440,8 @@ impl Arbiter {
     async fn apply(&self, duty: Duty, view: &ClusterView) -> Done {
         match duty {
             Duty::Rest => self.rest(view).await,
-            Duty::Bootstrap | Duty::Restore | Duty::DemoteCluster { .. } | Duty::Stop | Duty::Quit => {
-                Err(format!("{duty:?} is not simulated"))
-            }
+            Duty::Bootstrap => self.found().await,
+            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Stop | Duty::Quit => Err(format!("{duty:?} is not simulated")),
             Duty::Clone { from } => self.clone_from(member(&from)?).await,
             Duty::StartPrimary { .. } => self.start(view, Recovery::None).await,
             Duty::StartStandby { upstream } => self.start(view, self.follow(upstream.member())).await,
@@ -599,7 +629,7 @@ impl Arbiter {
     }
 
     async fn promote(&self, term: i64) -> Done {
-        let view = self.ask(|etcd| now(etcd.load_view())).await.map_err(text)?;
+        let view = self.store().view().await.map_err(text)?;
         if view.leader_if(&self.name).is_none_or(|leader| leader.term.0 != term) {
             return Err(format!("term {term} is over"));
         }
@@ -636,7 +666,7 @@ impl Arbiter {
         let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
         let (own, revision) = (SyncState::of(&self.name, &BTreeSet::new()), sync.revision);
         self.ask(move |etcd| now(etcd.write_sync(&own, revision, &leader))).await.map_err(text)?;
-        self.ask(|etcd| now(etcd.load_view())).await.map_err(text)
+        self.store().view().await.map_err(text)
     }
 
     /// Claims the next number in etcd; those in between are occupied, so that Postgres passes over them.
@@ -819,7 +849,7 @@ impl Arbiter {
     }
 
     async fn hand_over(&self, leader: &Leader, to: &MemberName, last: Option<Lsn>) -> Result<(), String> {
-        let view = self.ask(|etcd| now(etcd.load_view())).await.map_err(text)?;
+        let view = self.store().view().await.map_err(text)?;
         let to_lease = view.lease_of(to).ok_or("it has no member key any more")?;
         let sync = view.sync.as_ref().filter(|sync| !sync.value.is_empty());
         let sync = sync.map(|sync| {

@@ -4,8 +4,10 @@ use crate::postgres::Server;
 use crate::time::Part;
 use crate::worker::now;
 use crate::world::World;
+use cluster::citus;
 use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
+use cluster::store::{self, Memory};
 use cluster::sync::SyncState;
 use cluster::time::Moment;
 use cluster::view::{Announcement, ClusterView};
@@ -24,6 +26,8 @@ pub(crate) struct Judge {
     pub unknown: u64,
     /// The highest term for which any page was opened, by whom.
     opened: Option<(i64, usize)>,
+    /// What somebody would remember who sees every change of etcd's keys.
+    memory: Memory,
     promotions: BTreeMap<i64, usize>,
     timelines: BTreeMap<u32, usize>,
     /// Until when each node has promised not to take the leader key, by its own clock, whatever became of its server.
@@ -52,13 +56,13 @@ impl World {
             );
         }
         let opened = self.judge.borrow().opened;
-        if let Some((term, other)) = opened.filter(|(term, other)| *term > page.term && *other != at)
+        if let Some((token, other)) = opened.filter(|(token, other)| *token > page.token && *other != at)
             && !self.setting.bad_clocks
         {
             let other = &self.nodes[other].name;
             self.violated(
                 "one_acknowledger_at_a_time",
-                format!("{name} acknowledges commit {commit} in term {} after {other} opened its fence in term {term}", page.term),
+                format!("{name} acknowledges commit {commit} in term {} after {other} opened its fence in token {token}", page.term),
             );
         }
         if self.setting.sync {
@@ -107,7 +111,8 @@ impl World {
     /// **at_most_one_promotion_per_term**: of two nodes. **one_server_per_timeline_number**: whatever became of the first.
     pub fn promoted(&self, at: usize, term: i64, timeline: u32) {
         let name = &self.nodes[at].name;
-        let before = self.judge.borrow_mut().promotions.insert(term, at);
+        let token = citus::order(self.judge.borrow().memory.making.generation, term);
+        let before = self.judge.borrow_mut().promotions.insert(token, at);
         // The same node again: it crashed before its first checkpoint, and begins yet another timeline.
         if let Some(before) = before.filter(|before| *before != at) {
             self.violated(
@@ -150,26 +155,26 @@ impl World {
             return;
         }
         let name = &self.nodes[at].name;
-        if !is_open(&before) || after.term != before.term {
+        if !is_open(&before) || after.token != before.token {
             self.takes(at);
         }
-        if after.term < before.term {
+        if after.token < before.token {
             self.violated("terms_grow", format!("the page of {name} goes back from term {} to {}", before.term, after.term));
         }
         let opened = self.judge.borrow().opened;
         let ahead = self.clock(at) < after.deadline;
         match opened {
-            Some((term, other)) if other != at && (term == after.term || term > after.term && ahead && !self.setting.bad_clocks) => {
+            Some((token, other)) if other != at && (token == after.token || token > after.token && ahead && !self.setting.bad_clocks) => {
                 let other = &self.nodes[other].name;
                 self.violated(
                     "one_acknowledger_at_a_time",
-                    format!("{name} opens its fence in term {} after {other} did in term {term}", after.term),
+                    format!("{name} opens its fence in term {} after {other} did in token {token}", after.term),
                 );
             }
-            Some((term, _)) if term >= after.term => {}
+            Some((token, _)) if token >= after.token => {}
             _ => {
                 let mut judge = self.judge.borrow_mut();
-                judge.opened = Some((after.term, at));
+                judge.opened = Some((after.token, at));
                 judge.leaders += 1;
             }
         }
@@ -196,19 +201,31 @@ impl World {
 
     /// **terms_grow**, in etcd; and a sync key that is new trusts only those that have everything.
     pub fn keys_are_sound(&self) {
-        let Ok(view) = now(self.etcd.load_view()) else { return };
+        let Ok(mut view) = now(self.etcd.load_view()) else { return };
         if !view.unreadable.is_empty() {
             self.violated("terms_grow", format!("keys can't be read: {:?}", view.unreadable));
         }
+        // An etcd that went back is judged by what its keys do to the members, which do not believe it. One that went back by nothing that decisions
+        // rest on is believed by whoever has begun since: the revision alone is not written down.
+        let known = Memory { revision: 0, ..self.judge.borrow().memory.clone() };
+        if store::judge(&known, &view).is_err() {
+            return;
+        }
+        {
+            let memory = &mut self.judge.borrow_mut().memory;
+            store::complete(memory, &mut view);
+            store::learn(memory, &view);
+        }
         if let Some(leader) = &view.leader {
+            let token = citus::order(view.store_generation(), leader.term.0);
             let known = self.judge.borrow().term;
-            if leader.term.0 < known || leader.term != view.last_term() {
+            if token < known || leader.term != view.last_term() {
                 self.violated("terms_grow", format!("term {} after {known}, last term {}", leader.term, view.last_term()));
             }
-            if leader.term.0 > known {
+            if token > known {
                 self.tell("etcd", &format!("{} leads in term {}", leader.name, leader.term));
             }
-            self.judge.borrow_mut().term = leader.term.0;
+            self.judge.borrow_mut().term = token;
         }
         self.sync_key_is_sound(&view);
     }

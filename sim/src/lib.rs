@@ -6,6 +6,7 @@
 //! what is modelled and what is not.
 
 mod arbiter;
+mod forget;
 mod invariants;
 mod postgres;
 mod random;
@@ -95,6 +96,9 @@ pub fn run(options: &Options) -> Report {
     }
     let healed = Rc::new(Cell::new(None));
     world.time.spawn((0, Part::Outside), world.clone().trouble(options.steps, healed.clone()));
+    if world.setting.forgets {
+        world.time.spawn((0, Part::Outside), world.clone().operate(healed.clone()));
+    }
     let broken = || world.judge.borrow().violation.is_some();
     while healed.get().is_none() && !broken() {
         world.time.run_until(world.now() + Duration::from_secs(1), broken);
@@ -122,7 +126,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     let report = Report {
         seed,
         setting: format!(
-            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}",
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}",
             setting.nodes,
             match (setting.sync, setting.quorum) {
                 (true, true) => "quorum",
@@ -134,6 +138,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
             if setting.sharp { ", sharp etcd" } else { "" },
             if setting.bad_clocks { ", bad clocks" } else { "" },
             if setting.failsafe { ", failsafe_mode" } else { "" },
+            if setting.forgets { ", etcd forgets" } else { "" },
         ),
         steps: world.time.steps.get(),
         simulated: world.now(),

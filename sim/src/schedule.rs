@@ -21,13 +21,13 @@ const FREEZES: [(&str, &[Part]); 6] = [
 ];
 
 impl World {
-    fn plan(self: &Rc<Self>, text: &str) {
+    pub(crate) fn plan(self: &Rc<Self>, text: &str) {
         let line = format!("{:>10.4} {text}", self.now().as_secs_f64());
         self.schedule.borrow_mut().push(line);
         self.tell("fault", text);
     }
 
-    fn after(self: &Rc<Self>, span: Duration, act: impl FnOnce(&Rc<World>) + 'static) {
+    pub(crate) fn after(self: &Rc<Self>, span: Duration, act: impl FnOnce(&Rc<World>) + 'static) {
         let world = self.clone();
         self.time.at(self.now() + span, move || act(&world));
     }
@@ -77,6 +77,9 @@ impl World {
     }
 
     fn fault(self: &Rc<Self>, span: Duration) {
+        if self.setting.forgets && self.forget(span) {
+            return;
+        }
         let at = self.victim();
         let name = self.nodes[at].name.clone();
         let s = span.as_secs_f64();
@@ -210,7 +213,15 @@ impl World {
         config.0.insert("ttl".to_owned(), ttl.into());
         self.etcd.put_by_hand(self.etcd.keys().config(), &dcs::codec::to_bytes(&config.0));
         self.etcd_changed();
-        if let Some(leader) = self.leader().filter(|_| self.random.per_mille(600)) {
+        let leader = self.leader();
+        if let Some(leader) = leader.filter(|_| self.setting.forgets && self.apart.per_mille(400)) {
+            self.plan(&format!(
+                "etcd's answers to {} are lost for {:.3} s once it moves its key",
+                self.nodes[leader].name,
+                span.as_secs_f64()
+            ));
+            self.loses_move.set(Some((leader, span)));
+        } else if let Some(leader) = leader.filter(|_| self.random.per_mille(600)) {
             let soon = self.random.between(4 * MS, 30 * MS);
             self.after(soon, move |world| {
                 let text = format!("cut etcd's answers to {} for {:.3} s", world.nodes[leader].name, span.as_secs_f64());
@@ -229,7 +240,7 @@ impl World {
         self.etcd_changed();
     }
 
-    fn cut(self: &Rc<Self>, text: &str, pairs: Vec<(usize, usize)>, span: Duration) {
+    pub(crate) fn cut(self: &Rc<Self>, text: &str, pairs: Vec<(usize, usize)>, span: Duration) {
         self.plan(text);
         for pair in &pairs {
             *self.network.borrow_mut().cut.entry(*pair).or_insert(0) += 1;

@@ -15,6 +15,7 @@ use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Status};
 use dcs::memory::Memory;
+use dcs::remember::Remembered;
 use dcs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, LocalDcs, Result};
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +24,15 @@ use std::time::Duration;
 pub(crate) struct Store {
     pub world: Rc<World>,
     pub process: Process,
+    /// By what views are judged.
+    pub remembered: Rc<Remembered>,
+}
+
+impl Store {
+    /// What etcd says, where it is believed.
+    pub async fn view(&self) -> Result<ClusterView> {
+        self.load_view().await
+    }
 }
 
 /// Each verb as a message: what it says is copied, and read where it arrives.
@@ -35,7 +45,9 @@ macro_rules! travel {
 
 impl LocalDcs for Store {
     async fn load_view(&self) -> Result<ClusterView> {
-        travel!(self.load_view(;))
+        let asked = self.remembered.memory();
+        let view = travel!(self.load_view(;))?;
+        self.remembered.believe(&asked, view)
     }
     async fn grant(&self, ttl: Duration) -> Result<Grant> {
         travel!(self.grant(; ttl))

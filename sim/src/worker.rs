@@ -65,14 +65,16 @@ struct Process {
     server: Rc<Server>,
     at: usize,
     lease_wanted: Signal,
+    remembered: Rc<Remembered>,
 }
 
 /// Starts the worker of a server.
 pub(crate) fn spawn(world: &Rc<World>, server: Rc<Server>) {
     let at = server.at;
     let process = (at, Part::Worker);
-    let store = Rc::new(Store { world: world.clone(), process });
-    let host = Process { world: world.clone(), server, at, lease_wanted: Signal::default() };
+    let remembered = world.nodes[at].recall(world);
+    let store = Rc::new(Store { world: world.clone(), process, remembered: remembered.clone() });
+    let host = Process { world: world.clone(), server, at, lease_wanted: Signal::default(), remembered };
     let worker = Rc::new(Worker::new(store, host, world.nodes[at].name.clone(), instance_of(world, at)));
     let keeper = worker.clone();
     world.time.spawn(process, async move { match keeper.keep_lease().await {} });
@@ -172,7 +174,7 @@ impl Host for Process {
     }
 
     fn remembered(&self) -> Option<&Remembered> {
-        None
+        Some(&self.remembered)
     }
 
     fn record(&self, _kind: &str, _text: &str, _cause: &str, line: &str) {
@@ -186,7 +188,9 @@ impl Host for Process {
 
     fn etcd_answered(&self) {}
 
-    fn seen(&self, _view: &ClusterView) {}
+    fn seen(&self, view: &ClusterView) {
+        self.world.change_page(&self.server, |page| page.know_generation(view.store_generation()));
+    }
 
     async fn serve_requests(&self, _view: &ClusterView) {}
 

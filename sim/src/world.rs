@@ -10,7 +10,8 @@ use cluster::name::{MemberName, Scope, SystemId};
 use cluster::time::Moment;
 use dcs::Error;
 use dcs::key::Keys;
-use dcs::memory::Memory;
+use dcs::memory::{Memory, Saved};
+use dcs::remember::Remembered;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub server: RefCell<Option<Rc<Server>>>,
     /// For how long the last promises bind, as its arbiter wrote it down.
     pub promised_for: Cell<Duration>,
+    /// What is remembered of etcd's keys, as its arbiter wrote it down beside the data.
+    pub kept: RefCell<Option<String>>,
     /// The host is off.
     pub off: Cell<bool>,
     pub wake_worker: Signal,
@@ -58,6 +61,17 @@ pub(crate) struct Node {
     pub postmaster_gone: Cell<bool>,
     /// Something on this node changed: a server ready, ended, promoted.
     pub changed: Changes,
+}
+
+impl Node {
+    /// A process of this node begins with what lies beside the data.
+    pub fn recall(&self, world: &World) -> Rc<Remembered> {
+        let remembered = Remembered::default();
+        if let Some(text) = &*self.kept.borrow() {
+            remembered.recall(world.etcd.keys().prefix(), text).unwrap_or_else(|why| unreachable!("it was written by us: {why}"));
+        }
+        Rc::new(remembered)
+    }
 }
 
 /// What of etcd a node reaches while a leader of before is about.
@@ -86,6 +100,8 @@ pub struct Options {
     pub steps: u64,
     /// Tells each decision and event as it happens.
     pub verbose: bool,
+    /// etcd is restored from backups and emptied at times, in four of ten runs.
+    pub forgets: bool,
 }
 
 /// What is chosen for one run.
@@ -103,6 +119,8 @@ pub(crate) struct Setting {
     pub bad_clocks: bool,
     /// `failsafe_mode`.
     pub failsafe: bool,
+    /// etcd is restored from backups and emptied at times.
+    pub forgets: bool,
 }
 
 pub(crate) struct World {
@@ -123,6 +141,12 @@ pub(crate) struct World {
     pub branches: Cell<u64>,
     pub commits: Cell<u64>,
     seen_revision: Cell<i64>,
+    /// Of the faults that were added later: a seed's other choices stay what they were.
+    pub apart: Random,
+    /// Backups of etcd.
+    pub backups: RefCell<Vec<Saved>>,
+    /// etcd's answers to this leader are lost for so long from the moment on at which it moves its key to another lease.
+    pub loses_move: Cell<Option<(usize, Duration)>>,
 }
 
 pub(crate) fn system() -> SystemId {
@@ -142,6 +166,7 @@ impl World {
             bad_clocks: random.per_mille(300),
             // Drawn apart, so that a seed's other choices stay what they were before there was this one.
             failsafe: Random::new(!options.seed).per_mille(400),
+            forgets: options.forgets && Random::new(options.seed ^ 0x464f_5247_4554).per_mille(400),
         };
         let bad_clocks = setting.bad_clocks && setting.sync;
         // Under a clock that stands still a quorum is not safe: a standby receives again after its word (docs/simulation.md).
@@ -157,6 +182,7 @@ impl World {
             data: RefCell::new(Data::Empty),
             server: RefCell::new(None),
             promised_for: Cell::default(),
+            kept: RefCell::default(),
             off: Cell::new(false),
             wake_worker: Signal::default(),
             wake_arbiter: Signal::default(),
@@ -181,6 +207,9 @@ impl World {
             branches: Cell::new(0),
             commits: Cell::new(0),
             seen_revision: Cell::new(0),
+            apart: Random::new(options.seed ^ 0x41_5041_5254),
+            backups: RefCell::default(),
+            loses_move: Cell::default(),
             random,
             setting,
         };
@@ -264,7 +293,7 @@ impl World {
         });
     }
 
-    fn etcd_clock(&self) -> Duration {
+    pub fn etcd_clock(&self) -> Duration {
         Clock { rate_ppm: self.etcd_rate_ppm, ..Clock::default() }.read(self.now()).0
     }
 
@@ -352,8 +381,10 @@ impl World {
                 Err(Error::Unreachable("connection refused".to_owned()))
             } else {
                 world.etcd_time();
+                let before = world.leader_lease();
                 let answer = ask(&world.etcd);
                 world.etcd_changed();
+                world.move_is_lost(from, before);
                 answer
             };
             if world.is_cut(world.etcd_place(), from) || world.lost() {

@@ -30,6 +30,9 @@ struct Arguments {
     /// Tells every event and decision.
     #[arg(long)]
     verbose: bool,
+    /// Restores etcd from backups and empties it, in four of ten runs.
+    #[arg(long)]
+    forgets: bool,
 }
 
 #[derive(Default)]
@@ -81,7 +84,7 @@ fn main() -> ExitCode {
             if over(seed, &total.lock().unwrap_or_else(PoisonError::into_inner)) {
                 return;
             }
-            let report = sim::run(&Options { seed, steps: arguments.steps, verbose: arguments.verbose });
+            let report = sim::run(&Options { seed, steps: arguments.steps, verbose: arguments.verbose, forgets: arguments.forgets });
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             if arguments.verbose && report.violation.is_none() {
                 report.schedule.iter().for_each(|line| println!("{line}"));

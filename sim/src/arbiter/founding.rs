@@ -1,0 +1,125 @@
+//! etcd that forgot, as `arbiter/src/{memory,bootstrap}.rs` have it: what lies with the data, and founding the cluster again.
+
+use super::{Arbiter, Done, RETRY, text};
+use crate::postgres::Recovery;
+use crate::worker::now;
+use crate::world::{MS, system};
+use cluster::leader::{Leader, LeaseId};
+use cluster::local::Postgres;
+use cluster::member::{MemberRole, MemberState};
+use cluster::store::Making;
+use cluster::view::{ClusterView, Versioned};
+use dcs::{Dcs, Error, FirstKeys};
+use std::time::Duration;
+
+/// How long a lease may take to come, and the server to serve.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Arbiter {
+    /// What is remembered is written down before anything follows from it.
+    pub(super) fn keep_memory(&self) {
+        let keys = self.world.etcd.keys().prefix();
+        if let Some(text) = self.remembered.news(keys) {
+            *self.world.nodes[self.at].kept.borrow_mut() = Some(text);
+        }
+    }
+
+    /// An emptied etcd as it is judged: with the configuration that was last known.
+    pub(super) fn emptied(&self, view: &ClusterView) -> ClusterView {
+        let known = self.remembered.memory().config;
+        ClusterView { config: known.map(|config| Versioned { revision: 0, ..config }), ..view.clone() }
+    }
+
+    pub(super) fn fence_is_open(&self) -> bool {
+        let Some(server) = self.world.serving(self.at) else { return false };
+        cluster::fence::may_acknowledge(server.page.fence(), self.clock())
+    }
+
+    /// The claim, the first leader, the server; only then does the cluster exist for the others.
+    pub(super) async fn found(&self) -> Done {
+        self.speak(Some((MemberState::InitializingNewCluster, MemberRole::Uninitialized)));
+        let Some((claim, lease)) = self.claim().await? else { return Ok(true) };
+        let made = self.make(claim, lease).await;
+        if made.is_err() {
+            while self.give_back(claim).await.is_err_and(|why| why.is_unknown()) {
+                self.world.time.sleep(RETRY).await;
+            }
+        }
+        made
+    }
+
+    /// The claim, once etcd has said whose it is.
+    async fn claim(&self) -> Result<Option<(i64, LeaseId)>, String> {
+        let mut sent = false;
+        loop {
+            let lease = match self.lease().await {
+                Some(lease) => lease,
+                None if sent => continue,
+                None => return Err("no lease could be had from etcd".to_owned()),
+            };
+            let name = self.name.clone();
+            match self.ask(move |etcd| now(etcd.claim_initialize(&name, lease))).await {
+                Ok(claim) => return Ok(Some((claim, lease))),
+                Err(Error::Lost(_)) => return Ok(None),
+                Err(why) if why.is_unknown() => {}
+                Err(why) => return Err(text(why)),
+            }
+            sent = true;
+            self.world.time.sleep(RETRY).await;
+        }
+    }
+
+    async fn lease(&self) -> Option<LeaseId> {
+        let until = self.world.now() + PATIENCE;
+        while self.world.now() <= until {
+            if let Some(held) = self.current() {
+                return Some(held.grant.lease);
+            }
+            self.world.time.sleep(20 * MS).await;
+        }
+        None
+    }
+
+    async fn give_back(&self, claim: i64) -> dcs::Result<()> {
+        let view = self.ask(|etcd| now(etcd.load_view())).await?;
+        if let Some(leader) = view.leader_if(&self.name).cloned() {
+            self.ask(move |etcd| now(etcd.release_leader(&leader))).await?;
+        }
+        self.ask(move |etcd| now(etcd.unclaim_initialize(claim))).await
+    }
+
+    async fn make(&self, claim: i64, lease: LeaseId) -> Done {
+        let memory = self.remembered.memory();
+        let config = memory.config.map(|config| config.value).ok_or("nothing is remembered")?;
+        let sync = memory.sync.map(|sync| sync.value).filter(|sync| sync.leader.as_deref() == Some(self.name.as_str()));
+        let first = FirstKeys {
+            config: config.clone(),
+            making: Making { generation: memory.making.generation + 1, by: format!("{} at {claim}", self.name) },
+            sync: sync.clone(),
+            timeline: Some(memory.timeline),
+        };
+        let name = self.name.clone();
+        let term = self.ask(move |etcd| now(etcd.lead_first(&name, lease, claim, &first))).await.map_err(text)?;
+        if self.world.server(self.at).is_none() {
+            let known = |sync| Versioned { value: sync, revision: 0 };
+            let view =
+                ClusterView { config: Some(Versioned { value: config, revision: 0 }), sync: sync.map(known), ..ClusterView::default() };
+            self.start(&view, Recovery::None).await?;
+        }
+        let until = self.world.now() + PATIENCE * 12;
+        while !matches!(self.world.sql(self.at).await.map(|server| super::of_server(&self.world, &server)), Some(Postgres::Primary { .. }))
+        {
+            if self.world.now() > until {
+                return Err("the server does not serve".to_owned());
+            }
+            self.world.time.sleep(20 * MS).await;
+        }
+        self.speak(None);
+        if let Some(server) = self.world.serving(self.at) {
+            server.attached.set(true);
+        }
+        let leader = Leader { name: self.name.clone(), lease, term };
+        self.ask(move |etcd| now(etcd.found(&leader, claim, &system()))).await.map_err(text)?;
+        Ok(true)
+    }
+}
