@@ -64,7 +64,13 @@ where
             None => self.store.write_member(&self.name, &member, lease, None).await.map(|()| None),
         };
         match moved {
-            Ok(term) => self.moved_to(held, moving.onto, term.filter(|_| self.may_serve(view))).await,
+            Ok(term) => {
+                // A key that waits for the end of this node's promise waits for it on its new lease, too.
+                let page = self.host.page();
+                let promised = page.is_promised(self.clock());
+                let waits = moving.judged.is_some_and(|judged| cluster::failsafe::keeps_closed(promised, page.term(), judged.0));
+                self.moved_to(held, moving.onto, term.filter(|_| !waits && self.may_serve(view))).await;
+            }
             Err(why) => {
                 let told = format!("TTL not changed to {} s: {why}", moving.onto.grant.ttl.as_secs());
                 if why == Error::LeaseGone {
