@@ -120,7 +120,8 @@ impl World {
                 format!("{name} is promoted in term {term}, as {} was", self.nodes[before].name),
             );
         }
-        if let Some(first) = self.judge.borrow_mut().timelines.insert(timeline, at) {
+        let first = self.judge.borrow_mut().timelines.insert(timeline, at);
+        if let Some(first) = first {
             let first = &self.nodes[first].name;
             self.violated(
                 "one_server_per_timeline_number",
