@@ -196,7 +196,7 @@ pub async fn promise(node: &Node, view: &ClusterView, leader: &str, asked: Optio
     }
     cluster::failsafe::may_promise(view, leader).map_err(|why| match why {
         Refusal::Off => (502, why.to_string()),
-        Refusal::AnotherLeads(_) => (500, why.to_string()),
+        Refusal::AnotherLeads(_) | Refusal::AnotherLed(_) => (500, why.to_string()),
     })?;
     let promised = cluster::failsafe::promised_for(view, asked);
     if let Err(why) = node.promise.write_down(&node.config.postgres.data_dir, promised).await {

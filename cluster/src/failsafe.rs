@@ -55,16 +55,26 @@ pub enum Refusal {
     /// Somebody else leads.
     #[error("{0} leads, as far as this node knows")]
     AnotherLeads(MemberName),
+    /// Nobody leads, and whoever did last is not the one that asks.
+    #[error("{0} led after it, as far as this node knows")]
+    AnotherLed(MemberName),
 }
 
 /// May a member promise `leader` not to take its key? The lease worker's page has the last word.
+///
+/// A leader that was deposed may not know it, and ask. Everybody whom it asks has to promise, and among them is the one that led after it: that
+/// one knows, also when its own lease has run out and nobody leads.
 pub fn may_promise(view: &ClusterView, leader: &str) -> Result<(), Refusal> {
     if !view.config().failsafe_mode() {
         return Err(Refusal::Off);
     }
     match &view.leader {
         Some(other) if other.name.as_str() != leader => Err(Refusal::AnotherLeads(other.name.clone())),
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => match &view.last_term {
+            Some(last) if last.value.holder.as_str() != leader => Err(Refusal::AnotherLed(last.value.holder.clone())),
+            _ => Ok(()),
+        },
     }
 }
 

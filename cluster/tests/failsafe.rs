@@ -4,7 +4,7 @@ use cluster::config::DynamicConfig;
 use cluster::failsafe::{Members, Refusal, Unable, keeps_closed, key_to_write, may_promise, whom_to_ask};
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::name::MemberName;
-use cluster::view::{ClusterView, Versioned};
+use cluster::view::{ClusterView, LastTerm, Versioned};
 use serde_json::json;
 
 fn name(text: &str) -> MemberName {
@@ -53,6 +53,11 @@ fn nobody_promises_a_leader_when_another_leads() {
     assert_eq!(may_promise(&view(true, None), "a"), Ok(()));
     assert_eq!(may_promise(&led_by("a"), "a"), Ok(()));
     assert_eq!(may_promise(&led_by("b"), "a"), Err(Refusal::AnotherLeads(name("b"))));
+    // A leader that was deposed asks while the lease of its successor has run out, too.
+    let last = |holder: &str| Versioned { value: LastTerm { holder: name(holder), how: "taken".to_owned() }, revision: 7 };
+    let led_last_by = |holder: &str| ClusterView { last_term: Some(last(holder)), ..view(true, None) };
+    assert_eq!(may_promise(&led_last_by("a"), "a"), Ok(()));
+    assert_eq!(may_promise(&led_last_by("b"), "a"), Err(Refusal::AnotherLed(name("b"))));
 }
 
 #[test]
