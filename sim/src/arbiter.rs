@@ -318,7 +318,7 @@ impl Arbiter {
             local.lease_valid = self.confirm(&view).await;
         }
         let decision = duty::decide(emptied.as_ref().unwrap_or(&view), &local);
-        if !fresh && !(emptied.is_some() && decision.what == Duty::Bootstrap) {
+        if !(fresh || emptied.is_some() && decision.what == Duty::Bootstrap) {
             self.fail_safe(&view, &local).await;
             return RETRY;
         }
