@@ -4,7 +4,7 @@
 //! libpq), as blind bytes seldom get past the first brace. `PROPTEST_CASES=100000` makes a long run of it.
 
 use crate::config::NodeConfig;
-use crate::present;
+use crate::ground::present;
 use crate::rest::health::tests::{primary, snapshot, standby};
 use crate::rest::{cluster as status, health, metrics, tests as rest};
 use axum::http::Method;

@@ -1,51 +1,23 @@
 //! `tenure`: the arbiter beside every Postgres, and the operator's tool.
 
 mod address;
-mod answers;
-mod apply;
-mod beside;
-mod bootstrap;
-mod callback;
-mod capabilities;
 mod citus;
 mod cli;
 mod config;
 mod daemon;
-mod demote_cluster;
-mod failsafe;
+mod duties;
 #[cfg(test)]
 mod fuzz_tests;
-mod hands;
-mod hook;
-mod journal;
-mod known;
-mod logging;
-mod memory;
-mod node_lease;
-mod observe;
-mod page;
+mod ground;
+mod node;
 mod poolers;
 mod postgres;
-mod present;
-mod program;
-mod recovery;
-mod remote;
-mod replica;
 mod rest;
-mod restore;
-mod secret;
-mod settings;
-mod slots;
-mod snapshot;
-mod switchover;
-mod systemd;
-mod tend;
-mod timings;
-mod tls;
-mod watchdog;
+mod upkeep;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use cli::patronictl::Called;
+use ground::logging;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -9,9 +9,9 @@ mod reads;
 pub use reads::keep as keep_reads;
 
 use crate::config::{NodeConfig, VipConfig};
-use crate::hands::Hands;
-use crate::page::Page;
-use crate::snapshot::Snapshot;
+use crate::daemon::snapshot::Snapshot;
+use crate::node::Node;
+use crate::node::page::Page;
 use anyhow::Result;
 use cluster::address::{self, AddressFacts, Hold};
 use cluster::leader::LeaseId;
@@ -123,16 +123,16 @@ impl Addresses {
 }
 
 /// The arbiter ends, and its tasks have ended: where no server is left, neither is an address, and others need not wait for the lease.
-pub async fn at_end(hands: &Hands) {
-    let (addresses, config) = (&hands.addresses, &hands.config.vip);
-    if hands.postmaster().is_some() {
+pub async fn at_end(node: &Node) {
+    let (addresses, config) = (&node.addresses, &node.config.vip);
+    if node.postmaster().is_some() {
         return;
     }
     addresses.give_up(config, Kind::Primary).await;
     addresses.give_up(config, Kind::Reads).await;
     let right = addresses.right.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(lease) = right {
-        let _ = tokio::time::timeout(FAREWELL, hands.etcd.revoke(lease)).await;
+        let _ = tokio::time::timeout(FAREWELL, node.etcd.revoke(lease)).await;
     }
 }
 
@@ -250,7 +250,7 @@ impl State {
 
 /// Keeps the addresses for as long as the future is polled.
 pub async fn keep(
-    hands: Hands,
+    node: Node,
     mut configured: watch::Receiver<Arc<NodeConfig>>,
     shown: watch::Receiver<Snapshot>,
     mut pages: watch::Receiver<Page>,
@@ -258,7 +258,7 @@ pub async fn keep(
 ) {
     let mut first = true;
     loop {
-        let state = hands.addresses.state.clone().lock_owned().await;
+        let state = node.addresses.state.clone().lock_owned().await;
         let next = state.announce.values().filter_map(|times| times.first()).min().copied();
         drop(state);
         let due = async {
@@ -274,7 +274,7 @@ pub async fn keep(
             () = due => {}
         }
         let (page, right, config) = (*pages.borrow_and_update(), *rights.borrow_and_update(), configured.borrow_and_update().vip.clone());
-        let mut state = hands.addresses.state.clone().lock_owned().await;
+        let mut state = node.addresses.state.clone().lock_owned().await;
         if config.is_empty() && state.config.is_empty() {
             continue;
         }
@@ -286,18 +286,18 @@ pub async fn keep(
         let hold = sure(address::reads(page.server, left(right.until), right.mine));
         let reads = Wish { hold, at: right.at, until: right.until };
         first = false;
-        let to_lead = page.server == Server::Standby && shown.borrow().view.leader_if(&hands.config.name).is_some();
+        let to_lead = page.server == Server::Standby && shown.borrow().view.leader_if(&node.config.name).is_some();
         let round = tokio::task::spawn_blocking(move || {
             let done = round(&mut state, &config, primary, reads, to_lead);
             note(&mut state, &done, right.mine)
         });
         if let Ok(facts) = round.await {
-            let mut noted = hands.addresses.noted();
+            let mut noted = node.addresses.noted();
             if *noted != facts {
                 *noted = facts;
                 drop(noted);
                 // The member key is to say so.
-                hands.wake.notify_one();
+                node.wake.notify_one();
             }
         }
     }

@@ -2,10 +2,10 @@
 
 use super::{Kind, Right};
 use crate::config::NodeConfig;
-use crate::failsafe::boottime;
-use crate::hands::Hands;
-use crate::page::Page;
-use crate::snapshot::Snapshot;
+use crate::daemon::snapshot::Snapshot;
+use crate::node::Node;
+use crate::node::page::Page;
+use crate::upkeep::failsafe::boottime;
 use cluster::address::{self, Why};
 use cluster::lease;
 use cluster::name::MemberName;
@@ -31,7 +31,7 @@ impl Default for Right {
 
 /// Keeps, takes and gives up the right, for as long as the future is polled.
 pub async fn keep(
-    hands: Hands,
+    node: Node,
     mut configured: watch::Receiver<Arc<NodeConfig>>,
     mut shown: watch::Receiver<Snapshot>,
     pages: watch::Receiver<Page>,
@@ -56,25 +56,25 @@ pub async fn keep(
             let steady = last.1.elapsed() >= STEADY;
             let server = pages.borrow().server;
             let serves = matches!(server, Server::Standby | Server::Open);
-            let other = steady && whom.is_some_and(|name| *name != hands.config.name);
-            let me = chosen.as_ref().is_some_and(|(name, why)| *name == hands.config.name && (steady || *why != Why::NobodyElse));
+            let other = steady && whom.is_some_and(|name| *name != node.config.name);
+            let me = chosen.as_ref().is_some_and(|(name, why)| *name == node.config.name && (steady || *why != Why::NobodyElse));
             if me || other {
-                tell(&hands, &mut told, chosen.as_ref(), held.is_some());
+                tell(&node, &mut told, chosen.as_ref(), held.is_some());
             }
             held = match held {
                 Some(held) if other || matches!(server, Server::Starting | Server::Gone | Server::Left) => {
-                    give_up(&hands, &config, held, &rights).await;
+                    give_up(&node, &config, held, &rights).await;
                     None
                 }
-                Some(held) => renewed(&hands, held).await,
-                None if me && serves => taken(&hands, ttl).await,
+                Some(held) => renewed(&node, held).await,
+                None if me && serves => taken(&node, ttl).await,
                 None => None,
             };
-            hands.addresses.note_right(held.map(|held| held.grant.lease));
+            node.addresses.note_right(held.map(|held| held.grant.lease));
             let until = held.map(|held| Instant::now() + held.deadline.since(boottime()));
             rights.send_replace(Right { mine: held.is_some(), at: Instant::now(), until });
         } else if let Some(before) = held.take() {
-            give_up(&hands, &config, before, &rights).await;
+            give_up(&node, &config, before, &rights).await;
         }
         let pause = lease::renew_every(ttl).clamp(AT_LEAST, Duration::from_secs(1));
         tokio::select! {
@@ -89,16 +89,16 @@ pub async fn keep(
 }
 
 /// First the addresses, then the right to them.
-async fn give_up(hands: &Hands, config: &crate::config::VipConfig, held: Held, rights: &watch::Sender<Right>) {
+async fn give_up(node: &Node, config: &crate::config::VipConfig, held: Held, rights: &watch::Sender<Right>) {
     rights.send_replace(Right::default());
-    hands.addresses.give_up(config, Kind::Reads).await;
-    if let Err(why) = hands.etcd.revoke(held.grant.lease).await {
+    node.addresses.give_up(config, Kind::Reads).await;
+    if let Err(why) = node.etcd.revoke(held.grant.lease).await {
         tracing::debug!("the right to the addresses for reads was not given back, it ends by itself: {why}");
     }
 }
 
-async fn renewed(hands: &Hands, held: Held) -> Option<Held> {
-    match dcs::lease::renew(&*hands.etcd, boottime, held.grant.lease).await {
+async fn renewed(node: &Node, held: Held) -> Option<Held> {
+    match dcs::lease::renew(&*node.etcd, boottime, held.grant.lease).await {
         Ok(renewed) => Some(renewed.held),
         Err(Error::LeaseGone) => None,
         // Unknown: it counts as long as it did.
@@ -106,27 +106,27 @@ async fn renewed(hands: &Hands, held: Held) -> Option<Held> {
     }
 }
 
-async fn taken(hands: &Hands, ttl: Duration) -> Option<Held> {
-    if hands.etcd.reader().await.ok()?.is_some() {
+async fn taken(node: &Node, ttl: Duration) -> Option<Held> {
+    if node.etcd.reader().await.ok()?.is_some() {
         return None;
     }
     let sent = boottime();
-    let grant = hands.etcd.grant(ttl).await.ok()?;
-    if let Err(why) = hands.etcd.take_reader(&hands.config.name, grant.lease).await {
+    let grant = node.etcd.grant(ttl).await.ok()?;
+    if let Err(why) = node.etcd.take_reader(&node.config.name, grant.lease).await {
         tracing::debug!("the addresses for reads are not taken: {why}");
         // Perhaps it was written and the answer was lost: then it goes with its lease.
-        let _ = hands.etcd.revoke(grant.lease).await;
+        let _ = node.etcd.revoke(grant.lease).await;
         return None;
     }
     let deadline = lease::deadline(sent, grant.ttl);
     Some(Held { grant, deadline })
 }
 
-fn tell(hands: &Hands, told: &mut Option<(MemberName, Why)>, chosen: Option<&(MemberName, Why)>, held: bool) {
+fn tell(node: &Node, told: &mut Option<(MemberName, Why)>, chosen: Option<&(MemberName, Why)>, held: bool) {
     let Some((name, why)) = chosen else { return };
     // That it holds them already is no news.
     let same = told.as_ref().is_some_and(|(before, reason)| before == name && (reason == why || *why == Why::Holds));
-    if same || (*name != hands.config.name && !held) {
+    if same || (*name != node.config.name && !held) {
         return;
     }
     match why {

@@ -1,6 +1,6 @@
 //! A worker's side of a planned change: before its primary stops, the coordinator is asked to keep writers waiting.
 
-use crate::hands::Hands;
+use crate::node::Node;
 use anyhow::{Context, bail};
 use cluster::citus::{self, COORDINATOR, Prefer};
 use cluster::leader::Leader;
@@ -27,20 +27,20 @@ enum Answer {
 /// Asks the coordinator to hold this group's writers and waits until it says so. Where nobody answers, the change goes on without. An error
 /// says that the change is not to be made: statements are in its way and come first (`citus.prefer`). Not where it `must` be made: a server that
 /// ends in any case takes its statements with it.
-pub async fn ask(hands: &Hands, view: &ClusterView, must: bool) -> anyhow::Result<()> {
-    let Some(leader) = view.leader_if(&hands.config.name) else { return Ok(()) };
-    let Some(own) = hands.config.citus.as_ref().filter(|citus| citus.group != COORDINATOR) else { return Ok(()) };
-    let scope = hands.etcd.seen_as(hands.config.scope_keys());
+pub async fn ask(node: &Node, view: &ClusterView, must: bool) -> anyhow::Result<()> {
+    let Some(leader) = view.leader_if(&node.config.name) else { return Ok(()) };
+    let Some(own) = node.config.citus.as_ref().filter(|citus| citus.group != COORDINATOR) else { return Ok(()) };
+    let scope = node.etcd.seen_as(node.config.scope_keys());
     let asking = async {
         let groups = scope.load_groups().await?;
         let prefer = if must { Prefer::Change } else { citus::prefer(&groups, own.group, own.prefer) };
         if groups.get(&COORDINATOR).is_none_or(|coordinator| coordinator.leader.is_none()) {
             return Ok((prefer, Answer::Nobody));
         }
-        let patience = super::cooldown(hands, view) + ON_THE_WAY;
+        let patience = super::cooldown(node, view) + ON_THE_WAY;
         // Before they close their gates, after it, and at the coordinator's own.
         let waits = citus::grace(&groups, own.grace_s) * 3;
-        held(&hands.etcd, leader, prefer, patience, waits).await.map(|answer| (prefer, answer))
+        held(&node.etcd, leader, prefer, patience, waits).await.map(|answer| (prefer, answer))
     };
     let unheld = match asking.await {
         Ok((_, Answer::Held)) => {
@@ -96,9 +96,9 @@ async fn held(own: &Arc<Etcd>, leader: &Leader, prefer: Prefer, patience: Durati
 }
 
 /// This node leads and serves, and no change is under way: what it asked for before is over.
-pub async fn call_off(hands: &Hands, view: &ClusterView) -> Result<()> {
+pub async fn call_off(node: &Node, view: &ClusterView) -> Result<()> {
     match &view.hold {
-        Some(hold) if hands.config.citus.is_some() => hands.etcd.end_hold(hold.revision).await,
+        Some(hold) if node.config.citus.is_some() => node.etcd.end_hold(hold.revision).await,
         _ => Ok(()),
     }
 }

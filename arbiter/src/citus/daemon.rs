@@ -5,7 +5,7 @@
 //! `deadlock_timeout`). Interrupting it does not help: it then waits for the frozen node to take its cancel request.
 
 use super::SESSION;
-use crate::hands::Hands;
+use crate::node::Node;
 use crate::postgres::postmaster::Postmaster;
 use crate::postgres::query::QUIET;
 use anyhow::{Context, Result, ensure};
@@ -20,12 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Before a planned change: the daemons of this server end while clients are still served. Sessions start them again where they need them.
 /// An error says that one does not end, and that the stop would therefore wait with the clients held.
-pub async fn end(hands: &Hands) -> Result<()> {
-    if hands.config.citus.is_none() {
+pub async fn end(node: &Node) -> Result<()> {
+    if node.config.citus.is_none() {
         return Ok(());
     }
     const END: &str = "SELECT coalesce(bool_and(pg_terminate_backend(pid, $1)), true) FROM pg_stat_activity WHERE backend_type LIKE $2";
-    let session = hands.sql.open_as(SESSION, None, &format!("{QUIET} -c statement_timeout=0")).await?;
+    let session = node.sql.open_as(SESSION, None, &format!("{QUIET} -c statement_timeout=0")).await?;
     let patience = i64::try_from(PATIENCE.as_millis())?;
     let title = format!("{TITLE}%");
     // The server itself gives up a moment earlier.

@@ -6,7 +6,7 @@
 //! with the coordinator's lease, when the arbiter that closed it ends, and after a time that stands in the server's shared memory.
 
 use super::Keeper;
-use crate::hands::Hands;
+use crate::node::Node;
 use crate::postgres::query::demand_ours;
 use anyhow::{Context, Result};
 use cluster::citus::{self, COORDINATOR, GateWord, GatedWord, Groups};
@@ -49,10 +49,10 @@ impl Gate {
     }
 
     /// Makes sure that there is a session, so that closing takes no longer than it must.
-    async fn connect(&mut self, hands: &Hands) -> Result<&Client> {
+    async fn connect(&mut self, node: &Node) -> Result<&Client> {
         if self.session.as_ref().is_none_or(Client::is_closed) {
             // It waits for statements for as long as the grace says, and each call has a bound of its own.
-            let session = hands.sql.open_as(super::SESSION, None, "-c statement_timeout=0").await?;
+            let session = node.sql.open_as(super::SESSION, None, "-c statement_timeout=0").await?;
             demand_ours(&session).await?;
             self.session = Some(session);
         }
@@ -60,9 +60,9 @@ impl Gate {
     }
 
     /// Waits for transactions that are under way, while others begin: one that takes long is in nobody's way yet. No longer than the grace.
-    async fn await_earlier(&mut self, hands: &Hands, grace: Duration, reads: bool) {
+    async fn await_earlier(&mut self, node: &Node, grace: Duration, reads: bool) {
         let waiting = async {
-            let session = self.connect(hands).await?;
+            let session = self.connect(node).await?;
             let left: i32 =
                 session.query_one("SELECT tenure_internal.await_gate($1, $2)", &[&reads, &milliseconds(grace)]).await?.try_get(0)?;
             anyhow::Ok(left)
@@ -77,10 +77,10 @@ impl Gate {
     }
 
     /// Returns when nobody is under way any more, or had the grace; gives how many still are.
-    async fn close(&mut self, hands: &Hands, word: i64, most: Duration, reads: bool, grace: Duration) -> Result<u32> {
+    async fn close(&mut self, node: &Node, word: i64, most: Duration, reads: bool, grace: Duration) -> Result<u32> {
         let since = self.closed.take().map_or_else(Instant::now, |closed| closed.since);
         let closing = async {
-            let session = self.connect(hands).await?;
+            let session = self.connect(node).await?;
             let close = "SELECT tenure_internal.close_gate($1, $2, $3)";
             let left: i32 = session.query_one(close, &[&milliseconds(most), &reads, &milliseconds(grace)]).await?.try_get(0)?;
             anyhow::Ok(u32::try_from(left).unwrap_or(0))
@@ -96,9 +96,9 @@ impl Gate {
     }
 
     /// Lets those that wait go on. Where that fails the gate opens by itself, or the server ends.
-    pub async fn open(&mut self, hands: &Hands) {
+    pub async fn open(&mut self, node: &Node) {
         let Some(closed) = self.closed.take() else { return };
-        let opening = async { anyhow::Ok(self.connect(hands).await?.batch_execute("SELECT tenure_internal.open_gate()").await?) };
+        let opening = async { anyhow::Ok(self.connect(node).await?.batch_execute("SELECT tenure_internal.open_gate()").await?) };
         match tokio::time::timeout(STATEMENT, opening).await {
             Ok(Ok(())) => tracing::info!("Citus: distributed statements waited for {} ms", closed.since.elapsed().as_millis()),
             Ok(Err(why)) => tracing::info!("Citus: the gate was not opened and opens by itself: {why:#}"),
@@ -132,16 +132,16 @@ impl Keeper {
                 }
                 let (grace, beside) = (Duration::from_millis(gate.grace_ms), Duration::from_millis(gate.beside_ms));
                 let mut answer = GatedWord { gate: word, leader: leader.name.clone(), term: leader.term.0, closed: false, left: 0 };
-                self.hands.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
-                self.gate.await_earlier(&self.hands, grace, gate.reads).await;
-                answer.left = self.gate.close(&self.hands, word, super::hold::limit(view) + beside, gate.reads, grace).await?;
+                self.node.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
+                self.gate.await_earlier(&self.node, grace, gate.reads).await;
+                answer.left = self.gate.close(&self.node, word, super::hold::limit(view) + beside, gate.reads, grace).await?;
                 answer.closed = true;
-                self.hands.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
+                self.node.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
             }
             Some(_) => {}
             None if self.gate.closed.is_some() => {
                 self.follow().await;
-                self.gate.open(&self.hands).await;
+                self.gate.open(&self.node).await;
             }
             None => {}
         }
@@ -174,19 +174,19 @@ impl Keeper {
     /// transactions are still under way.
     pub(super) async fn close_gates(&mut self, groups: &Groups, leader: &Leader, closing: &Closing) -> u32 {
         self.wait_in_step(BEFORE).await;
-        if let Err(why) = self.gate.connect(&self.hands).await {
+        if let Err(why) = self.gate.connect(&self.node).await {
             tracing::debug!("Citus: {why:#}");
         }
-        let reads = self.hands.config.citus.as_ref().is_some_and(|citus| citus.hold_reads);
+        let reads = self.node.config.citus.as_ref().is_some_and(|citus| citus.hold_reads);
         let mut left = 0;
         let others = workers(groups);
         if others.is_empty() {
-            self.gate.await_earlier(&self.hands, closing.grace, reads).await;
+            self.gate.await_earlier(&self.node, closing.grace, reads).await;
         } else {
             self.gated = others;
             let mut gate = std::mem::take(&mut self.gate);
             let (asked, ()) =
-                tokio::join!(self.ask_others(groups, reads, leader, closing), gate.await_earlier(&self.hands, closing.grace, reads));
+                tokio::join!(self.ask_others(groups, reads, leader, closing), gate.await_earlier(&self.node, closing.grace, reads));
             self.gate = gate;
             match asked {
                 Ok(there) => left = there,
@@ -196,7 +196,7 @@ impl Keeper {
             self.wake.notify_one();
         }
         let most = closing.limit + closing.grace + closing.cooldown;
-        match self.gate.close(&self.hands, 0, most, reads, closing.grace).await {
+        match self.gate.close(&self.node, 0, most, reads, closing.grace).await {
             Ok(here) => left += here,
             Err(why) => tracing::warn!("Citus: reads through this node may fail: {why:#}"),
         }

@@ -86,7 +86,7 @@ impl Keeper {
             self.holds.held.clear();
         }
         if self.holds.is_empty() {
-            self.gate.open(&self.hands).await;
+            self.gate.open(&self.node).await;
         }
         done?;
         let end = |hold: &Hold| if hold.awaits_name { ASK_AGAIN } else { limit.saturating_sub(hold.since.elapsed()) };
@@ -104,10 +104,10 @@ impl Keeper {
         };
         let asking = groups.iter().filter_map(|(group, view)| Some((*group, view, citus::hold_wanted(view)?)));
         let asking: Vec<_> = asking.filter(|(group, view, (request, _))| asks(group, view, *request)).collect();
-        let grace = citus::grace(groups, self.hands.config.citus.as_ref().and_then(|citus| citus.grace_s));
+        let grace = citus::grace(groups, self.node.config.citus.as_ref().and_then(|citus| citus.grace_s));
         let mut left = 0;
         if self.holds.is_empty()
-            && let Some(cooldown) = asking.iter().map(|(_, view, _)| super::cooldown(&self.hands, view)).max()
+            && let Some(cooldown) = asking.iter().map(|(_, view, _)| super::cooldown(&self.node, view)).max()
         {
             left = self.close_gates(groups, leader, &Closing { grace, cooldown, limit }).await;
         }
@@ -116,7 +116,7 @@ impl Keeper {
                 group,
                 request,
                 term: asked.term,
-                cooldown: super::cooldown(&self.hands, view),
+                cooldown: super::cooldown(&self.node, view),
                 calls_off: asked.prefers_statements,
             };
             self.holds.failed.insert(request, Instant::now());
@@ -146,7 +146,7 @@ impl Keeper {
             database.commit().await?;
         }
         // Nobody here waits for the messages that follow.
-        self.gate.open(&self.hands).await;
+        self.gate.open(&self.node).await;
         for (group, hold) in std::mem::take(&mut self.holds.held) {
             let why = hold.released.unwrap_or(Release::TimedOut);
             tracing::info!("Citus: writers of group {group} were held for {} ms: {why}", hold.since.elapsed().as_millis());
@@ -165,7 +165,7 @@ impl Keeper {
             database.run(&format!("SAVEPOINT {BEFORE}")).await?;
             backends.push(database.backend().await?);
         }
-        let (sql, scope, wake) = (self.hands.sql.clone(), self.scope.clone(), self.wake.clone());
+        let (sql, scope, wake) = (self.node.sql.clone(), self.scope.clone(), self.wake.clone());
         let begun = {
             let mut begin = std::pin::pin!(self.begin_hold(begins));
             let cancelling = async {
@@ -228,7 +228,7 @@ impl Keeper {
             // The span is the hold's own: the server, too, counts from the moment the transaction was idle.
             let Some(why) = citus::release(view, hold.request, hold.term, hold.since.elapsed(), limit_of(groups)) else { continue };
             hold.awaits_name =
-                why == Release::Served && hold.since.elapsed() < limit_of(groups) && !super::name::leads_there(&self.hands, view).await;
+                why == Release::Served && hold.since.elapsed() < limit_of(groups) && !super::name::leads_there(&self.node, view).await;
             if hold.awaits_name {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! Does the name of a group's primary lead to its primary by now? A virtual address or a proxy follows a promotion in its own time, and
 //! writers that are let go before would meet the old server, or nobody.
 
-use crate::hands::Hands;
+use crate::node::Node;
 use crate::postgres::query::QUIET;
 use anyhow::Result;
 use cluster::citus::{self, Address};
@@ -11,9 +11,9 @@ use cluster::view::ClusterView;
 const PATIENCE: &str = "-c citus.node_connection_timeout=1000 -c statement_timeout=3000";
 
 /// True where the group has no name (`citus.primary_address`), or where the pooler beside the member is used instead of it.
-pub async fn leads_there(hands: &Hands, view: &ClusterView) -> bool {
+pub async fn leads_there(node: &Node, view: &ClusterView) -> bool {
     let Some(at) = citus::primary_address(view).filter(|_| !citus::uses_poolers(view)) else { return true };
-    match asked(hands, &at).await {
+    match asked(node, &at).await {
         Ok(there) => there,
         Err(why) => {
             tracing::debug!("Citus: ask {at} whether it is a primary: {why:#}");
@@ -23,10 +23,10 @@ pub async fn leads_there(hands: &Hands, view: &ClusterView) -> bool {
 }
 
 /// Asked by Citus itself, in a session of its own: the way, the credentials and TLS are those of its clients' statements.
-async fn asked(hands: &Hands, at: &Address) -> Result<bool> {
+async fn asked(node: &Node, at: &Address) -> Result<bool> {
     const ASK: &str = "SELECT success AND result = 'f'
         FROM master_run_on_worker(ARRAY[$1::text], ARRAY[$2::int], ARRAY['SELECT pg_is_in_recovery()'], false)";
-    let database = hands.config.citus.as_ref().and_then(|citus| citus.databases.first());
-    let session = hands.sql.open_as(super::SESSION, database.map(String::as_str), &format!("{QUIET} {PATIENCE}")).await?;
+    let database = node.config.citus.as_ref().and_then(|citus| citus.databases.first());
+    let session = node.sql.open_as(super::SESSION, database.map(String::as_str), &format!("{QUIET} {PATIENCE}")).await?;
     Ok(session.query_one(ASK, &[&at.host, &i32::from(at.port)]).await?.try_get::<_, Option<bool>>(0)?.unwrap_or(false))
 }

@@ -2,7 +2,7 @@
 //! nodes reach each other, and that no transaction stays in doubt after a promotion.
 
 use crate::config::Credentials;
-use crate::hands::Hands;
+use crate::node::Node;
 use crate::postgres::conf::conninfo;
 use crate::postgres::query::{QUIET, identifier};
 use anyhow::{Context, Result};
@@ -17,9 +17,9 @@ const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 const RECOVERY_TRIES: u32 = 10;
 
 /// Makes what is missing of the distributed databases.
-pub async fn make_ready(hands: &Hands) -> Result<()> {
-    let Some(citus) = &hands.config.citus else { return Ok(()) };
-    let session = hands.sql.open_as(super::SESSION, None, &format!("{QUIET} {PATIENT}")).await?;
+pub async fn make_ready(node: &Node) -> Result<()> {
+    let Some(citus) = &node.config.citus else { return Ok(()) };
+    let session = node.sql.open_as(super::SESSION, None, &format!("{QUIET} {PATIENT}")).await?;
     for name in &citus.databases {
         if session.query_opt("SELECT FROM pg_database WHERE datname = $1", &[name]).await?.is_none() {
             session
@@ -28,7 +28,7 @@ pub async fn make_ready(hands: &Hands) -> Result<()> {
                 .with_context(|| format!("create database {name}"))?;
             tracing::info!("Citus: database {name} was created");
         }
-        let database = hands.sql.open_as(super::SESSION, Some(name), &format!("{QUIET} {PATIENT}")).await?;
+        let database = node.sql.open_as(super::SESSION, Some(name), &format!("{QUIET} {PATIENT}")).await?;
         database
             .batch_execute("CREATE EXTENSION IF NOT EXISTS citus")
             .await
@@ -40,7 +40,7 @@ pub async fn make_ready(hands: &Hands) -> Result<()> {
             )
             .await
             .with_context(|| format!("create the extension pg_tenure in {name}"))?;
-        let superuser = &hands.config.postgres.authentication.superuser;
+        let superuser = &node.config.postgres.authentication.superuser;
         keep_credentials(&database, superuser).await.with_context(|| format!("write pg_dist_authinfo in {name}"))?;
     }
     Ok(())
@@ -73,13 +73,13 @@ async fn keep_credentials(database: &Client, superuser: &Credentials) -> Result<
 }
 
 /// Settles transactions in doubt, in the background: those that were begun here, and `everywhere` those of the workers too.
-pub fn recover_prepared(hands: Hands, everywhere: bool) {
-    let databases = hands.config.citus.as_ref().map(|citus| citus.databases.clone()).unwrap_or_default();
+pub fn recover_prepared(node: Node, everywhere: bool) {
+    let databases = node.config.citus.as_ref().map(|citus| citus.databases.clone()).unwrap_or_default();
     for name in databases {
-        let hands = hands.clone();
+        let node = node.clone();
         tokio::spawn(async move {
             for attempt in 1..=RECOVERY_TRIES {
-                match tokio::time::timeout(RECOVERY_PATIENCE, recover(&hands, &name, everywhere)).await {
+                match tokio::time::timeout(RECOVERY_PATIENCE, recover(&node, &name, everywhere)).await {
                     Ok(Ok(0)) => return,
                     Ok(Ok(count)) => return tracing::info!("Citus: {count} transactions in doubt were settled in {name}"),
                     Ok(Err(why)) if attempt == RECOVERY_TRIES => tracing::warn!("Citus: settle transactions in doubt in {name}: {why:#}"),
@@ -96,8 +96,8 @@ pub fn recover_prepared(hands: Hands, everywhere: bool) {
     }
 }
 
-async fn recover(hands: &Hands, database: &str, everywhere: bool) -> Result<i32> {
-    let session = hands.sql.open_as(super::SESSION, Some(database), "-c statement_timeout=60000").await?;
+async fn recover(node: &Node, database: &str, everywhere: bool) -> Result<i32> {
+    let session = node.sql.open_as(super::SESSION, Some(database), "-c statement_timeout=60000").await?;
     let mut count: i32 = session.query_one("SELECT recover_prepared_transactions()", &[]).await?.try_get(0)?;
     if everywhere {
         let on_workers =

@@ -1,8 +1,8 @@
 //! What every command needs: which cluster, where its etcd is, how to ask a member, how to ask the operator.
 
-use crate::cli::http::Caller;
 use crate::cli::patronictl::Called;
-use crate::secret::Secret;
+use crate::ground::member_rest::Caller;
+use crate::ground::secret::Secret;
 use anyhow::{Context as _, Result};
 use cluster::citus::Groups;
 use cluster::name::{MemberName, Scope};
@@ -425,8 +425,8 @@ pub enum RoleFilter {
 impl RoleFilter {
     /// Does this member have the role?
     pub fn takes(self, view: &ClusterView, name: &MemberName) -> bool {
-        use crate::present::Role;
-        let role = crate::present::role(view, name);
+        use crate::ground::present::Role;
+        let role = crate::ground::present::role(view, name);
         match self {
             RoleFilter::Any => true,
             RoleFilter::Leader => role.leads(),

@@ -3,7 +3,7 @@
 use super::context::{Tool, print, refuse_with};
 use super::groups::{self, Part};
 use super::list::{Format, yaml};
-use crate::journal::Record;
+use crate::node::journal::Record;
 use anyhow::{Context, Result};
 use cluster::check;
 use cluster::member::Member;

@@ -3,8 +3,8 @@
 use super::context::{self, Target, Tool, confirm, interactive, print, refuse, refuse_with};
 use super::groups::{self, Part};
 use super::list::{self, Format};
-use crate::journal::SWITCHOVER_FAILED;
-use crate::rest::outcome::{self, Asked, Outcome};
+use crate::ground::outcome::{self, Asked, Outcome};
+use crate::node::journal::SWITCHOVER_FAILED;
 use anyhow::Result;
 use cluster::config::SynchronousMode;
 use cluster::failover::{self, FailoverRequest};

@@ -4,7 +4,7 @@ use super::context::{Tool, print};
 use super::groups;
 use super::list::{Format, yaml};
 use super::table::{self, Column};
-use crate::present::Ordered;
+use crate::ground::present::Ordered;
 use anyhow::Result;
 use cluster::history::History;
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use super::context::{self, Target, Tool, print, refuse};
 use super::table::{self, Column};
-use crate::present::{self, Ordered, Position, Row};
+use crate::ground::present::{self, Ordered, Position, Row};
 use anyhow::Result;
 use cluster::citus::Groups;
 use cluster::view::{ClusterView, Initialize};
@@ -398,7 +398,7 @@ fn footer(view: &ClusterView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::present::tests::{member, sample};
+    use crate::ground::present::tests::{member, sample};
     use cluster::config::DynamicConfig;
     use cluster::failover::FailoverRequest;
     use cluster::view::Versioned;

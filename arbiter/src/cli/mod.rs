@@ -4,7 +4,6 @@ mod cluster_role;
 pub mod context;
 mod groups;
 mod handover;
-pub(crate) mod http;
 mod members;
 pub mod table;
 mod without_etcd;

@@ -56,8 +56,9 @@ fn named(words: Arg) -> Arg {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arguments;
+    use crate::Command as Word;
     use crate::cli;
-    use crate::{Arguments, Command as Word};
     use clap::{CommandFactory, FromArgMatches};
 
     fn parsed(called: Called, line: &str) -> Result<Arguments, clap::Error> {

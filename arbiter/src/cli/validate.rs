@@ -2,7 +2,7 @@
 
 use super::context::{print, refuse_with};
 use crate::config::{NodeConfig, ReplicaMethod, ServerRole};
-use crate::program::CommandLine;
+use crate::ground::program::CommandLine;
 use anyhow::Result;
 use cluster::config::DynamicConfig;
 use cluster::parameter::Catalogue;

@@ -29,7 +29,7 @@ struct Asked {
     name: String,
     api_url: String,
     answer: Result<Map<String, Value>>,
-    decisions: Vec<crate::journal::Record>,
+    decisions: Vec<crate::node::journal::Record>,
 }
 
 /// Prints what the members say; nothing where the configuration names none.

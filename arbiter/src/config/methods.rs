@@ -1,8 +1,8 @@
 //! The methods that make data directories: for replicas and for a new cluster, each with a section of its own.
 
 use super::tree::At;
+use crate::ground::program::CommandLine;
 use crate::postgres::conf::parameters_of;
-use crate::program::CommandLine;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

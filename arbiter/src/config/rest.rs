@@ -3,9 +3,9 @@
 use super::tree::{At, described, truth};
 use super::validate::{reachable, to_listen};
 use super::{Allowlist, CtlConfig, HostPort, RestConfig};
+use crate::ground::secret::Secret;
+use crate::ground::tls::{self, Identity, VerifyClient};
 use crate::postgres::conf::setting_text;
-use crate::secret::Secret;
-use crate::tls::{self, Identity, VerifyClient};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! Whole files: three from deployment guides, and what is said of wrong ones.
 
 use super::*;
-use crate::program::CommandLine;
+use crate::ground::program::CommandLine;
 
 const MINIMAL: &str = "{scope: s, name: n1, restapi: {listen: '127.0.0.1:8008'}, etcd3: {host: 'e:2379'}, postgresql: {listen: '127.0.0.1:5432', data_dir: /data}}";
 

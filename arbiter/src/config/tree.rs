@@ -1,6 +1,6 @@
 //! The file as a tree of values, and a cursor on it that knows its dotted key and notes what is wrong.
 
-use crate::secret::Secret;
+use crate::ground::secret::Secret;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -6,10 +6,10 @@ use super::{
     PostgresConfig,
 };
 use super::{citus, known, methods, poolers, rest, vip, watchdog};
+use crate::ground::program::CommandLine;
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
 use crate::postgres::{basebackup, initdb, rewind};
-use crate::program::CommandLine;
 use cluster::member::Tags;
 use serde_json::{Map, Value};
 use std::cell::RefCell;

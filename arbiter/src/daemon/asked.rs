@@ -1,13 +1,15 @@
 //! What others ask of the daemon: by REST, by SQL through etcd, and restarts that were planned.
 
 use super::{Daemon, word};
-use crate::apply::Done;
-use crate::hands::Hands;
-use crate::observe::Seen;
+use crate::daemon::observe::Seen;
+use crate::daemon::snapshot::Command;
+use crate::duties::Done;
+use crate::node::Node;
+use crate::node::recovery;
+use crate::node::settings;
 use crate::postgres::conf::Recovery;
 use crate::postgres::postmaster::StopMode;
-use crate::snapshot::Command;
-use crate::{recovery, settings, tend};
+use crate::upkeep;
 use anyhow::Result;
 use cluster::duty::Duty;
 use cluster::local::Postgres;
@@ -33,14 +35,14 @@ impl Daemon {
             Command::Reload(answer) => {
                 self.reload().await;
                 // Where no server runs, it reads the new configuration at its start.
-                let done = if self.hands.postmaster().is_some() { self.hands.reload().await } else { Ok(()) };
+                let done = if self.node.postmaster().is_some() { self.node.reload().await } else { Ok(()) };
                 let done = done.map_err(|why| format!("{why:#}"));
                 let _ = answer.send(done);
             }
             Command::Restart(answer) => {
                 if let Some((_, duty)) = self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
                     let _ = answer.send(Err(format!("{} already in progress", word(duty))));
-                } else if self.hands.postmaster().is_none() {
+                } else if self.node.postmaster().is_none() {
                     self.start(answer);
                 } else {
                     self.restart(Some(answer));
@@ -72,7 +74,7 @@ impl Daemon {
         tracing::info!("a restart was asked for and Postgres is down: it is started");
         self.memory.start_owed = true;
         self.not_before = None;
-        self.hands.note_start(None);
+        self.node.note_start(None);
         self.start_asked = Some(answer);
     }
 
@@ -91,10 +93,10 @@ impl Daemon {
     /// Restarts Postgres in place; who asked is told how it ended.
     fn restart(&mut self, answer: Option<tokio::sync::oneshot::Sender<Result<(), String>>>) {
         self.interrupt_procedure();
-        let hands = self.hands.clone();
+        let node = self.node.clone();
         let view = self.view.clone();
         let task = tokio::spawn(async move {
-            let done = restart(&hands, &view).await;
+            let done = restart(&node, &view).await;
             if let Some(answer) = answer {
                 let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
             }
@@ -105,12 +107,12 @@ impl Daemon {
 
     /// Takes up what somebody asked for through etcd; the request is gone before anything is done.
     pub(super) async fn requested(&mut self) {
-        let name = self.hands.config.name.clone();
+        let name = self.node.config.name.clone();
         let Some(request) = self.view.requests.get(&name).cloned() else { return };
         if self.is_busy() {
             return;
         }
-        if let Err(why) = self.hands.etcd.take_request(&name, request.revision).await {
+        if let Err(why) = self.node.etcd.take_request(&name, request.revision).await {
             tracing::debug!("the request was not taken up: {why}");
             return;
         }
@@ -118,9 +120,9 @@ impl Daemon {
         tracing::info!("{wish} asked for by SQL on {by}");
         let (answer, answered) = tokio::sync::oneshot::channel();
         let snapshot_role = if self.view.leader_if(&name).is_some() { "primary" } else { "replica" };
-        let facts = self.hands.sql.facts().await.ok();
+        let facts = self.node.sql.facts().await.ok();
         let pending = facts.as_ref().is_some_and(|facts| {
-            !settings::pending(&self.hands.config, &self.hands.dynamic(&self.view), &self.hands.knowledge.known(), facts).is_empty()
+            !settings::pending(&self.node.config, &self.node.dynamic(&self.view), &self.node.knowledge.known(), facts).is_empty()
         });
         let server = Server { role: snapshot_role, version: facts.as_ref().map(|facts| facts.server_version), pending, started: "" };
         match wish {
@@ -143,7 +145,7 @@ impl Daemon {
         let late = plan.schedule.parse::<jiff::Timestamp>().ok().map(|at| jiff::Timestamp::now().duration_since(at).as_secs_f64());
         let role = match seen.local.postgres {
             Postgres::Primary { .. } => "primary",
-            _ if self.view.leader_if(&self.hands.config.name).is_some() => "standby_leader",
+            _ if self.view.leader_if(&self.node.config.name).is_some() => "standby_leader",
             _ => "replica",
         };
         let server = Server {
@@ -169,7 +171,7 @@ impl Daemon {
 
     /// Takes note that a new copy is wanted; a job that is under way is ended where that is forced.
     fn reinitialize(&mut self, force: bool, from_leader: bool) -> Result<(), String> {
-        if self.view.leader_if(&self.hands.config.name).is_some() {
+        if self.view.leader_if(&self.node.config.name).is_some() {
             return Err("I am the leader, can not reinitialize".to_owned());
         }
         if let Some((task, duty)) = self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
@@ -188,25 +190,25 @@ impl Daemon {
 }
 
 /// Stops and starts the server in its present role, the lease kept by us meanwhile.
-async fn restart(hands: &Hands, view: &ClusterView) -> Result<Done> {
-    let facts = hands.sql.facts().await?;
+async fn restart(node: &Node, view: &ClusterView) -> Result<Done> {
+    let facts = node.sql.facts().await?;
     let recovery = if facts.in_recovery {
-        let dynamic = hands.dynamic(view);
-        let upstream = recovery::in_force(&hands.config, &dynamic, view, &facts).unwrap_or(Upstream::Nobody);
-        recovery::of(&hands.config, &dynamic, view, &upstream)
+        let dynamic = node.dynamic(view);
+        let upstream = recovery::in_force(&node.config, &dynamic, view, &facts).unwrap_or(Upstream::Nobody);
+        recovery::of(&node.config, &dynamic, view, &upstream)
     } else {
         Recovery::None
     };
-    let role = if facts.in_recovery { hands.standby_role(view) } else { MemberRole::Primary };
-    tend::leaving::leave(hands).await;
-    crate::citus::daemon::end(hands).await?;
+    let role = if facts.in_recovery { node.standby_role(view) } else { MemberRole::Primary };
+    upkeep::leaving::leave(node).await;
+    crate::citus::daemon::end(node).await?;
     // Before poolers are paused: what is under way through one of them could not end.
-    crate::citus::ask(hands, view, false).await?;
-    let _held = if facts.in_recovery { None } else { crate::poolers::hold(hands, view).await };
-    hands.speak(MemberState::Restarting, role);
-    hands.callbacks.restarting();
-    hands.stop_within(StopMode::Fast, hands.patience(view)).await?;
-    hands.start_and_wait(view, &recovery).await?;
+    crate::citus::ask(node, view, false).await?;
+    let _held = if facts.in_recovery { None } else { crate::poolers::hold(node, view).await };
+    node.speak(MemberState::Restarting, role);
+    node.callbacks.restarting();
+    node.stop_within(StopMode::Fast, node.patience(view)).await?;
+    node.start_and_wait(view, &recovery).await?;
     tracing::info!("restarted");
     Ok(Done::LookAgain)
 }

@@ -1,8 +1,9 @@
 //! What the loop reads of etcd: for the first time, each turn, and where it is away or not believed.
 
 use super::{Daemon, RETRY, Turn};
-use crate::snapshot::Snapshot;
-use crate::{memory, observe};
+use crate::daemon::observe;
+use crate::daemon::snapshot::Snapshot;
+use crate::node::memory;
 use anyhow::{Result, anyhow};
 use cluster::instance::InUse;
 use cluster::name::MemberName;
@@ -43,7 +44,7 @@ impl Daemon {
             tracing::error!("{why}; hint: check the etcd3 section of {file} and that etcd runs; asking again until it answers");
             self.told_etcd = true;
         }
-        let seen = observe::look(&self.hands, &self.view, &mut self.memory).await?;
+        let seen = observe::look(&self.node, &self.view, &mut self.memory).await?;
         if let dcs::Error::Doubted { .. } = why {
             self.speak_for(&seen).await;
         }
@@ -54,11 +55,11 @@ impl Daemon {
     /// etcd was read for the first time: may this node be what its file says?
     pub(super) async fn met_etcd(&mut self) -> Result<()> {
         // A planned restart outlives the arbiter that took it: it stands in the member key.
-        let own = self.view.members.get(&self.hands.config.name).and_then(|entry| entry.member.other.get("scheduled_restart"));
+        let own = self.view.members.get(&self.node.config.name).and_then(|entry| entry.member.other.get("scheduled_restart"));
         self.memory.scheduled_restart = own.and_then(|plan| serde_json::from_value(plan.clone()).ok());
         // An arbiter before us may have promised something that we know nothing of.
         let ttl = self.view.config().failsafe_mode().then(|| self.view.config().timing().ttl);
-        let recalled = self.hands.promise.recall(&self.hands.config.postgres.data_dir, ttl).await;
+        let recalled = self.node.promise.recall(&self.node.config.postgres.data_dir, ttl).await;
         if recalled.is_err() {
             // Nothing is decided before it is known: the next turn is the first again.
             self.view_at = None;
@@ -73,9 +74,9 @@ impl Daemon {
             tracing::error!("{other}");
             self.told_in_use = true;
         }
-        self.hands.lease.keep_out();
+        self.node.lease.keep_out();
         let mut view = ClusterView::clone(&self.view);
-        view.leader = view.leader.filter(|leader| leader.name != self.hands.config.name);
+        view.leader = view.leader.filter(|leader| leader.name != self.node.config.name);
         self.view = Arc::new(view);
         self.view_at = None;
     }
@@ -88,24 +89,24 @@ impl Daemon {
     /// An emptied etcd as it is judged: with the configuration that was last known.
     pub(super) fn emptied(&self, view: &ClusterView) -> ClusterView {
         let mut view = view.clone();
-        if let Some(config) = self.hands.etcd.remembered().and_then(|remembered| remembered.memory().config) {
+        if let Some(config) = self.node.etcd.remembered().and_then(|remembered| remembered.memory().config) {
             view.config = Some(Versioned { revision: 0, ..config });
         }
         view
     }
 
     pub(super) async fn read_etcd(&mut self) -> Result<(), dcs::Error> {
-        match self.hands.etcd.load_view().await {
+        match self.node.etcd.load_view().await {
             Ok(view) => {
                 if self.told_etcd {
                     tracing::info!("etcd answers again");
                 }
                 self.told_etcd = false;
                 // Before anything follows from it.
-                memory::keep(&self.hands).await;
+                memory::keep(&self.node).await;
                 self.led.saw(view.leader.as_ref().map(|leader| &leader.name));
                 self.view = Arc::new(view);
-                crate::logging::note_term(self.view.leader.as_ref().map(|leader| leader.term));
+                crate::ground::logging::note_term(self.view.leader.as_ref().map(|leader| leader.term));
                 self.view_at = Some(Instant::now());
                 Ok(())
             }

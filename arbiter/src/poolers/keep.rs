@@ -3,9 +3,9 @@
 use super::console::Console;
 use super::{forget, key, left_behind};
 use crate::config::{NodeConfig, PoolerConfig};
-use crate::hands::Hands;
+use crate::daemon::snapshot::Snapshot;
+use crate::node::Node;
 use crate::postgres::{read_if_there, write_atomically};
-use crate::snapshot::Snapshot;
 use anyhow::{Context, Result, ensure};
 use cluster::local::Postgres;
 use cluster::poolers::{self, Database, Here, Paused, Step};
@@ -33,9 +33,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const PROBE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Keeps the poolers for as long as the future is polled. `configured` is the node's file as last read.
-pub async fn keep(hands: Hands, mut shown: watch::Receiver<Snapshot>, mut configured: watch::Receiver<Arc<NodeConfig>>) {
-    let mut keeper = Keeper { left_behind: left_behind(&hands).await, hands, known: None, done: BTreeSet::new(), pointed: BTreeMap::new() };
-    let changes = keeper.hands.poolers.clone();
+pub async fn keep(node: Node, mut shown: watch::Receiver<Snapshot>, mut configured: watch::Receiver<Arc<NodeConfig>>) {
+    let mut keeper = Keeper { left_behind: left_behind(&node).await, node, known: None, done: BTreeSet::new(), pointed: BTreeMap::new() };
+    let changes = keeper.node.poolers.clone();
     loop {
         let config = configured.borrow_and_update().clone();
         let snapshot = shown.borrow_and_update().clone();
@@ -61,7 +61,7 @@ enum Went {
 }
 
 struct Keeper {
-    hands: Hands,
+    node: Node,
     /// By the file of the arbiter before this one; until etcd was read.
     left_behind: Option<Paused>,
     /// The record's revision, and since when it is known here.
@@ -84,8 +84,8 @@ impl Keeper {
                 if left.is_some() || self.known.take().is_some() {
                     self.left_behind = None;
                     // While a change begins, its file comes before its key.
-                    if self.hands.poolers.count.load(Ordering::Acquire) == 0 {
-                        forget(&self.hands).await;
+                    if self.node.poolers.count.load(Ordering::Acquire) == 0 {
+                        forget(&self.node).await;
                     }
                 }
                 return again;
@@ -102,17 +102,17 @@ impl Keeper {
         };
         let here = Here {
             writes: self.writes(snapshot).await,
-            changing: self.hands.poolers.count.load(Ordering::Acquire) > 0,
+            changing: self.node.poolers.count.load(Ordering::Acquire) > 0,
             known_for: since.elapsed(),
         };
-        let step = poolers::judge(&paused, view, &self.hands.config.name, here);
+        let step = poolers::judge(&paused, view, &self.node.config.name, here);
         let left = Duration::from_secs(paused.at_most_s).saturating_sub(here.known_for);
         if step == Step::Wait {
             // A page that is about to open wakes the loop; should that be missed, this is soon enough.
-            let leads = view.leader_if(&self.hands.config.name).is_some();
+            let leads = view.leader_if(&self.node.config.name).is_some();
             return if leads && !here.changing { RETRY.min(left) } else { left.max(Duration::from_millis(1)).min(again) };
         }
-        let named = config.poolers.iter().map(|pooler| (pooler, key(&self.hands.config, pooler)));
+        let named = config.poolers.iter().map(|pooler| (pooler, key(&self.node.config, pooler)));
         // What another's arbiter re-points or reaches is its own business, until the time is over.
         let mine = named.filter(|(pooler, key)| !self.done.contains(key) && (step != Step::GoOnWithOwn || self.is_local(pooler)));
         let waiting: Vec<(&PoolerConfig, String)> = mine.collect();
@@ -147,7 +147,7 @@ impl Keeper {
         let outlived = step == Step::GoOnAnyway && all_went && here.known_for.as_secs() >= 2 * paused.at_most_s;
         if (here.writes && everything || outlived)
             && revision != 0
-            && let Err(why) = self.hands.etcd.clear_poolers(revision).await
+            && let Err(why) = self.node.etcd.clear_poolers(revision).await
         {
             tracing::debug!("clear tenure/poolers: {why}");
             return AGAIN;
@@ -169,7 +169,7 @@ impl Keeper {
         if !matches!(snapshot.local.postgres, Postgres::Primary { .. }) {
             return false;
         }
-        match self.hands.sql.fence().await {
+        match self.node.sql.fence().await {
             Ok(fence) => fence.left.is_some_and(|left| !left.is_zero()) && fence.draining_for.is_none(),
             Err(_) => false,
         }
@@ -202,7 +202,7 @@ impl Keeper {
     async fn leads_here(&self, pooler: &PoolerConfig, database: &Database, view: &ClusterView) -> bool {
         if let Some(member) = database.leads_to(view) {
             // Another's: the arbiter beside that pooler re-points it.
-            return *member == self.hands.config.name;
+            return *member == self.node.config.name;
         }
         if database.is_beside() && !poolers::is_own_machine(&pooler.address.host) {
             return true;
@@ -213,9 +213,9 @@ impl Keeper {
     /// Who answers at a proxy's or a virtual address: a primary? None where it can't be asked. No password is sent: who answers there may be
     /// anybody, and may ask for it in the clear. That somebody asks for one says at least that a server is reached.
     async fn is_reached_by(&self, database: &Database) -> Option<bool> {
-        let superuser = &self.hands.config.postgres.authentication.superuser;
+        let superuser = &self.node.config.postgres.authentication.superuser;
         let mut config = tokio_postgres::Config::new();
-        config.host(&database.host).port(database.port).user(&superuser.username).dbname(&self.hands.config.postgres.database);
+        config.host(&database.host).port(database.port).user(&superuser.username).dbname(&self.node.config.postgres.database);
         config.application_name("tenure arbiter, poolers").connect_timeout(PROBE_WITHIN);
         let asked = tokio::time::timeout(PROBE_WITHIN, async {
             let (client, connection) = config.connect(NoTls).await?;

@@ -60,7 +60,7 @@ pub async fn basebackup(
 
 async fn copy(programs: &Programs, data_dir: &Path, conninfo: &str, options: &[LongOption], progress: &mut impl FnMut(u8)) -> Result<()> {
     let mut command = programs.command("pg_basebackup");
-    command.arg("--pgdata").arg(data_dir).args(arguments(conninfo, options)).env(crate::program::WORKS_ON, data_dir);
+    command.arg("--pgdata").arg(data_dir).args(arguments(conninfo, options)).env(crate::ground::program::WORKS_ON, data_dir);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context("start pg_basebackup")?;
     let mut stderr = child.stderr.take().context("pg_basebackup has no stderr")?;

@@ -245,7 +245,7 @@ fn quoted(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::Credentials;
-    use crate::secret::Secret;
+    use crate::ground::secret::Secret;
     use serde_json::json;
 
     #[test]

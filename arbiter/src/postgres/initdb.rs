@@ -110,7 +110,7 @@ mod tests {
     fn defaults_apply_only_where_the_user_gives_no_option_and_never_trust() {
         let role = |username: &str, password: Option<&str>| Credentials {
             username: username.to_owned(),
-            password: password.map(crate::secret::Secret::new),
+            password: password.map(crate::ground::secret::Secret::new),
             connection: Vec::new(),
         };
         let with = |superuser: &Credentials, options: &[LongOption]| arguments(superuser, options).join(" ");

@@ -1,4 +1,4 @@
-//! The hands tried on a real PostgreSQL: skipped where none is installed. PostgreSQL refuses root, so as root
+//! What touches Postgres, tried on a real PostgreSQL: skipped where none is installed. PostgreSQL refuses root, so as root
 //! each test runs itself again as the user `postgres`.
 
 use super::conf::{ConfigFiles, Identity, Parameters, Recovery};
@@ -11,7 +11,7 @@ use super::query::{LocalSql, member_conninfo};
 use super::rewind::{Options, Rewound, rewind};
 use super::{Programs, basebackup, hba, initdb, pgpass, promote};
 use crate::config::{Authentication, Credentials};
-use crate::secret::Secret;
+use crate::ground::secret::Secret;
 use cluster::name::Timeline;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -178,8 +178,8 @@ impl AsyncWrite for Stream {
 mod tests {
     use super::*;
     use crate::config::Credentials;
+    use crate::ground::secret::Secret;
     use crate::postgres::query::LocalSql;
-    use crate::secret::Secret;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, UnixListener};
 

@@ -1,4 +1,4 @@
-//! The hands on one Postgres: its programs, its files, its process. Leaves compute or act once; the
+//! What touches one Postgres: its programs, its files, its process. Leaves compute or act once; the
 //! branches that choose between them live in `apply.rs`.
 
 pub mod basebackup;

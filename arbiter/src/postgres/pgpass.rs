@@ -43,7 +43,7 @@ fn escape(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use crate::ground::secret::Secret;
 
     #[test]
     fn fields_are_escaped_and_users_without_password_left_out() {

@@ -115,7 +115,7 @@ impl Postmaster {
         // What the node is told by its environment, passwords too, is no business of a server that runs users' code.
         for (variable, _) in std::env::vars_os() {
             let configures = ["PATRONI_", "TENURE_"].iter().any(|prefix| variable.as_encoded_bytes().starts_with(prefix.as_bytes()));
-            if configures || crate::systemd::OURS.iter().any(|ours| variable == *ours) {
+            if configures || crate::ground::systemd::OURS.iter().any(|ours| variable == *ours) {
                 command.env_remove(variable);
             }
         }

@@ -738,7 +738,7 @@ pub fn member_conninfo(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use crate::ground::secret::Secret;
 
     fn role(username: &str, password: Option<&str>) -> Credentials {
         Credentials { username: username.to_owned(), password: password.map(Secret::new), connection: Vec::new() }

@@ -68,7 +68,7 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
     mark.set("rewind").await?;
     let mut command = programs.command("pg_rewind");
     command.arg("--target-pgdata").arg(data_dir).arg("--progress").arg("--no-sync").arg(format!("--source-server={conninfo}"));
-    command.args(options.user.iter().map(as_argument)).env(crate::program::WORKS_ON, data_dir);
+    command.args(options.user.iter().map(as_argument)).env(crate::ground::program::WORKS_ON, data_dir);
     if options.restore_target_wal {
         command.arg("--restore-target-wal");
         // Only where it is not where pg_rewind looks by itself: versions before 15 don't know the option.

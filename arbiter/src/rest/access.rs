@@ -5,8 +5,8 @@
 use super::Reply;
 use super::listen::Peer;
 use crate::config::{Allowlist, RestConfig};
-use crate::secret::Secret;
-use crate::tls::VerifyClient;
+use crate::ground::secret::Secret;
+use crate::ground::tls::VerifyClient;
 use axum::http::{HeaderMap, header};
 use base64::Engine;
 use cluster::view::ClusterView;
@@ -105,7 +105,7 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::present::tests::sample;
+    use crate::ground::present::tests::sample;
 
     fn access() -> Access {
         Access { expected: None, allowlist: None, certificate: false }

@@ -1,9 +1,10 @@
 //! What REST changes: requests for another leader, the configuration, this node's server.
 
-use super::outcome::{self, Asked, Outcome};
 use super::{Reply, health};
-use crate::snapshot::{Command, Node, Snapshot};
-use crate::{present, settings};
+use crate::daemon::snapshot::{Command, NodeHandle, Snapshot};
+use crate::ground::outcome::{self, Asked, Outcome};
+use crate::ground::present;
+use crate::node::settings;
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
 use cluster::local::Postgres;
@@ -33,7 +34,7 @@ fn optional_object(body: &[u8]) -> Result<Map<String, Value>, Reply> {
 }
 
 /// The leader has lost etcd and asks this node not to take its key for one TTL.
-pub async fn promise(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
+pub async fn promise(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
     let body = object(body)?;
     let Some(leader) = body.get("name").and_then(Value::as_str) else {
         return Err(Reply::text(400, "the body lacks \"name\", the leader that asks"));
@@ -41,25 +42,27 @@ pub async fn promise(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
     let view = node.snapshot.borrow().view.clone();
     // The field's agents don't say their TTL: ours is that of the same configuration.
     let asked = body.get("ttl").and_then(Value::as_u64).map(Duration::from_secs);
-    match crate::failsafe::promise(node, &view, leader, asked).await {
-        Ok(promised) if asked.is_some_and(|asked| asked > promised) => Ok(Reply::text(202, crate::failsafe::accepted_for(promised))),
+    match crate::upkeep::failsafe::promise(node, &view, leader, asked).await {
+        Ok(promised) if asked.is_some_and(|asked| asked > promised) => {
+            Ok(Reply::text(202, crate::upkeep::failsafe::accepted_for(promised)))
+        }
         Ok(_) => Ok(Reply::text(200, "Accepted")),
         Err((status, why)) => Err(Reply::text(status, why)),
     }
 }
 
-async fn fresh_view(node: &Node) -> Result<ClusterView, Reply> {
+async fn fresh_view(node: &NodeHandle) -> Result<ClusterView, Reply> {
     Box::pin(node.etcd.load_view()).await.map_err(|error| Reply::text(503, error.to_string()))
 }
 
-async fn look_now(node: &Node) {
+async fn look_now(node: &NodeHandle) {
     // A loop that is gone or full looks soon enough by itself.
     let _ = node.commands.try_send(Command::LookNow);
 }
 
 /// Hands a command to the daemon's loop and waits for its answer, at most this long.
 async fn command(
-    node: &Node,
+    node: &NodeHandle,
     make: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
     bound: Duration,
 ) -> Option<Result<(), String>> {
@@ -115,7 +118,7 @@ fn schedule(text: &str, now: jiff::Timestamp, action: &str) -> Result<String, Re
 }
 
 /// POST `/switchover` and `/failover`.
-pub async fn hand_over(node: &Node, body: &[u8], switchover: bool) -> Result<Reply, Reply> {
+pub async fn hand_over(node: &NodeHandle, body: &[u8], switchover: bool) -> Result<Reply, Reply> {
     let body = object(body)?;
     let view = fresh_view(node).await?;
     let request = request(&body, switchover, view.config().paused(), jiff::Timestamp::now())?;
@@ -154,7 +157,7 @@ pub async fn hand_over(node: &Node, body: &[u8], switchover: bool) -> Result<Rep
 }
 
 /// Looks at every snapshot of the daemon until the request is done or dropped; None when the daemon ends.
-async fn outcome_of(node: &Node, asked: &Asked) -> Option<Outcome> {
+async fn outcome_of(node: &NodeHandle, asked: &Asked) -> Option<Outcome> {
     let mut snapshots = node.snapshot.clone();
     loop {
         let outcome = outcome::judge(&snapshots.borrow_and_update().view, asked);
@@ -166,7 +169,7 @@ async fn outcome_of(node: &Node, asked: &Asked) -> Option<Outcome> {
 }
 
 /// DELETE `/switchover`: takes back a request that waits for its time.
-pub async fn forget_switchover(node: &Node) -> Result<Reply, Reply> {
+pub async fn forget_switchover(node: &NodeHandle) -> Result<Reply, Reply> {
     let view = fresh_view(node).await?;
     let Some(request) = view.request() else {
         return Err(Reply::text(404, "no switchover is scheduled"));
@@ -182,7 +185,7 @@ pub async fn forget_switchover(node: &Node) -> Result<Reply, Reply> {
 }
 
 /// PATCH (merge, null removes) or PUT (replace) of `/config`.
-pub async fn configure(node: &Node, body: &[u8], replaces: bool) -> Result<Reply, Reply> {
+pub async fn configure(node: &NodeHandle, body: &[u8], replaces: bool) -> Result<Reply, Reply> {
     let change = object(body)?;
     if change.is_empty() {
         return Err(Reply::text(400, "the body is an empty object"));
@@ -213,7 +216,7 @@ fn changed(before: &DynamicConfig, change: Map<String, Value>, replaces: bool) -
 }
 
 /// POST `/reload`.
-pub async fn reload(node: &Node) -> Result<Reply, Reply> {
+pub async fn reload(node: &NodeHandle) -> Result<Reply, Reply> {
     match command(node, Command::Reload, REFUSAL_WITHIN).await {
         Some(Err(why)) => Err(Reply::text(503, why)),
         Some(Ok(())) | None => Ok(Reply::text(202, "reload scheduled")),
@@ -221,7 +224,7 @@ pub async fn reload(node: &Node) -> Result<Reply, Reply> {
 }
 
 /// POST `/restart`.
-pub async fn restart(node: &Node, body: &[u8], bound: Duration) -> Result<Reply, Reply> {
+pub async fn restart(node: &NodeHandle, body: &[u8], bound: Duration) -> Result<Reply, Reply> {
     let wish = optional_object(body)?;
     let snapshot = node.snapshot.borrow().clone();
     let conditions = conditions(&wish)?;
@@ -306,7 +309,7 @@ pub fn server<'a>(snapshot: &'a Snapshot, role: &'a str) -> Server<'a> {
 }
 
 /// DELETE `/restart`.
-pub async fn forget_restart(node: &Node) -> Result<Reply, Reply> {
+pub async fn forget_restart(node: &NodeHandle) -> Result<Reply, Reply> {
     if node.snapshot.borrow().view_at.is_none() {
         // Whether one is planned is not known yet: that is no 404.
         return Err(Reply::text(503, "etcd was not reached yet since this arbiter began"));
@@ -319,7 +322,7 @@ pub async fn forget_restart(node: &Node) -> Result<Reply, Reply> {
 }
 
 /// POST `/reinitialize`.
-pub async fn reinitialize(node: &Node, body: &[u8]) -> Result<Reply, Reply> {
+pub async fn reinitialize(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
     let body = optional_object(body)?;
     let flag = |name: &str| body.get(name).and_then(Value::as_bool).unwrap_or(false);
     let (force, from_leader) = (flag("force"), flag("from_leader"));

@@ -1,9 +1,9 @@
 //! What REST tells: this node's status, the cluster, its history and configuration.
 
 use super::health;
+use crate::daemon::snapshot::Snapshot;
+use crate::ground::present::{self, Role};
 use crate::postgres::query::ServerFacts;
-use crate::present::{self, Role};
-use crate::snapshot::Snapshot;
 use cluster::duty::Duty;
 use cluster::local::{DataDir, Postgres};
 use cluster::lsn::Lsn;

@@ -1,7 +1,7 @@
 //! The health checks of load balancers: from what the daemon last saw to a status code, purely.
 
-use crate::present::{self, Role};
-use crate::snapshot::Snapshot;
+use crate::daemon::snapshot::Snapshot;
+use crate::ground::present::{self, Role};
 use cluster::local::Postgres;
 use cluster::lsn::Lsn;
 use serde_json::Value;
@@ -220,7 +220,7 @@ pub fn status(snapshot: &Snapshot, path: &str, query: &Query, now: Instant) -> u
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::present::tests::sample;
+    use crate::ground::present::tests::sample;
     use cluster::local::{DataDir, LocalState};
     use cluster::member::Tags;
     use cluster::name::{MemberName, Timeline};

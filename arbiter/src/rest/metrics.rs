@@ -1,9 +1,9 @@
 //! `/metrics`: Prometheus' text, with the field's names and a few of ours.
 
 use super::{cluster, health};
+use crate::daemon::snapshot::Snapshot;
+use crate::ground::present::{self, Role};
 use crate::postgres::query::{FenceCounts, ServerFacts};
-use crate::present::{self, Role};
-use crate::snapshot::Snapshot;
 use cluster_rules::histogram::Histogram;
 use cluster_rules::local::Postgres;
 use cluster_rules::name::{MemberName, Scope};

@@ -25,15 +25,14 @@ pub mod cluster;
 pub mod health;
 mod listen;
 pub mod metrics;
-pub mod outcome;
 mod places;
 mod shared;
 
 use crate::config::RestConfig;
+use crate::daemon::snapshot::{NodeHandle, Snapshot};
+use crate::ground::present;
+use crate::ground::tls;
 use crate::postgres::query::ServerFacts;
-use crate::present;
-use crate::snapshot::{Node, Snapshot};
-use crate::tls;
 use access::Access;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
@@ -215,20 +214,20 @@ impl Gate {
 }
 
 struct Shared {
-    node: Node,
+    node: NodeHandle,
     gate: watch::Receiver<Arc<Gate>>,
     status: Joint<Reply>,
     metrics: Joint<Reply>,
 }
 
 impl Shared {
-    fn new(node: Node, gate: watch::Receiver<Arc<Gate>>) -> Shared {
+    fn new(node: NodeHandle, gate: watch::Receiver<Arc<Gate>>) -> Shared {
         Shared { node, gate, status: Joint::new(STATUS_KEEPS), metrics: Joint::new(METRICS_KEEP) }
     }
 }
 
 /// Serves REST on this socket until it is dropped or the socket fails.
-pub async fn serve(listener: TcpListener, node: Node, gate: watch::Receiver<Arc<Gate>>) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, node: NodeHandle, gate: watch::Receiver<Arc<Gate>>) -> std::io::Result<()> {
     listen::keep_listening(listener, Arc::new(Shared::new(node, gate))).await
 }
 
@@ -309,7 +308,7 @@ async fn perform(shared: &Shared, route: &Route, answering: &Answering, request:
 }
 
 /// The last snapshot, and what the server says now or, where it does not answer in time, said last.
-async fn with_facts(node: &Node) -> (Snapshot, Option<ServerFacts>) {
+async fn with_facts(node: &NodeHandle) -> (Snapshot, Option<ServerFacts>) {
     let fresh = tokio::time::timeout(FACTS_WITHIN, node.sql.facts()).await;
     let snapshot = node.snapshot.borrow().clone();
     let facts = match fresh {
@@ -319,7 +318,7 @@ async fn with_facts(node: &Node) -> (Snapshot, Option<ServerFacts>) {
     (snapshot, facts)
 }
 
-async fn status(node: &Node) -> Reply {
+async fn status(node: &NodeHandle) -> Reply {
     let (snapshot, facts) = with_facts(node).await;
     let mut status = cluster::status(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
     if let (Some((left, to)), Some(Value::Object(tenure))) = (node.promise.left(), status.get_mut("tenure")) {
@@ -329,7 +328,7 @@ async fn status(node: &Node) -> Reply {
     Reply::json(200, &status)
 }
 
-async fn measures(node: &Node) -> Reply {
+async fn measures(node: &NodeHandle) -> Reply {
     let (snapshot, facts) = with_facts(node).await;
     let counts = match tokio::time::timeout(FACTS_WITHIN, node.sql.fence_counts()).await {
         Ok(Ok(counts)) => Some(counts),
@@ -341,7 +340,7 @@ async fn measures(node: &Node) -> Reply {
 }
 
 /// What the server says of the parameters in `?names=a,b`: kind, unit, range, never a value.
-async fn parameters(node: &Node, uri: &Uri) -> Result<Reply, Reply> {
+async fn parameters(node: &NodeHandle, uri: &Uri) -> Result<Reply, Reply> {
     let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
     let lists = pairs.iter().filter(|(key, _)| key == "names");
     let names: Vec<String> = lists.flat_map(|(_, list)| list.split(',').map(str::to_owned)).take(PARAMETERS_MOST).collect();
@@ -351,7 +350,7 @@ async fn parameters(node: &Node, uri: &Uri) -> Result<Reply, Reply> {
     }
 }
 
-fn check(node: &Node, uri: &Uri) -> Reply {
+fn check(node: &NodeHandle, uri: &Uri) -> Reply {
     let now = Instant::now();
     let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
     let snapshot = node.snapshot.borrow().clone();

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::config::{Credentials, NodeConfig};
+use crate::daemon::snapshot::Command;
 use crate::postgres::local::LocalServer;
 use crate::postgres::query::LocalSql;
-use crate::snapshot::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
@@ -30,7 +30,7 @@ pub(crate) fn world(authentication: &str) -> World {
     let settings = dcs::Settings { try_timeout: Duration::from_millis(100), ..Default::default() };
     let nobody = Credentials { username: "nobody".to_owned(), password: None, connection: Vec::new() };
     let gate = watch::channel(Arc::new(Gate::load(&config.rest).unwrap())).1;
-    let node = Node {
+    let node = NodeHandle {
         journal: Default::default(),
         snapshot,
         commands,

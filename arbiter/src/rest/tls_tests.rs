@@ -2,9 +2,9 @@
 
 use super::tests::world;
 use super::*;
-use crate::cli::http::Caller;
-use crate::secret::Secret;
-use crate::tls::{Client, Identity};
+use crate::ground::member_rest::Caller;
+use crate::ground::secret::Secret;
+use crate::ground::tls::{Client, Identity};
 use pkcs8::{LineEnding, PrivateKeyInfoRef};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `failsafe_mode` as `arbiter/src/failsafe.rs` has it: a leader without etcd asks, a member promises.
+//! `failsafe_mode` as `arbiter/src/upkeep/failsafe.rs` has it: a leader without etcd asks, a member promises.
 
 use super::{Arbiter, text};
 use crate::time::{Changes, Part};

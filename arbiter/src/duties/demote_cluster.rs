@@ -1,0 +1,147 @@
+//! A primary cluster becomes a standby cluster: a clean stop, the last segment archived, a new term, and the
+//! server started again as a standby of the other cluster.
+
+use crate::node::Node;
+use crate::postgres::controldata::{self, ClusterState, ControlData};
+use crate::postgres::postmaster::StopMode;
+use anyhow::{Context, Result, bail};
+use cluster::leader::{Leader, Term};
+use cluster::lsn::Lsn;
+use cluster::member::{MemberRole, MemberState};
+use cluster::view::ClusterView;
+use dcs::Dcs;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// The fast stop waits for the standbys and for the archive, so that the other side can go on without a
+/// gap; past this it is given up, and what they lack is taken back by a rewind.
+const STOP_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long the archiving of the last segment may take.
+const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the server archives, asked while it still runs.
+struct Archiving {
+    command: String,
+    segment_bytes: u64,
+}
+
+/// Stops the server and begins a new term in which this node leads a standby cluster. Gives the view of
+/// that term. May be run again by an arbiter that finds the first half done.
+pub async fn stop_and_begin_term(node: &Node, view: &ClusterView, term: Term) -> Result<ClusterView> {
+    let leader = view.leader_if(&node.config.name).filter(|leader| leader.term == term).context("this node leads no more")?;
+    let archiving = if node.postmaster().is_some() { archiving(node).await } else { None };
+    node.speak(MemberState::Stopping, MemberRole::Demoted);
+    let clean = node.stop_within(StopMode::Fast, STOP_PATIENCE).await?;
+    node.clear_orphans().await?;
+    let control = controldata::read(&node.programs, &node.config.postgres.data_dir).await?;
+    if clean && control.state == ClusterState::ShutDown {
+        tracing::info!("stopped cleanly at {} of timeline {}", control.checkpoint, control.timeline);
+        if let Some(archiving) = archiving
+            && let Err(why) = archive_last_segment(node, &archiving, &control).await
+        {
+            tracing::warn!(
+                "the last segment was not archived: {why:#}; a cluster that follows by the archive alone lacks the end of this one's log"
+            );
+        }
+    } else {
+        tracing::warn!(
+            "Postgres did not shut down cleanly: the other cluster may lack the end of the WAL, and this node may have to be rewound"
+        );
+    }
+    node.speak(MemberState::Stopped, MemberRole::Demoted);
+    begin_term(node, leader, control.checkpoint).await
+}
+
+/// The key goes from this node to itself: a promotion later on is then the first of its term. Nobody is
+/// trusted to be synchronous any more, in the same write.
+async fn begin_term(node: &Node, leader: &Leader, last: Lsn) -> Result<ClusterView> {
+    crate::duties::switchover::hand_over(node, leader, &node.config.name, Some(last)).await?;
+    let view = node.etcd.load_view().await?;
+    match view.leader_if(&node.config.name) {
+        Some(now) => tracing::info!("term {} ended with this cluster's own writes, term {} follows another cluster", leader.term, now.term),
+        None => bail!("this node leads no more"),
+    }
+    Ok(view)
+}
+
+async fn archiving(node: &Node) -> Option<Archiving> {
+    match node.sql.archiving().await {
+        Ok(Some((command, segment_bytes))) if !command.is_empty() => Some(Archiving { command, segment_bytes }),
+        Ok(Some(_)) => {
+            tracing::info!("an archive library is in use: the last segment is not archived by hand");
+            None
+        }
+        Ok(None) => None,
+        Err(why) => {
+            tracing::warn!("ask how the server archives: {why:#}");
+            None
+        }
+    }
+}
+
+/// The segment with the shutdown checkpoint: the server leaves it to its next start, which will be
+/// a standby's. Whoever follows by the archive alone needs it to get to the very end.
+async fn archive_last_segment(node: &Node, archiving: &Archiving, control: &ControlData) -> Result<()> {
+    let file = segment_name(control.timeline.0, control.checkpoint, archiving.segment_bytes);
+    let path = format!("pg_wal/{file}");
+    let command = with_places(&archiving.command, &path, &file);
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(&command).current_dir(&node.config.postgres.data_dir).kill_on_drop(true);
+    let status = tokio::time::timeout(ARCHIVE_PATIENCE, shell.status()).await.context("archive_command takes too long")?;
+    let status = status.context("start archive_command")?;
+    if !status.success() {
+        bail!("archive_command ended with {status} for {file}");
+    }
+    tracing::info!("archived {file}, which has the shutdown checkpoint");
+    Ok(())
+}
+
+/// `%p`, `%f` and `%%`, as PostgreSQL puts them into `archive_command`.
+fn with_places(command: &str, path: &str, file: &str) -> String {
+    let mut text = String::new();
+    let mut letters = command.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let place = (letter == '%').then(|| letters.peek().copied()).flatten();
+        match place {
+            Some('p') => text.push_str(path),
+            Some('f') => text.push_str(file),
+            Some('%') => text.push('%'),
+            _ => {
+                text.push(letter);
+                continue;
+            }
+        }
+        letters.next();
+    }
+    text
+}
+
+/// The name of the segment that holds a position.
+fn segment_name(timeline: u32, lsn: Lsn, segment_bytes: u64) -> String {
+    let (number, per_id) = (lsn.0 / segment_bytes, (1u64 << 32) / segment_bytes);
+    format!("{timeline:08X}{:08X}{:08X}", number / per_id, number % per_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_named_as_postgresql_names_them() {
+        const MIB: u64 = 1 << 20;
+        for (timeline, lsn, bytes, name) in [
+            (1, 0x0100_0028, 16 * MIB, "000000010000000000000001"),
+            (3, 0xA_FF00_0000, 16 * MIB, "000000030000000A000000FF"),
+            (2, 0x1_0010_0000, MIB, "000000020000000100000001"),
+        ] {
+            assert_eq!(segment_name(timeline, Lsn(lsn), bytes), name);
+        }
+    }
+
+    #[test]
+    fn places_are_filled_in_as_postgresql_does() {
+        assert_eq!(with_places("cp %p /a/%f; echo 100%% %x", "pg_wal/1", "1"), "cp pg_wal/1 /a/1; echo 100% %x");
+        assert_eq!(with_places("end %", "p", "f"), "end %");
+    }
+}

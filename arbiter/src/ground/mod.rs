@@ -1,0 +1,12 @@
+//! What every other room stands on: programs, texts, TLS, our own log, and how one member asks another.
+
+pub mod answers;
+pub mod capabilities;
+pub mod logging;
+pub mod member_rest;
+pub mod outcome;
+pub mod present;
+pub mod program;
+pub mod secret;
+pub mod systemd;
+pub mod tls;

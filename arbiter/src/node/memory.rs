@@ -1,0 +1,57 @@
+//! What this node knows of etcd's keys, kept with its data: an arbiter and a lease worker that begin know what those before them knew.
+
+use crate::node::Node;
+use crate::postgres::{read_if_there, write_atomically};
+use dcs::remember::FILE;
+use std::path::PathBuf;
+
+fn file(node: &Node) -> PathBuf {
+    node.config.postgres.data_dir.join(FILE)
+}
+
+/// Begins with what lies with the data.
+pub async fn recall(node: &Node) {
+    let Some(remembered) = node.etcd.remembered() else { return };
+    let path = file(node);
+    let said = match read_if_there(&path).await {
+        Ok(None) => return,
+        Ok(Some(text)) => remembered.recall(node.etcd.keys().prefix(), &text).map_err(anyhow::Error::from),
+        Err(why) => Err(why),
+    };
+    if let Err(why) = said {
+        tracing::warn!("{} is not read, so an etcd that went back is noticed only from here on: {why:#}", path.display());
+    }
+}
+
+/// Writes down what is new.
+pub async fn keep(node: &Node) {
+    let Some(remembered) = node.etcd.remembered() else { return };
+    let data_dir = &node.config.postgres.data_dir;
+    // Not into a directory that is empty or in the making: a copy would find it in its way.
+    if !tokio::fs::try_exists(data_dir.join("global/pg_control")).await.unwrap_or(false) {
+        return;
+    }
+    let Some(text) = remembered.news(node.etcd.keys().prefix()) else { return };
+    if let Err(why) = write_atomically(&file(node), &text, 0o600).await {
+        tracing::warn!("what is known of etcd's keys is not written down: {why:#}");
+        remembered.not_written();
+    }
+}
+
+/// Before the server starts: its lease worker begins with what this arbiter knows, and not with what a copy brought along from where it
+/// was made, which may be another cluster's.
+pub async fn before_start(node: &Node) -> anyhow::Result<()> {
+    match node.etcd.remembered() {
+        Some(remembered) if remembered.memory().system_id.is_some() => {
+            remembered.not_written();
+            keep(node).await;
+            Ok(())
+        }
+        _ => forget(node).await,
+    }
+}
+
+/// Data that was made from a backup begins without a memory: that one is of the time of the backup.
+pub async fn forget(node: &Node) -> anyhow::Result<()> {
+    crate::postgres::remove_if_there(&file(node)).await.map(drop)
+}

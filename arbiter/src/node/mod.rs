@@ -1,0 +1,599 @@
+//! Everything that the arbiter's procedures work with: one node's server, files, lease and store.
+
+pub mod callback;
+pub mod hook;
+pub mod journal;
+pub mod known;
+pub mod lease;
+pub mod memory;
+pub mod page;
+pub mod recovery;
+pub mod settings;
+pub mod timings;
+pub mod watchdog;
+
+use crate::config::{NodeConfig, ServerRole};
+use crate::ground::member_rest::Caller;
+use crate::node::callback::Callbacks;
+use crate::node::known::Known;
+use crate::node::lease::{NodeLease, Word};
+use crate::postgres::conf::{Parameters, Recovery};
+use crate::postgres::hba;
+use crate::postgres::local::{LocalServer, Way};
+use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
+use crate::postgres::query::LocalSql;
+use crate::postgres::{Programs, controldata};
+use crate::postgres::{mark, pgpass};
+use anyhow::{Context, Result, bail};
+use cluster::config::DynamicConfig;
+use cluster::failsafe::Members;
+use cluster::lsn::Lsn;
+use cluster::member::{MemberRole, MemberState};
+use cluster::name::MemberName;
+use cluster::quorum::{Rules, Setting, Trust};
+use cluster::view::ClusterView;
+use dcs::Etcd;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// A fast shutdown may take this long before it becomes an immediate one, where the configuration says nothing else.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A primary that is told to stop keeps its virtual addresses so long at most.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// So many starts in a row may end before the server is ready, before the node says so and waits.
+const STARTS: u32 = 3;
+
+/// The longest pause before a server that does not start is tried again.
+const START_AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// None after the first starts that failed, then 1, 2, 4 ... seconds. A start that fails because what was killed a moment ago
+/// is not quite gone must not cost a minute.
+fn pause_after_starts(failed: u32) -> Duration {
+    let Some(more) = failed.checked_sub(STARTS) else { return Duration::ZERO };
+    START_AGAIN_MAX.min(Duration::from_secs(1 << more.min(6)))
+}
+
+/// What the procedures share. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    /// The node's file.
+    pub config: Arc<NodeConfig>,
+    /// How other members' REST is asked.
+    pub caller: Caller,
+    /// The cluster's store.
+    pub etcd: Arc<Etcd>,
+    /// The lease while no server runs.
+    pub lease: Arc<NodeLease>,
+    /// Our session in the server.
+    pub sql: Arc<LocalSql>,
+    /// PostgreSQL's programs.
+    pub programs: Programs,
+    /// Wakes the daemon's loop.
+    pub wake: Arc<Notify>,
+    /// Commands that are told what became of the server.
+    pub callbacks: Arc<Callbacks>,
+    /// What the cluster in `standby_cluster` said.
+    pub remote: crate::upkeep::remote::Heard,
+    /// What this node promised in `failsafe_mode`.
+    pub promise: crate::upkeep::failsafe::Promise,
+    /// What this node remembers of its slots.
+    pub slots: Arc<crate::upkeep::slots::Memory>,
+    /// What this node decided.
+    pub journal: crate::node::journal::Journal,
+    /// What the server knows of parameters.
+    pub knowledge: Arc<crate::node::known::Knowledge>,
+    /// How long procedures took.
+    pub timings: crate::node::timings::Timings,
+    /// Changes that keep poolers paused.
+    pub poolers: Arc<crate::poolers::Changes>,
+    /// Virtual addresses.
+    pub addresses: Arc<crate::address::Addresses>,
+    /// The watchdog device.
+    pub watchdog: Arc<crate::node::watchdog::Watchdog>,
+    /// How the page is read between two turns of the loop.
+    pub page: Arc<crate::node::page::Reader>,
+    state: Arc<Mutex<State>>,
+    checkpoint: Arc<tokio::sync::Semaphore>,
+}
+
+/// What the procedures leave for the next observation.
+#[derive(Debug, Default)]
+struct State {
+    postmaster: Option<Postmaster>,
+    started: Option<Instant>,
+    /// Until then this node does not stand for leadership.
+    stands_down: Option<Instant>,
+    rewind_failed: Option<String>,
+    /// The source other than the leader from which the last clone failed.
+    clone_failed: Option<MemberName>,
+    /// Starts that ended before the server was ready, in a row: how many, when the last, its words.
+    start_failed: Option<(u32, Instant, String)>,
+    synchronous: Synchronous,
+    expected: Expected,
+    /// This node is about to stop: its member key says that it is not to be synchronous.
+    leaving: bool,
+    /// In strict mode: nobody is there whom commits could wait for.
+    without_standby: bool,
+    /// `synchronous_domains` is asked for, and nobody elsewhere confirms.
+    without_domain: bool,
+    /// Everybody who may stand in the `failsafe` key by what was sent to be written.
+    failsafe_sent: Option<Members>,
+    /// The server read pg_hba.conf, and nobody has looked since whether it took it.
+    rules_owed: bool,
+    /// Rules of the dynamic configuration that do not count here, as last said.
+    told_rules: Vec<String>,
+    /// What the server did not take of its rules, or what they lack, when it was last looked at.
+    rule_faults: Vec<String>,
+}
+
+/// What is known of the synchronous standbys of this server.
+#[derive(Debug, Clone, Default)]
+pub struct Synchronous {
+    /// What `synchronous_standby_names` was last set to.
+    pub setting: Setting,
+    /// Every process of the server keeps the setting, and whatever was acknowledged before lies before this
+    /// position. None as long as that is not known.
+    pub in_force_from: Option<Lsn>,
+}
+
+/// Standbys that a server began with and that have yet to come, and since when it serves.
+#[derive(Debug, Default)]
+struct Expected {
+    names: BTreeSet<MemberName>,
+    since: Option<Instant>,
+}
+
+impl Node {
+    /// A node without a server yet.
+    pub fn new(config: Arc<NodeConfig>, caller: Caller, etcd: Arc<Etcd>, wake: Arc<Notify>) -> Node {
+        let postgres = &config.postgres;
+        let tcp = || Way::Tcp(postgres.listen.local_host());
+        let ways = match postgres.use_unix_socket {
+            Some(true) => vec![Way::Socket],
+            Some(false) => vec![tcp()],
+            // A file of the field may let the superuser in by TCP alone.
+            None => vec![Way::Socket, tcp()],
+        };
+        let server = LocalServer { data_dir: postgres.data_dir.clone(), port: postgres.listen.port, ways };
+        let session = || LocalSql::new(server.clone(), &postgres.authentication.superuser, &postgres.database);
+        let (sql, page) = (Arc::new(session()), Arc::new(crate::node::page::Reader { sql: session(), changed: Notify::new() }));
+        let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
+        let programs = postgres.programs();
+        Node {
+            config,
+            caller,
+            etcd,
+            lease,
+            sql,
+            programs,
+            wake,
+            callbacks: Arc::default(),
+            remote: Default::default(),
+            promise: Default::default(),
+            slots: Arc::default(),
+            journal: Default::default(),
+            knowledge: Arc::default(),
+            timings: Default::default(),
+            poolers: Arc::default(),
+            addresses: Arc::default(),
+            watchdog: Arc::default(),
+            page,
+            state: Arc::default(),
+            checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server's process, while it is alive.
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        self.state().postmaster.clone().filter(Postmaster::is_alive)
+    }
+
+    /// The server's process, ended or not: its end is what the loop waits for.
+    pub fn last_postmaster(&self) -> Option<Postmaster> {
+        self.state().postmaster.clone()
+    }
+
+    /// When the server was started by this arbiter.
+    pub fn started(&self) -> Option<Instant> {
+        self.state().started
+    }
+
+    /// Takes note of a server that runs.
+    pub fn adopted(&self, postmaster: Option<Postmaster>) {
+        let mut state = self.state();
+        state.started = postmaster.is_some().then(Instant::now);
+        state.rules_owed = postmaster.is_some();
+        state.postmaster = postmaster;
+    }
+
+    /// The server has read pg_hba.conf since this was asked last.
+    pub fn take_rules_owed(&self) -> bool {
+        std::mem::take(&mut self.state().rules_owed)
+    }
+
+    /// What is wrong with the rules that the server has read; said once each.
+    pub fn say_of_rules(&self, faults: Vec<String>) {
+        let before = std::mem::replace(&mut self.state().rule_faults, faults.clone());
+        for fault in faults.iter().filter(|fault| !before.contains(fault)) {
+            tracing::warn!("{fault}; hint: correct the lines where they are given: postgresql.pg_hba, or the file itself");
+        }
+    }
+
+    /// All that is wrong with the rules of who may come in.
+    pub fn rules_at_fault(&self) -> Vec<String> {
+        let state = self.state();
+        state.told_rules.iter().chain(&state.rule_faults).cloned().collect()
+    }
+
+    /// The right to begin the checkpoint after a promotion; None while one is under way.
+    pub fn begin_checkpoint(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        self.checkpoint.clone().try_acquire_owned().ok()
+    }
+
+    /// From now on and for so long this node does not stand: the lease worker stands only while an arbiter is
+    /// attached to it, so the session that says so is ended, and none says so before the time is over.
+    pub async fn stand_down(&self, time: Duration) {
+        self.state().stands_down = Some(Instant::now() + time);
+        self.sql.hang_up().await;
+    }
+
+    /// This node does not stand for leadership now.
+    pub fn stands_down(&self) -> bool {
+        self.state().stands_down.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Why the last rewind failed, if it did.
+    pub fn rewind_failed(&self) -> Option<String> {
+        self.state().rewind_failed.clone()
+    }
+
+    /// Notes how a rewind ended.
+    pub fn note_rewind(&self, failed: Option<String>) {
+        self.state().rewind_failed = failed;
+    }
+
+    /// The source other than the leader from which the last clone failed.
+    pub fn clone_failed(&self) -> Option<MemberName> {
+        self.state().clone_failed.clone()
+    }
+
+    /// Notes how a clone ended.
+    pub fn note_clone(&self, failed: Option<MemberName>) {
+        self.state().clone_failed = failed;
+    }
+
+    /// The words of a server that does not start, once it did not [`STARTS`] times. After a pause it is tried again: what
+    /// kept it from starting (a full disk) may have passed.
+    pub fn start_failed(&self) -> Option<String> {
+        let state = self.state();
+        let (count, at, words) = state.start_failed.as_ref()?;
+        (at.elapsed() < pause_after_starts(*count)).then(|| words.clone())
+    }
+
+    /// Notes how a start ended.
+    pub fn note_start(&self, failed: Option<String>) {
+        let mut state = self.state();
+        let before = state.start_failed.take().map_or(0, |(count, ..)| count);
+        state.start_failed = failed.map(|words| (before + 1, Instant::now(), words));
+    }
+
+    /// The synchronous standbys this server is set to.
+    pub fn synchronous(&self) -> Synchronous {
+        self.state().synchronous.clone()
+    }
+
+    /// Notes the synchronous standbys the server is set to, and from which position on every process keeps that.
+    pub fn note_synchronous(&self, setting: Setting, in_force_from: Option<Lsn>) {
+        self.state().synchronous = Synchronous { setting, in_force_from };
+    }
+
+    /// From the next writing of the configuration on, the member key says that this node is not to be synchronous; or no more.
+    pub fn note_leaving(&self, leaving: bool) {
+        self.state().leaving = leaving;
+    }
+
+    /// Notes whether a strict mode has nobody to wait for; true where that begins.
+    pub fn begins_without_standby(&self, now: bool) -> bool {
+        !std::mem::replace(&mut self.state().without_standby, now) && now
+    }
+
+    /// Notes whether no synchronous standby is in another failure domain, where one is demanded; true where that begins.
+    pub fn begins_without_domain(&self, now: bool) -> bool {
+        !std::mem::replace(&mut self.state().without_domain, now) && now
+    }
+
+    /// Notes what a server begins with: its standbys are given time to come.
+    pub fn begin_synchronous(&self, setting: Setting) {
+        let mut state = self.state();
+        state.expected = Expected { names: setting.names.clone(), since: None };
+        state.synchronous = Synchronous { setting, in_force_from: None };
+    }
+
+    /// Those of the standbys that the server began with and that may still be on their way, `patience` long
+    /// from the first time this is asked.
+    pub fn expected_standbys(&self, patience: Duration) -> BTreeSet<MemberName> {
+        let expected = &mut self.state().expected;
+        if !expected.names.is_empty() && expected.since.get_or_insert_with(Instant::now).elapsed() > patience {
+            *expected = Expected::default();
+        }
+        expected.names.clone()
+    }
+
+    /// The `failsafe` key is about to be written. Until one write is confirmed any of those sent may be carried out,
+    /// so they add up.
+    pub fn note_failsafe_sent(&self, members: &Members) {
+        self.state().failsafe_sent.get_or_insert_default().extend(members.clone());
+    }
+
+    /// This was written: whatever was sent before it is judged by an older revision and comes to nothing.
+    pub fn note_failsafe_written(&self, members: Members) {
+        self.state().failsafe_sent = Some(members);
+    }
+
+    /// Who may be in the `failsafe` key by our own writes.
+    pub fn failsafe_sent(&self) -> Option<Members> {
+        self.state().failsafe_sent.clone()
+    }
+
+    /// Says what this node is doing while no server speaks for it.
+    pub fn speak(&self, state: MemberState, role: MemberRole) {
+        self.lease.speak(Some(Word { state, role, progress_percent: None, reason: None }));
+    }
+
+    /// As [`Node::speak`], with why nothing is done, or why the last copy failed: nobody should have to look for it.
+    pub fn speak_reason(&self, state: MemberState, role: MemberRole, reason: String) {
+        self.lease.speak(Some(Word { state, role, progress_percent: None, reason: Some(reason) }));
+    }
+
+    /// As [`Node::speak`], with how far a clone is.
+    pub fn speak_progress(&self, percent: u8) {
+        self.lease.speak(Some(Word {
+            state: MemberState::CreatingReplica,
+            role: MemberRole::Uninitialized,
+            progress_percent: Some(percent),
+            reason: None,
+        }));
+    }
+
+    /// The password file for connections to other members.
+    pub async fn write_pgpass(&self) -> Result<()> {
+        let authentication = &self.config.postgres.authentication;
+        let roles = [Some(&authentication.replication), authentication.rewind.as_ref(), Some(&authentication.superuser)];
+        let entries: Vec<pgpass::Entry<'_>> =
+            roles.into_iter().flatten().map(|credentials| pgpass::Entry { address: None, credentials }).collect();
+        pgpass::write(&self.config.postgres.pgpass, &entries).await
+    }
+
+    /// What a server of this node in recovery is: it leads a standby cluster, or it follows a member.
+    pub fn standby_role(&self, view: &ClusterView) -> MemberRole {
+        let leads = view.leader_if(&self.config.name).is_some() && view.is_standby_cluster();
+        if leads { MemberRole::StandbyLeader } else { MemberRole::Replica }
+    }
+
+    fn server_role(&self, view: &ClusterView, recovery: &Recovery) -> ServerRole {
+        match recovery {
+            Recovery::None => ServerRole::Primary,
+            Recovery::Standby { .. } if self.standby_role(view) == MemberRole::StandbyLeader => ServerRole::StandbyLeader,
+            Recovery::Standby { .. } => ServerRole::Replica,
+        }
+    }
+
+    /// Writes every configuration file for the next start or reload; true if something changed.
+    pub async fn write_configuration(&self, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
+        let synchronous = match recovery {
+            Recovery::None => self.synchronous().setting,
+            Recovery::Standby { .. } => Setting::nobody(),
+        };
+        self.write_configuration_with(view, recovery, &synchronous).await
+    }
+
+    /// As [`Node::write_configuration`], with these synchronous standbys.
+    pub async fn write_configuration_with(&self, view: &ClusterView, recovery: &Recovery, synchronous: &Setting) -> Result<bool> {
+        let files = self.config.postgres.files();
+        let dynamic = self.dynamic(view);
+        // Where the cluster does not manage synchronous standbys, the user's own setting stands.
+        let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || synchronous.count > 0;
+        let role = self.server_role(view, recovery);
+        let parameters = self.settled(view, recovery, &dynamic, managed.then_some(synchronous)).await;
+        let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
+        files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
+        hba::adopt(&files).await?;
+        for (kind, path) in [(hba::File::Hba, files.hba()), (hba::File::Ident, files.ident())] {
+            let wanted = hba::wanted(kind, &self.config, &dynamic, role);
+            changed |= hba::write(&path, &wanted).await.with_context(|| format!("write {}", path.display()))?;
+        }
+        if let Some(password) = &self.config.etcd.password {
+            crate::postgres::write_atomically(&settings::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
+        }
+        self.write_pgpass().await?;
+        self.knowledge.tell(settings::left_out(&self.config, &dynamic, &self.knowledge.known()));
+        let refused: Vec<String> =
+            [hba::File::Hba, hba::File::Ident].into_iter().flat_map(|file| hba::refused(file, &self.config, &dynamic, role)).collect();
+        let told = std::mem::replace(&mut self.state().told_rules, refused.clone());
+        for line in refused.iter().filter(|line| !told.contains(line)) {
+            tracing::warn!("{line}; hint: write the line into each node's file too (docs/security.md)");
+        }
+        Ok(changed)
+    }
+
+    /// The server's settings without what it would not take.
+    async fn settled(&self, view: &ClusterView, recovery: &Recovery, dynamic: &DynamicConfig, synchronous: Option<&Setting>) -> Parameters {
+        if let Err(why) = self.knowledge.recall(&self.programs, &self.config).await {
+            tracing::warn!("what PostgreSQL knows of parameters is not known, so most of the dynamic configuration is left out: {why:#}");
+        }
+        let role = self.server_role(view, recovery);
+        let major = crate::upkeep::slots::major(&self.config).await;
+        let settle = |known: &Known| {
+            let mut parameters = settings::parameters(&self.config, dynamic, known, role, synchronous);
+            crate::citus::settings::by_role(&self.config, view, recovery, &mut parameters);
+            if self.state().leaving {
+                parameters.own.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
+            }
+            crate::upkeep::slots::settings(major, dynamic, &self.config.postgres.database, &mut parameters);
+            parameters
+        };
+        self.knowledge.settled(&self.programs, &self.config.postgres.files(), recovery, settle).await
+    }
+
+    /// Finds out beforehand what the server would take as primary: a promotion must not wait for that.
+    pub async fn settle_as_primary(&self, view: &ClusterView) {
+        self.settled(view, &Recovery::None, &self.dynamic(view), None).await;
+    }
+
+    /// The dynamic configuration, or the one of the file while there is none in etcd.
+    pub fn dynamic(&self, view: &ClusterView) -> cluster::config::DynamicConfig {
+        view.config
+            .as_ref()
+            .map_or_else(|| cluster::config::DynamicConfig(self.config.bootstrap.dcs.clone()), |config| config.value.clone())
+    }
+
+    /// Makes the server read its configuration again.
+    pub async fn reload(&self) -> Result<()> {
+        self.sql.reload().await?;
+        self.state().rules_owed = true;
+        self.callbacks.reloaded(&self.config);
+        self.look_after_reload();
+        Ok(())
+    }
+
+    /// As [`Node::reload`], and returns once our own session goes by what was read.
+    pub async fn reload_and_see(&self) -> Result<()> {
+        self.sql.reload_and_see().await?;
+        self.state().rules_owed = true;
+        self.callbacks.reloaded(&self.config);
+        self.look_after_reload();
+        Ok(())
+    }
+
+    /// Looks what the server did not take of what it has read. Beside: whoever reloads in a hurry must not wait for it.
+    fn look_after_reload(&self) {
+        let node = self.clone();
+        tokio::spawn(async move {
+            if node.knowledge.look_after_reload(&node.sql, &node.config.postgres.files()).await {
+                node.wake.notify_one();
+            }
+        });
+    }
+
+    /// Starts the server and returns as soon as its process runs.
+    pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
+        let files = self.config.postgres.files();
+        self.note_leaving(false);
+        crate::node::memory::before_start(self).await.context("lay down what is known of etcd's keys")?;
+        crate::postgres::promote::forget(&self.config.postgres.data_dir).await?;
+        if *recovery == Recovery::None
+            && let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.config.name.as_str()))
+        {
+            // Those may be promoted: not one commit without them, from the first on.
+            let rules = Rules::of(&self.dynamic(view));
+            self.begin_synchronous(rules.at_start(&Trust::of(&sync.value)));
+        }
+        self.write_configuration(view, recovery).await?;
+        files.signal(recovery).await.context("write standby.signal")?;
+        let dynamic = self.dynamic(view);
+        let mut parameters = self.settled(view, recovery, &dynamic, None).await;
+        if matches!(recovery, Recovery::Standby { .. }) {
+            let control = controldata::read(&self.programs, &self.config.postgres.data_dir).await?;
+            for name in parameters.raise_to(&control.required) {
+                tracing::info!("{name} is raised to what the primary's WAL asks for until the configuration says as much");
+            }
+        }
+        // Whoever starts it the next time, without us perhaps: the data says whose it is.
+        mark::write(&self.config.postgres.data_dir, settings::identity(&self.config)).await?;
+        let postgres = &self.config.postgres;
+        let arguments = parameters.arguments();
+        let postmaster = Postmaster::start(&self.programs, &postgres.data_dir, &files.main(), &arguments, &postgres.server_log).await?;
+        self.adopted(Some(postmaster.clone()));
+        self.wake.notify_one();
+        Ok(postmaster)
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub async fn start_and_wait(&self, view: &ClusterView, recovery: &Recovery) -> Result<()> {
+        let postmaster = self.start(view, recovery).await?;
+        match postmaster.ready().await? {
+            Readiness::Ended => bail!("Postgres ended while it started: {}", last_words(&self.config.postgres.server_log).await),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long a planned fast stop may take: `primary_stop_timeout`, where it counts.
+    pub fn patience(&self, view: &ClusterView) -> Duration {
+        view.config().primary_stop_timeout().unwrap_or(STOP_PATIENCE)
+    }
+
+    /// Stops the server; a fast stop that takes too long becomes an immediate one. True if it was clean.
+    pub async fn stop(&self, mode: StopMode) -> Result<bool> {
+        self.stop_within(mode, STOP_PATIENCE).await
+    }
+
+    /// As [`Node::stop`], with this much patience for a fast stop.
+    pub async fn stop_within(&self, mode: StopMode, patience: Duration) -> Result<bool> {
+        let Some(postmaster) = self.postmaster() else { return Ok(true) };
+        crate::node::hook::before_stop(self).await;
+        postmaster.stop(mode)?;
+        let hurry = async {
+            match self.config.citus {
+                Some(_) => crate::citus::daemon::hurry(&postmaster).await,
+                None => std::future::pending().await,
+            }
+        };
+        let stop = async {
+            tokio::select! {
+                in_time = tokio::time::timeout(patience, postmaster.exited()) => in_time.is_ok(),
+                () = hurry => false,
+            }
+        };
+        // The sessions end in a moment and tell their clients so, which they can do only from the address that the clients came to.
+        let farewell = async {
+            let _ = tokio::time::timeout(FAREWELL, postmaster.exited()).await;
+            self.addresses.release(&self.config.vip).await;
+        };
+        let (stopped, ()) = tokio::join!(stop, farewell);
+        if stopped {
+            self.callbacks.stopped(&self.config);
+            return Ok(mode != StopMode::Immediate);
+        }
+        tracing::warn!(
+            "Postgres did not stop within {} s: stopping it in immediate mode, so it recovers at its next start",
+            patience.as_secs()
+        );
+        postmaster.stop(StopMode::Immediate)?;
+        if tokio::time::timeout(Duration::from_secs(10), postmaster.exited()).await.is_err() {
+            postmaster.signal(rustix::process::Signal::KILL)?;
+            postmaster.exited().await;
+        }
+        self.clear_orphans().await?;
+        self.callbacks.stopped(&self.config);
+        Ok(false)
+    }
+
+    /// After the postmaster's death: nothing of its server is left when this returns.
+    pub async fn clear_orphans(&self) -> Result<()> {
+        let killed = crate::postgres::postmaster::kill_orphans(&self.config.postgres.data_dir).await?;
+        if killed > 0 {
+            tracing::warn!("killed {killed} processes that the dead postmaster left behind");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_after_starts_that_fail_grows_to_a_minute() {
+        for (failed, seconds) in [(1, 0), (2, 0), (3, 1), (4, 2), (5, 4), (8, 32), (9, 60), (1000, 60)] {
+            assert_eq!(pause_after_starts(failed), Duration::from_secs(seconds), "{failed}");
+        }
+    }
+}

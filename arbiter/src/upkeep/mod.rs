@@ -1,0 +1,168 @@
+//! What a node keeps in order while nothing else is to do: on the primary synchronous standbys, slots,
+//! history and the first checkpoint; on a standby the slots that its own standbys would need.
+
+pub mod failsafe;
+pub mod remote;
+pub mod slots;
+
+use crate::citus;
+use crate::duties::found;
+use crate::node::Node;
+use crate::node::recovery;
+use crate::postgres::conf::Recovery;
+use crate::postgres::query::ServerFacts;
+use anyhow::{Context, Result};
+use cluster::history::History;
+use cluster::leader::Leader;
+use cluster::quorum::Setting;
+use cluster::store::Making;
+use cluster::sync::SyncState;
+use cluster::view::ClusterView;
+use dcs::Dcs;
+
+pub mod leaving;
+mod rules;
+pub mod synchronous;
+
+/// One round on the primary. True if something was changed and another look is due.
+pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
+    // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
+    synchronous::applied(node, view, facts);
+    put_back(node, view, leader).await?;
+    history(node, view, leader, facts).await?;
+    citus::call_off(node, view).await?;
+    if view.members.get(&node.config.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
+        // An arbiter that died after the promotion left its checkpoint undone, and rewinds wait for it.
+        first_checkpoint(node);
+    }
+    failsafe::publish(node, view, leader).await?;
+    slots::keep(node, view, Some(leader), facts).await?;
+    let changed = configuration(node, view, &Recovery::None).await?;
+    rules::look(node).await;
+    Ok(synchronous::tend(node, view, leader, facts).await? || changed)
+}
+
+/// One round on a primary that nobody's lease backs just now: what keeps it from leading may be the configuration itself, so a change of
+/// that is written all the same.
+pub async fn leaderless(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Result<bool> {
+    if view.config.is_none() || view.leader.is_some() {
+        return Ok(false);
+    }
+    synchronous::applied(node, view, facts);
+    configuration(node, view, &Recovery::None).await
+}
+
+/// Keys that were deleted or spoiled, and that the cluster goes on by as last known.
+async fn put_back(node: &Node, view: &ClusterView, leader: &Leader) -> Result<()> {
+    if let Some(config) = view.config.as_ref().filter(|_| view.kept.config) {
+        tracing::error!("the dynamic configuration in etcd is gone or can't be read: the last good one is put back");
+        node.etcd.write_config(&config.value, config.revision).await.context("put the dynamic configuration back")?;
+    }
+    if let (true, Some(system_id)) = (view.kept.initialize, view.system_id()) {
+        tracing::error!("the cluster's identity in etcd (initialize) is gone or another's: {system_id} is put back");
+        let judged = ClusterView::revision_of(&view.initialize);
+        node.etcd.write_initialize(system_id, judged, leader).await.context("put the cluster's identity back")?;
+    }
+    if view.store.is_none() {
+        let making = Making { generation: 1, by: format!("{} at {}", leader.name, leader.term) };
+        node.etcd.write_store(&making, leader).await.context("write which making of the keys this is")?;
+    }
+    Ok(())
+}
+
+/// One round on a standby. True if something was changed and another look is due.
+pub async fn standby(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Result<bool> {
+    node.note_synchronous(Setting::nobody(), None);
+    node.begins_without_standby(false);
+    let leads = view.leader_if(&node.config.name).filter(|_| view.is_standby_cluster());
+    if let Some(leader) = leads {
+        standby_leader(node, view, leader, facts).await?;
+    }
+    slots::keep(node, view, leads, facts).await?;
+    // Without its key nobody knows what the configuration was: what is set stays.
+    if view.config.is_none() {
+        return Ok(false);
+    }
+    let dynamic = node.dynamic(view);
+    let recovery = match recovery::in_force(&node.config, &dynamic, view, facts) {
+        Some(upstream) => recovery::of(&node.config, &dynamic, view, &upstream),
+        // Whom it follows has no member key: neither may lead, perhaps for what the configuration says.
+        None => recovery::as_it_is(&node.config, &dynamic, facts),
+    };
+    let again = configuration(node, view, &recovery).await?;
+    node.settle_as_primary(view).await;
+    rules::look(node).await;
+    Ok(again)
+}
+
+/// What the one who leads a standby cluster keeps in etcd: the history of what it follows, and that nobody
+/// is synchronous, so that nobody is trusted to be after the cluster's promotion.
+async fn standby_leader(node: &Node, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<()> {
+    if let Some(sync) = view.sync.as_ref().filter(|sync| !sync.value.is_empty()) {
+        let nobody = SyncState { other: sync.value.other.clone(), ..SyncState::default() };
+        node.etcd.write_sync(&nobody, sync.revision, leader).await.context("clear the sync key")?;
+    }
+    failsafe::publish(node, view, leader).await?;
+    // The receiver brings the history of its upstream before the log; without it there is nothing to tell yet.
+    if facts.timeline > view.history().current() && tokio::fs::try_exists(history_file(node, facts)).await? {
+        history(node, view, leader, facts).await?;
+    }
+    Ok(())
+}
+
+fn history_file(node: &Node, facts: &ServerFacts) -> std::path::PathBuf {
+    node.config.postgres.data_dir.join("pg_wal").join(format!("{:08X}.history", facts.timeline.0))
+}
+
+/// Puts a changed configuration into the files and reloads; true if it did. The next look is then to be taken at once: only a server
+/// that has read the files knows which settings wait for a restart.
+async fn configuration(node: &Node, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
+    let changed = node.write_configuration(view, recovery).await?;
+    if changed {
+        tracing::info!("the configuration changed: reloading Postgres");
+        node.reload_and_see().await?;
+    }
+    Ok(changed)
+}
+
+/// After a promotion: `history` gets the lines of the server's own history file.
+pub async fn history(node: &Node, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<()> {
+    if facts.timeline == view.history().current() {
+        return Ok(());
+    }
+    let file = history_file(node, facts);
+    let text = tokio::fs::read_to_string(&file).await.with_context(|| format!("read {}", file.display()))?;
+    let now = jiff::Timestamp::now().to_string();
+    let merged = view.history().merged(&History::from_file(&text).up_to(facts.timeline), &now, node.config.name.as_str());
+    node.etcd.write_history(&merged, ClusterView::revision_of(&view.history), leader).await.context("write the history")?;
+    tracing::info!("timeline {} is in the history", facts.timeline);
+    Ok(())
+}
+
+/// Begins the first checkpoint of a new primary in the background, unless it is under way.
+pub fn first_checkpoint(node: &Node) {
+    if let Some(begun) = node.begin_checkpoint() {
+        let node = node.clone();
+        tokio::spawn(async move {
+            after_promotion(&node).await;
+            drop(begun);
+        });
+    }
+}
+
+/// After a promotion: the checkpoint that rewinds wait for, and what only a primary can make.
+async fn after_promotion(node: &Node) {
+    if let Err(why) = found::ensure_extension(node).await {
+        tracing::warn!("{why:#}");
+    }
+    match node.sql.checkpoint().await {
+        Ok(()) => {
+            // The lease worker publishes that rewinds may begin when it is woken.
+            if let Err(why) = node.sql.execute("SELECT tenure_internal.attach_arbiter()").await {
+                tracing::warn!("attach to the lease worker: {why:#}");
+            }
+        }
+        Err(why) => tracing::warn!("checkpoint after the promotion: {why:#}"),
+    }
+    node.wake.notify_one();
+}
