@@ -103,7 +103,7 @@ fn table() -> Vec<Line> {
         says(&["list", "--group", "1"], &["Citus cluster: story (group: 1, ", "w1a", "w1b"]),
         refuses(&["list", "--group", "7"], &["there is no cluster story"]),
         says(&["topology"], &["Citus cluster: story", "c1", "+ w1b", "+ w2b"]),
-        says(&["check"], &["there is no other member (Citus group 0)"]),
+        says(&["check"], &["cluster does not have members except leader (Citus group 0)"]),
         says(&["check", "--group", "2"], &["story: no faults"]),
         refuses(&["check", "--group", "7"], &["has no group 7", "its groups are 0, 1, 2"]),
         says(&["version"], &["c1: pg_tenure", "w1a: pg_tenure", "w2b: pg_tenure"]),
