@@ -1,23 +1,15 @@
 //! What others ask of the daemon: by REST, by SQL through etcd, and restarts that were planned.
 
-use super::{Daemon, word};
+use super::Daemon;
 use crate::daemon::observe::Seen;
 use crate::daemon::snapshot::Command;
-use crate::duties::Done;
-use crate::node::Node;
-use crate::node::recovery;
+use crate::daemon::words::word;
+use crate::duties::restart;
 use crate::node::settings;
-use crate::postgres::conf::Recovery;
-use crate::postgres::postmaster::StopMode;
-use crate::upkeep;
-use anyhow::Result;
 use cluster::duty::Duty;
 use cluster::local::Postgres;
-use cluster::member::{MemberRole, MemberState};
 use cluster::request::{MemberRequest, Wish};
 use cluster::restart::{self as scheduled, Server};
-use cluster::upstream::Upstream;
-use cluster::view::ClusterView;
 use std::time::Duration;
 
 impl Daemon {
@@ -96,7 +88,7 @@ impl Daemon {
         let node = self.node.clone();
         let view = self.view.clone();
         let task = tokio::spawn(async move {
-            let done = restart(&node, &view).await;
+            let done = restart::restart(&node, &view).await;
             if let Some(answer) = answer {
                 let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
             }
@@ -187,28 +179,4 @@ impl Daemon {
         self.not_before = None;
         Ok(())
     }
-}
-
-/// Stops and starts the server in its present role, the lease kept by us meanwhile.
-async fn restart(node: &Node, view: &ClusterView) -> Result<Done> {
-    let facts = node.sql.facts().await?;
-    let recovery = if facts.in_recovery {
-        let dynamic = node.dynamic(view);
-        let upstream = recovery::in_force(&node.config, &dynamic, view, &facts).unwrap_or(Upstream::Nobody);
-        recovery::of(&node.config, &dynamic, view, &upstream)
-    } else {
-        Recovery::None
-    };
-    let role = if facts.in_recovery { node.standby_role(view) } else { MemberRole::Primary };
-    upkeep::leaving::leave(node).await;
-    crate::citus::daemon::end(node).await?;
-    // Before poolers are paused: what is under way through one of them could not end.
-    crate::citus::ask(node, view, false).await?;
-    let _held = if facts.in_recovery { None } else { crate::poolers::hold(node, view).await };
-    node.speak(MemberState::Restarting, role);
-    node.callbacks.restarting();
-    node.stop_within(StopMode::Fast, node.patience(view)).await?;
-    node.start_and_wait(view, &recovery).await?;
-    tracing::info!("restarted");
-    Ok(Done::LookAgain)
 }

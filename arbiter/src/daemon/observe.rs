@@ -85,6 +85,18 @@ impl Received {
 }
 
 impl Memory {
+    /// A memory with a number to draw by.
+    pub fn with_a_lot() -> Memory {
+        let mut memory = Memory::default();
+        memory.draw_lot();
+        memory
+    }
+
+    /// The low bits of the clock do: nothing depends on the quality of this number.
+    pub fn draw_lot(&mut self) {
+        self.lot = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| u64::from(since.subsec_micros()));
+    }
+
     /// How long the request in `failover` has been due, as far as this arbiter has seen.
     fn request_waits(&mut self, view: &ClusterView) -> Duration {
         let due = view.request().filter(|_| request_due(view)).map(|request| request.revision);

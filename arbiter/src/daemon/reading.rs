@@ -6,28 +6,11 @@ use crate::daemon::snapshot::Snapshot;
 use crate::node::memory;
 use anyhow::{Result, anyhow};
 use cluster::instance::InUse;
-use cluster::name::MemberName;
 use cluster::view::{ClusterView, Versioned};
 use dcs::Dcs;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
-
-/// Who was seen to lead last, and how often that was another than before.
-#[derive(Debug, Default)]
-pub(super) struct Led {
-    last: Option<MemberName>,
-    pub(super) changes: u64,
-}
-
-impl Led {
-    /// While nobody leads, nothing has changed yet: the same member may go on.
-    fn saw(&mut self, leader: Option<&MemberName>) {
-        let Some(leader) = leader else { return };
-        let before = self.last.replace(leader.clone());
-        self.changes += u64::from(before.is_some_and(|before| before != *leader));
-    }
-}
 
 impl Daemon {
     /// etcd was never read yet. REST tells what this node knows of itself, and nothing is decided: Postgres, if
@@ -126,23 +109,6 @@ impl Daemon {
                 self.told_etcd = true;
                 Err(why)
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_another_leader_is_a_change() {
-        let name = |name| MemberName::new(name).unwrap();
-        let mut led = Led::default();
-        for (seen, changes) in
-            [(None, 0), (Some("n1"), 0), (Some("n1"), 0), (None, 0), (Some("n1"), 0), (Some("n2"), 1), (None, 1), (Some("n1"), 2)]
-        {
-            led.saw(seen.map(name).as_ref());
-            assert_eq!(led.changes, changes, "{seen:?}");
         }
     }
 }

@@ -1,14 +1,17 @@
 //! A new copy of the cluster's data: the methods of the node's file, in their order, until one works.
 
 use crate::config::{MethodCommand, ReplicaMethod};
-use crate::duties::{self, Done, follow, start};
+use crate::duties::done::Done;
+use crate::duties::follow::{self, unless_nostream};
+use crate::duties::leave::leave;
+use crate::duties::source;
+use crate::duties::start::start;
 use crate::ground::program::{self, Run, Stragglers, WORKS_ON};
 use crate::node::Node;
 use crate::postgres::basebackup::basebackup;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{Postmaster, StopMode};
 use crate::postgres::{controldata, empty_directory, is_empty_directory, sync_data_directory};
-use crate::upkeep;
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
 use cluster::member::{MemberRole, MemberState};
@@ -22,8 +25,8 @@ pub async fn clone(node: &Node, view: &ClusterView, from: &Upstream, only_baseba
     node.note_clone(failed.cloned());
     made?;
     node.note_rewind(None);
-    // A copy of a standby streams from where `follow` says next; until then from its source.
-    start(node, view, &follow(node, view, &duties::unless_nostream(node, from.clone()))).await
+    // A copy of a standby streams from where `Duty::Follow` says next; until then from its source.
+    start(node, view, &follow::settings(node, view, &unless_nostream(node, from.clone()))).await
 }
 
 /// Replaces the data directory by a copy; of the remote cluster's data by the methods that `standby_cluster` names.
@@ -36,13 +39,13 @@ pub async fn replace(node: &Node, view: &ClusterView, from: &Upstream, only_base
         Upstream::Member(_) | Upstream::Nobody => of_file.iter().collect(),
     };
     let credentials = &node.config.postgres.authentication.replication;
-    let conninfo = match duties::source(node, view, from, credentials, None) {
+    let conninfo = match source::conninfo(node, view, from, credentials, None) {
         Ok(conninfo) => conninfo,
         // Only an archive is named: a command may know where a backup is.
         Err(_) if *from == Upstream::Remote && methods.iter().any(|method| matches!(method, ReplicaMethod::Command(_))) => String::new(),
         Err(why) => return Err(why),
     };
-    tracing::info!("cloning from {from} ({})", duties::address(&conninfo));
+    tracing::info!("cloning from {from} ({})", source::address(&conninfo));
     make(node, view, &methods, Some((from, &conninfo))).await
 }
 
@@ -71,12 +74,12 @@ pub async fn restore(node: &Node, view: &ClusterView) -> Result<Done> {
     let needs_nobody = |method: &&ReplicaMethod| matches!(method, ReplicaMethod::Command(command) if command.no_leader);
     let methods: Vec<&ReplicaMethod> = node.config.postgres.create_replica_methods.iter().filter(needs_nobody).collect();
     make(node, view, &methods, None).await?;
-    start(node, view, &follow(node, view, &Upstream::Nobody)).await
+    start(node, view, &follow::settings(node, view, &Upstream::Nobody)).await
 }
 
 async fn make(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], source: Option<(&Upstream, &str)>) -> Result<()> {
     let data_dir = &node.config.postgres.data_dir;
-    upkeep::leaving::leave(node).await;
+    leave(node).await;
     node.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
     node.stop(StopMode::Immediate).await?;
     node.clear_orphans().await?;

@@ -1,6 +1,10 @@
 //! A primary cluster becomes a standby cluster: a clean stop, the last segment archived, a new term, and the
 //! server started again as a standby of the other cluster.
 
+use crate::duties::done::Done;
+use crate::duties::follow;
+use crate::duties::start::start;
+use crate::duties::switchover;
 use crate::node::Node;
 use crate::postgres::controldata::{self, ClusterState, ControlData};
 use crate::postgres::postmaster::StopMode;
@@ -8,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use cluster::leader::{Leader, Term};
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
+use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::time::Duration;
@@ -26,9 +31,15 @@ struct Archiving {
     segment_bytes: u64,
 }
 
+/// Stops and starts again as a standby of the other cluster, in a new term.
+pub async fn demote_cluster(node: &Node, view: &ClusterView, term: Term) -> Result<Done> {
+    let view = stop_and_begin_term(node, view, term).await?;
+    start(node, &view, &follow::settings(node, &view, &follow::unless_nostream(node, Upstream::Remote))).await
+}
+
 /// Stops the server and begins a new term in which this node leads a standby cluster. Gives the view of
 /// that term. May be run again by an arbiter that finds the first half done.
-pub async fn stop_and_begin_term(node: &Node, view: &ClusterView, term: Term) -> Result<ClusterView> {
+async fn stop_and_begin_term(node: &Node, view: &ClusterView, term: Term) -> Result<ClusterView> {
     let leader = view.leader_if(&node.config.name).filter(|leader| leader.term == term).context("this node leads no more")?;
     let archiving = if node.postmaster().is_some() { archiving(node).await } else { None };
     node.speak(MemberState::Stopping, MemberRole::Demoted);
@@ -56,7 +67,7 @@ pub async fn stop_and_begin_term(node: &Node, view: &ClusterView, term: Term) ->
 /// The key goes from this node to itself: a promotion later on is then the first of its term. Nobody is
 /// trusted to be synchronous any more, in the same write.
 async fn begin_term(node: &Node, leader: &Leader, last: Lsn) -> Result<ClusterView> {
-    crate::duties::switchover::hand_over(node, leader, &node.config.name, Some(last)).await?;
+    switchover::hand_over(node, leader, &node.config.name, Some(last)).await?;
     let view = node.etcd.load_view().await?;
     match view.leader_if(&node.config.name) {
         Some(now) => tracing::info!("term {} ended with this cluster's own writes, term {} follows another cluster", leader.term, now.term),

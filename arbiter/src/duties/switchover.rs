@@ -1,6 +1,8 @@
 //! Planned change of leader: checkpoint, drain, clean stop, proof that the candidate has everything,
 //! and the key handed over in one guarded write.
 
+use crate::duties::done::{Done, Judged};
+use crate::duties::stop;
 use crate::ground::answers;
 use crate::ground::member_rest::Caller;
 use crate::node::Node;
@@ -9,6 +11,7 @@ use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::postmaster::StopMode;
 use crate::postgres::query::{Sender, ServerFacts};
 use anyhow::{Context, Result, bail};
+use cluster::failover::FailoverRequest;
 use cluster::leader::Leader;
 use cluster::lsn::{CHECKPOINT_RECORD_BYTES, Lsn};
 use cluster::member::{MemberRole, MemberState};
@@ -35,8 +38,54 @@ const CANDIDATE_PATIENCE: Duration = Duration::from_secs(2);
 /// waited for that already, so this is for a candidate that lost its connection at the last moment.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Serves the request for another leader; one that can't be served is called off.
+pub async fn serve(node: &Node, judged: &Judged, candidates: &[MemberName]) -> Result<Done> {
+    let view = &*judged.view;
+    let leader = view.leader_if(&node.config.name).context("this node leads no more")?;
+    let facts = judged.facts.as_deref().context("Postgres does not answer")?;
+    let switched = switch_over(node, view, leader, candidates, facts, judged.local.stopping).await;
+    if let Err(why) = switched {
+        if judged.local.stopping {
+            tracing::warn!("leadership was not handed over before the stop: {why:#}");
+        } else {
+            tracing::error!("switchover failed: {why:#}");
+            node.journal.gave_up_switchover(view, &judged.local, format!("{why:#}"));
+        }
+        // Called off: who waits goes on, the request is gone, and the loop starts Postgres again if it was stopped.
+        let _ = node.sql.execute("SELECT tenure_internal.undrain()").await;
+        if let Some(request) = view.request() {
+            node.etcd.write_failover(&FailoverRequest::default(), request.revision).await.context("clear the request")?;
+        }
+        if judged.local.stopping {
+            return stop::stop(node, view).await;
+        }
+    }
+    Ok(Done::LookAgain)
+}
+
+/// The postmaster is dead and a synchronous standby has everything: it goes on at once.
+pub async fn hand_over_after_crash(node: &Node, view: &ClusterView, to: &MemberName) -> Result<Done> {
+    node.speak(MemberState::Crashed, MemberRole::Demoted);
+    // What the postmaster left behind could still write: not one of it may live when another leads.
+    node.clear_orphans().await?;
+    let leader = view.leader_if(&node.config.name).context("this node leads no more")?;
+    hand_over(node, leader, to, None).await?;
+    tracing::warn!("Postgres crashed: leadership handed over to {to}, which has every acknowledged commit");
+    Ok(Done::LookAgain)
+}
+
+/// A request that can't be served is gone before it is served at an hour when nobody thinks of it.
+pub async fn call_off(node: &Node, judged: &Judged) -> Result<Done> {
+    let Some(request) = judged.view.request() else { return Ok(Done::LookAgain) };
+    let why = cluster::failover::candidates(&judged.view, &request.value).err().map_or_else(String::new, |why| why.to_string());
+    node.etcd.write_failover(&FailoverRequest::default(), request.revision).await?;
+    tracing::warn!("the request for another leader was taken back, as it can't be served: {why}; hint: ask again once that has changed");
+    node.journal.gave_up_switchover(&judged.view, &judged.local, why);
+    Ok(Done::LookAgain)
+}
+
 /// Switches over to the first candidate that turns out to have everything; `leaving` says that this server ends in any case.
-pub async fn switch_over(
+async fn switch_over(
     node: &Node,
     view: &ClusterView,
     leader: &Leader,

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod page;
 pub mod recovery;
 pub mod settings;
+pub mod store;
 pub mod timings;
 pub mod watchdog;
 

@@ -20,7 +20,6 @@ use cluster::sync::SyncState;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 
-pub mod leaving;
 mod rules;
 pub mod synchronous;
 
