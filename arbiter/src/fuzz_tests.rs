@@ -278,7 +278,7 @@ proptest! {
     #[test]
     fn whatever_is_asked_of_rest(
         method in proptest::sample::select(vec!["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "FOO"]),
-        path in proptest::sample::select(vec!["/", "/patroni", "/cluster", "/config", "/switchover", "/failover", "/restart", "/reload", "/reinitialize", "/failsafe", "/metrics", "/journal", "/parameters", "/history", "/replica", "/readiness", "/citus", "/mpp", "/%2e%2e", "//", "/history/x"]),
+        path in proptest::sample::select(vec!["/", "/patroni", "/cluster", "/config", "/switchover", "/failover", "/restart", "/reload", "/reinitialize", "/upgrade", "/failsafe", "/metrics", "/journal", "/parameters", "/history", "/replica", "/readiness", "/citus", "/mpp", "/%2e%2e", "//", "/history/x"]),
         query in "[a-z_]{0,12}(=[ -~&&[^#<>\"\\\\^`{|}]]{0,20})?",
         body in stored(),
         authorization in proptest::option::of("[ -~]{0,40}"),

@@ -13,6 +13,7 @@ mod node;
 mod poolers;
 mod postgres;
 mod rest;
+mod upgrade;
 mod upkeep;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
@@ -183,6 +184,7 @@ mod tests {
             "roles --format mermaid",
             "remove demo",
             "rebuild-keys demo --leader a --accept-loss --force",
+            "upgrade demo --to 17 --check --format json",
             "query demo -C SELECT -r replica --format json -w 2",
             "query -f - -m a -U u --dbname d",
             "explain demo a -n 5 -f json",

@@ -50,6 +50,7 @@ pub mod slots;
 pub mod source;
 pub mod standby_cluster;
 pub mod store;
+pub mod upgrade;
 pub mod watchdog;
 
 pub mod address;

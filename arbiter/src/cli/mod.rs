@@ -32,6 +32,7 @@ pub mod roles;
 pub mod show_config;
 pub mod switchover;
 pub mod topology;
+pub mod upgrade;
 pub mod validate;
 pub mod version;
 
@@ -63,6 +64,7 @@ pub enum Command {
     Version(version::Args),
     Remove(remove::Args),
     RebuildKeys(rebuild_keys::Args),
+    Upgrade(upgrade::Args),
     Query(query::Args),
     Check(check::Args),
     Explain(explain::Args),
@@ -112,6 +114,7 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::Dsn(args) => dsn::run(&tool, &args).await,
         Command::Version(args) => version::run(&tool, &args).await,
         Command::RebuildKeys(args) => rebuild_keys::run(&tool, &args).await,
+        Command::Upgrade(args) => Box::pin(upgrade::run(&tool, &args)).await,
         Command::Remove(args) => remove::run(&tool, &args).await,
         Command::Query(args) => Box::pin(query::run(&tool, &args)).await,
         Command::Check(args) => {

@@ -21,7 +21,7 @@ pub const HANDOVER_BOUND: Duration = Duration::from_secs(60);
 const REFUSAL_WITHIN: Duration = Duration::from_secs(2);
 
 /// A body that must be a JSON object.
-fn object(body: &[u8]) -> Result<Map<String, Value>, Reply> {
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Reply> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(Reply::text(400, "the body should be a JSON object")),

@@ -162,6 +162,7 @@ async fn every_way_to_ask_for_a_change_without_the_password_is_refused() {
         "/restart",
         "/reload",
         "/reinitialize",
+        "/upgrade",
         "/failsafe",
         "/citus",
         "/mpp",

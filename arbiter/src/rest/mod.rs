@@ -13,6 +13,7 @@
 //! | PATCH, PUT | `/config` | 200, 400, 409, 503 |
 //! | POST | `/failsafe` | 200 `Accepted`, 500, 502, 503: the leader asks for a promise |
 //! | POST | `/restart` `/reload` `/reinitialize` | 200 or 202, 400, 409, 422, 500, 503 |
+//! | POST | `/upgrade` | 200 what stands in the way of a major upgrade, 400, 503 |
 //! | DELETE | `/restart` | 200, 404 |
 //!
 //! GET (and HEAD, OPTIONS: the bare status) is open and never waits for etcd. Everything else passes
@@ -27,6 +28,7 @@ mod listen;
 pub mod metrics;
 mod places;
 mod shared;
+mod upgrade;
 
 use crate::config::RestConfig;
 use crate::daemon::snapshot::{NodeHandle, Snapshot};
@@ -65,6 +67,8 @@ const GET_WITHIN: Duration = Duration::from_secs(5);
 const WRITE_WITHIN: Duration = Duration::from_secs(15);
 /// A restart writes a shutdown checkpoint first.
 const RESTART_WITHIN: Duration = Duration::from_secs(600);
+/// `pg_upgrade --check` starts a server of the new version.
+const UPGRADE_WITHIN: Duration = Duration::from_secs(150);
 
 /// An answer in the making.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +148,7 @@ enum Purpose {
     ForgetRestart,
     Reload,
     Reinitialize,
+    Upgrade,
 }
 
 struct Route {
@@ -159,7 +164,7 @@ const fn route(method: Method, path: &'static str, purpose: Purpose, within: Dur
 }
 
 /// Every route, by its first path segment; a GET that is not here is a health check.
-static ROUTES: [Route; 18] = [
+static ROUTES: [Route; 19] = [
     route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
     route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
     route(Method::GET, "/history", Purpose::History, GET_WITHIN),
@@ -178,6 +183,7 @@ static ROUTES: [Route; 18] = [
     route(Method::DELETE, "/restart", Purpose::ForgetRestart, GET_WITHIN),
     route(Method::POST, "/reload", Purpose::Reload, WRITE_WITHIN),
     route(Method::POST, "/reinitialize", Purpose::Reinitialize, WRITE_WITHIN),
+    route(Method::POST, "/upgrade", Purpose::Upgrade, UPGRADE_WITHIN),
 ];
 
 static HEALTH: Route = route(Method::GET, "/", Purpose::Health, GET_WITHIN);
@@ -304,6 +310,7 @@ async fn perform(shared: &Shared, route: &Route, answering: &Answering, request:
         Purpose::ForgetRestart => actions::forget_restart(node).await,
         Purpose::Reload => actions::reload(node).await,
         Purpose::Reinitialize => actions::reinitialize(node, &body).await,
+        Purpose::Upgrade => upgrade::asked(node, &body).await,
     }
 }
 

@@ -1,0 +1,61 @@
+//! A new major version of PostgreSQL (docs/upgrade.md): what stands in its way.
+
+pub mod files;
+pub mod inspect;
+pub mod trial;
+
+use crate::config::NodeConfig;
+use crate::postgres::Programs;
+use crate::postgres::query::LocalSql;
+use anyhow::{Context, Result};
+use cluster::local::Postgres;
+use cluster::upgrade::obstacle::{self, Obstacle};
+use cluster::upgrade::{beside, reachable};
+use cluster::view::ClusterView;
+use serde::{Deserialize, Serialize};
+
+/// What one member says to `POST /upgrade` with `"check": true`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checked {
+    /// Who.
+    pub member: String,
+    /// It is the primary: what it says is of the whole cluster, too.
+    pub primary: bool,
+    /// Its major version.
+    pub from: u32,
+    /// What was asked for.
+    pub to: u32,
+    /// What stands in the way there.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// The programs of another major version, by where the node's own file says that those of `from` are.
+pub fn programs(config: &NodeConfig, from: u32, to: u32) -> Option<Programs> {
+    beside(config.postgres.bin_dir.to_str()?, from, to).map(Programs::new)
+}
+
+/// Looks for all that stands in the way on this node; on the primary also in its databases, and `pg_upgrade --check` is run there.
+pub async fn check(config: &NodeConfig, sql: &LocalSql, view: &ClusterView, postgres: &Postgres, to: u32) -> Result<Checked> {
+    let member = config.name.to_string();
+    let primary = matches!(postgres, Postgres::Primary { .. });
+    let (server, databases) = inspect::all(sql, view).await.context("ask the server what an upgrade would meet")?;
+    let from = server.version;
+    let mut checked = Checked { member, primary, from, to, obstacles: Vec::new() };
+    if let Err(what) = reachable(from, to) {
+        let cure = "name a later version that pg_tenure is built for".to_owned();
+        let obstacle = Obstacle { weight: obstacle::Weight::Stops, kind: "version".to_owned(), what, cure, member: None };
+        checked.obstacles.push(obstacle);
+        return Ok(checked);
+    }
+    let mut files = files::look(config, &server, &databases, to).await?;
+    if primary {
+        checked.obstacles.extend(obstacle::of_server(&server));
+        checked.obstacles.extend(databases.iter().flat_map(obstacle::of_database));
+        if let Some(programs) = programs(config, from, to).filter(|_| files.found == Some(to)) {
+            files.pg_upgrade = trial::run(config, &programs, &server).await.context("try pg_upgrade --check")?;
+        }
+    }
+    checked.obstacles.extend(obstacle::of_files(&files, to, &server));
+    checked.obstacles.sort();
+    Ok(checked)
+}

@@ -1,0 +1,67 @@
+//! A new major version of PostgreSQL: what stands in its way, by which steps it comes, what an interruption of each step means.
+
+pub mod obstacle;
+pub mod step;
+
+/// The oldest major version that pg_tenure runs on.
+pub const OLDEST: u32 = 14;
+
+/// The newest major version that pg_tenure is built for.
+pub const NEWEST: u32 = 18;
+
+/// Can one step lead from this major version to that one? The sentence says why not.
+pub fn reachable(from: u32, to: u32) -> Result<(), String> {
+    if to <= from {
+        return Err(format!("the cluster runs PostgreSQL {from}: a major upgrade leads to a later version, and {to} is none"));
+    }
+    if !(OLDEST..=NEWEST).contains(&to) {
+        return Err(format!("pg_tenure is built for PostgreSQL {OLDEST} to {NEWEST}, not for {to}"));
+    }
+    Ok(())
+}
+
+/// Where the programs of another major version are, by where this one's are: Debian and the others lay the versions side by side, in
+/// directories that differ by the number alone. None where the path does not name the version: then nothing is guessed.
+///
+/// The path comes from the node's own file; etcd and whoever asks give only the number.
+pub fn beside(bin_dir: &str, from: u32, to: u32) -> Option<String> {
+    let mut changed = 0;
+    let part = |part: &str| {
+        // `15`, and the `pgsql-15` of other distributions.
+        let (stem, number) = part.rsplit_once('-').map_or(("", part), |(stem, number)| (&part[..=stem.len()], number));
+        if number != from.to_string() {
+            return part.to_owned();
+        }
+        changed += 1;
+        format!("{stem}{to}")
+    };
+    let path = bin_dir.split('/').map(part).collect::<Vec<_>>().join("/");
+    (changed == 1).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_leads_forward_to_one_that_we_are_built_for() {
+        for (from, to, words) in [(15, 17, ""), (14, 18, ""), (17, 17, "is none"), (17, 15, "is none"), (17, 19, "not for 19")] {
+            let said = reachable(from, to).err().unwrap_or_default();
+            assert!(said.contains(words) && said.is_empty() == words.is_empty(), "{from} to {to}: {said}");
+        }
+    }
+
+    #[test]
+    fn the_programs_lie_side_by_side_or_are_not_guessed() {
+        for (path, expected) in [
+            ("/usr/lib/postgresql/15/bin", Some("/usr/lib/postgresql/17/bin")),
+            ("/usr/pgsql-15/bin", Some("/usr/pgsql-17/bin")),
+            ("/opt/15/pg/15/bin", None),
+            ("/usr/local/pgsql/bin", None),
+            ("/opt/pg-153/bin", None),
+            ("", None),
+        ] {
+            assert_eq!(beside(path, 15, 17).as_deref(), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Every obstacle once, with what makes it.
+
+use super::*;
+
+fn server() -> Server {
+    Server {
+        superuser: true,
+        wal_level: "logical".to_owned(),
+        free_slots: 9,
+        free_senders: 9,
+        checksums: true,
+        databases: 1,
+        version: 15,
+        ..Server::default()
+    }
+}
+
+fn kinds(found: &[Obstacle]) -> Vec<(&str, Weight)> {
+    found.iter().map(|obstacle| (obstacle.kind.as_str(), obstacle.weight)).collect()
+}
+
+#[test]
+fn nothing_stands_in_the_way_of_a_plain_server() {
+    assert_eq!(of_server(&server()), []);
+    assert_eq!(of_database(&Database { name: "app".to_owned(), encoding: "UTF8".to_owned(), ..Database::default() }), []);
+    assert_eq!(of_files(&files(), 17, &server()), []);
+}
+
+#[test]
+fn each_fact_of_the_server_is_named_with_its_weight() {
+    use Weight::*;
+    let list = || vec!["x".to_owned()];
+    let rows: [(Server, &str, Weight); 9] = [
+        (Server { superuser: false, ..server() }, "rights", Stops),
+        (Server { prepared: list(), ..server() }, "prepared_transactions", Stops),
+        (Server { slots: vec![("s".to_owned(), "pgoutput".to_owned())], ..server() }, "replication_slots", Stops),
+        (Server { inner_tablespaces: list(), ..server() }, "tablespaces", Stops),
+        (Server { closed_databases: list(), ..server() }, "closed_databases", Stops),
+        (Server { wal_level: "replica".to_owned(), ..server() }, "wal_level", StopsLogical),
+        (Server { free_slots: 0, ..server() }, "slots_left", StopsLogical),
+        (Server { free_senders: 0, ..server() }, "slots_left", StopsLogical),
+        (Server { checksums: false, ..server() }, "checksums", Note),
+    ];
+    for (server, kind, weight) in rows {
+        assert_eq!(kinds(&of_server(&server)), [(kind, weight)]);
+    }
+}
+
+#[test]
+fn each_fact_of_a_database_is_named_with_its_weight() {
+    use Weight::*;
+    let list = || vec!["x".to_owned()];
+    let plain = Database::default;
+    let rows: [(Database, &str, Weight); 13] = [
+        (Database { subscriptions: list(), ..plain() }, "subscriptions", Stops),
+        (Database { reg_columns: list(), ..plain() }, "reg_columns", Stops),
+        (Database { without_identity: list(), ..plain() }, "replica_identity", StopsLogical),
+        (Database { unlogged: list(), ..plain() }, "unlogged_tables", StopsLogical),
+        (Database { materialized_views: list(), ..plain() }, "materialized_views", StopsLogical),
+        (Database { publications: list(), ..plain() }, "publications", Note),
+        (Database { event_triggers: list(), ..plain() }, "event_triggers", Note),
+        (Database { stale_collations: list(), ..plain() }, "collations", Note),
+        (Database { large_objects: 1, ..plain() }, "large_objects", StopsLogical),
+        (Database { sequences: 1, ..plain() }, "sequences", Note),
+        (Database { identities: 1, ..plain() }, "identity_columns", Note),
+        (Database { encoding: "SQL_ASCII".to_owned(), ..plain() }, "encoding", Note),
+        (Database { citus: true, ..plain() }, "citus", Stops),
+    ];
+    for (database, kind, weight) in rows {
+        let found = of_database(&database);
+        assert_eq!(kinds(&found), [(kind, weight)]);
+        assert!(!found[0].cure.is_empty(), "{kind} has a cure");
+    }
+}
+
+fn files() -> Files {
+    Files { member: "n1".to_owned(), bin_dir: Some("/b".to_owned()), found: Some(17), free: Some(1 << 40), ..Files::default() }
+}
+
+#[test]
+fn each_fact_of_a_nodes_files_is_named_with_its_member() {
+    use Weight::*;
+    let list = || vec!["x".to_owned()];
+    let large = Server { bytes: 1 << 39, ..server() };
+    let rows: [(Files, &Server, &str, Weight); 10] = [
+        (Files { bin_dir: None, ..files() }, &server(), "programs", Stops),
+        (Files { missing_programs: list(), ..files() }, &server(), "programs", Stops),
+        (Files { found: Some(16), ..files() }, &server(), "programs", Stops),
+        (Files { missing_libraries: list(), ..files() }, &server(), "libraries", Stops),
+        (Files { missing_extensions: list(), ..files() }, &server(), "extensions", Stops),
+        (Files { unknown_settings: list(), ..files() }, &server(), "settings", Note),
+        (Files { free: Some(1 << 20), ..files() }, &server(), "space", Stops),
+        (Files { free: Some(1 << 38), ..files() }, &large, "space", StopsLogical),
+        (Files { mount_point: true, ..files() }, &server(), "mount_point", Stops),
+        (Files { pg_upgrade: Some("no".to_owned()), ..files() }, &server(), "pg_upgrade", Stops),
+    ];
+    for (files, server, kind, weight) in rows {
+        let found = of_files(&files, 17, server);
+        assert_eq!(kinds(&found), [(kind, weight)]);
+        assert_eq!(found[0].member.as_deref(), Some("n1"), "{kind}");
+    }
+}
+
+#[test]
+fn a_long_list_is_cut_and_counted() {
+    let tables: Vec<String> = (0..12).map(|n| format!("t{n}")).collect();
+    assert!(names(&tables).ends_with("t9 and 2 more"), "{}", names(&tables));
+}
