@@ -111,12 +111,15 @@ impl Tenure {
         Mode::from_number(self.mode.load(SeqCst))
     }
 
-    /// Worker: this node leads with `term` on `lease` until `deadline`. Saying so again in the same term only
-    /// renews, so a drain that began meanwhile (or before the worker was restarted) goes on.
+    /// Worker: this node leads with `term` on `lease` until `deadline`. Saying so again in the same term of the same keys only
+    /// renews, so a drain that began meanwhile (or before the worker was restarted) goes on. Keys that were made anew may begin with the very
+    /// number of the term before: that is another tenure.
     pub fn open(&self, term: i64, lease: i64, deadline: Moment) {
+        // One word: who read a new generation beside an old term would speak for a tenure that never was.
+        let token = citus::order(self.generation.load(SeqCst), term);
         match self.mode() {
             Mode::Unmanaged => return,
-            Mode::Open | Mode::Draining if self.term.load(SeqCst) == term => {
+            Mode::Open | Mode::Draining if self.term.load(SeqCst) == term && self.token.load(SeqCst) == token => {
                 self.lease.store(lease, SeqCst);
                 return self.renew(deadline);
             }
@@ -124,8 +127,7 @@ impl Tenure {
         }
         self.held_until_ns.store(0, SeqCst);
         self.term.store(term, SeqCst);
-        // One word: who read a new generation beside an old term would speak for a tenure that never was.
-        self.token.store(citus::order(self.generation.load(SeqCst), term), SeqCst);
+        self.token.store(token, SeqCst);
         self.lease.store(lease, SeqCst);
         self.deadline_ns.store(deadline.as_nanos(), SeqCst);
         self.store_wall_clock();
@@ -277,5 +279,30 @@ impl Tenure {
     /// The etcd lease; 0 where there is none.
     pub fn lease(&self) -> i64 {
         self.lease.load(SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn an_equal_term_of_keys_that_were_made_anew_is_another_tenure() {
+        let page = Tenure::default();
+        page.begin(Mode::Closed);
+        page.know_generation(1);
+        page.open(7, 100, at(10));
+        let first = page.token();
+        assert!(page.drain(at(1), at(5), 0));
+        page.open(7, 100, at(12));
+        assert_eq!((page.mode(), page.token()), (Mode::Draining, first), "said again, it only renews");
+        page.know_generation(2);
+        page.open(7, 100, at(14));
+        assert!(page.token() > first, "fencing_token grows with the making of the keys");
+        assert_eq!((page.mode(), page.term(), page.token()), (Mode::Open, 7, citus::order(2, 7)));
     }
 }
