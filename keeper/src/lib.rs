@@ -59,6 +59,8 @@ pub struct Worker<S, H> {
     moving: Cell<Option<Moving>>,
     /// The cluster as last read, and when.
     view: RefCell<Option<(ClusterView, Moment)>>,
+    /// Since when a worker looks after this server.
+    began: Cell<Moment>,
     /// Which vacancy is under way, and since when this node knows of it.
     vacancy: Cell<Option<(Term, Moment)>>,
     /// Since when this node holds the key without being primary.
@@ -86,9 +88,11 @@ where
 {
     /// A worker that knows nothing yet.
     pub fn new(store: S, host: H, name: MemberName, instance: Option<Instance>) -> Self {
+        let began = Cell::new(host.clock());
         Worker {
             store,
             host,
+            began,
             name,
             instance,
             held: Cell::new(None),
@@ -110,6 +114,7 @@ where
     #[must_use]
     pub fn in_place_of(self, before: &Self) -> Self {
         self.moving.set(before.moving.get());
+        self.began.set(before.began.get());
         self
     }
 

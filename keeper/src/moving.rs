@@ -66,9 +66,8 @@ where
         match moved {
             Ok(term) => {
                 // A key that waits for the end of this node's promise waits for it on its new lease, too.
-                let page = self.host.page();
-                let promised = page.is_promised(self.clock());
-                let waits = moving.judged.is_some_and(|judged| cluster::failsafe::keeps_closed(promised, page.term(), judged.0));
+                let now = self.clock();
+                let waits = moving.judged.is_some_and(|judged| self.promise_keeps_closed(view, self.host.server(), judged, now));
                 self.moved_to(held, moving.onto, term.filter(|_| !waits && self.may_serve(view))).await;
             }
             Err(why) => {

@@ -3,6 +3,7 @@
 use crate::{Host, RETRY, STAND_DOWN, Server, Worker, first_of};
 use cluster::closed;
 use cluster::instance::{self, InUse};
+use cluster::leader::Term;
 use cluster::race;
 use cluster::reason::Reason;
 use cluster::time::Moment;
@@ -104,11 +105,14 @@ where
             return self.give_up_misplaced(view, held, now).await;
         };
         self.misplaced_since.set(None);
-        if cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), leader.term.0) {
+        if self.promise_keeps_closed(view, server, leader.term, now) {
             // A take whose answer was lost was carried out after all, and meanwhile this node promised the
             // old leader to stay away: the key waits until the promise has run out.
-            self.host.note("the leader key is in its name, but it promised to stay away from it (failsafe_mode)");
-            self.tell("leader", "the leader key is ours, but this node promised to stay away from it (failsafe_mode): waiting");
+            self.host.note("the leader key is in its name, but it promised, or may have promised, to stay away from it (failsafe_mode)");
+            self.tell(
+                "leader",
+                "the leader key is ours, but this node promised, or may have promised, to stay away from it (failsafe_mode): waiting",
+            );
             return;
         }
         if view.is_standby_cluster() {
@@ -133,6 +137,19 @@ where
                 self.tell("race", &format!("leader key not given up: {why}"));
             }
         }
+    }
+
+    /// This node promised not to take the key that is in its name (`failsafe_mode`), or may have: a server that was started again knows of no
+    /// promise until its arbiter, which remembers, has attached. A standby is promoted by nobody else; a primary waits for no longer than a
+    /// promise binds.
+    pub(crate) fn promise_keeps_closed(&self, view: &ClusterView, server: Server, leads_in: Term, now: Moment) -> bool {
+        let page = self.host.page();
+        let config = view.config();
+        let unknown = config.failsafe_mode()
+            && page.term() == 0
+            && !self.host.arbiter_attends(now, self.patience_with_arbiter())
+            && (!server.is_primary() || now.since(self.began.get()) < config.timing().ttl);
+        unknown || cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), leads_in.0)
     }
 
     /// As leader this node may acknowledge commits: not in a standby cluster, and not while others may still lead in its place, also if
