@@ -43,6 +43,17 @@ impl SyncState {
         SyncState { until_promoted: !names.is_empty(), ..SyncState::of(by, &names) }
     }
 
+    /// The key that `me` writes before it is promoted, where it is to write one: whoever had everything until now lacks what is acknowledged
+    /// from then on. So also where nothing was recorded yet and a synchronous mode is on: an empty key lets everybody lead.
+    pub fn before_promotion(key: Option<&SyncState>, me: &MemberName, synchronous: bool) -> Option<SyncState> {
+        let other = key.map(|key| key.other.clone()).unwrap_or_default();
+        let due = match key {
+            Some(key) if !key.is_empty() => key.waits_for_promotion(me),
+            _ => synchronous,
+        };
+        due.then(|| SyncState { other, ..SyncState::of(me, &BTreeSet::new()) })
+    }
+
     /// This member leads in it and is not to serve under it yet: others may lead instead.
     pub fn waits_for_promotion(&self, me: &MemberName) -> bool {
         self.until_promoted && self.leader.as_deref() == Some(me.as_str())
@@ -97,6 +108,25 @@ mod tests {
             let inherited = read(before).inherited(&n2);
             assert_eq!(serde_json::to_string(&inherited).unwrap(), after, "{before}");
             assert_eq!(inherited.waits_for_promotion(&n2), inherited.sync_standby.is_some());
+        }
+    }
+
+    #[test]
+    fn nobody_is_promoted_while_others_may_lead_without_what_it_acknowledges() {
+        let read = |text: &str| serde_json::from_str::<SyncState>(text).unwrap();
+        let n2 = MemberName::new("n2").unwrap();
+        let own = Some(SyncState::of(&n2, &BTreeSet::new()));
+        let inherited = r#"{"leader":"n2","quorum":0,"sync_standby":"n1","tenure_until_promoted":true}"#;
+        for (key, synchronous, written) in [
+            (None, true, &own),
+            (None, false, &None),
+            (Some(r#"{"leader":null,"sync_standby":null}"#), true, &own),
+            (Some(inherited), true, &own),
+            (Some(inherited), false, &own),
+            (Some(r#"{"leader":"n2","sync_standby":"n1"}"#), true, &None),
+            (Some(r#"{"leader":"n2","sync_standby":null}"#), true, &None),
+        ] {
+            assert_eq!(SyncState::before_promotion(key.map(read).as_ref(), &n2, synchronous), *written, "{key:?} {synchronous}");
         }
     }
 

@@ -199,14 +199,14 @@ async fn until(node: &Node, deadline: Instant, so: impl Fn(&ServerFacts) -> bool
     }
 }
 
-/// Before a promotion: those that had everything before this leader may lead no more, as it is about to acknowledge what they lack.
-/// Gives the cluster as it is then.
+/// Before a promotion: those that had everything before this leader may lead no more, as it is about to acknowledge what they lack;
+/// and where nothing was ever recorded, nobody else may from here on. Gives the cluster as it is then.
 pub async fn trust_nobody_else(node: &Node, view: ClusterView) -> Result<ClusterView> {
     let me = &node.config.name;
-    let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.waits_for_promotion(me)) else { return Ok(view) };
+    let synchronous = view.config().synchronous_mode() != SynchronousMode::Off;
+    let Some(own) = SyncState::before_promotion(view.sync.as_ref().map(|sync| &sync.value), me, synchronous) else { return Ok(view) };
     let leader = view.leader_if(me).context("this node leads no more")?;
-    let own = SyncState { other: sync.value.other.clone(), ..SyncState::of(me, &BTreeSet::new()) };
-    node.etcd.write_sync(&own, sync.revision, leader).await?;
+    node.etcd.write_sync(&own, ClusterView::revision_of(&view.sync), leader).await?;
     Ok(node.etcd.load_view().await?)
 }
 
