@@ -49,6 +49,21 @@ pub struct Memory {
     pub config: Option<Versioned<DynamicConfig>>,
     /// Every member with data that was seen in this making of the keys.
     pub members: BTreeSet<MemberName>,
+    /// The greatest making that this node began itself, whatever came of it: its number is not used again.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attempted: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Memory {
+    /// The number of the next making, as far as this node knows.
+    pub fn next_generation(&self) -> u32 {
+        self.making.generation.max(self.attempted).saturating_add(1)
+    }
 }
 
 /// Why a view is not believed.
@@ -186,7 +201,7 @@ pub fn learn(memory: &mut Memory, view: &ClusterView) -> bool {
     if made != memory.making || memory.system_id.as_ref() != Some(system_id) {
         // Revisions of another making say nothing in this one.
         let config = memory.config.take().map(|config| Versioned { revision: 0, ..config });
-        *memory = Memory { config, ..Memory::default() };
+        *memory = Memory { config, attempted: memory.attempted, ..Memory::default() };
         memory.making = made;
     }
     memory.system_id = Some(system_id.clone());
@@ -210,6 +225,27 @@ pub fn learn(memory: &mut Memory, view: &ClusterView) -> bool {
     }
     memory.members.extend(view.members.iter().filter(|(_, entry)| entry.is_kept() && has_data(entry)).map(|(name, _)| name.clone()));
     Memory { revision: memory.revision, ..before } != *memory
+}
+
+/// Takes over what another member says that it knows, where that is more. True where it was.
+///
+/// A member that was away does not know what it missed, and a backup from before that looks to it like the truth. Who was there doubts it
+/// and says so in its member key, with all that it remembers: that is as good as having seen it, and it stays known when that member is gone.
+pub fn hear(memory: &mut Memory, view: &ClusterView) -> bool {
+    // What was said of keys that were made anew since is over.
+    let of_today = |theirs: &&Memory| theirs.making.generation >= view.store_generation();
+    let ours = |theirs: &&Memory| match &memory.system_id {
+        Some(known) => theirs.system_id.as_ref() == Some(known),
+        None => theirs.system_id.is_some() && theirs.system_id.as_ref() == view.system_id(),
+    };
+    let words = view.members.values().filter_map(published).filter(of_today).filter(ours);
+    let Some(newest) = words.max_by_key(|theirs| newness(theirs)).filter(|theirs| newness(theirs) > newness(memory)) else { return false };
+    let mut heard = newest.clone();
+    heard.members.extend(std::mem::take(&mut memory.members));
+    // How another node reaches etcd, and what it began, is not this node's.
+    (heard.etcd, heard.attempted) = (memory.etcd, memory.attempted);
+    *memory = heard;
+    true
 }
 
 /// Does this member have data, as its key says?
@@ -335,12 +371,15 @@ pub fn rebuild(view: &ClusterView, leader: Option<&MemberName>) -> Result<Rebuil
     let Some(system_id) = newest.system_id.clone() else { return Err(NoRebuild::NobodyDoubts) };
     let sync = newest.sync.as_ref().map(|sync| sync.value.clone()).unwrap_or_default();
     let leads_on = holder == Some(*name) && entry.member.role == MemberRole::Primary;
+    // Its server is down: how far it is cannot be compared, and what it acknowledged as the last leader it has.
+    let led_last =
+        holder == Some(*name) && (entry.member.timeline.is_none() || sync.leader.as_deref() == Some(name.as_str()) && !sync.until_promoted);
     let trusted = sync.is_empty() || sync.may_lead(name);
     let mine = entry.member.position();
     let further = words.iter().find(|(_, other, theirs)| {
         (other.member.timeline, other.member.position()) > (entry.member.timeline, mine) && theirs.term >= memory.term
     });
-    let risk = if leads_on {
+    let risk = if leads_on || led_last {
         None
     } else if !trusted {
         Some(format!("{name} is not in the sync key as last known: it may lack acknowledged commits"))
@@ -354,14 +393,14 @@ pub fn rebuild(view: &ClusterView, leader: Option<&MemberName>) -> Result<Rebuil
     } else {
         None
     };
-    let generations = words.iter().map(|(_, _, memory)| memory.making.generation).chain([view.store_generation()]);
+    let generations = words.iter().map(|(_, _, memory)| memory.next_generation()).chain([view.store_generation().saturating_add(1)]);
     let unheard = newest.members.iter().filter(|name| !words.iter().any(|(member, ..)| member == name)).map(ToString::to_string).collect();
     let timelines = words.iter().flat_map(|(_, entry, memory)| [entry.member.timeline.unwrap_or_default(), memory.timeline]);
     let keeps_sync = leads_on && sync.leader.as_deref() == Some(name.as_str());
     Ok(Rebuild {
         leader: (*name).clone(),
         entry: (*entry).clone(),
-        generation: generations.max().unwrap_or_default().saturating_add(1),
+        generation: generations.max().unwrap_or_default(),
         system_id,
         config: newest.config.as_ref().map(|config| config.value.clone()),
         // Who leads on still awaits those that the key names. Who is promoted awaits nobody yet.

@@ -154,6 +154,69 @@ fn later() -> Memory {
     Memory { term: Term(9), holder: Some(name("n2")), timeline: Timeline(3), ..memory() }
 }
 
+/// A backup from before n2 led: to n1, which was away since, it looks like the truth.
+#[test]
+fn what_others_say_that_they_know_counts_as_seen_and_stays_known() {
+    let mut view = healthy();
+    let mut n1 = memory();
+    assert!(!store::hear(&mut n1, &view), "nobody doubts anything");
+    say(&mut view, "n2", MemberRole::Primary, later());
+    assert_eq!(store::judge(&n1, &view), Ok(()), "by itself it would believe");
+    assert!(store::hear(&mut n1, &view));
+    assert_eq!((n1.term, n1.holder.clone(), n1.timeline), (Term(9), Some(name("n2")), Timeline(3)));
+    assert!(matches!(store::judge(&n1, &view), Err(Doubt::Term { .. })));
+    assert!(!store::hear(&mut n1, &view), "heard already");
+    view.members.remove(&name("n2"));
+    assert!(store::judge(&n1, &view).is_err(), "also when who said so is gone");
+    type Spoil = fn(&mut ClusterView, &mut Memory);
+    let table: [(&str, Spoil, bool); 6] = [
+        ("it says less", |_, word| *word = Memory { term: Term(7), ..word.clone() }, false),
+        ("of another cluster", |_, word| word.system_id = Some(SystemId("1".to_owned())), false),
+        ("the keys were made anew since", |view, _| view.store = anew(2), false),
+        ("it knows of keys that were made anew", |_, word| word.making = making(2, "n2"), true),
+        (
+            "the same term and a later sync key",
+            |_, word| *word = Memory { term: Term(8), timeline: Timeline(2), revision: 150, ..word.clone() },
+            true,
+        ),
+        (
+            "nothing is remembered here, and etcd speaks of another cluster",
+            |view, word| {
+                word.system_id = Some(SystemId("1".to_owned()));
+                view.initialize = versioned(Initialize::Done(system()));
+            },
+            false,
+        ),
+    ];
+    for (what, spoil, heard) in table {
+        let (mut view, mut word) = (healthy(), later());
+        spoil(&mut view, &mut word);
+        say(&mut view, "n2", MemberRole::Primary, word);
+        assert_eq!(store::hear(&mut memory(), &view), heard, "{what}");
+    }
+    // A copy that begins without a memory hears, too, and keeps what is its own.
+    let mut view = healthy();
+    say(&mut view, "n2", MemberRole::Primary, Memory { etcd: 8, attempted: 7, ..later() });
+    let mut nothing = Memory::default();
+    assert!(store::hear(&mut nothing, &view));
+    assert_eq!((nothing.term, nothing.etcd, nothing.attempted), (Term(9), 0, 0));
+}
+
+#[test]
+fn the_number_of_a_making_that_was_begun_is_not_used_again() {
+    let mut begun = Memory { attempted: 2, ..memory() };
+    assert_eq!((memory().next_generation(), begun.next_generation()), (2, 3));
+    let mut view = emptied();
+    say(&mut view, "n1", MemberRole::Primary, begun.clone());
+    assert_eq!(store::rebuild(&view, None).unwrap().generation, 3);
+    let mut made = healthy();
+    (made.revision, made.last_term, made.store) = (9, last(8), anew(2));
+    assert!(store::learn(&mut begun, &made));
+    assert_eq!(begun.next_generation(), 3);
+    let text = serde_json::to_string(&memory()).unwrap();
+    assert!(!text.contains("attempted"), "{text}");
+}
+
 #[test]
 fn only_who_led_last_founds_again_and_only_after_everybody_spoke() {
     let n1 = name("n1");
@@ -208,6 +271,13 @@ fn keys_are_made_anew_from_the_newest_memory() {
     assert_eq!(plan.sync, sync_key("n2", "n3").unwrap().value, "who leads on still awaits those");
     assert_eq!(plan.risk, None);
     assert_eq!(plan.replaces.as_ref().map(|leader| leader.name.as_str()), Some("n1"));
+    // Its server is down, so how far it is stands nowhere: what it acknowledged it has, and the others are not further for that.
+    let mut down = view.clone();
+    say(&mut down, "n2", MemberRole::Replica, Memory { sync: sync_key("n2", "n3"), ..later() });
+    for entry in [name("n1"), name("n2")].iter().zip([Some(Timeline(3)), None]) {
+        down.members.get_mut(entry.0).unwrap().member.timeline = entry.1;
+    }
+    assert_eq!(store::rebuild(&down, None).unwrap().risk, None);
     // By name: n1 is not trusted by the last sync key.
     let plan = store::rebuild(&view, Some(&name("n1"))).unwrap();
     assert!(plan.risk.is_some_and(|risk| risk.contains("sync key")));

@@ -79,10 +79,22 @@ impl Remembered {
         Ok(())
     }
 
-    /// Judges a view by what was remembered when etcd was asked, and adds it to the memory where it is believed.
-    pub fn believe(&self, asked: &Memory, mut view: ClusterView) -> Result<ClusterView> {
-        let judged = store::judge(asked, &view);
+    /// This node is about to make the keys anew: whatever comes of that, the number of this making is used up.
+    pub fn attempt(&self, generation: u32) {
         let mut state = self.state();
+        state.memory.attempted = state.memory.attempted.max(generation);
+        state.news = true;
+    }
+
+    /// Judges a view by what was remembered when etcd was asked and by what the others say in it that they know, and adds it to the memory
+    /// where it is believed.
+    pub fn believe(&self, asked: &Memory, mut view: ClusterView) -> Result<ClusterView> {
+        let mut asked = asked.clone();
+        store::hear(&mut asked, &view);
+        let judged = store::judge(&asked, &view);
+        let mut state = self.state();
+        let heard = store::hear(&mut state.memory, &view);
+        state.news |= heard;
         if let Err(doubt) = judged {
             // The first of a kind stays: its numbers move with each key that is written, the member key with this sentence among them.
             let same = state.doubt.as_ref().is_some_and(|before| std::mem::discriminant(before) == std::mem::discriminant(&doubt));
@@ -92,7 +104,7 @@ impl Remembered {
             return Err(Error::Doubted { doubt, view: Box::new(view) });
         }
         state.doubt = None;
-        store::complete(asked, &mut view);
+        store::complete(&asked, &mut view);
         let news = store::learn(&mut state.memory, &view);
         state.news |= news;
         Ok(view)

@@ -179,7 +179,7 @@ impl Arbiter {
         let lease = held.grant.lease;
         // With what is doubted by now, though the word be the same.
         let member = self.member(word);
-        if self.said.borrow().as_ref() != Some(&(member.clone(), lease)) {
+        if self.remembered.doubt().is_some() || self.said.borrow().as_ref() != Some(&(member.clone(), lease)) {
             let (name, sent) = (self.name.clone(), member.clone());
             self.ask(move |etcd| now(etcd.write_member(&name, &sent, lease, None))).await?;
             *self.said.borrow_mut() = Some((member, lease));
@@ -226,7 +226,9 @@ impl Arbiter {
         let world = self.world.clone();
         let node = &world.nodes[self.at];
         loop {
-            match self.store().view().await {
+            let read = self.store().view().await;
+            self.keep_memory();
+            match read {
                 Ok(view) => {
                     *self.view.borrow_mut() = view;
                     break;
@@ -298,9 +300,10 @@ impl Arbiter {
 
     async fn turn(self: Rc<Self>) -> Duration {
         let mut emptied = None;
-        let fresh = match self.store().view().await {
+        let read = self.store().view().await;
+        self.keep_memory();
+        let fresh = match read {
             Ok(view) => {
-                self.keep_memory();
                 *self.view.borrow_mut() = view;
                 true
             }
@@ -403,7 +406,8 @@ impl Arbiter {
             lease_valid: self.current().is_some(),
             rewind_failed: self.rewind_failed.borrow().clone(),
             may_clone_over: true,
-            may_bootstrap: true,
+            // A second database system is not simulated: no empty node founds one.
+            may_bootstrap: matches!(&*world.nodes[self.at].data.borrow(), Data::Present(_)),
             down_for: since.map_or(Duration::ZERO, |since| world.now() - since),
             stopping: false,
             reinit: false,
@@ -498,6 +502,9 @@ impl Arbiter {
             }
             names = self.synchronous.borrow().0.clone();
         }
+        // The lease worker begins with what this arbiter knows.
+        self.remembered.not_written();
+        self.keep_memory();
         self.world.start_server(self.at, recovery, names);
         Ok(false)
     }
@@ -662,9 +669,11 @@ impl Arbiter {
     }
 
     async fn trust_nobody_else(&self, view: ClusterView) -> Result<ClusterView, String> {
-        let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.waits_for_promotion(&self.name)) else { return Ok(view) };
+        let synchronous = view.config().synchronous_mode() != SynchronousMode::Off;
+        let known = view.sync.as_ref().map(|sync| &sync.value);
+        let Some(own) = SyncState::before_promotion(known, &self.name, synchronous) else { return Ok(view) };
         let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
-        let (own, revision) = (SyncState::of(&self.name, &BTreeSet::new()), sync.revision);
+        let revision = ClusterView::revision_of(&view.sync);
         self.ask(move |etcd| now(etcd.write_sync(&own, revision, &leader))).await.map_err(text)?;
         self.store().view().await.map_err(text)
     }

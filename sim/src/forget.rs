@@ -19,6 +19,9 @@ const GONE: Duration = Duration::from_secs(60);
 impl World {
     /// In one of seven turns etcd forgets; in others a backup is made. True where it did.
     pub(crate) fn forget(self: &Rc<Self>, span: Duration) -> bool {
+        if self.judge.borrow().leaders == 0 {
+            return false; // nobody has led yet: there is nothing that anybody could remember
+        }
         if self.apart.per_mille(300) {
             let mut backups = self.backups.borrow_mut();
             if backups.len() == BACKUPS {
@@ -45,12 +48,7 @@ impl World {
         self.after(away, move |world| {
             match &saved {
                 Some(saved) => world.etcd.restore(saved, world.etcd_clock()),
-                // Nobody restores a backup from before the keys were made anew: a member that missed that would believe it
-                // (docs/failure-modes.md).
-                None => {
-                    world.backups.borrow_mut().clear();
-                    world.etcd.lose();
-                }
+                None => world.etcd.lose(),
             }
             world.etcd_leader_change();
             world.etcd.deposed_knows();
@@ -74,10 +72,19 @@ impl World {
                 }
                 plan => plan,
             };
-            let Ok(plan) = plan else { continue };
+            let plan = match plan {
+                Ok(plan) => plan,
+                Err(NoRebuild::NobodyDoubts) => continue,
+                Err(why) => {
+                    self.tell("operator", &format!("the keys are not made anew: {why}"));
+                    continue;
+                }
+            };
+            if !plan.unheard.is_empty() || plan.risk.is_some() {
+                self.tell("operator", &format!("{} would lead; unheard {:?}; risk {:?}", plan.leader, plan.unheard, plan.risk));
+            }
             if plan.unheard.is_empty() && (plan.risk.is_none() || gone && !self.setting.sync) && !self.etcd_down.get() {
                 let done = self.etcd.rebuild(&plan, &view);
-                self.backups.borrow_mut().clear();
                 self.tell("operator", &format!("the keys are made anew, {} leads: {done:?}", plan.leader));
                 self.etcd_changed();
             }

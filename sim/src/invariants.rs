@@ -39,6 +39,19 @@ pub(crate) struct Judge {
     term: i64,
     sync: Option<SyncState>,
     pub leaders: u64,
+    /// etcd's keys are behind what they were once.
+    went_back: bool,
+    /// Who first believed such keys, and when: nobody who knew better had said so in them (docs/failure-modes.md).
+    pub unwarned: Option<(Duration, usize)>,
+    /// What came of that.
+    pub limit: Option<String>,
+}
+
+impl Judge {
+    /// What decisions rest on: of the configuration only its last good copy is needed, and the revision alone is not written down.
+    fn memory_of_decisions(&self) -> Memory {
+        Memory { revision: 0, config: None, ..self.memory.clone() }
+    }
 }
 
 impl World {
@@ -162,6 +175,11 @@ impl World {
         if after.token < before.token {
             self.violated("terms_grow", format!("the page of {name} goes back from term {} to {}", before.term, after.term));
         }
+        if (!is_open(&before) || after.token != before.token)
+            && self.server(at).is_some_and(|server| !server.in_recovery.get() && server.ready.get())
+        {
+            self.primary_is_sound(at, &format!("opens its fence in term {}", after.term));
+        }
         let opened = self.judge.borrow().opened;
         let ahead = self.clock(at) < after.deadline;
         match opened {
@@ -208,8 +226,10 @@ impl World {
         }
         // An etcd that went back is judged by what its keys do to the members, which do not believe it. One that went back by nothing that decisions
         // rest on is believed by whoever has begun since: the revision alone is not written down.
-        let known = Memory { revision: 0, ..self.judge.borrow().memory.clone() };
-        if store::judge(&known, &view).is_err() {
+        let known = self.judge.borrow().memory_of_decisions();
+        let went_back = store::judge(&known, &view).is_err();
+        self.judge.borrow_mut().went_back = went_back;
+        if went_back {
             return;
         }
         {
@@ -229,6 +249,23 @@ impl World {
             self.judge.borrow_mut().term = token;
         }
         self.sync_key_is_sound(&view);
+    }
+
+    /// **a_word_is_heeded**: keys that went back are believed by nobody who reads in them that another member knows of more. Where nobody
+    /// has said so, one that was away all the time can't know: what comes of that is the documented limit.
+    pub fn believes(&self, at: usize, view: &ClusterView) {
+        if !self.judge.borrow().went_back {
+            return;
+        }
+        let knows_more = |known: &&Memory| known.making.generation >= view.store_generation() && known.term > view.last_term();
+        let words = view.members.iter().filter_map(|(name, entry)| Some((name, store::published(entry)?)));
+        if let Some((name, known)) = words.clone().find(|(_, known)| knows_more(known)) {
+            let how =
+                format!("{} believes term {}, and {name} says that it knows of {}", self.nodes[at].name, view.last_term(), known.term);
+            self.violated("a_word_is_heeded", how);
+        }
+        let now = self.now();
+        self.judge.borrow_mut().unwarned.get_or_insert((now, at));
     }
 
     fn sync_key_is_sound(&self, view: &ClusterView) {

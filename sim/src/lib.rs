@@ -54,6 +54,8 @@ pub struct Report {
     pub confirmed_after_standing: u64,
     /// How long the cluster took to be whole after the last fault.
     pub healed_after: Option<Duration>,
+    /// The run ended where the product's documented limit was reached: keys that went back were believed, and nobody had said so.
+    pub limit: Option<String>,
     /// The invariant that broke, and how.
     pub violation: Option<(String, String)>,
     /// Every fault with its time; in a verbose run everything else, too.
@@ -76,6 +78,9 @@ impl fmt::Display for Report {
             self.simulated.as_secs_f64(),
             self.leaders,
         )?;
+        if let Some(limit) = &self.limit {
+            write!(f, "; at the limit: {limit}")?;
+        }
         let Some((invariant, how)) = &self.violation else { return Ok(()) };
         writeln!(f, "\nseed {} BREAKS {invariant}: {how}\n\nschedule:", self.seed)?;
         self.schedule.iter().try_for_each(|line| writeln!(f, "{line}"))?;
@@ -99,7 +104,7 @@ pub fn run(options: &Options) -> Report {
     if world.setting.forgets {
         world.time.spawn((0, Part::Outside), world.clone().operate(healed.clone()));
     }
-    let broken = || world.judge.borrow().violation.is_some();
+    let broken = || world.judge.borrow().violation.is_some() || world.judge.borrow().limit.is_some();
     while healed.get().is_none() && !broken() {
         world.time.run_until(world.now() + Duration::from_secs(1), broken);
     }
@@ -147,6 +152,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
         goes_on_by_promises: judge.goes_on_by_promises,
         confirmed_after_standing: judge.confirmed_after_standing,
         healed_after,
+        limit: judge.limit.clone(),
         violation: judge.violation.as_ref().map(|(name, how)| ((*name).to_owned(), how.clone())),
         schedule: world.schedule.borrow().clone(),
         log: world.log.borrow().iter().cloned().collect(),

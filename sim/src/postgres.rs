@@ -195,7 +195,8 @@ impl World {
             under_way: Cell::new(0),
         });
         *node.server.borrow_mut() = Some(server.clone());
-        if recovery == Recovery::None {
+        // One that was frozen may start its server by what it knew before: its fence stays closed.
+        if recovery == Recovery::None && self.holds_the_key(at) {
             self.primary_is_sound(at, "starts as primary");
         }
         let world = self.clone();

@@ -208,6 +208,9 @@ impl World {
     /// An operator changes `ttl`; often etcd's answers to the leader are lost from a moment on at which it moves its keys.
     fn change_ttl(self: &Rc<Self>, span: Duration) {
         let ttl = [3, 5, 10, 30][self.random.index(4)];
+        if self.etcd_down.get() {
+            return; // nobody can write into it
+        }
         self.plan(&format!("ttl is set to {ttl}"));
         let mut config = configuration(self);
         config.0.insert("ttl".to_owned(), ttl.into());
@@ -231,7 +234,7 @@ impl World {
     }
 
     fn ask_switchover(self: &Rc<Self>) {
-        let Some(leader) = self.leader() else { return };
+        let Some(leader) = self.leader().filter(|_| !self.etcd_down.get()) else { return };
         let Ok(view) = crate::worker::now(self.etcd.load_view()) else { return };
         let to = self.random.per_mille(500).then(|| self.nodes[self.random.index(self.nodes.len())].name.to_string());
         let request = FailoverRequest { leader: Some(self.nodes[leader].name.to_string()), member: to, ..FailoverRequest::default() };

@@ -47,7 +47,11 @@ impl LocalDcs for Store {
     async fn load_view(&self) -> Result<ClusterView> {
         let asked = self.remembered.memory();
         let view = travel!(self.load_view(;))?;
-        self.remembered.believe(&asked, view)
+        let answer = self.remembered.believe(&asked, view);
+        if let Ok(view) = &answer {
+            self.world.believes(self.process.0, view);
+        }
+        answer
     }
     async fn grant(&self, ttl: Duration) -> Result<Grant> {
         travel!(self.grant(; ttl))

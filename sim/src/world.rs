@@ -256,7 +256,11 @@ impl World {
 
     pub fn violated(&self, invariant: &'static str, how: String) {
         let mut judge = self.judge.borrow_mut();
-        if judge.violation.is_none() {
+        if let Some((since, believer)) = judge.unwarned.filter(|_| !matches!(invariant, "liveness_once_healed" | "a_word_is_heeded")) {
+            let name = &self.nodes[believer].name;
+            let limit = format!("{name} believed keys that went back at {:.4} s, unwarned; {invariant}: {how}", since.as_secs_f64());
+            judge.limit.get_or_insert(limit);
+        } else if judge.violation.is_none() {
             judge.violation = Some((invariant, format!("at {:.4} s: {how}", self.now().as_secs_f64())));
         }
     }
@@ -334,6 +338,12 @@ impl World {
             world.nodes[at].wake_worker.notify(&world.time);
             world.nodes[at].wake_arbiter.notify(&world.time);
         });
+    }
+
+    /// etcd says that this node leads.
+    pub fn holds_the_key(&self, at: usize) -> bool {
+        dcs::memory::at_once(dcs::Dcs::load_view(&self.etcd))
+            .is_some_and(|view| view.is_ok_and(|view| view.leader_if(&self.nodes[at].name).is_some()))
     }
 
     /// Sends a request to etcd; it is applied when it arrives, whatever became of the sender.

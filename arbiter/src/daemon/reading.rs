@@ -79,14 +79,15 @@ impl Daemon {
     }
 
     pub(super) async fn read_etcd(&mut self) -> Result<(), dcs::Error> {
-        match self.node.etcd.load_view().await {
+        let read = self.node.etcd.load_view().await;
+        // Before anything follows from it; of a view that is not believed, what other members say in it.
+        memory::keep(&self.node).await;
+        match read {
             Ok(view) => {
                 if self.told_etcd {
                     tracing::info!("etcd answers again");
                 }
                 self.told_etcd = false;
-                // Before anything follows from it.
-                memory::keep(&self.node).await;
                 self.led.saw(view.leader.as_ref().map(|leader| &leader.name));
                 self.view = Arc::new(view);
                 crate::ground::logging::note_term(self.view.leader.as_ref().map(|leader| leader.term));

@@ -15,12 +15,13 @@ use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::StopMode;
 use crate::postgres::query::{identifier, literal};
 use anyhow::{Context, Result, bail};
-use cluster::config::DynamicConfig;
+use cluster::config::{DynamicConfig, SynchronousMode};
 use cluster::described::Described;
 use cluster::leader::{Leader, LeaseId};
 use cluster::local::DataDir;
 use cluster::member::{MemberRole, MemberState};
 use cluster::store::{self, Making, Memory};
+use cluster::sync::SyncState;
 use cluster::upstream::Upstream;
 use cluster::view::{ClusterView, Versioned};
 use dcs::{Dcs, Error, FirstKeys};
@@ -186,6 +187,10 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
         store::may_found(&view, &config.name, None, false, false)?;
     }
     let first = first_keys(node, &dynamic, memory.as_ref(), claim);
+    // Written down before it is done: were etcd emptied once more before anybody has seen these keys, their number is not used again.
+    if memory.is_some() {
+        memory::attempt(node, first.making.generation).await;
+    }
     let term = node.etcd.lead_first(&config.name, lease, claim, &first).await.context("write the first leader")?;
     let leader = Leader { name: config.name.clone(), lease, term };
     let known = |sync| Versioned { value: sync, revision: 0 };
@@ -233,14 +238,15 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
 /// What the keys begin with; of a cluster that was there before, what this node, who led it last, knows of it.
 fn first_keys(node: &Node, dynamic: &DynamicConfig, memory: Option<&Memory>, claim: i64) -> FirstKeys {
     let me = node.config.name.as_str();
-    let sync = memory.and_then(|memory| memory.sync.as_ref()).map(|sync| sync.value.clone());
+    let sync =
+        memory.and_then(|memory| memory.sync.as_ref()).map(|sync| sync.value.clone()).filter(|sync| sync.leader.as_deref() == Some(me));
+    // From the first commit on nobody else may lead without it.
+    let synchronous = dynamic.synchronous_mode() != SynchronousMode::Off && dynamic.standby_cluster().is_none();
+    let own = || SyncState::before_promotion(None, &node.config.name, synchronous);
     FirstKeys {
         config: dynamic.clone(),
-        making: Making {
-            generation: memory.map_or(0, |memory| memory.making.generation).saturating_add(1),
-            by: format!("{me} at {claim}"),
-        },
-        sync: sync.filter(|sync| sync.leader.as_deref() == Some(me)),
+        making: Making { generation: memory.map_or(1, Memory::next_generation), by: format!("{me} at {claim}") },
+        sync: sync.or_else(own),
         timeline: memory.map(|memory| memory.timeline),
     }
 }

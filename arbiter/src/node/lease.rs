@@ -205,7 +205,9 @@ impl NodeLease {
         };
         self.hold(Some(held));
         let member = self.member(Some(word));
-        if said.as_ref() != Some(&(member.clone(), held.grant.lease)) {
+        // An etcd that went back may go back once more, and this key with it: what was said then does not stand there any more.
+        let doubts = self.etcd.remembered().is_some_and(|remembered| remembered.doubt().is_some());
+        if doubts || said.as_ref() != Some(&(member.clone(), held.grant.lease)) {
             self.etcd.write_member(&self.config().name, &member, held.grant.lease, None).await?;
             *said = Some((member, held.grant.lease));
         }

@@ -38,6 +38,13 @@ pub async fn keep(node: &Node) {
     }
 }
 
+/// The keys are about to be made anew by this node, under this number.
+pub async fn attempt(node: &Node, generation: u32) {
+    let Some(remembered) = node.etcd.remembered() else { return };
+    remembered.attempt(generation);
+    keep(node).await;
+}
+
 /// Before the server starts: its lease worker begins with what this arbiter knows, and not with what a copy brought along from where it
 /// was made, which may be another cluster's.
 pub async fn before_start(node: &Node) -> anyhow::Result<()> {

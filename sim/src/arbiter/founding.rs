@@ -4,10 +4,12 @@ use super::{Arbiter, Done, RETRY, text};
 use crate::postgres::Recovery;
 use crate::worker::now;
 use crate::world::{MS, system};
+use cluster::config::SynchronousMode;
 use cluster::leader::{Leader, LeaseId};
 use cluster::local::Postgres;
 use cluster::member::{MemberRole, MemberState};
 use cluster::store::Making;
+use cluster::sync::SyncState;
 use cluster::view::{ClusterView, Versioned};
 use dcs::{Dcs, Error, FirstKeys};
 use std::time::Duration;
@@ -90,14 +92,19 @@ impl Arbiter {
 
     async fn make(&self, claim: i64, lease: LeaseId) -> Done {
         let memory = self.remembered.memory();
+        let generation = memory.next_generation();
         let config = memory.config.map(|config| config.value).ok_or("nothing is remembered")?;
         let sync = memory.sync.map(|sync| sync.value).filter(|sync| sync.leader.as_deref() == Some(self.name.as_str()));
+        let synchronous = config.synchronous_mode() != SynchronousMode::Off;
+        let sync = sync.or_else(|| SyncState::before_promotion(None, &self.name, synchronous));
         let first = FirstKeys {
             config: config.clone(),
-            making: Making { generation: memory.making.generation + 1, by: format!("{} at {claim}", self.name) },
+            making: Making { generation, by: format!("{} at {claim}", self.name) },
             sync: sync.clone(),
             timeline: Some(memory.timeline),
         };
+        self.remembered.attempt(generation);
+        self.keep_memory();
         let name = self.name.clone();
         let term = self.ask(move |etcd| now(etcd.lead_first(&name, lease, claim, &first))).await.map_err(text)?;
         if self.world.server(self.at).is_none() {

@@ -48,6 +48,8 @@ struct Total {
     confirmed_after_standing: u64,
     slowest: Option<(Duration, u64)>,
     failures: Vec<(u64, String)>,
+    /// Runs that ended at the documented limit.
+    limits: Vec<u64>,
 }
 
 impl Total {
@@ -62,6 +64,7 @@ impl Total {
         self.goes_on_by_promises += report.goes_on_by_promises;
         self.confirmed_after_standing += report.confirmed_after_standing;
         self.slowest = self.slowest.max(report.healed_after.map(|after| (after, report.seed)));
+        self.limits.extend(report.limit.as_ref().map(|_| report.seed));
         self.failures.extend(report.violation.as_ref().map(|(name, _)| (report.seed, name.clone())));
     }
 }
@@ -119,6 +122,13 @@ fn main() -> ExitCode {
         total.slowest.map_or("-".to_owned(), |(after, seed)| format!("{:.0} s (seed {seed})", after.as_secs_f64())),
         began.elapsed().as_secs_f64(),
     );
+    if !total.limits.is_empty() {
+        println!(
+            "{} runs ended where keys that went back were believed unwarned (docs/failure-modes.md): {:?}",
+            total.limits.len(),
+            total.limits
+        );
+    }
     if total.failures.is_empty() {
         return ExitCode::SUCCESS;
     }
