@@ -30,7 +30,8 @@ async fn in_place(config: &NodeConfig, new: &Programs, server: &Server, place: &
     let empty = place.join("data");
     make_empty(config, new, server.checksums, server.version, &empty).await?;
     let mut command = pg_upgrade(config, new, &config.postgres.programs(), &empty, place).await?;
-    command.arg("--check");
+    // Some libraries, ours among them, are loaded at the start or not at all.
+    command.arg("--check").arg("--new-options").arg(preloading(&server.preloaded.join(",")));
     let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
     let output = output.with_context(|| format!("no end within {} s", PATIENCE.as_secs()))?.context("start pg_upgrade")?;
     Ok((!output.status.success()).then(|| words(&output, &empty)))
@@ -81,6 +82,14 @@ pub async fn pg_upgrade(config: &NodeConfig, new: &Programs, old: &Programs, dir
     // Only a name of the socket in `place`; pg_upgrade wants another one than the old server's.
     command.arg("--new-port").arg(if postgres.listen.port == 50_432 { "50433" } else { "50432" });
     Ok(command)
+}
+
+/// The option by which a server of the new version loads these libraries at its start.
+pub fn preloading(libraries: &str) -> String {
+    // Names of files, out of a setting that only a superuser or the node's file can change; nothing of it may be read by a shell.
+    let plain = |character: &char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-' | '.' | ',' | '/');
+    let libraries: String = libraries.replace("$libdir/", "").chars().filter(plain).collect();
+    format!("-c shared_preload_libraries='{libraries}'")
 }
 
 /// What it said last, with the reports that it wrote.
