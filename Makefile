@@ -191,11 +191,16 @@ docs: setup
 clean: demo-stop
 	cargo clean
 
-# make sim SEED=7 replays one seed; make sim RUNS=1000 STEPS=40 tries fresh ones; FORGETS=yes draws stores that go back, too.
+# make sim SEED=7 replays one seed; make sim RUNS=1000 STEPS=40 tries fresh ones; FORGETS=yes draws stores that go back, too, COPIES=yes copies of disks.
 .PHONY: sim
 STEPS ?= 25
 sim:
-	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) $(if $(FORGETS),--forgets) --runs $(if $(SEED),1,$(RUNS))
+	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) $(if $(FORGETS),--forgets) $(if $(COPIES),--copies) --runs $(if $(SEED),1,$(RUNS))
+
+# make sim-mutants MUTANTS="quorum lease": takes guards out one at a time, and the simulation has to notice each (docs/simulation.md).
+.PHONY: sim-mutants
+sim-mutants:
+	cargo run --quiet --locked --release -p tenure-sim --bin sim_mutants -- $(MUTANTS)
 
 # make fuzz MINUTES=10: whatever may stand in etcd's keys, in a node's file, in a request of REST or on its socket
 fuzz:

@@ -3,6 +3,7 @@
 //! The leader may go on while everybody who could take its key has promised not to. Who could is said by the
 //! key `failsafe` (see [`crate::race::may_stand`]), so the leader has to ask at least all in it.
 
+use crate::citus;
 use crate::lease;
 use crate::name::MemberName;
 use crate::time::Moment;
@@ -76,6 +77,13 @@ pub fn may_promise(view: &ClusterView, leader: &str) -> Result<(), Refusal> {
             _ => Ok(()),
         },
     }
+}
+
+/// The latest tenure that this view tells of, as a server's page counts them ([`citus::order`]). A server that led in a later one knows more than
+/// its arbiter, which was frozen meanwhile: it promises nothing to whom the arbiter takes for the leader (simulation, seed 124 with `--forgets`).
+pub fn latest_tenure(view: &ClusterView) -> i64 {
+    let leads = view.leader.as_ref().map(|leader| leader.term).unwrap_or_default();
+    citus::order(view.store_generation(), view.last_term().max(leads).0)
 }
 
 /// For how long a member promises that asks for `asked`: its own TTL at most, whoever asks, so that one word forbids it the key for no

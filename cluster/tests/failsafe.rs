@@ -1,7 +1,7 @@
 //! `failsafe_mode`: who is written, who is asked, who promises.
 
 use cluster::config::DynamicConfig;
-use cluster::failsafe::{Members, Refusal, Unable, keeps_closed, key_to_write, may_promise, whom_to_ask};
+use cluster::failsafe::{Members, Refusal, Unable, keeps_closed, key_to_write, latest_tenure, may_promise, whom_to_ask};
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::name::MemberName;
 use cluster::view::{ClusterView, LastTerm, Versioned};
@@ -58,6 +58,21 @@ fn nobody_promises_a_leader_when_another_leads() {
     let led_last_by = |holder: &str| ClusterView { last_term: Some(last(holder)), ..view(true, None) };
     assert_eq!(may_promise(&led_last_by("a"), "a"), Ok(()));
     assert_eq!(may_promise(&led_last_by("b"), "a"), Err(Refusal::AnotherLed(name("b"))));
+}
+
+/// A server that led in 7 has that on its page, whatever its arbiter, which was frozen, knows.
+#[test]
+fn a_view_from_before_a_nodes_own_tenure_is_known_by_its_number() {
+    let led = ClusterView { leader: Some(Leader { name: name("a"), lease: LeaseId(1), term: Term(5) }), ..view(true, None) };
+    let last = Versioned { value: LastTerm { holder: name("b"), how: "taken".to_owned() }, revision: 7 };
+    let page = cluster::citus::order(0, 7);
+    assert!(page > latest_tenure(&led) && page > latest_tenure(&view(true, None)));
+    assert!(page <= latest_tenure(&ClusterView { last_term: Some(last), ..view(true, None) }));
+    let anew = cluster::store::Making { generation: 1, by: "a".to_owned() };
+    assert!(
+        page < latest_tenure(&ClusterView { store: Some(Versioned { value: anew, revision: 3 }), ..led }),
+        "keys that were made anew are later"
+    );
 }
 
 #[test]

@@ -209,6 +209,19 @@ impl Arbiter {
         Ok(acquired.held)
     }
 
+    /// As `Daemon::keep_out`.
+    fn keeps_out(&self, view: &ClusterView) -> bool {
+        let held = self.current().map(|held| held.grant.lease);
+        let Some(other) = instance::in_use(view, &self.name, &configured(&self.world, self.at), held) else {
+            self.world.goes_by_its_name(self.at);
+            return false;
+        };
+        self.tell(&other.to_string());
+        self.speak(None);
+        self.held.set(None);
+        true
+    }
+
     async fn confirm(&self, view: &ClusterView) -> bool {
         let Ok(Claim::Own { lease, .. }) = instance::claim(view, &self.name, &configured(&self.world, self.at)) else { return false };
         match leases::renew(&self.store(), || self.clock(), lease).await {
@@ -229,6 +242,8 @@ impl Arbiter {
             let read = self.store().view().await;
             self.keep_memory();
             match read {
+                // Another instance goes by the name: nothing is touched until its key has run out.
+                Ok(view) if self.keeps_out(&view) => {}
                 Ok(view) => {
                     *self.view.borrow_mut() = view;
                     break;
@@ -303,6 +318,10 @@ impl Arbiter {
         let read = self.store().view().await;
         self.keep_memory();
         let fresh = match read {
+            Ok(view) if self.keeps_out(&view) => {
+                self.view.borrow_mut().leader = view.leader.filter(|leader| leader.name != self.name);
+                return RETRY;
+            }
             Ok(view) => {
                 *self.view.borrow_mut() = view;
                 true

@@ -67,7 +67,7 @@ impl World {
             let gone = healed.get().is_some_and(|since| self.now() > since + GONE);
             let plan = match store::rebuild(&view, None) {
                 Err(NoRebuild::HolderSilent { .. }) if gone => {
-                    let named = &self.nodes[self.apart.index(self.nodes.len())].name;
+                    let named = &self.nodes[self.apart.index(self.setting.nodes)].name;
                     store::rebuild(&view, Some(named))
                 }
                 plan => plan,

@@ -43,6 +43,8 @@ pub(crate) struct Judge {
     went_back: bool,
     /// Who first believed such keys, and when: nobody who knew better had said so in them (docs/failure-modes.md).
     pub unwarned: Option<(Duration, usize)>,
+    /// Since when a copy went by its original's name, which was away.
+    pub replaced: Option<Duration>,
     /// What came of that.
     pub limit: Option<String>,
 }
@@ -80,7 +82,7 @@ impl World {
         }
         if self.setting.sync {
             let key = self.judge.borrow().sync.clone().unwrap_or_default();
-            let trusted = self.nodes.iter().enumerate().filter(|(other, node)| *other != at && key.may_lead(&node.name));
+            let trusted = self.originals().filter(|(_, node)| node.name != *name && key.may_lead(&node.name));
             let lacking: Vec<_> = trusted.filter(|(other, _)| !self.has(*other, commit, end)).map(|(_, node)| &node.name).collect();
             // The leader of the key may lead without any vote, its standbys with as many as the quorum asks for.
             let voters = lacking.iter().filter(|name| key.has_standby(name)).count();
@@ -268,6 +270,15 @@ impl World {
         self.judge.borrow_mut().unwarned.get_or_insert((now, at));
     }
 
+    /// A copy goes by the name of its original: that one's key has run out. From then on two disks have one name, and the sync key knows
+    /// names alone: which commits the one has that is trusted is for who started the copy to know (docs/failure-modes.md).
+    pub fn goes_by_its_name(&self, at: usize) {
+        if at >= self.setting.nodes {
+            let now = self.now();
+            self.judge.borrow_mut().replaced.get_or_insert(now);
+        }
+    }
+
     fn sync_key_is_sound(&self, view: &ClusterView) {
         let key = view.sync.as_ref().map(|sync| sync.value.clone());
         if !self.setting.sync || self.judge.borrow().sync == key {
@@ -276,7 +287,7 @@ impl World {
         self.judge.borrow_mut().sync.clone_from(&key);
         let key = key.unwrap_or_default();
         // One that is being copied has no data to lead with; what it gets is the leader's.
-        let voters = self.nodes.iter().filter(|node| key.has_standby(&node.name));
+        let voters = self.originals().map(|(_, node)| node).filter(|node| key.has_standby(&node.name));
         let has: Vec<_> = voters.filter_map(|node| node.data.borrow().disk().map(|disk| disk.wal.commits())).collect();
         let judge = self.judge.borrow();
         let missing = |commit: &&u64| has.iter().filter(|commits| !commits.contains(commit)).count() > key.quorum as usize;
@@ -339,7 +350,7 @@ impl World {
         if page.term != leader.term.0 || !fence::may_acknowledge(server.page.fence(), self.clock(at)) {
             return Some(format!("the fence of {} is not open", leader.name));
         }
-        for (other, node) in self.nodes.iter().enumerate().filter(|(other, _)| *other != at) {
+        for (other, node) in self.originals().filter(|(other, _)| *other != at) {
             let streams = self
                 .serving(other)
                 .is_some_and(|server| server.in_recovery.get() && server.streaming.get() && server.upstream.get() == Some(at));

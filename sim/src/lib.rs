@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> Report {
     let world = World::new(options);
     found(&world);
     for at in 0..world.nodes.len() {
-        arbiter::spawn(&world, at);
+        world.arbiter_starts(at);
         let clients = world.clone();
         world.time.spawn((at, Part::Outside), async move { write_for_ever(clients, at).await });
     }
@@ -131,7 +131,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     let report = Report {
         seed,
         setting: format!(
-            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}",
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}",
             setting.nodes,
             match (setting.sync, setting.quorum) {
                 (true, true) => "quorum",
@@ -144,6 +144,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
             if setting.bad_clocks { ", bad clocks" } else { "" },
             if setting.failsafe { ", failsafe_mode" } else { "" },
             if setting.forgets { ", etcd forgets" } else { "" },
+            if setting.copies { ", copies" } else { "" },
         ),
         steps: world.time.steps.get(),
         simulated: world.now(),

@@ -594,7 +594,8 @@ impl World {
 
     fn released(&self, server: &Server, end: u64) -> bool {
         let confirmed = server.confirmed.borrow();
-        let has = |name: &MemberName| self.number_of(name).and_then(|at| confirmed.get(&at)).is_some_and(|lsn| *lsn >= end);
+        // By the name that a walsender was told, as Postgres does.
+        let has = |name: &MemberName| confirmed.iter().any(|(at, lsn)| self.nodes[*at].name == *name && *lsn >= end);
         let awaited = server.awaited.borrow();
         awaited.names.iter().filter(|name| has(name)).count() >= awaited.count
     }

@@ -2,9 +2,11 @@
 
 use crate::arbiter;
 use crate::time::Part;
+use crate::wal::Data;
 use crate::worker::configuration;
 use crate::world::{MS, Reach, World};
 use cluster::failover::FailoverRequest;
+use cluster::local::Ended;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::rc::Rc;
@@ -51,7 +53,7 @@ impl World {
     fn victim(&self) -> usize {
         match self.leader() {
             Some(leader) if self.random.per_mille(550) => leader,
-            _ => self.random.index(self.nodes.len()),
+            _ => self.random.index(self.setting.nodes),
         }
     }
 
@@ -79,6 +81,9 @@ impl World {
     fn fault(self: &Rc<Self>, span: Duration) {
         if self.setting.forgets && self.forget(span) {
             return;
+        }
+        if self.setting.copies && self.apart.per_mille(150) {
+            self.copy(span);
         }
         let at = self.victim();
         let name = self.nodes[at].name.clone();
@@ -114,6 +119,7 @@ impl World {
             10 | 11 => {
                 self.plan(&format!("switch off {name} for {s:.3} s"));
                 self.nodes[at].off.set(true);
+                self.nodes[at].boots.set(self.nodes[at].boots.get() + 1);
                 self.arbiter_dies(at);
                 self.server_dies(at);
                 self.after(span, move |world| {
@@ -136,7 +142,7 @@ impl World {
                 self.cut(&format!("cut {name} and etcd ({} ways) for {s:.3} s", pairs.len()), pairs, span);
             }
             14 => {
-                let other = self.random.index(self.nodes.len());
+                let other = self.random.index(self.setting.nodes);
                 let pairs = if self.random.per_mille(500) { vec![(at, other)] } else { vec![(at, other), (other, at)] };
                 self.cut(&format!("cut {name} and {} ({} ways) for {s:.3} s", self.nodes[other].name, pairs.len()), pairs, span);
             }
@@ -176,6 +182,34 @@ impl World {
             22 => self.change_ttl(span),
             _ => self.ask_switchover(),
         }
+    }
+
+    /// A node's disk as it is now is started on another host, with the node's file, and taken away again.
+    fn copy(self: &Rc<Self>, span: Duration) {
+        let at = self.setting.nodes;
+        let copy = &self.nodes[at];
+        let original = &self.nodes[copy.original];
+        let Data::Present(disk) = &*original.data.borrow() else { return };
+        if !copy.off.replace(false) {
+            return;
+        }
+        let mut disk = disk.clone();
+        if let Some(server) = self.server(copy.original).filter(|server| !server.in_recovery.get()) {
+            disk.wal.truncate(server.flushed.get());
+            disk.ended = Ended::CrashedPrimary;
+        }
+        self.plan(&format!("a copy of {} is started on another host for {:.3} s", original.name, span.as_secs_f64()));
+        *copy.data.borrow_mut() = Data::Present(disk);
+        copy.kept.borrow_mut().clone_from(&original.kept.borrow());
+        copy.promised_for.set(original.promised_for.get());
+        copy.boots.set(copy.boots.get() + 1);
+        self.arbiter_starts(at);
+        self.after(span, move |world| {
+            world.nodes[at].off.set(true);
+            world.arbiter_dies(at);
+            world.server_dies(at);
+            *world.nodes[at].data.borrow_mut() = Data::Empty;
+        });
     }
 
     /// etcd elects another leader while the one before hangs, and a node with it: what that node reaches afterwards is the
@@ -236,7 +270,7 @@ impl World {
     fn ask_switchover(self: &Rc<Self>) {
         let Some(leader) = self.leader().filter(|_| !self.etcd_down.get()) else { return };
         let Ok(view) = crate::worker::now(self.etcd.load_view()) else { return };
-        let to = self.random.per_mille(500).then(|| self.nodes[self.random.index(self.nodes.len())].name.to_string());
+        let to = self.random.per_mille(500).then(|| self.nodes[self.random.index(self.setting.nodes)].name.to_string());
         let request = FailoverRequest { leader: Some(self.nodes[leader].name.to_string()), member: to, ..FailoverRequest::default() };
         self.plan(&format!("switchover asked: {:?} to {:?}", request.leader, request.member));
         let _ = crate::worker::now(self.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)));

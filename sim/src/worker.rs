@@ -29,15 +29,16 @@ pub(crate) fn now<T>(call: impl Future<Output = dcs::Result<T>>) -> dcs::Result<
 }
 
 /// A place is one boot of one host.
-pub(crate) fn instance_of(_world: &World, at: usize) -> Option<Instance> {
-    Some(Instance::of(&format!("boot-{at}"), 1, 2, "data"))
+pub(crate) fn instance_of(world: &World, at: usize) -> Option<Instance> {
+    Some(Instance::of(&format!("boot-{at}-{}", world.nodes[at].boots.get()), 1, 2, "data"))
 }
 
 /// The part of the member key that the arbiter configures.
 pub(crate) fn configured(world: &World, at: usize) -> Member {
+    let address = world.nodes[at].original + 1;
     Member {
-        conn_url: format!("postgres://10.0.0.{}:5432/postgres", at + 1),
-        api_url: format!("http://10.0.0.{}:8008/patroni", at + 1),
+        conn_url: format!("postgres://10.0.0.{address}:5432/postgres"),
+        api_url: format!("http://10.0.0.{address}:8008/patroni"),
         state: MemberState::Running,
         role: MemberRole::Replica,
         version: dcs::SURFACE_VERSION.to_owned(),

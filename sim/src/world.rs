@@ -20,6 +20,15 @@ use std::time::Duration;
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
+/// What can't hold once two disks went by one name.
+const OF_DATA: [&str; 4] = [
+    "no_acknowledged_commit_lost_in_sync_mode",
+    "sync_key_never_trusts_more_than_setting",
+    "never_delete_the_only_best_copy",
+    // It led, and was taken away with the only data of its timeline.
+    "liveness_once_healed",
+];
+
 /// etcd's three endpoints: one request goes to one after another.
 const ENDPOINTS: usize = 3;
 
@@ -44,6 +53,10 @@ impl Clock {
 
 pub(crate) struct Node {
     pub name: MemberName,
+    /// Whose disk and file it has: itself, but for a copy.
+    pub original: usize,
+    /// How often its host was started.
+    pub boots: Cell<u64>,
     pub clock: RefCell<Clock>,
     pub data: RefCell<Data>,
     pub server: RefCell<Option<Rc<Server>>>,
@@ -102,6 +115,8 @@ pub struct Options {
     pub verbose: bool,
     /// etcd is restored from backups and emptied at times, in four of ten runs.
     pub forgets: bool,
+    /// A host with a copy of a node's disk and file is started at times, in four of ten runs.
+    pub copies: bool,
 }
 
 /// What is chosen for one run.
@@ -121,6 +136,8 @@ pub(crate) struct Setting {
     pub failsafe: bool,
     /// etcd is restored from backups and emptied at times.
     pub forgets: bool,
+    /// There is one host more than nodes, which gets copies of their disks.
+    pub copies: bool,
 }
 
 pub(crate) struct World {
@@ -167,13 +184,19 @@ impl World {
             // Drawn apart, so that a seed's other choices stay what they were before there was this one.
             failsafe: Random::new(!options.seed).per_mille(400),
             forgets: options.forgets && Random::new(options.seed ^ 0x464f_5247_4554).per_mille(400),
+            copies: options.copies && Random::new(options.seed ^ 0x434f_5049_4553).per_mille(400),
         };
         let bad_clocks = setting.bad_clocks && setting.sync;
         // Under a clock that stands still a quorum is not safe: a standby receives again after its word (docs/simulation.md).
         let setting = Setting { bad_clocks, quorum: setting.quorum && setting.sync && !bad_clocks, ..setting };
         let scope = Scope::new("sim").unwrap_or_else(|why| unreachable!("a constant: {why}"));
+        let apart = Random::new(options.seed ^ 0x41_5041_5254);
+        let copied = if setting.copies { apart.index(setting.nodes) } else { 0 };
         let node = |at: usize| Node {
-            name: MemberName::new(&format!("n{}", at + 1)).unwrap_or_else(|why| unreachable!("a constant: {why}")),
+            name: MemberName::new(&format!("n{}", if at < setting.nodes { at } else { copied } + 1))
+                .unwrap_or_else(|why| unreachable!("a constant: {why}")),
+            original: if at < setting.nodes { at } else { copied },
+            boots: Cell::new(0),
             clock: RefCell::new(Clock {
                 offset: random.between(Duration::from_secs(10), Duration::from_secs(1_000_000)),
                 rate_ppm: if setting.sharp { [-500, 500][random.index(2)] } else { i64::try_from(random.below(1001)).unwrap_or(0) - 500 },
@@ -183,14 +206,14 @@ impl World {
             server: RefCell::new(None),
             promised_for: Cell::default(),
             kept: RefCell::default(),
-            off: Cell::new(false),
+            off: Cell::new(at >= setting.nodes),
             wake_worker: Signal::default(),
             wake_arbiter: Signal::default(),
             arbiter: RefCell::default(),
             postmaster_gone: Cell::new(false),
             changed: Changes::default(),
         };
-        let nodes = (0..setting.nodes).map(node).collect();
+        let nodes = (0..setting.nodes + usize::from(setting.copies)).map(node).collect();
         let etcd_rate_ppm = if setting.sharp { 500 } else { i64::try_from(random.below(1001)).unwrap_or(0) - 500 };
         let world = World {
             time: Rc::default(),
@@ -207,7 +230,7 @@ impl World {
             branches: Cell::new(0),
             commits: Cell::new(0),
             seen_revision: Cell::new(0),
-            apart: Random::new(options.seed ^ 0x41_5041_5254),
+            apart,
             backups: RefCell::default(),
             loses_move: Cell::default(),
             random,
@@ -229,6 +252,7 @@ impl World {
         self.nodes[node].clock.borrow().read(self.now())
     }
 
+    /// The node without a copy of it.
     pub fn number_of(&self, name: &MemberName) -> Option<usize> {
         self.nodes.iter().position(|node| node.name == *name)
     }
@@ -260,9 +284,17 @@ impl World {
             let name = &self.nodes[believer].name;
             let limit = format!("{name} believed keys that went back at {:.4} s, unwarned; {invariant}: {how}", since.as_secs_f64());
             judge.limit.get_or_insert(limit);
+        } else if let Some(since) = judge.replaced.filter(|_| OF_DATA.contains(&invariant)) {
+            let limit = format!("a copy went by its original's name since {:.4} s; {invariant}: {how}", since.as_secs_f64());
+            judge.limit.get_or_insert(limit);
         } else if judge.violation.is_none() {
             judge.violation = Some((invariant, format!("at {:.4} s: {how}", self.now().as_secs_f64())));
         }
+    }
+
+    /// All nodes but the copy.
+    pub fn originals(&self) -> impl Iterator<Item = (usize, &Node)> {
+        self.nodes.iter().enumerate().take(self.setting.nodes)
     }
 
     // ---- Network ----

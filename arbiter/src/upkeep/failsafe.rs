@@ -203,12 +203,18 @@ pub async fn promise(node: &NodeHandle, view: &ClusterView, leader: &str, asked:
         return Err((503, format!("the promise can't be kept here: {why:#}")));
     }
     let until = boottime() + promised;
-    match node.sql.ask(&format!("SELECT tenure_internal.promise({})", until.as_nanos())).await {
+    // Its page may know of a tenure of its own that this arbiter slept through.
+    let known = cluster::failsafe::latest_tenure(view);
+    let ask = format!(
+        "SELECT CASE WHEN coalesce((SELECT fencing_token FROM tenure.lease()), 0) > {known} THEN false ELSE tenure_internal.promise({}) END",
+        until.as_nanos()
+    );
+    match node.sql.ask(&ask).await {
         Ok(true) => {
             node.promise.extend(until, Some(leader));
             Ok(promised)
         }
-        Ok(false) => Err((500, "Running as a leader".to_owned())),
+        Ok(false) => Err((500, "Running as a leader, or led since".to_owned())),
         Err(why) => Err((503, format!("the promise can't be kept here: {why:#}"))),
     }
 }

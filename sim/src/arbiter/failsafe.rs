@@ -97,7 +97,8 @@ impl Arbiter {
         let until = self.clock() + for_so_long;
         self.world.sql(self.at).await?;
         let now = self.clock();
-        let promised = self.world.with_page(self.at, |page| page.promise(until, now)).unwrap_or(false);
+        let known = failsafe::latest_tenure(&self.view.borrow());
+        let promised = self.world.with_page(self.at, |page| page.token() <= known && page.promise(until, now)).unwrap_or(false);
         if promised {
             self.world.promised(self.at, until);
             self.world.time.sleep(MS / 10).await;
