@@ -341,6 +341,14 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
             "start its arbiter",
         );
     }
+    if let Some(sick) = member.tenure.as_ref().and_then(|facts| facts.sick.as_ref()) {
+        found.member(
+            Severity::Warning,
+            name,
+            format!("it is sick: {sick}"),
+            "look at its disk, its connections and its load (docs/sick-primary.md)",
+        );
+    }
     if let Some(why) = member.tenure.as_ref().and_then(|facts| facts.addresses.as_ref()?.fault.as_ref()) {
         found.member(
             Severity::Warning,

@@ -273,6 +273,27 @@ impl DynamicConfig {
         }
     }
 
+    /// `sick_primary`, a setting of ours: what is done about a leader that lives and is of little use.
+    pub fn sick_primary(&self) -> crate::health::Mode {
+        use crate::health::Mode;
+        match self.0.get("sick_primary") {
+            None | Some(Value::Null) => Mode::default(),
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("act") => Mode::Act,
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("observe") => Mode::Observe,
+            Some(_) => Mode::Off,
+        }
+    }
+
+    /// One of its times.
+    pub(crate) fn sick_primary_span(&self, key: &str, default_s: u64) -> Duration {
+        self.span(key).unwrap_or(Duration::from_secs(default_s))
+    }
+
+    /// One of its numbers.
+    pub(crate) fn sick_primary_whole(&self, key: &str, default: u64) -> u64 {
+        self.integer(key).and_then(|value| u64::try_from(value).ok()).unwrap_or(default)
+    }
+
     /// `failsafe_mode`.
     pub fn failsafe_mode(&self) -> bool {
         self.truthy("failsafe_mode")

@@ -1,6 +1,7 @@
 //! What only a node's arbiter knows and the member key is to say: the arbiter hands it to the lease worker, which has no SQL.
 
 use crate::address::AddressFacts;
+use crate::health::Vitals;
 use crate::lsn::Lsn;
 use crate::member::Member;
 use crate::pending::Pending;
@@ -37,6 +38,12 @@ pub struct Described {
     /// What is wrong with the rules of who may come in, in sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<String>,
+    /// How the node is, seen from outside of the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vitals: Option<Vitals>,
+    /// It leads and is sick: what is wrong, and what is done about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sick: Option<String>,
 }
 
 impl Described {
@@ -47,6 +54,9 @@ impl Described {
             facts.left_out = self.left_out.clone();
             facts.rules = self.rules.clone();
             facts.addresses = self.addresses.clone();
+            facts.sick = self.sick.clone();
+            // Known only where both look: half of it would be taken for health.
+            facts.vitals = facts.vitals.take().zip(self.vitals.as_ref()).map(|(inside, outside)| inside.with_outside(outside));
             // Where it does not run, whoever speaks for it has said why already.
             facts.reason = self.reason.clone().or_else(|| facts.reason.take());
         }

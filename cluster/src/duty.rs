@@ -1,8 +1,9 @@
 //! Duty: what this node's processes owe the cluster now. The arbiter asks; its `apply` does it.
 
 use crate::failover;
+use crate::health::Way;
 use crate::leader::{Leader, Term};
-use crate::local::{DataDir, Ended, LocalState, Postgres};
+use crate::local::{DataDir, Ended, GivesWay, LocalState, Postgres};
 use crate::lsn::Lsn;
 use crate::name::MemberName;
 use crate::reason::{Decision, Reason};
@@ -71,6 +72,11 @@ pub enum Duty {
     /// Unplanned but lossless: give the key to this synchronous standby at once.
     HandOver {
         /// The standby.
+        to: MemberName,
+    },
+    /// This node is sick and its server does not do what it is told any more: end it by force, and let this member lead.
+    GiveWay {
+        /// Who is better off.
         to: MemberName,
     },
     /// Take a request back that can't be served.
@@ -220,11 +226,17 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
                 None => on(Rest, Reason::Silent),
             }
         }
-        (DataDir::Present(_), Postgres::Primary { .. }) => requested(view, local, mine()),
+        (DataDir::Present(_), Postgres::Primary { .. }) => match &local.gives_way {
+            Some(GivesWay { what, way }) => gives_way(what, way),
+            None => requested(view, local, mine()),
+        },
         (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => on(Promote { term: leader.term }, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
         (DataDir::Present(_), Postgres::Starting { .. }) if local.down_for > view.config().primary_start_timeout() => start_timeout(view),
         (DataDir::Present(_), Postgres::Starting { .. }) => on(Rest, Reason::Starting),
+        (DataDir::Present(_), Postgres::Silent) if let Some(GivesWay { what, way: way @ Way::ByForce(_) }) = &local.gives_way => {
+            gives_way(what, way)
+        }
         (DataDir::Present(_), Postgres::Silent) if local.down_for > view.config().primary_start_timeout() => start_timeout(view),
         (DataDir::Present(_), Postgres::Silent) => on(Rest, Reason::Silent),
         (DataDir::Present(control), Postgres::Stopped) => {
@@ -250,6 +262,18 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
             let why = if control.ended == Ended::CrashedPrimary { Reason::CrashedRestart } else { mine() };
             on(StartPrimary { term: leader.term }, why)
         }
+    }
+}
+
+/// A sick leader goes by the way that its server still can.
+fn gives_way(what: &str, way: &Way) -> Decision<Duty> {
+    let (duty, to) = match way {
+        Way::Planned(candidates) => (Duty::Switchover { candidates: candidates.clone() }, candidates.first()),
+        Way::ByForce(to) => (Duty::GiveWay { to: to.clone() }, Some(to)),
+    };
+    match to {
+        Some(to) => Decision::new(duty, Reason::SickOtherBetter { what: what.to_owned(), to: to.clone() }),
+        None => Decision::new(Duty::Rest, Reason::Silent),
     }
 }
 

@@ -43,6 +43,7 @@ pub mod lease;
 pub mod quorum;
 
 pub mod duty;
+pub mod health;
 pub mod race;
 pub mod rejoin;
 pub mod roles;

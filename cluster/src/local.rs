@@ -1,5 +1,6 @@
 //! LocalState: all that a node's arbiter knows of itself when it decides.
 
+use crate::health::Way;
 use crate::lsn::Lsn;
 use crate::member::Tags;
 use crate::name::{MemberName, SystemId, Timeline};
@@ -146,4 +147,15 @@ pub struct LocalState {
     /// Members that answered just now, over REST, that their Postgres runs. Asked only while this node leads and its own server
     /// does not serve: whoever is given the key must be alive now, and a member key outlives its node by a TTL.
     pub answered: BTreeSet<MemberName>,
+    /// This node leads, is sick, another is better off, and the configuration says that it is to act.
+    pub gives_way: Option<GivesWay>,
+}
+
+/// A sick leader's way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivesWay {
+    /// What is wrong, in a clause.
+    pub what: String,
+    /// To whom, and how.
+    pub way: Way,
 }

@@ -384,6 +384,12 @@ pub struct TenureFacts {
     /// What it knows by itself of the cluster's keys, while it does not believe what etcd says of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Box<Memory>>,
+    /// How it is, where it looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vitals: Option<crate::health::Vitals>,
+    /// It leads and is sick: what is wrong, and what is done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sick: Option<String>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub other: Map<String, Value>,

@@ -95,6 +95,8 @@ pub enum Reason {
     StartFailedOthersLead { words: String, other: MemberName },
     #[error("the postmaster has been stopped by a signal for {seconds} s, so nobody can connect, and {other} could lead")]
     FrozenOthersLead { seconds: u64, other: MemberName },
+    #[error("this node is sick ({what}), and {to} is better off (sick_primary)")]
+    SickOtherBetter { what: String, to: MemberName },
     #[error("the leader key is ours but the lease could not be confirmed")]
     LeaseUnconfirmed,
     #[error("a switchover to {0} was asked for")]

@@ -124,7 +124,7 @@ impl On {
             Duty::Rewind { .. } => On::Rewind,
             Duty::Switchover { .. } => On::Switchover,
             Duty::HandOver { .. } => On::HandOver,
-            Duty::Release => On::Release,
+            Duty::Release | Duty::GiveWay { .. } => On::Release,
             Duty::Stop => On::Stop,
             Duty::Quit => On::Quit,
         })

@@ -18,6 +18,8 @@ enum Kind {
     Switch,
     /// A switch, or the word `quorum`.
     SwitchOrQuorum,
+    /// `off`, `observe` or `act`.
+    SickPrimary,
     /// `true` or `false`, nothing else.
     Boolean,
     /// Seconds, or text with a unit: `30min`.
@@ -41,7 +43,7 @@ enum Kind {
 use Kind::*;
 
 /// The keys at the top, as the field knows them.
-const TOP: [(&str, Kind); 30] = [
+const TOP: [(&str, Kind); 36] = [
     (
         "ttl",
         Between(
@@ -74,6 +76,12 @@ const TOP: [(&str, Kind); 30] = [
     ("permanent_replication_slots", Section),
     ("ignore_slots", List),
     ("hold_back_logical", Switch),
+    ("sick_primary", SickPrimary),
+    ("sick_primary_slow", Span),
+    ("sick_primary_after", Span),
+    ("sick_primary_pause", Span),
+    ("sick_primary_disk_free_mb", Whole(0)),
+    ("sick_primary_reserve_mb", Whole(0)),
     ("standby_cluster", Section),
     ("postgresql", Section),
     ("tags", Section),
@@ -160,6 +168,12 @@ fn is_switch(value: &Value) -> bool {
     }
 }
 
+/// YAML reads a bare `off` as false.
+fn is_sick_primary(value: &Value) -> bool {
+    let word = value.as_str().map(str::to_lowercase);
+    *value == Value::Bool(false) || matches!(word.as_deref(), Some("off" | "observe" | "act"))
+}
+
 fn is_span(value: &Value) -> bool {
     let Value::String(text) = value else { return whole(value).is_some_and(|seconds| seconds >= 0) };
     let text = text.trim();
@@ -181,6 +195,7 @@ impl Kind {
             Between(least, most, why) => return too_small(key, value, least).or_else(|| too_great(key, value, most, why)),
             Switch if !is_switch(value) => "on or off",
             SwitchOrQuorum if !is_switch(value) && *value != "quorum" => "on, off or quorum",
+            SickPrimary if !is_sick_primary(value) => "off, observe or act",
             Boolean if !value.is_boolean() => "true or false",
             Span if !is_span(value) => "seconds, or a number with s, min, h or d",
             Section if !value.is_object() => "a section",
@@ -359,6 +374,8 @@ mod tests {
             r#"{"synchronous_mode":"quorum","synchronous_mode_strict":"on","failsafe_mode":true,"pause":null,"member_slots_ttl":"30min"}"#,
             r#"{"postgresql":{"use_slots":true,"parameters":{"work_mem":"4MB","pg_stat_statements.max":100,"fsync":true,"x":null}}}"#,
             r#"{"postgresql":{"create_replica_methods":["wal_e","basebackup"],"wal_e":{"command":"x"},"pg_hba":["local all all trust"]}}"#,
+            r#"{"sick_primary":false,"sick_primary_slow":"2s","sick_primary_disk_free_mb":0}"#,
+            r#"{"sick_primary":"act","sick_primary_pause":"10min"}"#,
             r#"{"slots":{"a":{"type":"physical"}},"ignore_slots":[{"name":"b"}],"standby_cluster":{"host":"h"}}"#,
             r#"{"citus":{"primary_address":"rw.example","standby_address":"10.0.0.9:6000","use_proxy":true}}"#,
         ] {
@@ -380,6 +397,7 @@ mod tests {
             (r#"{"synchronus_mode":true}"#, "synchronus_mode is not a known setting; did you mean synchronous_mode?"),
             (r#"{"favourite_colour":1}"#, "favourite_colour is not a known setting"),
             (r#"{"synchronous_mode":"sometimes"}"#, r#"synchronous_mode is "sometimes", expected on, off or quorum"#),
+            (r#"{"sick_primary":"on"}"#, r#"sick_primary is "on", expected off, observe or act"#),
             (r#"{"pause":3}"#, "pause is 3, expected on or off"),
             (r#"{"member_slots_ttl":"soon"}"#, r#"member_slots_ttl is "soon", expected seconds, or a number with s, min, h or d"#),
             (r#"{"postgresql":3}"#, "postgresql is 3, expected a section"),

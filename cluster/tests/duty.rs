@@ -804,7 +804,7 @@ fn only_the_leader_is_told_to_be_primary_and_every_duty_is_a_row_of_the_table() 
                     assert!(mine.is_some() && *to != local.name, "{}", told());
                     assert_eq!(local.postgres, Postgres::Stopped, "{}", told());
                 }
-                Duty::Release => assert!(mine.is_some(), "{}", told()),
+                Duty::Release | Duty::GiveWay { .. } => assert!(mine.is_some(), "{}", told()),
                 Duty::Clone { from } | Duty::Rewind { from } => {
                     let is_ours = mine.is_some() || from.member() == Some(&local.name) || *from == Upstream::Nobody;
                     assert!(!is_ours, "{}", told());

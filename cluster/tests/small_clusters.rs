@@ -272,7 +272,13 @@ impl Cluster {
                 self.leader = None;
                 return;
             }
-            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Switchover { .. } | Duty::CallOff | Duty::Stop | Duty::Quit => {
+            Duty::Restore
+            | Duty::DemoteCluster { .. }
+            | Duty::Switchover { .. }
+            | Duty::GiveWay { .. }
+            | Duty::CallOff
+            | Duty::Stop
+            | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")
             }
         };

@@ -441,7 +441,14 @@ impl Pair {
                 self.leader = None;
                 return;
             }
-            Duty::Bootstrap | Duty::Restore | Duty::Switchover { .. } | Duty::HandOver { .. } | Duty::CallOff | Duty::Stop | Duty::Quit => {
+            Duty::Bootstrap
+            | Duty::Restore
+            | Duty::Switchover { .. }
+            | Duty::HandOver { .. }
+            | Duty::GiveWay { .. }
+            | Duty::CallOff
+            | Duty::Stop
+            | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")
             }
         };

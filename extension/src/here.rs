@@ -4,6 +4,7 @@ use crate::shmem::{self, page};
 use crate::{mailbox, observe, publish, recovered};
 use cluster::citus::{self, Groups};
 use cluster::described::Described;
+use cluster::health::Vitals;
 use cluster::member::Member;
 use cluster::name::{MemberName, Scope, SystemId, Timeline};
 use cluster::slots::Publication;
@@ -27,6 +28,8 @@ pub struct Here {
     pub scope: Scope,
     /// On a Citus coordinator: the other groups as last read, and when.
     pub others: RefCell<Option<(Groups, Moment)>>,
+    /// How this server is, as last seen.
+    pub vitals: RefCell<Option<Vitals>>,
     /// Wakes the turns.
     pub wake: Arc<Notify>,
     /// Wakes the keeper.
@@ -38,8 +41,8 @@ pub struct Here {
 impl Here {
     /// The host of a worker with these settings.
     pub fn new(etcd: Arc<Etcd>, name: MemberName, scope: Scope) -> Here {
-        let (others, told) = (RefCell::default(), RefCell::default());
-        Here { etcd, name, scope, others, wake: Arc::new(Notify::new()), lease_wanted: Notify::new(), told }
+        let (others, told, vitals) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Here { etcd, name, scope, others, vitals, wake: Arc::new(Notify::new()), lease_wanted: Notify::new(), told }
     }
 
     /// Tells what is wrong beside the worker's own decisions, once.
@@ -131,6 +134,9 @@ impl Host for Here {
     /// What the arbiter wants to have said outlives the arbiter, as what it tells of does; whether that one would still act in
     /// maintenance mode, nobody knows without it.
     fn describe(&self, member: &mut Member) {
+        if let Some(facts) = &mut member.tenure {
+            facts.vitals = self.vitals.borrow().clone();
+        }
         let said: Described = page().described().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         Described { paused: said.paused && page().arbiter_pid().is_some(), ..said }.put_into(member);
     }

@@ -1,7 +1,7 @@
 //! pg_tenure inside the server: what is registered when the library is loaded, nothing else.
 //!
 //! Rooms in reading order: [`guc`] the settings, [`standing`] whose server this is, [`shmem`] the page that backends read, [`fence`] the
-//! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`wait_for_lsn`] reads that wait for a write, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
+//! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`wait_for_lsn`] reads that wait for a write, [`vitals`] how the server is, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
 //! lease worker (`keeper`'s loops, with [`here`] as their host), [`groups`] what a Citus coordinator shows of the other groups.
 
 use cluster::mark::Standing;
@@ -23,6 +23,7 @@ pub mod shmem;
 pub mod signals;
 pub mod slots;
 pub mod standing;
+pub mod vitals;
 pub mod wait_for_lsn;
 pub mod worker;
 
@@ -39,6 +40,7 @@ pub extern "C-unwind" fn _PG_init() {
     shmem::register();
     fence::register();
     hold_back::register();
+    vitals::register();
     standing::warn_if_closed();
     if *standing::standing() == Standing::Managed {
         register_worker();

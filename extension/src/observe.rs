@@ -69,13 +69,9 @@ unsafe fn end_was_read() -> bool {
     if END_SEEN.load(Ordering::Relaxed) {
         return true;
     }
-    // SAFETY: one word each, in memory that lives as long as the server; the processes' array has `allProcCount` entries.
-    let seen = unsafe {
-        let procs = &*pg_sys::ProcGlobal;
-        let waits = |at: usize| std::ptr::read_volatile(&raw const (*procs.allProcs.add(at)).wait_event_info);
-        let sleeps = (0..procs.allProcCount as usize).any(|at| waits(at) == RETRY_SLEEP);
-        sleeps || std::ptr::read_volatile(&raw const (*pg_sys::WalRcv).receiveStart) != 0
-    };
+    // SAFETY: one word, in memory that lives as long as the server.
+    let seen =
+        anybody_waits(|event| event == RETRY_SLEEP) || unsafe { std::ptr::read_volatile(&raw const (*pg_sys::WalRcv).receiveStart) != 0 };
     if seen {
         // The positions are read after this.
         fence(Ordering::Acquire);
@@ -83,6 +79,27 @@ unsafe fn end_was_read() -> bool {
     }
     seen
 }
+
+/// Does any process of the server wait for such an event?
+fn anybody_waits(wanted: impl Fn(u32) -> bool) -> bool {
+    // SAFETY: one word each, in memory that lives as long as the server; the processes' array has `allProcCount` entries.
+    unsafe {
+        let procs = &*pg_sys::ProcGlobal;
+        let waits = |at: usize| std::ptr::read_volatile(&raw const (*procs.allProcs.add(at)).wait_event_info);
+        (0..procs.allProcCount as usize).any(|at| wanted(waits(at)))
+    }
+}
+
+/// Does any process wait for WAL to come to the disk: by writing or flushing it, or for another that does? A primary's sessions, or
+/// a standby's receiver.
+pub fn anybody_waits_for_wal() -> bool {
+    use pg_sys::WaitEventIO as Io;
+    let io = [Io::WAIT_EVENT_WAL_SYNC, Io::WAIT_EVENT_WAL_WRITE, Io::WAIT_EVENT_WAL_INIT_SYNC, Io::WAIT_EVENT_WAL_INIT_WRITE];
+    anybody_waits(|event| event == WAL_WRITE_LOCK || io.contains(&event))
+}
+
+/// The lock of whoever writes WAL: of all releases the eighth.
+const WAL_WRITE_LOCK: u32 = pg_sys::PG_WAIT_LWLOCK | 8;
 
 /// The startup process has tried every source of WAL and sleeps before the next round.
 const RETRY_SLEEP: u32 = pg_sys::WaitEventTimeout::WAIT_EVENT_RECOVERY_RETRIEVE_RETRY_INTERVAL;

@@ -1,7 +1,7 @@
 //! The background worker: `keeper`'s loops in a process of Postgres.
 //!
 //! It has shared memory and no database connection, so nothing in SQL can block it. One thread runs
-//! the loops of `keeper` side by side with a watch that wakes them; on a Citus coordinator a fourth one looks at the other groups. Every loop ends with the
+//! the loops of `keeper` side by side with a watch that wakes them and a look at how the server is; on a Citus coordinator a fourth one looks at the other groups. Every loop ends with the
 //! process, which Postgres starts again a second later; the lease it then finds under its own name is
 //! its own.
 
@@ -9,7 +9,7 @@ use crate::fence::layout;
 use crate::here::Here;
 use crate::shmem::{self, page};
 use crate::signals::{self, Interrupt, Signals};
-use crate::{groups, guc, mailbox, observe};
+use crate::{groups, guc, mailbox, observe, vitals};
 use cluster::confirmed::{Compared, Differs};
 use cluster::lease;
 use cluster::name::{MemberName, Scope};
@@ -75,6 +75,7 @@ fn run() -> Result<(), Unable> {
                 never = worker.keep_lease() => match never {},
                 never = worker.turns() => match never {},
                 () = dcs::watch::keep_watching(worker.store.clone(), worker.host.wake.clone()) => false,
+                never = vitals::watch(&worker.host) => match never {},
                 never = groups::look_at_others(&worker) => never,
                 why = compare() => {
                     // The worker ends with this, and the one after it finds the page like this.

@@ -438,6 +438,7 @@ impl Arbiter {
             request_waits: Duration::ZERO,
             frozen_for: Duration::ZERO,
             answered: self.answered(view),
+            gives_way: None,
             memory: Some(Box::new(self.remembered.memory())).filter(|memory| memory.system_id.is_some()),
             fence_open: self.fence_is_open(),
             log_until: None,
@@ -494,7 +495,7 @@ impl Arbiter {
                 self.ask(move |etcd| now(etcd.write_failover(&FailoverRequest::default(), revision))).await.map_err(text)?;
                 Ok(true)
             }
-            Duty::Release => {
+            Duty::Release | Duty::GiveWay { .. } => {
                 self.world.stop_server(self.at, false).await;
                 let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
                 self.ask(move |etcd| now(etcd.release_leader(&leader))).await.map_err(text)?;

@@ -21,6 +21,7 @@ pub mod callgrind;
 pub mod citus;
 pub mod cluster;
 pub mod etcd;
+pub mod flush;
 pub mod memory;
 pub mod node;
 pub mod view;

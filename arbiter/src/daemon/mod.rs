@@ -4,6 +4,7 @@ mod asked;
 mod begin;
 mod beside;
 mod files;
+mod health;
 mod led;
 mod observe;
 mod reading;
@@ -244,6 +245,7 @@ impl Daemon {
             local: Arc::new(seen.local.clone()),
             facts: seen.facts.clone().map(Arc::new),
             described: Arc::new(seen.described.clone()),
+            symptoms: seen.symptoms.clone(),
             decision: decision.cloned(),
             leader_changes: self.led.changes,
             turned_at: Instant::now(),

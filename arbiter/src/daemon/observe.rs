@@ -1,6 +1,7 @@
 //! LocalState: what the data directory, the process and the server itself say, once per turn.
 
 use crate::config::ReplicaMethod;
+use crate::daemon::health::Watching;
 use crate::ground::answers;
 use crate::node::Node;
 use crate::node::recovery;
@@ -13,6 +14,7 @@ use crate::postgres::query::{FenceSeen, ServerFacts};
 use crate::upkeep::remote;
 use anyhow::{Context, Result};
 use cluster::described::Described;
+use cluster::health::Symptom;
 use cluster::local::{Cloning, Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::mark;
@@ -60,6 +62,8 @@ pub struct Memory {
     pub request_due: Option<(i64, Instant)>,
     /// Since when the postmaster has been stopped by a signal.
     pub frozen_since: Option<Instant>,
+    /// How this node and the others are.
+    pub health: Watching,
 }
 
 /// The newest timeline that a standby was seen to receive, and the start of the server that did.
@@ -133,6 +137,8 @@ pub struct Seen {
     pub fence_until: Option<Instant>,
     /// What the member key is to say besides.
     pub described: Described,
+    /// What is wrong with its health and has lasted.
+    pub symptoms: Vec<Symptom>,
     /// Why this node must not lead, where it must not.
     pub barred: Option<String>,
 }
@@ -168,8 +174,15 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut Memory) -> Resul
     }
     let frozen_for = memory.frozen_for(node).await;
     let start_failed = node.start_failed();
-    let in_need = leads && (start_failed.is_some() || !frozen_for.is_zero());
+    let health = memory.health.look(node, view);
+    let in_need = leads && (start_failed.is_some() || !frozen_for.is_zero() || !health.lasting.is_empty());
     let answered = answered(node, view, leads, in_need, &postgres).await;
+    let flushed = match &postgres {
+        Postgres::Primary { flushed, .. } => Some(*flushed),
+        // By the last word of the lease worker.
+        _ => view.members.get(&config.name).and_then(|entry| entry.member.xlog_location),
+    };
+    let (sick, gives_way) = memory.health.judge(node, view, &health, flushed, &answered);
     let strange = strange(node, &postgres, facts.as_ref()).await;
     let local = LocalState {
         name: config.name.clone(),
@@ -207,6 +220,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut Memory) -> Resul
         log_until,
         strange,
         answered,
+        gives_way,
     };
     // The clock is read before the question: the page's time runs on while the answer travels.
     let asked = Instant::now();
@@ -227,10 +241,12 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut Memory) -> Resul
         reason: memory.stuck.clone().or(drained).or_else(|| barred.clone()),
         addresses: node.addresses.facts(&config.vip),
         left_out: node.knowledge.left_out().into_iter().take(LEFT_OUT_MOST).map(|(key, why)| (shortened(&key), shortened(&why))).collect(),
+        vitals: health.outside.clone(),
+        sick,
         rules: node.rules_at_fault().iter().take(LEFT_OUT_MOST).map(|said| said.chars().take(RULE_MOST).collect()).collect(),
     };
     let local = LocalState { fence_open: fence_until.is_some_and(|until| Instant::now() < until), ..local };
-    Ok(Seen { local, facts, fence_until, described, barred })
+    Ok(Seen { local, facts, fence_until, described, symptoms: health.lasting, barred })
 }
 
 /// So many settings that are left out stand in the member key; the log names all.

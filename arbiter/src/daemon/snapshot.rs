@@ -3,6 +3,7 @@
 use crate::postgres::query::ServerFacts;
 use cluster::described::Described;
 use cluster::duty::Duty;
+use cluster::health::Symptom;
 use cluster::local::LocalState;
 use cluster::reason::Decision;
 use cluster::restart::Scheduled;
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub facts: Option<Arc<ServerFacts>>,
     /// What only the arbiter knows of the node and its member key says.
     pub described: Arc<Described>,
+    /// What is wrong with this node's health and has lasted.
+    pub symptoms: Vec<Symptom>,
     /// What was decided and why.
     pub decision: Option<Decision<Duty>>,
     /// How often another member came to lead, as seen by this arbiter since it started.

@@ -218,6 +218,11 @@ impl Daemon {
     fn begin(&mut self, decision: Decision<Duty>, seen: Seen) -> Duration {
         let loop_wait = self.view.config().timing().loop_wait;
         let pause = observe::due_in(&self.view).map_or(loop_wait, |due| due.min(loop_wait).max(Duration::from_millis(1)));
+        if matches!((&decision.what, &self.procedure), (Duty::GiveWay { .. }, Some((_, Duty::Rest)))) {
+            // Housekeeping may wait for the very disk that makes this node sick.
+            self.interrupt_procedure();
+            self.procedure = None;
+        }
         if self.procedure.is_some() {
             self.look_owed = true;
             return pause;
@@ -234,6 +239,9 @@ impl Daemon {
             self.node.speak_reason(state, self.node.standby_role(&self.view), decision.why.to_string());
         }
         let judged = Judged { view: self.view.clone(), local: Arc::new(seen.local), facts: seen.facts.map(Arc::new) };
+        if matches!(decision.why, Reason::SickOtherBetter { .. }) {
+            self.memory.health.tries();
+        }
         self.memory.start_owed |= matches!(decision.what, Duty::Switchover { .. });
         let task = tokio::spawn(duties::apply(self.node.clone(), decision.what.clone(), judged));
         self.procedure = Some((task, decision.what));

@@ -21,6 +21,7 @@ pub fn word(duty: &Duty) -> String {
         Duty::Switchover { .. } => "switch over".to_owned(),
         Duty::HandOver { to } => format!("hand over to {to}"),
         Duty::CallOff => "take the request back".to_owned(),
+        Duty::GiveWay { to } => format!("give way to {to}"),
         Duty::Release => "give the leader key up".to_owned(),
         Duty::Stop => "stop".to_owned(),
         Duty::Quit => "quit".to_owned(),

@@ -6,6 +6,7 @@ pub mod done;
 pub mod follow;
 pub mod found;
 pub mod found_by_method;
+pub mod give_way;
 pub mod leave;
 pub mod promote;
 pub mod rest;
@@ -47,6 +48,7 @@ pub async fn apply(node: Node, duty: Duty, judged: Judged) -> Result<Done> {
         Duty::Rewind { from } => rewind::rewind(&node, view, &from).await.with_context(|| format!("rejoin {from} by pg_rewind")),
         Duty::Switchover { candidates } => switchover::serve(&node, &judged, &candidates).await,
         Duty::HandOver { to } => switchover::hand_over_after_crash(&node, view, &to).await,
+        Duty::GiveWay { to } => give_way::give_way(&node, &judged, &to).await.context("give way to a member that is better off"),
         Duty::CallOff => switchover::call_off(&node, &judged).await.context("take a request back that can't be served"),
         Duty::Release => stop::release(&node, view).await.context("give the leader key up"),
         Duty::Stop => stop::stop(&node, view).await.context("stop"),

@@ -4,6 +4,10 @@ use crate::node::Node;
 use crate::postgres::{read_if_there, write_atomically};
 use dcs::remember::FILE;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// A write that takes longer is as good as one that failed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn file(node: &Node) -> PathBuf {
     node.config.postgres.data_dir.join(FILE)
@@ -32,7 +36,9 @@ pub async fn keep(node: &Node) {
         return;
     }
     let Some(text) = remembered.news(node.etcd.keys().prefix()) else { return };
-    if let Err(why) = write_atomically(&file(node), &text, 0o600).await {
+    // On a disk that hangs it would hold the loop, which is to give way to another then.
+    let written = tokio::time::timeout(PATIENCE, write_atomically(&file(node), &text, 0o600)).await;
+    if let Err(why) = written.unwrap_or_else(|_| Err(anyhow::anyhow!("the disk does not answer within {} s", PATIENCE.as_secs()))) {
         tracing::warn!("what is known of etcd's keys is not written down: {why:#}");
         remembered.not_written();
     }

@@ -11,6 +11,7 @@ pub mod recovery;
 pub mod settings;
 pub mod store;
 pub mod timings;
+pub mod vitals;
 pub mod watchdog;
 
 use crate::config::{NodeConfig, ServerRole};
@@ -95,6 +96,8 @@ pub struct Node {
     pub addresses: Arc<crate::address::Addresses>,
     /// The watchdog device.
     pub watchdog: Arc<crate::node::watchdog::Watchdog>,
+    /// How this node is, seen from outside of the server.
+    pub vitals: Arc<crate::node::vitals::Seen>,
     /// How the page is read between two turns of the loop.
     pub page: Arc<crate::node::page::Reader>,
     state: Arc<Mutex<State>>,
@@ -182,6 +185,7 @@ impl Node {
             poolers: Arc::default(),
             addresses: Arc::default(),
             watchdog: Arc::default(),
+            vitals: Arc::default(),
             page,
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -575,6 +579,19 @@ impl Node {
         self.clear_orphans().await?;
         self.callbacks.stopped(&self.config);
         Ok(false)
+    }
+
+    /// Ends the server whatever state it is in. When this returns, no process of it will ever run an instruction of its own again.
+    pub async fn end_by_force(&self) -> Result<()> {
+        if let Some(postmaster) = self.postmaster() {
+            postmaster.signal(rustix::process::Signal::KILL)?;
+        }
+        let held = crate::postgres::postmaster::kill_all(&self.config.postgres.data_dir).await?;
+        if held > 0 {
+            tracing::warn!("{held} processes were killed and wait in the kernel for a disk that does not answer: they end with that");
+        }
+        self.addresses.release(&self.config.vip).await;
+        Ok(())
     }
 
     /// After the postmaster's death: nothing of its server is left when this returns.

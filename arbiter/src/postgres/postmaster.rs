@@ -356,6 +356,59 @@ pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
     }
 }
 
+/// Kills every process of the data directory's server, the postmaster too, and waits until none of them can run any more. Gives how many
+/// are still there, held in the kernel: doomed, and not gone.
+pub async fn kill_all(data_dir: &Path) -> Result<usize> {
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        let directory = data_dir.to_owned();
+        let look = move || {
+            let found = processes_with_ids_of(&directory, |_| true);
+            for (_, process) in &found {
+                let _ = pidfd_send_signal(process.get_ref(), Signal::KILL);
+            }
+            // A moment for the signal to be taken; one that forked before it was is found by the next look.
+            std::thread::sleep(Duration::from_millis(5));
+            let left: Vec<Pid> = found.into_iter().filter(|(_, process)| is_running(process)).map(|(pid, _)| pid).collect();
+            let able = left.iter().filter(|pid| !is_doomed(**pid)).count();
+            (left.len(), able)
+        };
+        let (left, able) = tokio::task::spawn_blocking(look).await?;
+        if able == 0 {
+            return Ok(left);
+        }
+        if std::time::Instant::now() > until {
+            bail!("{able} processes of the server of {} were killed and live on", data_dir.display());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn is_running(process: &AsyncFd<OwnedFd>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut descriptors = [PollFd::new(process.get_ref(), PollFlags::IN)];
+    matches!(poll(&mut descriptors, Some(&Timespec::default())), Ok(0))
+}
+
+/// Killed, and held by the kernel on the way out: each of its threads has ended, or is about to (`PF_EXITING`), or sleeps where no signal wakes
+/// it, with SIGKILL waiting for it. None of them returns to the program.
+fn is_doomed(pid: Pid) -> bool {
+    const EXITING: u64 = 0x4;
+    const KILL_WAITS: u64 = 1 << 8;
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else { return true };
+    threads.flatten().all(|thread| {
+        let read = |name: &str| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+        let (stat, status) = (read("stat"), read("status"));
+        let Some((_, rest)) = stat.rsplit_once(") ") else { return true };
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let exiting = fields.get(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0);
+        let pending =
+            status.lines().find_map(|line| line.strip_prefix("SigPnd:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        let killed = pending.is_some_and(|mask| mask & KILL_WAITS != 0);
+        exiting || matches!(fields.first(), Some(&("Z" | "X"))) || killed && fields.first() == Some(&"D")
+    })
+}
+
 /// Removes a `postmaster.pid` whose process has ended and was never reaped, as in a container whose first process reaps nobody. Such a
 /// zombie runs nothing and holds nothing, but it answers kill(2): PostgreSQL would take it for a server that lives, for ever. While the
 /// file stands no other server can begin here, so what is removed is what was judged.
@@ -401,6 +454,10 @@ fn has_title(pid: Pid, title: &str) -> bool {
 
 /// The server's processes that are `wanted`.
 fn processes_of(data_dir: &Path, wanted: impl Fn(Pid) -> bool) -> Vec<AsyncFd<OwnedFd>> {
+    processes_with_ids_of(data_dir, wanted).into_iter().map(|(_, process)| process).collect()
+}
+
+fn processes_with_ids_of(data_dir: &Path, wanted: impl Fn(Pid) -> bool) -> Vec<(Pid, AsyncFd<OwnedFd>)> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter_map(Pid::from_raw);
     // The descriptor first, then the look: a process id taken over by somebody else is not killed.
@@ -410,7 +467,7 @@ fn processes_of(data_dir: &Path, wanted: impl Fn(Pid) -> bool) -> Vec<AsyncFd<Ow
             return None;
         }
         let pidfd = watchable(pid).ok()?;
-        is_ours().then_some(pidfd)
+        is_ours().then_some((pid, pidfd))
     })
     .collect()
 }

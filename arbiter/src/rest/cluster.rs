@@ -165,6 +165,11 @@ fn tenure(snapshot: &Snapshot, now: Instant) -> Value {
         tenure.insert("leader".to_owned(), json!(leader.name.as_str()));
         tenure.insert("term".to_owned(), json!(leader.term));
     }
+    if let Some(sick) = &snapshot.described.sick {
+        tenure.insert("sick".to_owned(), json!(sick));
+        let words: Vec<&str> = snapshot.symptoms.iter().map(cluster::health::Symptom::word).collect();
+        tenure.insert("symptoms".to_owned(), json!(words));
+    }
     let left = snapshot.lease_until.map(|until| u64::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX));
     tenure.insert("lease_ms_left".to_owned(), json!(left));
     if ran_out {

@@ -257,6 +257,7 @@ pub(crate) mod tests {
             request_waits: Duration::ZERO,
             frozen_for: Duration::ZERO,
             answered: Default::default(),
+            gives_way: None,
             memory: None,
             fence_open: false,
             log_until: None,
@@ -264,6 +265,7 @@ pub(crate) mod tests {
         };
         Snapshot {
             described: Default::default(),
+            symptoms: Vec::new(),
             view: Arc::new(sample()),
             view_at: Some(now),
             lease_until: Some(now + Duration::from_secs(5)),

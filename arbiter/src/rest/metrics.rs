@@ -4,6 +4,7 @@ use super::{cluster, health};
 use crate::daemon::snapshot::Snapshot;
 use crate::ground::present::{self, Role};
 use crate::postgres::query::{FenceCounts, ServerFacts};
+use cluster_rules::health::Symptom;
 use cluster_rules::histogram::Histogram;
 use cluster_rules::local::Postgres;
 use cluster_rules::name::{MemberName, Scope};
@@ -107,12 +108,26 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     let foreign = flag(snapshot.local.strange.is_some());
     add("tenure_foreign_server", GAUGE, "Value is 1 if a server runs on this node's data that nothing fences, 0 otherwise.", foreign);
 
+    page.push_str(&symptoms(snapshot, scope, name));
     page.push_str(&slots(facts, location, scope, name));
 
     // Zero-padded, as the field has it: 4.1.5 is 040105.
     let padded: String = dcs::SURFACE_VERSION.split('.').map(|part| format!("{part:0>2}")).collect();
     format!(
         "# HELP patroni_version Patroni semver without periods.\n# TYPE patroni_version gauge\npatroni_version{labels} {padded}\n{page}"
+    )
+}
+
+/// What of the node's own health has lasted, a line for each thing that may be wrong.
+fn symptoms(snapshot: &Snapshot, scope: &Scope, name: &MemberName) -> String {
+    let metric = "tenure_sick";
+    let shown = |word: &str| snapshot.symptoms.iter().any(|symptom| symptom.word() == word);
+    let lines: String = Symptom::WORDS
+        .iter()
+        .map(|word| format!("{metric}{{scope=\"{scope}\",name=\"{name}\",symptom=\"{word}\"}} {}\n", u8::from(shown(word))))
+        .collect();
+    format!(
+        "# HELP {metric} Value is 1 while this node shows a symptom that has lasted (sick_primary), 0 otherwise.\n# TYPE {metric} gauge\n{lines}"
     )
 }
 

@@ -188,6 +188,7 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         request_waits: Duration::ZERO,
         frozen_for: Duration::ZERO,
         answered: ["n1", "n2", "n3"].map(name).into(),
+        gives_way: None,
         memory: None,
         fence_open: false,
         remote: Remote::default(),

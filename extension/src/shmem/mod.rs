@@ -56,6 +56,10 @@ pub struct Page {
     pub commits_refused: AtomicU64,
     /// Commits that became durable and were not acknowledged.
     pub commits_cut: AtomicU64,
+    /// Statements that failed by the disk: full, or with an error.
+    pub disk_errors: AtomicU64,
+    /// Connections that were refused for want of a slot.
+    pub connections_refused: AtomicU64,
     snapshot: snapshot::Snapshot,
     slots: snapshot::Slots,
     /// How long things took.

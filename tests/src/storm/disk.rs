@@ -49,6 +49,16 @@ impl Disk {
         filler.set_len(length.saturating_sub(spare)).context("leave a little")
     }
 
+    /// From now on whoever writes to it waits, in the kernel, and no signal wakes it.
+    pub fn freeze(&self) -> Result<()> {
+        run("fsfreeze", &["-f"], &self.mounted)
+    }
+
+    /// Whoever waits goes on.
+    pub fn thaw(&self) -> Result<()> {
+        run("fsfreeze", &["-u"], &self.mounted)
+    }
+
     /// Gives it back.
     pub fn free(&self) {
         let _ = fs::remove_file(self.filler());
@@ -61,6 +71,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        // An error where it is not frozen.
+        let _ = self.thaw();
         let _ = run("umount", &["-l"], &self.mounted);
     }
 }

@@ -1,0 +1,108 @@
+//! How this node is: what was seen of it and of the others, from turn to turn, and what a sick leader does.
+
+use crate::node::Node;
+use cluster::health::{self, Course, Leading, Mode, Rules, Sick, Symptom, Vitals};
+use cluster::leader::Term;
+use cluster::local::GivesWay;
+use cluster::lsn::Lsn;
+use cluster::name::MemberName;
+use cluster::time::Moment;
+use cluster::view::ClusterView;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// What is remembered from turn to turn.
+#[derive(Debug, Clone)]
+pub struct Watching {
+    /// The moments of this room are counted from here.
+    began: Instant,
+    course: Course,
+    /// In which term this node leads, and since when this arbiter has seen it.
+    leads: Option<(Term, Instant)>,
+    /// When it last tried to give way, in the present term.
+    tried: Option<Instant>,
+    told: Option<String>,
+}
+
+impl Default for Watching {
+    fn default() -> Watching {
+        Watching { began: Instant::now(), course: Course::default(), leads: None, tried: None, told: None }
+    }
+}
+
+/// How the node is now.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// What has lasted.
+    pub lasting: Vec<Symptom>,
+    /// Seen from outside of the server, for the member key; None where nobody looks.
+    pub outside: Option<Vitals>,
+    own: Vitals,
+}
+
+impl Watching {
+    fn now(&self) -> Moment {
+        Moment(self.began.elapsed())
+    }
+
+    /// Looks at everybody.
+    pub fn look(&mut self, node: &Node, view: &ClusterView) -> Health {
+        let rules = Rules::of(&node.dynamic(view));
+        let name = &node.config.name;
+        let term = view.leader_if(name).map(|leader| leader.term);
+        if self.leads.map(|(term, _)| term) != term {
+            self.leads = term.map(|term| (term, Instant::now()));
+            self.tried = None;
+        }
+        let outside = node.vitals.seen().filter(|_| rules.mode != Mode::Off);
+        let Some(seen) = &outside else {
+            self.course = Course::default();
+            return Health::default();
+        };
+        // The worker says it by way of its key, which needs neither the disk nor a session.
+        let inside = view.members.get(name).and_then(|entry| entry.member.tenure.as_ref()?.vitals.clone()).unwrap_or_default();
+        let own = inside.with_outside(seen);
+        let now = self.now();
+        self.course.look(now, view, name, &own, &rules);
+        Health { lasting: self.course.lasting(now, name, &own, &rules), outside, own }
+    }
+
+    /// Judges a leader, tells what is new, and gives the sentence for the member key and the way to be gone.
+    pub fn judge(
+        &mut self,
+        node: &Node,
+        view: &ClusterView,
+        health: &Health,
+        flushed: Option<Lsn>,
+        answered: &BTreeSet<MemberName>,
+    ) -> (Option<String>, Option<GivesWay>) {
+        let rules = Rules::of(&node.dynamic(view));
+        let sick = self.leads.filter(|_| !view.is_standby_cluster()).and_then(|(_, since)| {
+            let tried = self.tried.map(|at| at.elapsed());
+            let leading = Leading { name: &node.config.name, for_long: since.elapsed(), flushed, answered, tried };
+            health::judge(view, &self.course, self.now(), &health.own, &leading, &rules)
+        });
+        let words = || health.lasting.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let said = match &sick {
+            Some(sick) => Some(sick.sentence(rules.mode)),
+            None => (!health.lasting.is_empty()).then(words),
+        };
+        if self.told != said {
+            match &said {
+                Some(said) => tracing::warn!("this node is sick: {said}"),
+                None => tracing::info!("this node is well again"),
+            }
+            self.told = said.clone();
+        }
+        let way = match sick {
+            Some(Sick { what, way: Ok(way) }) if rules.mode == Mode::Act => Some(GivesWay { what, way }),
+            _ => None,
+        };
+        (said, way)
+    }
+
+    /// It begins to give way. Whatever comes of it, it is not tried again at once.
+    pub fn tries(&mut self) {
+        self.tried = Some(Instant::now());
+    }
+}

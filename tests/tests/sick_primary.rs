@@ -1,0 +1,148 @@
+//! A primary that lives, renews its lease and is of little use gives way to a standby that is better off, and to no other.
+
+use rustix::process::geteuid;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use stories::cluster::{Cluster, PATIENCE, Plan};
+use stories::etcd::Etcd;
+use stories::flush::Flush;
+use stories::node::Node;
+use stories::room::Room;
+use stories::storm::disk::Disk;
+use stories::wait::seconds;
+
+/// Shorter times than the defaults, so that a story is short.
+fn plan(mode: &str) -> Plan {
+    let plan = Cluster::of(2).ttl(3).dynamic("sick_primary", json!(mode)).dynamic("sick_primary_after", json!(3));
+    plan.dynamic("sick_primary_slow", json!(1)).dynamic("sick_primary_pause", json!(5))
+}
+
+/// Two nodes of which the first founds the cluster.
+async fn started(plan: Plan, room: Room, change: impl FnOnce(&Room, Node) -> Node) -> Cluster {
+    let etcd = Etcd::start(&room).await;
+    let mut cluster = plan.planned_on(room, etcd, |config| config["postgresql"]["parameters"]["max_connections"] = json!(20));
+    let first = cluster.nodes.remove(0);
+    let file = std::fs::read_to_string(first.config_file()).expect("read the configuration");
+    let first = change(&cluster.room, first);
+    let mut config: serde_json::Value = serde_json::from_str(&file).expect("the configuration is JSON");
+    config["postgresql"]["data_dir"] = json!(first.data_dir());
+    first.configure(&cluster.room, &config);
+    cluster.nodes.insert(0, first);
+    cluster.start(&cluster.nodes[0]);
+    cluster.healthy_members(1).await;
+    cluster.start(&cluster.nodes[1]);
+    cluster.healthy().await;
+    cluster
+}
+
+/// What n1 says of itself comes to say this.
+async fn says(cluster: &Cluster, part: &str) {
+    let said = |view: &stories::view::View| view.json("members/n1")["tenure"]["sick"].as_str().is_some_and(|text| text.contains(part));
+    cluster.wait_within(PATIENCE, part, said).await;
+}
+
+/// Another leads; how long that took.
+async fn gave_way(cluster: &Cluster, began: Instant) -> Duration {
+    cluster.wait_within(seconds(60), "another leader", |view| view.leads_other_than("n1")).await;
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_primary_whose_disk_hangs_gives_way_by_force_and_nothing_is_lost() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let room = Room::new();
+    let disk = Disk::new(&room, "n1").expect("make a disk");
+    let cluster = started(plan("act"), room, |_, node| node.with_data_in(disk.path())).await;
+    let writer = cluster.writer().await;
+    tokio::time::sleep(seconds(6)).await;
+    let began = Instant::now();
+    disk.freeze().expect("freeze the disk");
+    println!("the disk hung: another leads after {} ms", gave_way(&cluster, began).await.as_millis());
+    writer.goes_on(30, PATIENCE).await;
+    cluster.nodes[0].logged(&["is sick", "gives way to n2 by force"], seconds(5)).await;
+    disk.thaw().expect("thaw the disk");
+    let ledger = writer.finish();
+    println!("the disk hung: {}", ledger.summary());
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn a_primary_that_flushes_slowly_says_what_it_would_do_and_then_switches_over() {
+    let mut flush = None;
+    let cluster = started(plan("observe"), Room::new(), |room, node| {
+        let made = Flush::in_room(room);
+        let node = node.with_environment(made.environment());
+        flush = Some(made);
+        node
+    })
+    .await;
+    let flush = flush.expect("it was made");
+    let writer = cluster.writer().await;
+    tokio::time::sleep(seconds(6)).await;
+    let began = Instant::now();
+    flush.says("2000");
+    says(&cluster, "would give way to n2 by a switchover").await;
+    println!("slow flushes: recognised after {} ms", began.elapsed().as_millis());
+    assert!(cluster.cli_ok(&["check"]).await.contains("it is sick: a flush of WAL takes"));
+    assert_eq!(cluster.view().await.expect("a view").leader(), Some("n1"), "it only observes");
+    cluster.configure(&json!({"sick_primary": "act"})).await;
+    let began = Instant::now();
+    println!("slow flushes: another leads after {} ms", gave_way(&cluster, began).await.as_millis());
+    writer.goes_on(30, PATIENCE).await;
+    flush.says("0");
+    let ledger = writer.finish();
+    println!("slow flushes: {}", ledger.summary());
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
+async fn a_primary_switches_over_before_its_disk_is_full() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let room = Room::new();
+    let disk = Disk::new(&room, "n1").expect("make a disk");
+    let cluster = started(plan("act"), room, |_, node| node.with_data_in(disk.path())).await;
+    let writer = cluster.writer().await;
+    tokio::time::sleep(seconds(6)).await;
+    assert!(disk.path().join("data/pg_wal/pgsql_tmp.tenure_reserve").exists(), "space is kept for a clean stop");
+    let began = Instant::now();
+    disk.fill(200 << 20).expect("fill the disk");
+    println!("a disk almost full: another leads after {} ms", gave_way(&cluster, began).await.as_millis());
+    writer.goes_on(30, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("a disk almost full: {}", ledger.summary());
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+    // As little room as there is, it is not given the key again.
+    let view = cluster.view().await.expect("a view");
+    assert_eq!(view.leader(), Some("n2"));
+}
+
+#[tokio::test]
+async fn a_primary_without_a_free_slot_gives_way() {
+    let cluster = started(plan("act"), Room::new(), |_, node| node).await;
+    tokio::time::sleep(seconds(6)).await;
+    let mut held = Vec::new();
+    let began = Instant::now();
+    // Those who come on top are refused, and try again, as pools do.
+    let trying = async {
+        loop {
+            match cluster.nodes[0].connect().await {
+                Ok(client) => held.push(client),
+                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+    };
+    let took = tokio::select! {
+        () = trying => unreachable!("it goes on for ever"),
+        took = gave_way(&cluster, began) => took,
+    };
+    println!("no free slot: another leads after {} ms", took.as_millis());
+    drop(held);
+    cluster.healthy().await;
+}
