@@ -36,7 +36,7 @@ PRODUCT  := -p pg_tenure -p tenure-arbiter -p tenure-writer
 RELEASE  := cargo build --locked --release
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh matrix unit e2e lint bench poolers bench-fence fence-mutants fuzz storm docs clean
+.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh matrix unit e2e lint bench poolers drivers sick bench-fence fence-mutants fuzz storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -170,6 +170,18 @@ lint: setup
 # make poolers: 20 switchovers and 5 restarts of the primary under pgbench through PgBouncer, an arbiter killed in the tenth, then candidates and etcd frozen; five minutes.
 poolers: install
 	SWITCHOVERS=20 RESTARTS=5 KILL_AT=10 cargo nextest run --locked -p tenure-tests --profile poolers --test poolers --no-capture
+
+# Drivers through a switchover and a failover, what each is told and its longest pause; then keepalived's recipe; a minute each.
+# Packages: python3-psycopg2 python3-psycopg libpostgresql-jdbc-java default-jre-headless ecj keepalived iputils-arping
+drivers: install
+	bash tests/drivers/run.sh
+	bash tests/routing/run.sh keepalived
+
+# make sick WHO=tenure FAULT=hang: what a primary costs whose disk hangs (slow: flushes of 3 s; full: 200 MB left; slots: none free); WHO=patroni for theirs. As root.
+WHO ?= tenure
+FAULT ?= hang
+sick: tools patroni
+	PAUSE=$(TARGET)/release/pause bash tests/sick.sh $(WHO) $(FAULT)
 
 # make bench RUNS=3 MEASURES="switchover by-hand"
 RUNS ?= 5
