@@ -46,6 +46,7 @@ pub mod duty;
 pub mod health;
 pub mod race;
 pub mod rejoin;
+pub mod replay;
 pub mod roles;
 pub mod slots;
 pub mod source;

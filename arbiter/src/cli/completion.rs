@@ -65,7 +65,7 @@ end
 complete -c tenure -n '__fish_seen_subcommand_from switchover rebuild-keys' -l leader -l primary -x -a '(__tenure_members)'
 complete -c tenure -n '__fish_seen_subcommand_from switchover failover' -l candidate -x -a '(__tenure_members)'
 complete -c tenure -n '__fish_seen_subcommand_from dsn query' -s m -l member -x -a '(__tenure_members)'
-complete -c tenure -n '__fish_seen_subcommand_from restart reload reinit flush version explain' -f -a '(__tenure_members)'
+complete -c tenure -n '__fish_seen_subcommand_from restart reload reinit replay flush version explain' -f -a '(__tenure_members)'
 "#;
 
 /// What is made from the commands stays the first word.
@@ -82,7 +82,7 @@ _tenure_and_members() {
             COMPREPLY=($(compgen -W "$(_tenure_members)" -- "$word")); return ;;
     esac
     case " ${COMP_WORDS[*]:0:COMP_CWORD} " in
-        *" restart "*|*" reload "*|*" reinit "*|*" flush "*|*" version "*|*" explain "*)
+        *" restart "*|*" reload "*|*" reinit "*|*" replay "*|*" flush "*|*" version "*|*" explain "*)
             [[ "$word" == -* ]] || COMPREPLY+=($(compgen -W "$(_tenure_members)" -- "$word")) ;;
     esac
 }
@@ -97,7 +97,7 @@ const EXIT_STATUS: &str = ".SH EXIT STATUS\n\
     .TP\n2\nThe command line was not understood.\n";
 
 /// What people type, for each command: without an example an option explains nothing.
-const EXAMPLES: [(&str, &[&str]); 16] = [
+const EXAMPLES: [(&str, &[&str]); 17] = [
     (
         "init",
         &[
@@ -117,6 +117,7 @@ const EXAMPLES: [(&str, &[&str]); 16] = [
     ("failover", &["tenure failover --candidate n2 --force"]),
     ("restart", &["tenure restart CLUSTER n2", "tenure restart CLUSTER --pending --force"]),
     ("reinit", &["tenure reinit CLUSTER n3 --wait"]),
+    ("replay", &["tenure replay CLUSTER n4 --until 2026-11-22T14:03:00+01:00", "tenure replay CLUSTER n4 --resume"]),
     ("pause", &["tenure pause --wait"]),
     ("resume", &["tenure resume --wait"]),
     ("edit-config", &["tenure edit-config -s ttl=20 -p work_mem=8MB", "tenure edit-config --apply change.yml --force"]),
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(asked("'--leader="), 2, "switchover, rebuild-keys");
         assert_eq!(asked("'--candidate="), 2, "switchover, failover");
         assert_eq!(asked("'--member="), 2, "dsn, query");
-        assert_eq!(asked("'*::words"), 6, "restart, reload, reinit, flush, version, explain");
+        assert_eq!(asked("'*::words"), 7, "restart, reload, reinit, replay, flush, version, explain");
         let (ours, call) = (script.find("_tenure_members() {").unwrap(), script.find("if [ \"$funcstack").unwrap());
         assert!(ours < call);
         for script in [MEMBERS_IN_BASH, MEMBERS_IN_ZSH, MEMBERS_IN_FISH] {

@@ -27,6 +27,7 @@ pub mod rebuild_keys;
 pub mod reinit;
 pub mod reload;
 pub mod remove;
+pub mod replay;
 pub mod restart;
 pub mod roles;
 pub mod show_config;
@@ -53,6 +54,7 @@ pub enum Command {
     Restart(restart::Args),
     Reload(reload::Args),
     Reinit(reinit::Args),
+    Replay(replay::Args),
     /// Switch maintenance mode on: no automatic failover.
     Pause(pause::Args),
     /// Switch maintenance mode off.
@@ -106,6 +108,7 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::Restart(args) => restart::run(&tool, &args).await,
         Command::Reload(args) => reload::run(&tool, &args).await,
         Command::Reinit(args) => reinit::run(&tool, &args).await,
+        Command::Replay(args) => replay::run(&tool, &args).await,
         Command::Pause(args) => pause::run(&tool, &args, true).await,
         Command::Resume(args) => pause::run(&tool, &args, false).await,
         Command::ShowConfig(args) => show_config::run(&tool, &args).await,

@@ -55,6 +55,16 @@ impl Daemon {
                 let word = self.memory.scheduled_restart.take().map(|_| tracing::info!("the planned restart was taken back"));
                 let _ = answer.send(word.ok_or_else(|| "no restarts are scheduled".to_owned()));
             }
+            Command::Replay(ask, answer) => {
+                // Beside the loop: it may take as long as there is WAL to replay.
+                let (node, view) = (self.node.clone(), self.view.clone());
+                tokio::spawn(async move {
+                    let done = crate::node::replay::perform(&node, &view, ask).await;
+                    let said = done.as_deref().map_or_else(|why| format!("{why:#}"), str::to_owned);
+                    tracing::info!("replay by hand ({ask:?}): {said}");
+                    let _ = answer.send(done.map_err(|why| format!("{why:#}")));
+                });
+            }
             Command::Reinitialize { force, from_leader, answer } => {
                 let _ = answer.send(self.reinitialize(force, from_leader));
             }

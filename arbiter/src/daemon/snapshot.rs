@@ -50,6 +50,8 @@ pub enum Command {
     Schedule(Box<Scheduled>, oneshot::Sender<Result<(), String>>),
     /// Forget the restart that was planned; an error where none was.
     ForgetRestart(oneshot::Sender<Result<(), String>>),
+    /// Replay of this standby, by hand: answered when it is where it was to go.
+    Replay(cluster::replay::Ask, oneshot::Sender<Result<String, String>>),
     /// Replace this standby's data by a new copy.
     Reinitialize {
         /// A job that is under way is ended first.
@@ -66,6 +68,7 @@ impl Command {
     pub fn refuse(self, why: &str) {
         match self {
             Command::LookNow => {}
+            Command::Replay(_, answer) => drop(answer.send(Err(why.to_owned()))),
             Command::Restart(answer)
             | Command::Reload(answer)
             | Command::Schedule(_, answer)

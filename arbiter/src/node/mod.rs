@@ -8,6 +8,7 @@ pub mod lease;
 pub mod memory;
 pub mod page;
 pub mod recovery;
+pub mod replay;
 pub mod settings;
 pub mod store;
 pub mod timings;
@@ -96,10 +97,14 @@ pub struct Node {
     pub addresses: Arc<crate::address::Addresses>,
     /// The watchdog device.
     pub watchdog: Arc<crate::node::watchdog::Watchdog>,
+    /// What an operator wants of this standby's replay.
+    pub replay: Arc<crate::node::replay::Replay>,
     /// How this node is, seen from outside of the server.
     pub vitals: Arc<crate::node::vitals::Seen>,
     /// How the page is read between two turns of the loop.
     pub page: Arc<crate::node::page::Reader>,
+    /// Who writes the server's files.
+    writing: Arc<tokio::sync::Mutex<()>>,
     state: Arc<Mutex<State>>,
     checkpoint: Arc<tokio::sync::Semaphore>,
 }
@@ -186,6 +191,8 @@ impl Node {
             addresses: Arc::default(),
             watchdog: Arc::default(),
             vitals: Arc::default(),
+            replay: Arc::default(),
+            writing: Arc::default(),
             page,
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -402,6 +409,9 @@ impl Node {
 
     /// As [`Node::write_configuration`], with these synchronous standbys.
     pub async fn write_configuration_with(&self, view: &ClusterView, recovery: &Recovery, synchronous: &Setting) -> Result<bool> {
+        // The loop's procedures come one after another; `tenure replay` is beside them.
+        let _alone = self.writing.lock().await;
+        let recovery = &self.replay.over(recovery);
         let files = self.config.postgres.files();
         let dynamic = self.dynamic(view);
         // Where the cluster does not manage synchronous standbys, the user's own setting stands.

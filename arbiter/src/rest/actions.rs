@@ -8,6 +8,7 @@ use crate::node::settings;
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
 use cluster::local::Postgres;
+use cluster::replay::Ask;
 use cluster::restart::{Conditions, Scheduled, Server};
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
@@ -341,6 +342,30 @@ pub async fn reinitialize(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply
     match command(node, |answer| Command::Reinitialize { force, from_leader, answer }, REFUSAL_WITHIN).await {
         Some(Err(why)) => Err(Reply::text(503, why)),
         Some(Ok(())) | None => Ok(Reply::text(200, "reinitialize started")),
+    }
+}
+
+/// POST `/replay`: `{"until": TIME}`, `{"pause": true}` or `{"resume": true}`.
+pub async fn replay(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
+    let body = optional_object(body)?;
+    let flag = |name: &str| body.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let ask = match (body.get("until").and_then(Value::as_str), flag("pause"), flag("resume")) {
+        (Some(text), false, false) => match text.parse::<jiff::Timestamp>() {
+            Ok(until) => Ask::Until(until.as_millisecond()),
+            Err(_) => {
+                return Err(Reply::text(400, format!("until is \"{text}\", expected a time with its zone, as 2026-11-22T14:03:00+01:00")));
+            }
+        },
+        (None, true, false) => Ask::Pause,
+        (None, false, true) => Ask::Resume,
+        _ => return Err(Reply::text(400, "one of until, pause and resume must be given")),
+    };
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let gone = || Reply::text(503, "this arbiter ends");
+    node.commands.send(Command::Replay(ask, answer)).await.map_err(|_| gone())?;
+    match answered.await.map_err(|_| gone())? {
+        Ok(said) => Ok(Reply::text(200, said)),
+        Err(why) => Err(Reply::text(503, why)),
     }
 }
 

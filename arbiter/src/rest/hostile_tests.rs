@@ -163,6 +163,7 @@ async fn every_way_to_ask_for_a_change_without_the_password_is_refused() {
         "/reload",
         "/reinitialize",
         "/upgrade",
+        "/replay",
         "/failsafe",
         "/citus",
         "/mpp",

@@ -14,6 +14,7 @@
 //! | POST | `/failsafe` | 200 `Accepted`, 500, 502, 503: the leader asks for a promise |
 //! | POST | `/restart` `/reload` `/reinitialize` | 200 or 202, 400, 409, 422, 500, 503 |
 //! | POST | `/upgrade` | 200 what stands in the way of a major upgrade, 400, 503 |
+//! | POST | `/replay` | 200 paused there or going on, 400, 503: ours, for delayed standbys |
 //! | DELETE | `/restart` | 200, 404 |
 //!
 //! GET (and HEAD, OPTIONS: the bare status) is open and never waits for etcd. Everything else passes
@@ -69,6 +70,9 @@ const WRITE_WITHIN: Duration = Duration::from_secs(15);
 const RESTART_WITHIN: Duration = Duration::from_secs(600);
 /// `pg_upgrade --check` starts a server of the new version.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(150);
+
+/// Hours of WAL may lie before the time that is asked for.
+pub const REPLAY_WITHIN: Duration = Duration::from_secs(3600);
 
 /// An answer in the making.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +153,7 @@ enum Purpose {
     Reload,
     Reinitialize,
     Upgrade,
+    Replay,
 }
 
 struct Route {
@@ -164,7 +169,7 @@ const fn route(method: Method, path: &'static str, purpose: Purpose, within: Dur
 }
 
 /// Every route, by its first path segment; a GET that is not here is a health check.
-static ROUTES: [Route; 19] = [
+static ROUTES: [Route; 20] = [
     route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
     route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
     route(Method::GET, "/history", Purpose::History, GET_WITHIN),
@@ -184,6 +189,7 @@ static ROUTES: [Route; 19] = [
     route(Method::POST, "/reload", Purpose::Reload, WRITE_WITHIN),
     route(Method::POST, "/reinitialize", Purpose::Reinitialize, WRITE_WITHIN),
     route(Method::POST, "/upgrade", Purpose::Upgrade, UPGRADE_WITHIN),
+    route(Method::POST, "/replay", Purpose::Replay, REPLAY_WITHIN),
 ];
 
 static HEALTH: Route = route(Method::GET, "/", Purpose::Health, GET_WITHIN);
@@ -311,6 +317,7 @@ async fn perform(shared: &Shared, route: &Route, answering: &Answering, request:
         Purpose::Reload => actions::reload(node).await,
         Purpose::Reinitialize => actions::reinitialize(node, &body).await,
         Purpose::Upgrade => upgrade::asked(node, &body).await,
+        Purpose::Replay => actions::replay(node, &body).await,
     }
 }
 
