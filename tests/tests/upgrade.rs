@@ -19,7 +19,7 @@ fn later() -> Option<u32> {
     };
     let found = (from() + 1..=18).rev().find(has);
     if found.is_none() {
-        eprintln!("SKIPPED IN PART: no later major version with pg_tenure is installed beside PostgreSQL {}", from());
+        println!("SKIPPED IN PART: no later major version with pg_tenure is installed beside PostgreSQL {}", from());
     }
     found
 }

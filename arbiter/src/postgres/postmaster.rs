@@ -367,8 +367,7 @@ pub async fn kill_all(data_dir: &Path) -> Result<usize> {
             for (_, process) in &found {
                 let _ = pidfd_send_signal(process.get_ref(), Signal::KILL);
             }
-            // A moment for the signal to be taken; one that forked before it was is found by the next look.
-            std::thread::sleep(Duration::from_millis(5));
+            // What has not taken the signal yet, or forked before it did, is found by the next look.
             let left: Vec<Pid> = found.into_iter().filter(|(_, process)| is_running(process)).map(|(pid, _)| pid).collect();
             let able = left.iter().filter(|pid| !is_doomed(**pid)).count();
             (left.len(), able)
