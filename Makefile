@@ -36,7 +36,7 @@ PRODUCT  := -p pg_tenure -p tenure-arbiter -p tenure-writer
 RELEASE  := cargo build --locked --release
 UNIT     := --locked --workspace --exclude pg_tenure
 
-.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh matrix unit e2e lint bench poolers drivers sick bench-fence fence-mutants fuzz storm docs clean
+.PHONY: help setup setup-tests patroni build tools install packages packages-test systemd-test demo demo-citus demo-stop test fresh matrix unit e2e lint bench poolers drivers sick false-alarms bench-fence fence-mutants fuzz storm docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -182,6 +182,11 @@ WHO ?= tenure
 FAULT ?= hang
 sick: tools patroni
 	PAUSE=$(TARGET)/release/pause bash tests/sick.sh $(WHO) $(FAULT)
+
+# make false-alarms FOR=900: how often a primary under pgbench at full load, with a checkpoint every 30 s, is called sick.
+FOR ?= 900
+false-alarms: install
+	bash tests/false-alarms.sh $(FOR)
 
 # make bench RUNS=3 MEASURES="switchover by-hand"
 RUNS ?= 5
