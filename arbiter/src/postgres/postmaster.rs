@@ -363,14 +363,15 @@ pub async fn kill_all(data_dir: &Path) -> Result<usize> {
     loop {
         let directory = data_dir.to_owned();
         let look = move || {
-            let found = processes_with_ids_of(&directory, |_| true);
+            // Judged before they are signalled: one that the postmaster forked between this look and its death is found by the next
+            // one, and only a look that begins with nobody who is able to run has the last word.
+            let found: Vec<(Pid, AsyncFd<OwnedFd>)> =
+                processes_with_ids_of(&directory, |_| true).into_iter().filter(|(_, process)| is_running(process)).collect();
+            let able = found.iter().filter(|(pid, _)| !is_doomed(*pid)).count();
             for (_, process) in &found {
                 let _ = pidfd_send_signal(process.get_ref(), Signal::KILL);
             }
-            // What has not taken the signal yet, or forked before it did, is found by the next look.
-            let left: Vec<Pid> = found.into_iter().filter(|(_, process)| is_running(process)).map(|(pid, _)| pid).collect();
-            let able = left.iter().filter(|pid| !is_doomed(**pid)).count();
-            (left.len(), able)
+            (found.len(), able)
         };
         let (left, able) = tokio::task::spawn_blocking(look).await?;
         if able == 0 {
