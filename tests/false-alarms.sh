@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 export DEMO_DIR=${DEMO_DIR:-/tmp/pg_tenure-alarms} DEMO_OFFSET=${DEMO_OFFSET:-500}
 SECONDS_LONG=${1:-900} PG_BIN=${PG_BIN:-/usr/lib/postgresql/15/bin}
 PORTS=$((15431 + DEMO_OFFSET)),$((15432 + DEMO_OFFSET)),$((15433 + DEMO_OFFSET))
-export PGHOST=127.0.0.1,127.0.0.1,127.0.0.1 PGPORT=$PORTS PGUSER=postgres PGPASSWORD=demo PGDATABASE=postgres PGTARGETSESSIONATTRS=read-write
 trap 'bash demo/demo.sh stop' EXIT
 bash demo/demo.sh start >/dev/null
+export PGHOST=127.0.0.1,127.0.0.1,127.0.0.1 PGPORT=$PORTS PGUSER=postgres PGPASSWORD=demo PGDATABASE=postgres PGTARGETSESSIONATTRS=read-write
 tenure -c "$DEMO_DIR/n1/node.yml" edit-config --force -p checkpoint_timeout=30s -p max_wal_size=256MB -p checkpoint_completion_target=0.1 >/dev/null
 "$PG_BIN/pgbench" -i -q -s 20 2>/dev/null
 "$PG_BIN/pgbench" -n -c 16 -j 2 -T "$SECONDS_LONG" | grep -E "number of transactions|tps|latency average"
