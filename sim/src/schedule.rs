@@ -82,6 +82,10 @@ impl World {
         if self.setting.forgets && self.forget(span) {
             return;
         }
+        if self.setting.forgets && self.apart.per_mille(60) {
+            // More often than else: the window of a lost move is one round trip.
+            return self.change_ttl(span);
+        }
         if self.setting.copies && self.apart.per_mille(150) {
             self.copy(span);
         }
@@ -251,7 +255,7 @@ impl World {
         self.etcd.put_by_hand(self.etcd.keys().config(), &dcs::codec::to_bytes(&config.0));
         self.etcd_changed();
         let leader = self.leader();
-        if let Some(leader) = leader.filter(|_| self.setting.forgets && self.apart.per_mille(400)) {
+        if let Some(leader) = leader.filter(|_| self.setting.forgets && self.apart.per_mille(700)) {
             self.plan(&format!(
                 "etcd's answers to {} are lost for {:.3} s once it moves its key",
                 self.nodes[leader].name,
