@@ -154,6 +154,7 @@ e2e: install patroni
 
 lint: setup
 	cargo fmt --all --check
+	cargo run --locked --quiet -p tenure-house
 	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 	@command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny || true
 	@if ! command -v cargo-deny >/dev/null; then \
@@ -201,6 +202,11 @@ bench-fence: tools
 # make fence-mutants MUTANTS="prepare copy"
 fence-mutants: setup
 	cargo run --locked -p tenure-tests --bin fence_mutants -- $(MUTANTS)
+
+# Draws the tables of ARCHITECTURE.md from the files' first sentences.
+.PHONY: map
+map:
+	cargo run --locked --quiet -p tenure-house -- --write
 
 docs: setup
 	cargo doc --locked --workspace --no-deps $(FEATURES)

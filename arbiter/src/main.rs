@@ -112,12 +112,12 @@ fn run(arguments: Arguments, called: Called) -> anyhow::Result<ExitCode> {
     // One thread: the arbiter's memory budget is 12 MiB, and nothing here computes.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments.command {
-        Command::Arbiter { config } => runtime.block_on(daemon::run(&config)),
+        Command::Arbiter { config } => runtime.block_on(daemon::begin::run(&config)),
         Command::Tool(command) => {
             logging::start(Some("warn"), false, None);
             let file = arguments.config_file.or_else(|| std::env::var_os("PATRONICTL_CONFIG_FILE").map(PathBuf::from));
             let source = cli::context::Source { file, dcs_url: arguments.dcs_url, insecure: arguments.insecure, called };
-            runtime.block_on(cli::run(*command, &source)).map(|()| ExitCode::SUCCESS)
+            runtime.block_on(cli::run(*command, &source, command_line)).map(|()| ExitCode::SUCCESS)
         }
     }
 }

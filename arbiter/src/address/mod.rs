@@ -4,32 +4,21 @@
 
 mod link;
 mod neighbours;
-mod reads;
 
-pub use reads::keep as keep_reads;
-
-use crate::config::{NodeConfig, VipConfig};
-use crate::daemon::snapshot::Snapshot;
-use crate::node::Node;
-use crate::node::page::Page;
+use crate::config::VipConfig;
 use anyhow::Result;
 use cluster::address::{self, AddressFacts, Hold};
 use cluster::leader::LeaseId;
-use cluster::watchdog::Server;
-use dcs::Dcs;
 use ipnet::IpNet;
 use pnet_datalink::NetworkInterface;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Before an address is taken its neighbours get so long to say that they have it. On a wire an answer takes less than a millisecond.
 const PROBE: Duration = Duration::from_millis(120);
-
-/// At the end of the arbiter, giving the right to the addresses for reads back may take so long; it ends by itself.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// So long a probe that nobody answered counts.
 const CLEAR: Duration = Duration::from_secs(1);
@@ -69,25 +58,39 @@ struct State {
 
 /// Whose addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// The primary's.
     Primary = 0,
+    /// Those that reads go to.
     Reads = 1,
 }
 
 /// What is to be done with one kind of addresses: by a fact that was seen `at`, which ends `until`.
 #[derive(Debug, Clone, Copy)]
-struct Wish {
-    hold: Hold,
-    at: Instant,
-    until: Option<Instant>,
+pub struct Wish {
+    /// What.
+    pub hold: Hold,
+    /// When the fact was seen.
+    pub at: Instant,
+    /// When it ends.
+    pub until: Option<Instant>,
 }
 
 /// The right to hold the addresses for reads, as its task last knew it.
 #[derive(Debug, Clone, Copy)]
 pub struct Right {
-    mine: bool,
-    at: Instant,
-    until: Option<Instant>,
+    /// This node holds it.
+    pub mine: bool,
+    /// As of then.
+    pub at: Instant,
+    /// When it ends.
+    pub until: Option<Instant>,
+}
+
+impl Default for Right {
+    fn default() -> Right {
+        Right { mine: false, at: Instant::now(), until: None }
+    }
 }
 
 impl Addresses {
@@ -100,16 +103,46 @@ impl Addresses {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// When one is to be announced again.
+    pub async fn next_announcement(&self) -> Option<Instant> {
+        self.state.clone().lock_owned().await.announce.values().filter_map(|times| times.first()).min().copied()
+    }
+
+    /// Does what is wished, where there is anything to do; true where the interface shows something new after it. `to_lead`: this
+    /// server is about to be promoted, so the primary's addresses are asked for meanwhile.
+    pub async fn round(&self, config: VipConfig, primary: Wish, reads: Wish, to_lead: bool, right: bool) -> bool {
+        let mut state = self.state.clone().lock_owned().await;
+        if config.is_empty() && state.config.is_empty() {
+            return false;
+        }
+        let round = tokio::task::spawn_blocking(move || {
+            let done = round(&mut state, &config, primary, reads, to_lead);
+            note(&mut state, &done, right)
+        });
+        let Ok(facts) = round.await else { return false };
+        let mut noted = self.noted();
+        let new = *noted != facts;
+        *noted = facts;
+        new
+    }
+
+    /// The right to those for reads, which ends with this.
+    pub fn take_right(&self) -> Option<LeaseId> {
+        self.right.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// The primary's addresses are gone when this returns, and what was seen of the page before counts no more.
     pub async fn release(&self, config: &VipConfig) {
         self.give_up(config, Kind::Primary).await;
     }
 
-    fn note_right(&self, lease: Option<LeaseId>) {
+    /// The right to those for reads, as its task holds it.
+    pub fn note_right(&self, lease: Option<LeaseId>) {
         *self.right.lock().unwrap_or_else(PoisonError::into_inner) = lease;
     }
 
-    async fn give_up(&self, config: &VipConfig, kind: Kind) {
+    /// The addresses of this kind are gone when this returns.
+    pub async fn give_up(&self, config: &VipConfig, kind: Kind) {
         if config.is_empty() {
             return;
         }
@@ -119,20 +152,6 @@ impl Addresses {
         if let Ok(Err(why)) = done {
             tracing::error!("{why:#}");
         }
-    }
-}
-
-/// The arbiter ends, and its tasks have ended: where no server is left, neither is an address, and others need not wait for the lease.
-pub async fn at_end(node: &Node) {
-    let (addresses, config) = (&node.addresses, &node.config.vip);
-    if node.postmaster().is_some() {
-        return;
-    }
-    addresses.give_up(config, Kind::Primary).await;
-    addresses.give_up(config, Kind::Reads).await;
-    let right = addresses.right.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(lease) = right {
-        let _ = tokio::time::timeout(FAREWELL, node.etcd.revoke(lease)).await;
     }
 }
 
@@ -245,61 +264,6 @@ impl State {
             |net: &&IpNet| config.interface == before.interface && config.primary.iter().chain(&config.replica).any(|one| one == *net);
         let gone: Vec<IpNet> = before.primary.iter().chain(&before.replica).filter(|net| !kept(net)).copied().collect();
         if gone.is_empty() { Ok(()) } else { self.drop_all(&before, &gone) }
-    }
-}
-
-/// Keeps the addresses for as long as the future is polled.
-pub async fn keep(
-    node: Node,
-    mut configured: watch::Receiver<Arc<NodeConfig>>,
-    shown: watch::Receiver<Snapshot>,
-    mut pages: watch::Receiver<Page>,
-    mut rights: watch::Receiver<Right>,
-) {
-    let mut first = true;
-    loop {
-        let state = node.addresses.state.clone().lock_owned().await;
-        let next = state.announce.values().filter_map(|times| times.first()).min().copied();
-        drop(state);
-        let due = async {
-            match next {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            seen = pages.changed() => if seen.is_err() { return },
-            changed = rights.changed() => if changed.is_err() { return },
-            changed = configured.changed() => if changed.is_err() { return },
-            () = due => {}
-        }
-        let (page, right, config) = (*pages.borrow_and_update(), *rights.borrow_and_update(), configured.borrow_and_update().vip.clone());
-        let mut state = node.addresses.state.clone().lock_owned().await;
-        if config.is_empty() && state.config.is_empty() {
-            continue;
-        }
-        let left = |until: Option<Instant>| until.and_then(|until| until.checked_duration_since(Instant::now()));
-        // What an arbiter before this one left here, nobody vouches for until something is seen.
-        let sure = |hold| if first && hold == Hold::Lapse { Hold::Drop } else { hold };
-        let hold = sure(address::primary(page.server, left(page.open_until), page.draining));
-        let primary = Wish { hold, at: page.asked, until: page.open_until };
-        let hold = sure(address::reads(page.server, left(right.until), right.mine));
-        let reads = Wish { hold, at: right.at, until: right.until };
-        first = false;
-        let to_lead = page.server == Server::Standby && shown.borrow().view.leader_if(&node.config.name).is_some();
-        let round = tokio::task::spawn_blocking(move || {
-            let done = round(&mut state, &config, primary, reads, to_lead);
-            note(&mut state, &done, right.mine)
-        });
-        if let Ok(facts) = round.await {
-            let mut noted = node.addresses.noted();
-            if *noted != facts {
-                *noted = facts;
-                drop(noted);
-                // The member key is to say so.
-                node.wake.notify_one();
-            }
-        }
     }
 }
 

@@ -6,14 +6,10 @@
 
 use super::SESSION;
 use crate::node::Node;
-use crate::postgres::postmaster::Postmaster;
+use crate::postgres::citus_daemon::TITLE;
 use crate::postgres::query::QUIET;
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 use std::time::Duration;
-
-/// In the title of its process; the database's and the owner's number follow.
-const TITLE: &str = "Citus Maintenance Daemon";
 
 /// How long it may take to end before a planned change. Longer than that it waits for another node.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,12 +34,4 @@ pub async fn end(node: &Node) -> Result<()> {
         PATIENCE.as_secs()
     );
     Ok(())
-}
-
-/// While the server stops: one that was started again meanwhile, and then fell asleep, is woken up. Goes on until it is dropped.
-pub async fn hurry(postmaster: &Postmaster) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        postmaster.signal_processes(TITLE, Signal::TERM).await;
-    }
 }

@@ -11,15 +11,14 @@ mod gate;
 mod hold;
 mod name;
 mod ready;
-pub mod settings;
 mod step;
 
 pub use ask::{ask, call_off};
 pub use ready::make_ready;
 
 use crate::config::NodeConfig;
-use crate::daemon::snapshot::Snapshot;
 use crate::node::Node;
+use crate::node::snapshot::Snapshot;
 use anyhow::{Context, Result};
 use cluster::citus::{self, COORDINATOR, Groups};
 use cluster::leader::{Leader, Term};

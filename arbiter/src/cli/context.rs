@@ -172,7 +172,7 @@ impl Tool {
         let authentication = credentials("ctl").or(from_environment).or_else(|| credentials("restapi"));
         let superuser = root.get("postgresql").and_then(|section| section.get("authentication")?.get("superuser"));
         let superuser = superuser.and_then(|role| Some((text(role, "username")?, text(role, "password").map(Secret::new))));
-        let mut tls = crate::config::ctl_of(root).tls;
+        let mut tls = crate::config::load::ctl_of(root).tls;
         tls.insecure |= insecure;
         Ok(Tool {
             scope,

@@ -86,14 +86,14 @@ async fn or_ask_members(tool: &Tool, done: Result<()>, wanted: Wanted, format: l
     Err(why)
 }
 
-/// Runs one command.
-pub async fn run(command: Command, source: &Source) -> Result<()> {
+/// Runs one command. `command_line` is the whole of it, for what is made from it.
+pub async fn run(command: Command, source: &Source, command_line: fn() -> clap::Command) -> Result<()> {
     match &command {
         Command::Init(args) => return init::run(args),
         Command::Validate(args) => return validate::run(args),
         Command::Roles(args) => return roles::run(args),
-        Command::Completion(args) => return completion::run(args, crate::command_line()),
-        Command::Man(args) => return completion::man(args, crate::command_line()),
+        Command::Completion(args) => return completion::run(args, command_line()),
+        Command::Man(args) => return completion::man(args, command_line()),
         _ => {}
     }
     let tool = Tool::load(source)?;
@@ -132,7 +132,7 @@ pub async fn run(command: Command, source: &Source) -> Result<()> {
         Command::Roles(args) => roles::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Validate(args) => validate::run(&args),
-        Command::Completion(args) => completion::run(&args, crate::command_line()),
-        Command::Man(args) => completion::man(&args, crate::command_line()),
+        Command::Completion(args) => completion::run(&args, command_line()),
+        Command::Man(args) => completion::man(&args, command_line()),
     }
 }

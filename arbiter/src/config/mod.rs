@@ -3,15 +3,18 @@
 mod address;
 mod citus;
 mod known;
+pub mod load;
 mod methods;
 mod overlay;
 mod poolers;
+mod reach;
 mod rest;
 mod tree;
 mod validate;
 mod vip;
 mod watchdog;
 
+pub use crate::postgres::credentials::{Authentication, Credentials};
 pub use address::{HostPort, Listen};
 pub use methods::{BootstrapMethod, MethodCommand, ReplicaMethod};
 
@@ -25,10 +28,9 @@ use cluster::name::{MemberName, Scope};
 use dcs::key::Keys;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// All that one node is told by its file and its environment.
@@ -291,35 +293,6 @@ pub struct Callbacks {
     pub on_role_change: Option<CommandLine>,
 }
 
-/// `postgresql.authentication`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authentication {
-    /// For our own connections.
-    pub superuser: Credentials,
-    /// For streaming and clones.
-    pub replication: Credentials,
-    /// For pg_rewind; the superuser where there is none.
-    pub rewind: Option<Credentials>,
-}
-
-impl Authentication {
-    /// Who pg_rewind connects as.
-    pub fn for_rewind(&self) -> &Credentials {
-        self.rewind.as_ref().unwrap_or(&self.superuser)
-    }
-}
-
-/// One role of the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The role's name.
-    pub username: String,
-    /// Its password, where it has one.
-    pub password: Option<Secret>,
-    /// libpq's connection settings given for it: `sslmode`, `sslcert`, ...
-    pub connection: Vec<(String, String)>,
-}
-
 /// `citus`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CitusConfig {
@@ -429,34 +402,6 @@ impl NodeConfig {
         let keys = self.scope_keys();
         self.citus.as_ref().map_or_else(|| keys.clone(), |citus| keys.group(citus.group))
     }
-
-    /// Reads a file, or a directory of `*.yml` and `*.yaml` (sorted, the last one wins), puts the environment's
-    /// `PATRONI_*` and `TENURE_*` over it, and validates. All that is wrong is reported together. Reads files and blocks: call it before the runtime's work begins.
-    pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<NodeConfig, ConfigErrors> {
-        let wrong = |line: String| ConfigErrors { file: path.to_owned(), unknown: Vec::new(), wrong: vec![line] };
-        let mut root = tree::read(path).map_err(wrong)?;
-        let environment: BTreeMap<String, String> = environment.into_iter().collect();
-        overlay::apply(&mut root, &environment);
-        NodeConfig::of(&root, &environment).map_err(|(unknown, wrong)| ConfigErrors { file: path.to_owned(), unknown, wrong })
-    }
-
-    fn of(root: &Map<String, Value>, environment: &BTreeMap<String, String>) -> Result<NodeConfig, (Vec<String>, Vec<String>)> {
-        let survey = known::survey(root);
-        // Where something is missing, a key that nobody knows may be what was meant.
-        let unheard: Vec<String> = survey.unheard().map(str::to_owned).collect();
-        match validate::node(root, environment, survey.not_served) {
-            Ok(config) if survey.unknown.is_empty() => Ok(config),
-            Ok(_) => Err((survey.unknown, Vec::new())),
-            Err(wrong) => Err((survey.unknown.into_iter().chain(unheard).collect(), wrong)),
-        }
-    }
-}
-
-/// The part of a file that says how members are asked. What is wrong in it counts as absent: the operator's
-/// tool must work with half a file.
-pub fn ctl_of(root: &Map<String, Value>) -> CtlConfig {
-    let errors = RefCell::default();
-    rest::ctl(&tree::At::root(root, "ctl", &errors), &tree::At::root(root, "restapi", &errors))
 }
 
 impl PostgresConfig {

@@ -1,7 +1,7 @@
 //! `restapi` and `ctl`: the interface, and how others' interfaces are asked.
 
+use super::reach::{reachable, to_listen};
 use super::tree::{At, described, truth};
-use super::validate::{reachable, to_listen};
 use super::{Allowlist, CtlConfig, HostPort, RestConfig};
 use crate::ground::secret::Secret;
 use crate::ground::tls::{self, Identity, VerifyClient};

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ground::program::CommandLine;
+use std::path::Path;
 
 const MINIMAL: &str = "{scope: s, name: n1, restapi: {listen: '127.0.0.1:8008'}, etcd3: {host: 'e:2379'}, postgresql: {listen: '127.0.0.1:5432', data_dir: /data}}";
 

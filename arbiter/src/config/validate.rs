@@ -1,5 +1,6 @@
 //! From the tree to the types: every default, every check, all errors collected.
 
+use super::reach::{host_port, reachable};
 use super::tree::{At, described, truth};
 use super::{
     Authentication, BootstrapConfig, BootstrapUser, ByRole, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
@@ -67,32 +68,6 @@ pub fn node(
 fn named<T: std::str::FromStr<Err = cluster::name::NameError>>(at: &At<'_>) -> Option<T> {
     let text = at.required(at.text())?;
     text.parse().map_err(|error| at.note(error)).ok()
-}
-
-pub(super) fn host_port(at: &At<'_>, default_port: u16) -> Option<HostPort> {
-    HostPort::parse(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
-}
-
-/// An address to listen on.
-pub(super) fn to_listen(at: &At<'_>, default_port: u16) -> Option<HostPort> {
-    HostPort::to_listen(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
-}
-
-/// Where others reach something: as given, or where it listens if that is one real address.
-pub(super) fn reachable(at: &At<'_>, listen: &HostPort) -> Option<HostPort> {
-    if at.value.is_some() {
-        let address = host_port(at, listen.port)?;
-        if address.is_wildcard() {
-            at.note(format!("{address} is no address that other members can connect to"));
-            return None;
-        }
-        return Some(address);
-    }
-    if listen.is_wildcard() {
-        at.note("is missing, and the listen address is no address that other members can connect to");
-        return None;
-    }
-    Some(listen.clone())
 }
 
 /// `etcd3`, or the section `etcd` of those who used the older protocol; where both are given, `etcd3` counts.

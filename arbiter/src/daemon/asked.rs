@@ -2,10 +2,10 @@
 
 use super::Daemon;
 use crate::daemon::observe::Seen;
-use crate::daemon::snapshot::Command;
 use crate::daemon::words::word;
 use crate::duties::restart;
 use crate::node::settings;
+use crate::node::snapshot::Command;
 use cluster::duty::Duty;
 use cluster::local::Postgres;
 use cluster::request::{MemberRequest, Wish};

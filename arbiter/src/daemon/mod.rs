@@ -1,7 +1,7 @@
 //! The arbiter: one loop over one closed set of wake-ups: look, decide, apply, look again.
 
 mod asked;
-mod begin;
+pub mod begin;
 mod beside;
 mod files;
 mod health;
@@ -9,30 +9,26 @@ mod led;
 mod observe;
 mod reading;
 mod reload;
-pub mod snapshot;
 mod sockets;
 mod speaking;
 mod turn;
 mod words;
 
-pub use begin::run;
-
-use crate::address;
 use crate::citus;
 use crate::config::NodeConfig;
 use crate::daemon::led::Led;
 use crate::daemon::observe::{Memory, Seen};
-use crate::daemon::snapshot::{Command, NodeHandle, Snapshot};
 use crate::daemon::sockets::wake_socket;
 use crate::duties::done::Done;
 use crate::ground::systemd::{self, Pulse};
 use crate::node::Node;
 use crate::node::memory;
-use crate::node::settings;
-use crate::node::watchdog;
+use crate::node::paths;
+use crate::node::snapshot::{Command, NodeHandle, Snapshot};
 use crate::poolers;
 use crate::rest;
 use crate::rest::Gate;
+use crate::upkeep;
 use anyhow::{Context, Result};
 use cluster::duty::Duty;
 use cluster::local::Postgres;
@@ -153,7 +149,7 @@ impl Daemon {
         let mut leave = signal(SignalKind::user_defined1())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let extension = wake_socket(&self.node.config)?;
-        memory::recall(&self.node).await;
+        memory::recall(&self.node.config, &self.node.etcd).await;
         let (ask, mut asked) = mpsc::channel(16);
         let seen = observe::look(&self.node, &self.view, &mut self.memory).await?;
         let (show, shown) = watch::channel(self.snapshot(&seen, None));
@@ -217,15 +213,15 @@ impl Daemon {
             next_look = Instant::now() + pause;
         };
         self.node.callbacks.finish(CALLBACK_WITHIN).await;
-        watchdog::at_end(&self.node, self.view.config().paused()).await;
+        upkeep::watchdog::at_end(&self.node, self.view.config().paused()).await;
         keeping.abort();
         keeping_citus.abort();
         keeping_poolers.abort();
         drop(beside);
-        address::at_end(&self.node).await;
+        upkeep::addresses::at_end(&self.node).await;
         watching.abort();
         rest.abort();
-        let _ = std::fs::remove_file(settings::wake_socket(&self.node.config));
+        let _ = std::fs::remove_file(paths::wake_socket(&self.node.config));
         ended
     }
 

@@ -363,7 +363,7 @@ fn of_facts(facts: &ServerFacts) -> Postgres {
     Postgres::Standby {
         timeline: facts.timeline,
         position: facts.position(),
-        upstream: settings::address_in(&facts.primary_conninfo),
+        upstream: recovery::address_in(&facts.primary_conninfo),
         streaming: facts.receiver.as_ref().is_some_and(postgres::query::Receiver::is_streaming),
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{Daemon, RETRY, Turn};
 use crate::daemon::observe;
-use crate::daemon::snapshot::Snapshot;
 use crate::node::memory;
+use crate::node::snapshot::Snapshot;
 use anyhow::{Result, anyhow};
 use cluster::instance::InUse;
 use cluster::view::{ClusterView, Versioned};
@@ -81,7 +81,7 @@ impl Daemon {
     pub(super) async fn read_etcd(&mut self) -> Result<(), dcs::Error> {
         let read = self.node.etcd.load_view().await;
         // Before anything follows from it; of a view that is not believed, what other members say in it.
-        memory::keep(&self.node).await;
+        memory::keep(&self.node.config, &self.node.etcd).await;
         match read {
             Ok(view) => {
                 if self.told_etcd {

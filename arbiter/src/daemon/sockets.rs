@@ -1,7 +1,7 @@
 //! The two sockets that the daemon listens on: REST, and the one by which the extension wakes it.
 
 use crate::config::{HostPort, NodeConfig};
-use crate::node::settings;
+use crate::node::paths;
 use anyhow::{Context, Result};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub async fn listen(address: &HostPort) -> std::io::Result<tokio::net::TcpListen
 
 /// The socket by which the extension wakes us.
 pub fn wake_socket(config: &NodeConfig) -> Result<UnixDatagram> {
-    let path = settings::wake_socket(config);
+    let path = paths::wake_socket(config);
     let _ = std::fs::remove_file(&path);
     let bound = || -> std::io::Result<UnixDatagram> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return UnixDatagram::bind(&path) };

@@ -3,7 +3,7 @@
 use super::Daemon;
 use crate::daemon::observe::Seen;
 use crate::daemon::words::word;
-use crate::duties::found;
+use crate::node::extension;
 use crate::postgres::query::ExtensionMissing;
 use cluster::duty::Duty;
 use cluster::local::{LocalState, Postgres};
@@ -31,7 +31,7 @@ impl Daemon {
                     self.node.lease.speak(None);
                 }
                 let leads = matches!(seen.local.postgres, Postgres::Primary { .. });
-                match found::attach(&self.node, Some(&seen.described), leads || seen.barred.is_none()).await {
+                match extension::attach(&self.node, Some(&seen.described), leads || seen.barred.is_none()).await {
                     Ok(()) => self.memory.attach_told.clear(),
                     Err(why) => self.not_attached(seen, &why).await,
                 }
@@ -57,7 +57,7 @@ impl Daemon {
         }
         let missing = why.chain().any(|cause| cause.is::<ExtensionMissing>());
         if missing && seen.fence_until.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. }) {
-            let made = found::ensure_extension(&self.node).await;
+            let made = extension::ensure_extension(&self.node).await;
             match made {
                 Ok(()) => tracing::warn!("the extension pg_tenure was not there: it was made again"),
                 Err(why) => tracing::warn!("the extension pg_tenure is not there: {why:#}"),

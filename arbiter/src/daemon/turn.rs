@@ -2,10 +2,10 @@
 
 use super::{AFTER_FAILURE, Daemon, RETRY, Turn, WakeUp};
 use crate::daemon::observe::{self, Seen};
-use crate::daemon::snapshot::Snapshot;
 use crate::duties::done::{Done, Judged};
 use crate::duties::{self, found, found_by_method};
 use crate::ground::systemd;
+use crate::node::snapshot::Snapshot;
 use crate::upkeep;
 use anyhow::Result;
 use cluster::duty::{self, Duty};

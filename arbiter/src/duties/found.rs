@@ -5,18 +5,17 @@ use crate::duties::copy;
 use crate::duties::found_by_method;
 use crate::ground::program::{CommandLine, Run, Stragglers};
 use crate::node::Node;
+use crate::node::extension::attach;
+use crate::node::hba::{self, MadeBy};
 use crate::node::memory;
 use crate::node::recovery;
 use crate::postgres::conf::Recovery;
 use crate::postgres::controldata;
-use crate::postgres::hba::{self, MadeBy};
 use crate::postgres::initdb::initdb;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::StopMode;
-use crate::postgres::query::{identifier, literal};
 use anyhow::{Context, Result, bail};
 use cluster::config::{DynamicConfig, SynchronousMode};
-use cluster::described::Described;
 use cluster::leader::{Leader, LeaseId};
 use cluster::local::DataDir;
 use cluster::member::{MemberRole, MemberState};
@@ -32,9 +31,6 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pause before etcd is asked again after it gave no answer.
 const RETRY: Duration = Duration::from_millis(250);
-
-/// What the extension must be told once the server takes connections.
-pub const ATTACH: &str = "SELECT tenure_internal.attach_arbiter() WHERE NOT (SELECT arbiter_attached FROM tenure.lease())";
 
 /// Makes the cluster, or finds that another node does.
 pub async fn bootstrap(node: &Node, data: &DataDir) -> Result<()> {
@@ -167,7 +163,7 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
             Some(method) => {
                 found_by_method::make(node, method).await?;
                 hba::found(config, MadeBy::Method).await?;
-                memory::forget(node).await?;
+                memory::forget(&node.config).await?;
             }
             None => {
                 initdb(&node.programs, &postgres.data_dir, &postgres.authentication.superuser, &config.bootstrap.initdb).await?;
@@ -189,7 +185,7 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
     let first = first_keys(node, &dynamic, memory.as_ref(), claim);
     // Written down before it is done: were etcd emptied once more before anybody has seen these keys, their number is not used again.
     if memory.is_some() {
-        memory::attempt(node, first.making.generation).await;
+        memory::attempt(config, &node.etcd, first.making.generation).await;
     }
     let term = node.etcd.lead_first(&config.name, lease, claim, &first).await.context("write the first leader")?;
     let leader = Leader { name: config.name.clone(), lease, term };
@@ -251,31 +247,6 @@ fn first_keys(node: &Node, dynamic: &DynamicConfig, memory: Option<&Memory>, cla
     }
 }
 
-/// Ties the extension's page to our session: the lease worker then knows that somebody could promote, and what the member key is to
-/// say besides.
-pub async fn attach(node: &Node, described: Option<&Described>, may_lead: bool) -> Result<()> {
-    if node.stands_down() {
-        return Ok(());
-    }
-    if !may_lead {
-        return describe_only(node, described).await;
-    }
-    node.promise.renew(&node.sql).await?;
-    let describe = described.map(serde_json::to_string).transpose()?;
-    let describe = describe.map(|text| format!("; SELECT tenure_internal.describe({})", literal(&text))).unwrap_or_default();
-    node.sql.execute(&format!("{ATTACH}{describe}")).await.context("attach to the lease worker")
-}
-
-/// The member key is kept up to date; the lease worker stands only while an arbiter is attached, and none is.
-async fn describe_only(node: &Node, described: Option<&Described>) -> Result<()> {
-    if node.sql.ask("SELECT arbiter_attached FROM tenure.lease()").await? {
-        node.sql.hang_up().await;
-    }
-    let Some(described) = described else { return Ok(()) };
-    let text = literal(&serde_json::to_string(described)?);
-    node.sql.execute(&format!("SELECT tenure_internal.describe({text})")).await.context("tell the lease worker what it is to publish")
-}
-
 async fn post_bootstrap(node: &Node, command: &CommandLine) -> Result<()> {
     let postgres = &node.config.postgres;
     node.write_pgpass().await?;
@@ -292,13 +263,4 @@ async fn post_bootstrap(node: &Node, command: &CommandLine) -> Result<()> {
         stragglers: Stragglers::Leave,
     };
     command.and([conninfo]).run(run).await.context("bootstrap.post_bootstrap")
-}
-
-/// Grants what an existing cluster (one taken over) may lack: the extension.
-pub async fn ensure_extension(node: &Node) -> Result<()> {
-    let database = identifier(&node.config.postgres.database);
-    node.sql
-        .execute("CREATE EXTENSION IF NOT EXISTS pg_tenure")
-        .await
-        .with_context(|| format!("create the extension pg_tenure in {database}"))
 }

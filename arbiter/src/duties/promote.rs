@@ -22,7 +22,7 @@ const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
 /// Promotes in this term, unless it is over.
 pub async fn promote(node: &Node, term: Term) -> Result<Done> {
     let began = Instant::now();
-    if let Err(why) = hook::pre_promote(node).await {
+    if let Err(why) = hook::pre_promote(&node.config).await {
         tracing::error!("this node is not promoted and stands down: {why:#}");
         return stand_down(node, term).await;
     }

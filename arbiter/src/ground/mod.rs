@@ -2,10 +2,12 @@
 
 pub mod answers;
 pub mod capabilities;
+pub mod clock;
 pub mod logging;
 pub mod member_rest;
 pub mod outcome;
 pub mod present;
+pub mod process;
 pub mod program;
 pub mod secret;
 pub mod systemd;

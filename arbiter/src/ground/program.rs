@@ -1,7 +1,7 @@
 //! A program that the node's file names: in a process group of its own, its words to our log, bounded, and
 //! gone with its group when nobody waits for it any more.
 
-use crate::postgres::postmaster::watchable;
+use crate::ground::process::watchable;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! Hooks: commands of the node's file that are waited for, before a stop and before a promotion.
 
+use crate::config::NodeConfig;
 use crate::ground::program::{Run, Stragglers};
-use crate::node::Node;
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ const BEFORE_STOP_WITHIN: Duration = Duration::from_secs(10);
 const PRE_PROMOTE_WITHIN: Duration = Duration::from_secs(20);
 
 /// Before every stop. Its result changes nothing.
-pub async fn before_stop(node: &Node) {
-    let Some(line) = &node.config.postgres.before_stop else { return };
+pub async fn before_stop(config: &NodeConfig) {
+    let Some(line) = &config.postgres.before_stop else { return };
     let began = Instant::now();
     let run = Run { what: "before_stop", environment: Vec::new(), patience: Some(BEFORE_STOP_WITHIN), stragglers: Stragglers::Leave };
     match line.run(run).await {
@@ -25,8 +25,8 @@ pub async fn before_stop(node: &Node) {
 }
 
 /// While the leader key is held and before Postgres is told to promote. An error: the node must not be promoted.
-pub async fn pre_promote(node: &Node) -> Result<()> {
-    let Some(line) = &node.config.postgres.pre_promote else { return Ok(()) };
+pub async fn pre_promote(config: &NodeConfig) -> Result<()> {
+    let Some(line) = &config.postgres.pre_promote else { return Ok(()) };
     let began = Instant::now();
     let run = Run { what: "pre_promote", environment: Vec::new(), patience: Some(PRE_PROMOTE_WITHIN), stragglers: Stragglers::Leave };
     line.run(run).await.context("pre_promote")?;

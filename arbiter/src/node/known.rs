@@ -5,7 +5,7 @@
 //! it does not know keeps a running server from every reload, one bad value keeps a stopped one from its start.
 
 use crate::config::NodeConfig;
-use crate::node::settings::{self, LeftOut};
+use crate::node::paths;
 use crate::postgres::conf::{ConfigFiles, Parameters, Recovery};
 use crate::postgres::query::{LocalSql, ServerFacts};
 use crate::postgres::{Programs, read_if_there, write_atomically};
@@ -23,6 +23,9 @@ const TRY_WITHIN: Duration = Duration::from_secs(10);
 
 /// So often a configuration is tried with what was refused taken out; each time all that can be named at once is named.
 const TRIES: u32 = 8;
+
+/// What is left out of the server's configuration: where it stands, and why.
+pub type LeftOut = BTreeMap<String, String>;
 
 /// A parameter with its value.
 pub type Pair = (String, String);
@@ -60,7 +63,7 @@ struct Kept {
 }
 
 fn file(config: &NodeConfig) -> PathBuf {
-    settings::beside(config, ".tenure-parameters")
+    paths::beside(config, ".tenure-parameters")
 }
 
 impl Knowledge {

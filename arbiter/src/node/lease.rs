@@ -4,8 +4,8 @@
 //! Never while the server serves: a server whose lease worker hangs must lose its lease.
 
 use crate::config::NodeConfig;
+use crate::ground::clock::boottime;
 use crate::node::settings;
-use crate::upkeep::failsafe::boottime;
 use cluster::described::Described;
 use cluster::instance::{self, Claim, InUse, Instance};
 use cluster::leader::LeaseId;

@@ -1,15 +1,24 @@
 //! Everything that the arbiter's procedures work with: one node's server, files, lease and store.
 
 pub mod callback;
+pub mod changes;
+pub mod citus;
+pub mod extension;
+pub mod hba;
 pub mod hook;
 pub mod journal;
 pub mod known;
 pub mod lease;
 pub mod memory;
 pub mod page;
+pub mod paths;
+pub mod promise;
 pub mod recovery;
+pub mod remote;
 pub mod replay;
 pub mod settings;
+pub mod slots;
+pub mod snapshot;
 pub mod store;
 pub mod timings;
 pub mod vitals;
@@ -21,7 +30,6 @@ use crate::node::callback::Callbacks;
 use crate::node::known::Known;
 use crate::node::lease::{NodeLease, Word};
 use crate::postgres::conf::{Parameters, Recovery};
-use crate::postgres::hba;
 use crate::postgres::local::{LocalServer, Way};
 use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
 use crate::postgres::query::LocalSql;
@@ -80,11 +88,11 @@ pub struct Node {
     /// Commands that are told what became of the server.
     pub callbacks: Arc<Callbacks>,
     /// What the cluster in `standby_cluster` said.
-    pub remote: crate::upkeep::remote::Heard,
+    pub remote: crate::node::remote::Remote,
     /// What this node promised in `failsafe_mode`.
-    pub promise: crate::upkeep::failsafe::Promise,
+    pub promise: crate::node::promise::Promise,
     /// What this node remembers of its slots.
-    pub slots: Arc<crate::upkeep::slots::Memory>,
+    pub slots: Arc<crate::node::slots::SlotMemory>,
     /// What this node decided.
     pub journal: crate::node::journal::Journal,
     /// What the server knows of parameters.
@@ -92,7 +100,7 @@ pub struct Node {
     /// How long procedures took.
     pub timings: crate::node::timings::Timings,
     /// Changes that keep poolers paused.
-    pub poolers: Arc<crate::poolers::Changes>,
+    pub poolers: Arc<crate::node::changes::Changes>,
     /// Virtual addresses.
     pub addresses: Arc<crate::address::Addresses>,
     /// The watchdog device.
@@ -426,7 +434,7 @@ impl Node {
             changed |= hba::write(&path, &wanted).await.with_context(|| format!("write {}", path.display()))?;
         }
         if let Some(password) = &self.config.etcd.password {
-            crate::postgres::write_atomically(&settings::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
+            crate::postgres::write_atomically(&paths::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
         }
         self.write_pgpass().await?;
         self.knowledge.tell(settings::left_out(&self.config, &dynamic, &self.knowledge.known()));
@@ -445,14 +453,14 @@ impl Node {
             tracing::warn!("what PostgreSQL knows of parameters is not known, so most of the dynamic configuration is left out: {why:#}");
         }
         let role = self.server_role(view, recovery);
-        let major = crate::upkeep::slots::major(&self.config).await;
+        let major = crate::node::slots::major(&self.config).await;
         let settle = |known: &Known| {
             let mut parameters = settings::parameters(&self.config, dynamic, known, role, synchronous);
-            crate::citus::settings::by_role(&self.config, view, recovery, &mut parameters);
+            crate::node::citus::by_role(&self.config, view, recovery, &mut parameters);
             if self.state().leaving {
                 parameters.own.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
             }
-            crate::upkeep::slots::settings(major, dynamic, &self.config.postgres.database, &mut parameters);
+            crate::node::slots::settings(major, dynamic, &self.config.postgres.database, &mut parameters);
             parameters
         };
         self.knowledge.settled(&self.programs, &self.config.postgres.files(), recovery, settle).await
@@ -502,7 +510,7 @@ impl Node {
     pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
         let files = self.config.postgres.files();
         self.note_leaving(false);
-        crate::node::memory::before_start(self).await.context("lay down what is known of etcd's keys")?;
+        memory::before_start(&self.config, &self.etcd).await.context("lay down what is known of etcd's keys")?;
         crate::postgres::promote::forget(&self.config.postgres.data_dir).await?;
         if *recovery == Recovery::None
             && let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.config.name.as_str()))
@@ -553,11 +561,11 @@ impl Node {
     /// As [`Node::stop`], with this much patience for a fast stop.
     pub async fn stop_within(&self, mode: StopMode, patience: Duration) -> Result<bool> {
         let Some(postmaster) = self.postmaster() else { return Ok(true) };
-        crate::node::hook::before_stop(self).await;
+        hook::before_stop(&self.config).await;
         postmaster.stop(mode)?;
         let hurry = async {
             match self.config.citus {
-                Some(_) => crate::citus::daemon::hurry(&postmaster).await,
+                Some(_) => crate::postgres::citus_daemon::hurry(&postmaster).await,
                 None => std::future::pending().await,
             }
         };

@@ -2,8 +2,7 @@
 //! dynamic configuration and of `standby_cluster`.
 
 use crate::config::{Credentials, NodeConfig};
-use crate::node::known::Known;
-use crate::node::settings::{self, LeftOut};
+use crate::node::known::{Known, LeftOut};
 use crate::postgres::conf::{Recovery, conninfo, parameters_of};
 use crate::postgres::query::{ServerFacts, member_conninfo};
 use cluster::admission::{Admission, recovery_admission};
@@ -83,7 +82,7 @@ pub fn in_force(config: &NodeConfig, dynamic: &DynamicConfig, view: &ClusterView
     if follows_remote(config, dynamic, facts) {
         return Some(Upstream::Remote);
     }
-    let address = settings::address_in(&facts.primary_conninfo)?;
+    let address = address_in(&facts.primary_conninfo)?;
     let member = view.members.iter().find(|(_, entry)| entry.member.host_port().as_ref() == Some(&address));
     member.map(|(name, _)| Upstream::Member(name.clone()))
 }
@@ -189,6 +188,17 @@ fn why_not(config: &NodeConfig, name: &str, value: &str) -> Option<String> {
     }
 }
 
+/// Host and port in a conninfo of ours.
+pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
+    let value = |keyword: &str| {
+        conninfo
+            .split_whitespace()
+            .find_map(|pair| pair.strip_prefix(keyword)?.strip_prefix('='))
+            .map(|value| value.trim_matches('\'').to_owned())
+    };
+    Some((value("host")?, value("port").and_then(|port| port.parse().ok()).unwrap_or(5432)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,5 +276,12 @@ mod tests {
         let (_, _, extra) = settled(&saying, &asked, &Upstream::Member(MemberName::new("n2").unwrap()));
         assert_eq!(extra["restore_command"], "theirs");
         assert_eq!(extra["recovery_min_apply_delay"], "1min", "the leader's delay is the leader's alone");
+    }
+
+    #[test]
+    fn an_upstream_is_found_in_a_conninfo_of_ours() {
+        assert_eq!(address_in("host='10.0.0.1' port='5433' user='r'"), Some(("10.0.0.1".to_owned(), 5433)));
+        assert_eq!(address_in("host=h user=r"), Some(("h".to_owned(), 5432)));
+        assert_eq!(address_in(""), None);
     }
 }

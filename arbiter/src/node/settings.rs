@@ -3,7 +3,8 @@
 
 use crate::config::NodeConfig;
 use crate::config::ServerRole;
-use crate::node::known::Known;
+use crate::node::known::{Known, LeftOut};
+use crate::node::paths::{etcd_password_file, wake_socket};
 use crate::postgres::conf::{self, Parameters, parameters_of};
 use crate::postgres::query::ServerFacts;
 use cluster::admission::{Admission, Section, admission, is_name};
@@ -13,33 +14,6 @@ use cluster::pending::{self, Pending};
 use cluster::quorum::Setting;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-/// Where a path that belongs to this data directory but must not lie in it (it would be cloned or
-/// rewound with it) is.
-pub fn beside(config: &NodeConfig, tail: &str) -> PathBuf {
-    let mut path = config.postgres.data_dir.components().as_path().as_os_str().to_owned();
-    path.push(tail);
-    PathBuf::from(path)
-}
-
-/// The datagram socket by which the extension wakes the arbiter.
-pub fn wake_socket(config: &NodeConfig) -> PathBuf {
-    beside(config, ".tenure-wake")
-}
-
-/// The file that holds etcd's password for the extension.
-pub fn etcd_password_file(config: &NodeConfig) -> PathBuf {
-    beside(config, ".tenure-etcd-password")
-}
-
-/// The file that says which copies of logical slots here were shown to be safe.
-pub fn trusted_slots_file(config: &NodeConfig) -> PathBuf {
-    beside(config, ".tenure-slots")
-}
-
-/// What is left out of the server's configuration: where it stands, and why.
-pub type LeftOut = BTreeMap<String, String>;
 
 /// The parameters of a section of a document, in small letters.
 fn section_of(document: &DynamicConfig, section: &str) -> BTreeMap<String, String> {
@@ -152,7 +126,7 @@ pub fn parameters(
     // Without the primary a standby asks again every 5 s by default; a new primary should not wait that long for its standbys.
     parameters.file.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "1s".to_owned());
     tenure(config, dynamic, &mut parameters);
-    crate::citus::settings::adjust(config, &mut parameters);
+    crate::node::citus::adjust(config, &mut parameters);
     parameters
 }
 
@@ -236,17 +210,6 @@ pub fn member_leaving(config: &NodeConfig) -> Value {
     member
 }
 
-/// Host and port in a conninfo of ours.
-pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
-    let value = |keyword: &str| {
-        conninfo
-            .split_whitespace()
-            .find_map(|pair| pair.strip_prefix(keyword)?.strip_prefix('='))
-            .map(|value| value.trim_matches('\'').to_owned())
-    };
-    Some((value("host")?, value("port").and_then(|port| port.parse().ok()).unwrap_or(5432)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,12 +245,5 @@ mod tests {
         for (value, left_out) in [("0", false), ("0s", false), ("1d", true), ("90", true), ("0.5h", true), ("-1", false)] {
             assert_eq!(refusal(&Known::default(), "idle_replication_slot_timeout", value).is_some(), left_out, "{value}");
         }
-    }
-
-    #[test]
-    fn an_upstream_is_found_in_a_conninfo_of_ours() {
-        assert_eq!(address_in("host='10.0.0.1' port='5433' user='r'"), Some(("10.0.0.1".to_owned(), 5433)));
-        assert_eq!(address_in("host=h user=r"), Some(("h".to_owned(), 5432)));
-        assert_eq!(address_in(""), None);
     }
 }

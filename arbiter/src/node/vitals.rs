@@ -3,8 +3,8 @@
 //! A disk that hangs holds whoever touches it, so what asks it runs on a thread for blocking calls, one at a time, and how long
 //! it has been under way is an answer too.
 
-use crate::daemon::snapshot::Snapshot;
 use crate::node::Node;
+use crate::node::snapshot::Snapshot;
 use crate::postgres::query::{is_refusal, is_starting};
 use anyhow::{Context, Result};
 use cluster::health::{Mode, Rules, Vitals, rounded};

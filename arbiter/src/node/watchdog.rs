@@ -1,12 +1,8 @@
-//! The watchdog device: opened before this node may write, fed for what the page shows, closed when no server is left.
+//! The watchdog device: opened before this node may write, fed and closed by `upkeep/watchdog.rs`.
 
-use crate::config::{NodeConfig, WatchdogConfig};
-use crate::daemon::snapshot::Snapshot;
-use crate::node::Node;
-use crate::node::page::Page;
-use crate::postgres::postmaster::is_anybody_left;
+use crate::config::WatchdogConfig;
 use anyhow::{Context, Result, bail};
-use cluster::watchdog::{self, Act, Mode};
+use cluster::watchdog::{self, Mode};
 use rustix::ioctl;
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 /// `struct watchdog_info` of linux/watchdog.h.
 #[derive(Debug, Clone, Copy, Default)]
@@ -162,7 +158,8 @@ impl Watchdog {
         }
     }
 
-    async fn open(&self, config: &WatchdogConfig, ttl: Duration) -> Result<()> {
+    /// Opens it, unless it is open or not wanted.
+    pub async fn open(&self, config: &WatchdogConfig, ttl: Duration) -> Result<()> {
         if config.mode == Mode::Off {
             return Ok(());
         }
@@ -215,7 +212,7 @@ impl Watchdog {
     }
 
     /// Said once, until it changes.
-    fn tell(&self, words: String) {
+    pub fn tell(&self, words: String) {
         let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if told.as_ref() != Some(&words) {
             tracing::warn!("{words}");
@@ -223,7 +220,8 @@ impl Watchdog {
         }
     }
 
-    async fn feed(&self, config: &WatchdogConfig, ttl: Duration) -> Result<()> {
+    /// What shows that this node lives.
+    pub async fn feed(&self, config: &WatchdogConfig, ttl: Duration) -> Result<()> {
         let mut held = self.device.clone().lock_owned().await;
         let wanted = watchdog::timeout(ttl, config.safety_margin_s);
         tokio::task::spawn_blocking(move || {
@@ -235,6 +233,18 @@ impl Watchdog {
             device.feed()
         })
         .await?
+    }
+
+    /// A primary is being made, for which it was armed.
+    pub fn is_promoting(&self) -> bool {
+        self.promoting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Once more as it is, without a look at what it is set to: all the time there is, for the next arbiter to start.
+    pub async fn feed_at_end(&self) {
+        if let Some(device) = self.device.lock().await.as_mut() {
+            let _ = device.feed();
+        }
     }
 
     /// Tells the device to stop and closes it. No process is left that it would have to end.
@@ -271,64 +281,4 @@ fn usable(device: &Path) -> Result<(), String> {
     rustix::fs::access(device, rustix::fs::Access::WRITE_OK).map_err(|why| {
         format!("{}: {why}; hint: load its driver (modprobe softdog) and let the arbiter's user write to it", device.display())
     })
-}
-
-/// The arbiter ends: where no process of a server is left, or in maintenance mode, the device must not fire for that. Otherwise it goes on
-/// counting, until the next arbiter feeds it or the host is reset.
-pub async fn at_end(node: &Node, paused: bool) {
-    let left = is_anybody_left(&node.config.postgres.data_dir).await.unwrap_or(true);
-    if !left || paused {
-        node.watchdog.disarm().await;
-    } else if node.watchdog.is_armed() {
-        // All the time there is, for the next arbiter to start.
-        if let Some(device) = node.watchdog.device.lock().await.as_mut() {
-            let _ = device.feed();
-        }
-        tracing::error!("the arbiter ends beside a server that runs: the watchdog resets this host unless an arbiter starts in time");
-    }
-}
-
-/// Does for each look at the page what is due, for as long as the future is polled.
-pub async fn keep(
-    node: Node,
-    configured: watch::Receiver<Arc<NodeConfig>>,
-    shown: watch::Receiver<Snapshot>,
-    mut pages: watch::Receiver<Page>,
-) {
-    let mut starving = false;
-    while pages.changed().await.is_ok() {
-        let page = *pages.borrow_and_update();
-        let config = configured.borrow().watchdog.clone();
-        let (ttl, paused) = {
-            let snapshot = shown.borrow();
-            (snapshot.view.config().timing().ttl, snapshot.view.config().paused())
-        };
-        let watchdog = &node.watchdog;
-        if config.mode == Mode::Off {
-            watchdog.disarm().await;
-            continue;
-        }
-        let act = watchdog::act(page.server, watchdog.promoting.load(Ordering::Relaxed) > 0, paused);
-        let done = match act {
-            Act::Arm => {
-                // Where it can't be opened, that was said.
-                let _ = watchdog.open(&config, ttl).await;
-                watchdog.feed(&config, ttl).await
-            }
-            Act::Feed => watchdog.feed(&config, ttl).await,
-            Act::Starve => Ok(()),
-            Act::Disarm => {
-                watchdog.disarm().await;
-                Ok(())
-            }
-        };
-        if let Err(why) = done {
-            watchdog.tell(format!("the watchdog is not fed, and resets this host: {why:#}"));
-        }
-        let starves = act == Act::Starve && watchdog.is_armed();
-        if starves && !starving {
-            tracing::error!("the watchdog is not fed: nobody knows what the server's page says ({:?}); it resets this host", page.server);
-        }
-        starving = starves;
-    }
 }

@@ -3,8 +3,8 @@
 use super::console::Console;
 use super::{forget, key, left_behind};
 use crate::config::{NodeConfig, PoolerConfig};
-use crate::daemon::snapshot::Snapshot;
 use crate::node::Node;
+use crate::node::snapshot::Snapshot;
 use crate::postgres::{read_if_there, write_atomically};
 use anyhow::{Context, Result, ensure};
 use cluster::local::Postgres;

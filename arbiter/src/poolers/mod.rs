@@ -12,6 +12,7 @@ pub use keep::keep;
 
 use crate::config::{NodeConfig, PoolerConfig};
 use crate::node::Node;
+use crate::node::changes::UnderWay;
 use crate::postgres::{read_if_there, remove_if_there, write_atomically};
 use anyhow::{Context, Result, bail};
 use cluster::leader::Leader;
@@ -22,10 +23,7 @@ use dcs::Dcs;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// From the pause on: a change that takes longer is no short wait any more, and clients are better off with what the server says. Longer than
 /// a failover takes, so that a host that dies midway costs them a wait and no errors.
@@ -39,37 +37,13 @@ const LOGIN_WITHIN: Duration = Duration::from_secs(1);
 /// The file beside the data that tells a restarted arbiter, also while etcd is away, what the one before it may have left paused.
 const FILE: &str = "pg_tenure.poolers";
 
-/// Changes under way that have paused something, and the bell for the task that lets it go on.
-#[derive(Debug, Default)]
-pub struct Changes {
-    count: AtomicUsize,
-    bell: Notify,
-}
-
-/// While this lives, the change that paused the poolers is under way. However it ends, what was paused is looked after then.
-pub struct Held(Arc<Changes>);
-
-impl Held {
-    fn begin(changes: &Arc<Changes>) -> Held {
-        changes.count.fetch_add(1, Ordering::AcqRel);
-        Held(changes.clone())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::AcqRel);
-        self.0.bell.notify_one();
-    }
-}
-
 fn file(config: &NodeConfig) -> PathBuf {
     config.postgres.data_dir.join(FILE)
 }
 
 /// Pauses the poolers of the node's file, for as long as the answer lives. What can't be paused in time, or without a word to the other
 /// arbiters first, is left as it is: the change goes on without, and its clients see what clients without a pooler see.
-pub async fn hold(node: &Node, view: &ClusterView) -> Option<Held> {
+pub async fn hold(node: &Node, view: &ClusterView) -> Option<UnderWay> {
     let leader = view.leader_if(&node.config.name).filter(|_| !node.config.poolers.is_empty())?;
     let began = Instant::now();
     let found = join_all(node.config.poolers.iter().map(|pooler| async move {
@@ -93,7 +67,7 @@ pub async fn hold(node: &Node, view: &ClusterView) -> Option<Held> {
     if found.is_empty() {
         return None;
     }
-    let held = Held::begin(&node.poolers);
+    let held = UnderWay::begin(&node.poolers);
     let bound = at_most(view);
     let names = |databases: &[String]| databases.iter().cloned().collect::<BTreeSet<_>>();
     let paused = Paused {

@@ -1,7 +1,7 @@
 //! The server's settings: which go into postgresql.conf, which onto the command line, and the files themselves.
 
 use super::controldata::RequiredSettings;
-use super::{read_if_there, remove_if_there, sync_directory, write_atomically};
+use super::{REQUIRE_AUTH, read_if_there, remove_if_there, sync_directory, write_atomically};
 use anyhow::{Context, Result};
 use cluster::admission::is_name;
 use cluster::renamed;
@@ -25,9 +25,6 @@ const ON_COMMAND_LINE: [(&str, &str, Option<u64>); 10] = [
     ("wal_level", "replica", None),
     ("wal_log_hints", "on", None),
 ];
-
-/// The value of libpq's `require_auth` where the user gives none: whoever asks for the password in the open is told nothing.
-pub const REQUIRE_AUTH: &str = "!password";
 
 /// The first major version whose servers know that word.
 const REQUIRE_AUTH_SINCE: u32 = 16;

@@ -2,7 +2,7 @@
 
 use super::marker::Incomplete;
 use super::{Programs, empty_directory, is_empty_directory, run, sync_data_directory, write_atomically};
-use crate::config::Credentials;
+use crate::postgres::credentials::Credentials;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 

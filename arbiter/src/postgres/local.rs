@@ -177,8 +177,8 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Credentials;
     use crate::ground::secret::Secret;
+    use crate::postgres::credentials::Credentials;
     use crate::postgres::query::LocalSql;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, UnixListener};

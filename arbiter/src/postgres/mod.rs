@@ -1,10 +1,11 @@
 //! What touches one Postgres: its programs, its files, its process. Leaves compute or act once; the
-//! branches that choose between them live in `apply.rs`.
+//! branches that choose between them live in `duties/`.
 
 pub mod basebackup;
+pub mod citus_daemon;
 pub mod conf;
 pub mod controldata;
-pub mod hba;
+pub mod credentials;
 pub mod initdb;
 pub mod local;
 pub mod mark;
@@ -24,6 +25,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+
+/// The value of libpq's `require_auth` where the user gives none: whoever asks for the password in the open is told nothing.
+pub const REQUIRE_AUTH: &str = "!password";
 
 /// Where the programs of one PostgreSQL major version are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +51,7 @@ impl Programs {
     /// address comes out of a member key. (libpq knows that word since PostgreSQL 16, older ones pass it over.)
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.path(name));
-        command.env("LC_ALL", "C").env("PGREQUIREAUTH", conf::REQUIRE_AUTH).stdin(Stdio::null());
+        command.env("LC_ALL", "C").env("PGREQUIREAUTH", REQUIRE_AUTH).stdin(Stdio::null());
         for variable in ["PGDATA", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGPASSFILE"] {
             command.env_remove(variable);
         }

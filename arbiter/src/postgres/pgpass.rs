@@ -1,7 +1,7 @@
 //! The password file that replication, clones and rewinds use, so that no password is on a command line or in a setting.
 
 use super::write_atomically;
-use crate::config::Credentials;
+use crate::postgres::credentials::Credentials;
 use anyhow::{Context, Result};
 use std::path::Path;
 

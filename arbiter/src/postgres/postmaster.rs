@@ -1,9 +1,10 @@
 //! One postmaster as a process: start it so that it outlives us, adopt it, wait for it, signal it, and clear up after it.
 
 use super::refuse_root;
+use crate::ground::process::{watchable, when_readable};
 use anyhow::{Context, Result, bail};
 use rustix::fs::inotify;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -265,20 +266,6 @@ pub async fn last_words(path: &Path) -> String {
         return format!("see {} and the server's own log", path.display());
     }
     lines.into_iter().rev().map(str::trim).collect::<Vec<_>>().join("; ")
-}
-
-/// A descriptor of a process that becomes readable when it ends.
-pub(crate) fn watchable(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
-    when_readable(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
-}
-
-/// A descriptor that tasks can wait on.
-#[expect(
-    deprecated,
-    reason = "its successor is an unsafe fn, and unsafe is kept to `extension` and `watchdog.rs`; an OwnedFd moved in here stays open and the same until the AsyncFd is dropped, which is all that the successor asks"
-)]
-fn when_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
 }
 
 /// Changes of the files directly in one directory.

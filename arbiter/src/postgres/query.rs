@@ -2,7 +2,7 @@
 
 use super::conf::conninfo;
 use super::local::{LocalServer, Stream};
-use crate::config::{Authentication, Credentials};
+use crate::postgres::credentials::{Authentication, Credentials};
 use anyhow::{Context, Result, anyhow, bail};
 use cluster::lsn::Lsn;
 use cluster::mark::Identity;

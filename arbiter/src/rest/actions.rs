@@ -1,10 +1,10 @@
 //! What REST changes: requests for another leader, the configuration, this node's server.
 
 use super::{Reply, health};
-use crate::daemon::snapshot::{Command, NodeHandle, Snapshot};
 use crate::ground::outcome::{self, Asked, Outcome};
 use crate::ground::present;
 use crate::node::settings;
+use crate::node::snapshot::{Command, NodeHandle, Snapshot};
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
 use cluster::local::Postgres;

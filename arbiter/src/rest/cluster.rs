@@ -1,8 +1,8 @@
 //! What REST tells: this node's status, the cluster, its history and configuration.
 
 use super::health;
-use crate::daemon::snapshot::Snapshot;
 use crate::ground::present::{self, Role};
+use crate::node::snapshot::Snapshot;
 use crate::postgres::query::ServerFacts;
 use cluster::duty::Duty;
 use cluster::local::{DataDir, Postgres};

@@ -1,7 +1,7 @@
 //! The health checks of load balancers: from what the daemon last saw to a status code, purely.
 
-use crate::daemon::snapshot::Snapshot;
 use crate::ground::present::{self, Role};
+use crate::node::snapshot::Snapshot;
 use cluster::local::Postgres;
 use cluster::lsn::Lsn;
 use serde_json::Value;

@@ -6,7 +6,7 @@
 use super::access::{addresses, host};
 use super::places::{Place, Places, Waits};
 use super::{Gate, Shared};
-use crate::daemon::snapshot::Snapshot;
+use crate::node::snapshot::Snapshot;
 use axum::body::Body;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};

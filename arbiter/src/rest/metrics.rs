@@ -1,8 +1,8 @@
 //! `/metrics`: Prometheus' text, with the field's names and a few of ours.
 
 use super::{cluster, health};
-use crate::daemon::snapshot::Snapshot;
 use crate::ground::present::{self, Role};
+use crate::node::snapshot::Snapshot;
 use crate::postgres::query::{FenceCounts, ServerFacts};
 use cluster_rules::health::Symptom;
 use cluster_rules::histogram::Histogram;

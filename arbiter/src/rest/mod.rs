@@ -32,9 +32,9 @@ mod shared;
 mod upgrade;
 
 use crate::config::RestConfig;
-use crate::daemon::snapshot::{NodeHandle, Snapshot};
 use crate::ground::present;
 use crate::ground::tls;
+use crate::node::snapshot::{NodeHandle, Snapshot};
 use crate::postgres::query::ServerFacts;
 use access::Access;
 use axum::body::{Body, to_bytes};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{Credentials, NodeConfig};
-use crate::daemon::snapshot::Command;
+use crate::node::snapshot::Command;
 use crate::postgres::local::LocalServer;
 use crate::postgres::query::LocalSql;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -2,7 +2,7 @@
 
 use super::Reply;
 use super::actions::object;
-use crate::daemon::snapshot::NodeHandle;
+use crate::node::snapshot::NodeHandle;
 use crate::upgrade;
 use serde_json::Value;
 

@@ -1,6 +1,5 @@
 //! What this node's files have of the new major version: programs, libraries, extensions, settings, room.
 
-use super::programs;
 use crate::config::NodeConfig;
 use crate::postgres::{Programs, run};
 use anyhow::{Context, Result};
@@ -16,6 +15,11 @@ const NEEDED: [&str; 10] =
     ["postgres", "pg_ctl", "initdb", "pg_upgrade", "pg_dump", "pg_dumpall", "pg_restore", "pg_resetwal", "pg_controldata", "psql"];
 /// And what makes the standbys and the statistics.
 const NEEDED_LATER: [&str; 2] = ["pg_basebackup", "vacuumdb"];
+
+/// The programs of another major version, by where the node's own file says that those of `from` are.
+pub fn programs(config: &NodeConfig, from: u32, to: u32) -> Option<Programs> {
+    beside(config.postgres.bin_dir.to_str()?, from, to).map(Programs::new)
+}
 
 /// Looks.
 pub async fn look(config: &NodeConfig, server: &Server, databases: &[Database], to: u32) -> Result<Files> {

@@ -4,13 +4,14 @@ pub mod files;
 pub mod inspect;
 pub mod trial;
 
+pub use files::programs;
+
 use crate::config::NodeConfig;
-use crate::postgres::Programs;
 use crate::postgres::query::LocalSql;
 use anyhow::{Context, Result};
 use cluster::local::Postgres;
 use cluster::upgrade::obstacle::{self, Obstacle};
-use cluster::upgrade::{beside, reachable};
+use cluster::upgrade::reachable;
 use cluster::view::ClusterView;
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +28,6 @@ pub struct Checked {
     pub to: u32,
     /// What stands in the way there.
     pub obstacles: Vec<Obstacle>,
-}
-
-/// The programs of another major version, by where the node's own file says that those of `from` are.
-pub fn programs(config: &NodeConfig, from: u32, to: u32) -> Option<Programs> {
-    beside(config.postgres.bin_dir.to_str()?, from, to).map(Programs::new)
 }
 
 /// Looks for all that stands in the way on this node; on the primary also in its databases, and `pg_upgrade --check` is run there.

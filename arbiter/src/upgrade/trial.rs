@@ -1,7 +1,7 @@
 //! `pg_upgrade --check` against the running primary: it reads there, and starts a server of the new version on an empty throw-away directory.
 
 use crate::config::NodeConfig;
-use crate::node::settings;
+use crate::node::paths;
 use crate::postgres::{Programs, tail};
 use anyhow::{Context, Result};
 use cluster::upgrade::obstacle::Server;
@@ -18,7 +18,7 @@ const TOLD: usize = 1500;
 
 /// Its words where it failed; None where it found nothing.
 pub async fn run(config: &NodeConfig, new: &Programs, server: &Server) -> Result<Option<String>> {
-    let place = settings::beside(config, ".upgrade-check");
+    let place = paths::beside(config, ".upgrade-check");
     let done = in_place(config, new, server, &place).await;
     remove(&place).await?;
     done

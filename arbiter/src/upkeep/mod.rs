@@ -1,13 +1,19 @@
 //! What a node keeps in order while nothing else is to do: on the primary synchronous standbys, slots,
 //! history and the first checkpoint; on a standby the slots that its own standbys would need.
 
+pub mod addresses;
 pub mod failsafe;
+pub mod page;
+pub mod reads;
 pub mod remote;
+mod rules;
 pub mod slots;
+pub mod synchronous;
+pub mod watchdog;
 
 use crate::citus;
-use crate::duties::found;
 use crate::node::Node;
+use crate::node::extension;
 use crate::node::recovery;
 use crate::postgres::conf::Recovery;
 use crate::postgres::query::ServerFacts;
@@ -19,9 +25,6 @@ use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::ClusterView;
 use dcs::Dcs;
-
-mod rules;
-pub mod synchronous;
 
 /// One round on the primary. True if something was changed and another look is due.
 pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
@@ -151,7 +154,7 @@ pub fn first_checkpoint(node: &Node) {
 
 /// After a promotion: the checkpoint that rewinds wait for, and what only a primary can make.
 async fn after_promotion(node: &Node) {
-    if let Err(why) = found::ensure_extension(node).await {
+    if let Err(why) = extension::ensure_extension(node).await {
         tracing::warn!("{why:#}");
     }
     match node.sql.checkpoint().await {

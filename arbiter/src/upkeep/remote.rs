@@ -9,63 +9,10 @@ use cluster::history::History;
 use cluster::name::{SystemId, Timeline};
 use cluster::standby_cluster::RemoteWord;
 use cluster::view::ClusterView;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest wait for the other side's answers.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// An answer is believed for this long; then it is asked anew.
-const BELIEVED: Duration = Duration::from_secs(2);
-
-/// What the other cluster said last, and when it was asked last.
-#[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    said: Option<RemoteWord>,
-    asked: Option<Instant>,
-    under_way: bool,
-}
-
-impl Heard {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What it said, if it did.
-    pub fn said(&self) -> Option<RemoteWord> {
-        self.state().said.clone()
-    }
-
-    /// Nothing that was said counts any more: this node streams, or follows another.
-    pub fn forget(&self) {
-        let mut state = self.state();
-        state.said = None;
-        state.asked = None;
-    }
-
-    /// The right to ask, at most once per [`BELIEVED`] and one at a time.
-    fn begin(&self) -> bool {
-        let mut state = self.state();
-        let due = !state.under_way && state.asked.is_none_or(|asked| asked.elapsed() >= BELIEVED);
-        if due {
-            state.under_way = true;
-            state.asked = Some(Instant::now());
-        }
-        due
-    }
-
-    /// Takes the answer; true if it says something new.
-    fn end(&self, said: Option<RemoteWord>) -> bool {
-        let mut state = self.state();
-        let new = state.said != said;
-        state.said = said;
-        state.under_way = false;
-        new
-    }
-}
 
 /// Asks the other cluster in the background; the loop is woken when it has said something new.
 pub fn ask(node: &Node, view: &ClusterView, mine: Timeline) {

@@ -2,10 +2,8 @@
 
 use crate::config::NodeConfig;
 use crate::node::Node;
-use crate::postgres::conf::Parameters;
 use crate::postgres::query::{ServerFacts, demand_ours};
 use anyhow::{Context, Result, bail};
-use cluster::config::DynamicConfig;
 use cluster::leader::Leader;
 use cluster::lsn::Lsn;
 use cluster::member::Tags;
@@ -13,7 +11,7 @@ use cluster::name::Timeline;
 use cluster::slots::{self, Copied, Facts, LogicalSlot, SlotStep};
 use cluster::view::ClusterView;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -25,43 +23,6 @@ const COPY_OPTIONS: &str = "-c statement_timeout=30s";
 
 /// How long a promotion waits for a slot that must go and is still being moved.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What a node remembers of its slots between two looks.
-#[derive(Default)]
-pub struct Memory {
-    inner: Mutex<Inner>,
-    /// The session that owns the copies which are not yet trusted; they end with it.
-    session: tokio::sync::Mutex<Option<Arc<Client>>>,
-    /// Copies are worked on by one task at a time.
-    at_work: Arc<tokio::sync::Mutex<()>>,
-}
-
-#[derive(Default)]
-struct Inner {
-    copies: BTreeMap<String, Copied>,
-    timeline: Timeline,
-    round: u64,
-    /// What was said already, so that it is said once.
-    told: BTreeSet<String>,
-    logged: Option<Instant>,
-    recalled: bool,
-    told_of_copies: String,
-}
-
-impl Memory {
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says something once; again only after it was not to be said for a while.
-    fn tell(&self, now: BTreeSet<String>) {
-        let mut inner = self.inner();
-        for line in now.difference(&inner.told) {
-            tracing::warn!("{line}");
-        }
-        inner.told = now;
-    }
-}
 
 /// One look at the slots. `leader` is given where this node leads.
 pub async fn keep(node: &Node, view: &ClusterView, leader: Option<&Leader>, server: &ServerFacts) -> Result<()> {
@@ -116,7 +77,7 @@ async fn recall(node: &Node) {
     if std::mem::replace(&mut node.slots.inner().recalled, true) {
         return;
     }
-    let text = tokio::fs::read(crate::node::settings::trusted_slots_file(&node.config)).await.unwrap_or_default();
+    let text = tokio::fs::read(crate::node::paths::trusted_slots_file(&node.config)).await.unwrap_or_default();
     let trusted: BTreeMap<String, Timeline> = serde_json::from_slice(&text).unwrap_or_default();
     let copied = |timeline| Copied { trusted: Some(timeline), ..Copied::default() };
     node.slots.inner().copies = trusted.into_iter().map(|(name, timeline)| (name, copied(timeline))).collect();
@@ -127,7 +88,7 @@ async fn remember(node: &Node) -> Result<()> {
     let trusted: BTreeMap<String, Timeline> =
         node.slots.inner().copies.iter().filter_map(|(name, copied)| Some((name.clone(), copied.trusted?))).collect();
     let text = serde_json::to_string(&trusted).context("print the trusted slots")?;
-    let path = crate::node::settings::trusted_slots_file(&node.config);
+    let path = crate::node::paths::trusted_slots_file(&node.config);
     crate::postgres::write_atomically(&path, &text, 0o600).await.with_context(|| format!("write {}", path.display()))
 }
 
@@ -417,36 +378,4 @@ async fn drop_doubtful(node: &Node, view: &ClusterView) -> Result<()> {
         tracing::error!("dropped the copy of the logical slot {name}: nothing shows that it is safe, and its consumer would miss changes");
     }
     Ok(())
-}
-
-/// The release of the data directory, where there is one.
-pub async fn major(config: &NodeConfig) -> Option<u32> {
-    let version = tokio::fs::read_to_string(config.postgres.data_dir.join("PG_VERSION")).await.unwrap_or_default();
-    version.trim().parse().ok()
-}
-
-/// What slots ask of the server's settings.
-pub fn settings(major: Option<u32>, dynamic: &DynamicConfig, database: &str, parameters: &mut Parameters) {
-    let native = major.is_some_and(|major| major * 10_000 >= slots::NATIVE_SYNC);
-    if slots::keeps_logical(dynamic) {
-        for_logical(native, &mut parameters.file);
-    }
-    let synchronises = parameters.file.get("sync_replication_slots").is_some_and(|value| is_on(value));
-    parameters.slots_database = (native && synchronises).then(|| database.to_owned());
-}
-
-/// As the server reads a switch, in any beginning of the word that is no other's.
-fn is_on(value: &str) -> bool {
-    let value = value.trim().to_ascii_lowercase();
-    value == "1" || value == "on" || ["true", "yes"].iter().any(|word| !value.is_empty() && word.starts_with(&value))
-}
-
-fn for_logical(native: bool, file: &mut BTreeMap<String, String>) {
-    // Without it the primary vacuums catalog rows away that the standbys' copies need.
-    file.insert("hot_standby_feedback".to_owned(), "on".to_owned());
-    // A copy is trusted once the primary keeps its rows, and it learns of that with this interval (10 s by default).
-    file.entry("wal_receiver_status_interval".to_owned()).or_insert_with(|| "2s".to_owned());
-    if native {
-        file.insert("sync_replication_slots".to_owned(), "on".to_owned());
-    }
 }

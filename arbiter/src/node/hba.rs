@@ -3,9 +3,9 @@
 //! No rule that nobody asked for is wider than what was written: where the configuration says nothing, the file is its owner's. Rules of
 //! our own are added once, when initdb made the file a moment ago and nobody gave any; they never say `trust`.
 
-use super::conf::ConfigFiles;
-use super::{read_if_there, write_atomically};
 use crate::config::{Authentication, NodeConfig, ServerRole};
+use crate::postgres::conf::ConfigFiles;
+use crate::postgres::{read_if_there, write_atomically};
 use anyhow::{Context, Result};
 use cluster::config::DynamicConfig;
 use cluster::hba::Line;
@@ -244,8 +244,8 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Credentials;
     use crate::ground::secret::Secret;
+    use crate::postgres::credentials::Credentials;
     use serde_json::json;
 
     #[test]

@@ -93,7 +93,7 @@ pub struct NodeHandle {
     pub config: Arc<crate::config::NodeConfig>,
     /// Until when this node promised not to take the leader key (`failsafe_mode`): kept here, too, since
     /// a server that is restarted forgets it.
-    pub promise: crate::upkeep::failsafe::Promise,
+    pub promise: crate::node::promise::Promise,
     /// How long procedures took.
     pub timings: crate::node::timings::Timings,
     /// What its server knows of parameters.

@@ -1,11 +1,11 @@
 //! The right to hold the addresses for reads: a key of etcd on a lease of its own, so that at most one member has it at a time.
 
-use super::{Kind, Right};
+use crate::address::{Kind, Right};
 use crate::config::NodeConfig;
-use crate::daemon::snapshot::Snapshot;
+use crate::ground::clock::boottime;
 use crate::node::Node;
 use crate::node::page::Page;
-use crate::upkeep::failsafe::boottime;
+use crate::node::snapshot::Snapshot;
 use cluster::address::{self, Why};
 use cluster::lease;
 use cluster::name::MemberName;
@@ -22,12 +22,6 @@ const STEADY: Duration = Duration::from_secs(2);
 
 /// No more often than this the key is asked for.
 const AT_LEAST: Duration = Duration::from_millis(250);
-
-impl Default for Right {
-    fn default() -> Right {
-        Right { mine: false, at: Instant::now(), until: None }
-    }
-}
 
 /// Keeps, takes and gives up the right, for as long as the future is polled.
 pub async fn keep(

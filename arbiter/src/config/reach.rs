@@ -1,0 +1,30 @@
+//! Addresses in the file: where something listens, and where others reach it.
+
+use super::address::HostPort;
+use super::tree::At;
+
+pub(super) fn host_port(at: &At<'_>, default_port: u16) -> Option<HostPort> {
+    HostPort::parse(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
+}
+
+/// An address to listen on.
+pub(super) fn to_listen(at: &At<'_>, default_port: u16) -> Option<HostPort> {
+    HostPort::to_listen(&at.text()?, default_port).map_err(|expected| at.note(format!("expected {expected}"))).ok()
+}
+
+/// Where others reach something: as given, or where it listens if that is one real address.
+pub(super) fn reachable(at: &At<'_>, listen: &HostPort) -> Option<HostPort> {
+    if at.value.is_some() {
+        let address = host_port(at, listen.port)?;
+        if address.is_wildcard() {
+            at.note(format!("{address} is no address that other members can connect to"));
+            return None;
+        }
+        return Some(address);
+    }
+    if listen.is_wildcard() {
+        at.note("is missing, and the listen address is no address that other members can connect to");
+        return None;
+    }
+    Some(listen.clone())
+}

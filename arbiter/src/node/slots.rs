@@ -1,0 +1,88 @@
+//! What a node remembers of its slots between two looks (`upkeep/slots.rs`), and what they ask of the server's settings.
+
+use crate::config::NodeConfig;
+use crate::postgres::conf::Parameters;
+use cluster::config::DynamicConfig;
+use cluster::name::Timeline;
+use cluster::slots::{self, Copied};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio_postgres::Client;
+
+/// What a node remembers of its slots between two looks.
+#[derive(Default)]
+pub struct SlotMemory {
+    inner: Mutex<Inner>,
+    /// The session that owns the copies which are not yet trusted; they end with it.
+    pub session: tokio::sync::Mutex<Option<Arc<Client>>>,
+    /// Copies are worked on by one task at a time.
+    pub at_work: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What is remembered, while it is looked at or changed.
+#[derive(Default)]
+pub struct Inner {
+    /// Copies of logical slots, by name.
+    pub copies: BTreeMap<String, Copied>,
+    /// The timeline of the server when they were last looked at.
+    pub timeline: Timeline,
+    /// Rounds of the copying task.
+    pub round: u64,
+    /// What was said already, so that it is said once.
+    pub told: BTreeSet<String>,
+    /// When a snapshot for decoding was last asked for.
+    pub logged: Option<Instant>,
+    /// The file of the arbiter before this one was read.
+    pub recalled: bool,
+    /// What was last said of all copies together.
+    pub told_of_copies: String,
+}
+
+impl SlotMemory {
+    /// All of it.
+    pub fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says something once; again only after it was not to be said for a while.
+    pub fn tell(&self, now: BTreeSet<String>) {
+        let mut inner = self.inner();
+        for line in now.difference(&inner.told) {
+            tracing::warn!("{line}");
+        }
+        inner.told = now;
+    }
+}
+
+/// The release of the data directory, where there is one.
+pub async fn major(config: &NodeConfig) -> Option<u32> {
+    let version = tokio::fs::read_to_string(config.postgres.data_dir.join("PG_VERSION")).await.unwrap_or_default();
+    version.trim().parse().ok()
+}
+
+/// What slots ask of the server's settings.
+pub fn settings(major: Option<u32>, dynamic: &DynamicConfig, database: &str, parameters: &mut Parameters) {
+    let native = major.is_some_and(|major| major * 10_000 >= slots::NATIVE_SYNC);
+    if slots::keeps_logical(dynamic) {
+        for_logical(native, &mut parameters.file);
+    }
+    let synchronises = parameters.file.get("sync_replication_slots").is_some_and(|value| is_on(value));
+    parameters.slots_database = (native && synchronises).then(|| database.to_owned());
+}
+
+/// As the server reads a switch, in any beginning of the word that is no other's.
+fn is_on(value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    value == "1" || value == "on" || ["true", "yes"].iter().any(|word| !value.is_empty() && word.starts_with(&value))
+}
+
+fn for_logical(native: bool, file: &mut BTreeMap<String, String>) {
+    // Without it the primary vacuums catalog rows away that the standbys' copies need.
+    file.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+    // A copy is trusted once the primary keeps its rows, and it learns of that with this interval (10 s by default).
+    file.entry("wal_receiver_status_interval".to_owned()).or_insert_with(|| "2s".to_owned());
+    if native {
+        file.insert("sync_replication_slots".to_owned(), "on".to_owned());
+    }
+}
