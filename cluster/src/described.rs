@@ -1,6 +1,6 @@
 //! What only a node's arbiter knows and the member key is to say: the arbiter hands it to the lease worker, which has no SQL.
 
-use crate::address::AddressFacts;
+use crate::address::facts::AddressFacts;
 use crate::health::Vitals;
 use crate::lsn::Lsn;
 use crate::member::Member;

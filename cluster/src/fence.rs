@@ -66,8 +66,6 @@ pub enum Verdict {
     Pass,
     /// Not now; it may be yes shortly (a renewal is late, a switchover runs).
     Wait,
-    /// No, and waiting won't help unless this node becomes leader.
-    Refuse,
 }
 
 /// A wall clock is set right by less than this at a time where it is well; a slew moves it far less within a lease.
@@ -85,7 +83,7 @@ pub fn by_wall_clock(now: Moment, at_renewal_ns: i64, present_ns: i64) -> Moment
 
 /// Judges a commit of a transaction that began at `began`.
 ///
-/// A closed page is `Wait`, not `Refuse`: a node that was just promoted, or whose worker was just
+/// A closed page is `Wait` and no refusal: a node that was just promoted, or whose worker was just
 /// restarted, opens within milliseconds; the caller bounds the wait and then refuses.
 pub fn judge(page: Page, began: Moment, now: Moment) -> Verdict {
     match page.mode {

@@ -4,31 +4,12 @@
 //! address where its file says so; the lease under that name is not the copy's, nor is the leader key on it. So an instance
 //! writes what it is into its member key, and whoever finds another's there touches no key until that one has run out.
 
+pub use crate::name::Instance;
+
 use crate::leader::LeaseId;
 use crate::member::Member;
 use crate::name::MemberName;
 use crate::view::ClusterView;
-use serde::{Deserialize, Serialize};
-use std::fmt;
-
-/// A boot of a host (its kernel draws a random id at each), the directory in it that holds the data directory, and the name
-/// of that one. Server and arbiter of one node find the same without asking each other, also after each was started anew.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Instance(String);
-
-impl Instance {
-    /// Of these facts.
-    pub fn of(boot: &str, device: u64, inode: u64, directory: &str) -> Instance {
-        Instance(format!("{boot}/{device:x}:{inode:x}/{directory}"))
-    }
-}
-
-impl fmt::Display for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// The name is another's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

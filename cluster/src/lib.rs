@@ -29,6 +29,9 @@ pub mod roster;
 pub mod rows;
 pub mod schema;
 pub mod sync;
+
+pub mod memory;
+pub mod versioned;
 pub mod view;
 
 pub mod local;

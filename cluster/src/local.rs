@@ -3,9 +3,9 @@
 use crate::health::Way;
 use crate::lsn::Lsn;
 use crate::member::Tags;
+use crate::memory::Memory;
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::standby_cluster::Remote;
-use crate::store::Memory;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -114,8 +114,6 @@ pub struct LocalState {
     pub rewind_failed: Option<String>,
     /// Where the configuration allows the data to be replaced by a clone after a failed rewind.
     pub may_clone_over: bool,
-    /// The configuration has a `bootstrap` section.
-    pub may_bootstrap: bool,
     /// How long Postgres has been down although this node leads (crash, failed start).
     pub down_for: Duration,
     /// The node is asked to stop (SIGTERM).

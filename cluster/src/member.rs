@@ -1,11 +1,11 @@
 //! What one node says of itself: the value of `members/<name>` and its tags.
 
 use crate::config::seconds_of;
-use crate::instance::Instance;
 use crate::leader::LeaseId;
 use crate::lsn::Lsn;
+use crate::memory::Memory;
+use crate::name::Instance;
 use crate::name::Timeline;
-use crate::store::Memory;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -368,7 +368,7 @@ pub struct TenureFacts {
     pub reason: Option<String>,
     /// Virtual addresses, where its file names any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub addresses: Option<crate::address::AddressFacts>,
+    pub addresses: Option<crate::address::facts::AddressFacts>,
     /// Where the oldest segment of its log begins: what comes before can't be streamed from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_wal: Option<Lsn>,

@@ -145,6 +145,25 @@ impl fmt::Display for Timeline {
     }
 }
 
+/// A boot of a host (its kernel draws a random id at each), the directory in it that holds the data directory, and the name
+/// of that one. Server and arbiter of one node find the same without asking each other, also after each was started anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Instance(String);
+
+impl Instance {
+    /// Of these facts.
+    pub fn of(boot: &str, device: u64, inode: u64, directory: &str) -> Instance {
+        Instance(format!("{boot}/{device:x}:{inode:x}/{directory}"))
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

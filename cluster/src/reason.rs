@@ -27,8 +27,6 @@ pub enum Reason {
     KeysLost,
     #[error("another node is making the first data directory")]
     AnotherInitializes,
-    #[error("the data directory is empty, there is no cluster yet, and this node may not found one: its bootstrap.method is not served")]
-    NoBootstrapSection,
     #[error("there is no data here that could be used and nobody leads, so there is nobody to clone from")]
     NobodyToCloneFrom,
     #[error("nobody leads, and a replica method is configured that needs nobody (no_leader)")]
@@ -45,6 +43,8 @@ pub enum Reason {
     Empty(MemberName),
     #[error("{what} was interrupted here, so the data can't be used")]
     Incomplete { what: String },
+    #[error("the data directory is empty although this node holds the leader key")]
+    EmptyLeader,
     #[error("the data directory belongs to the database system {found}, the cluster is {expected}")]
     ForeignSystem { found: SystemId, expected: SystemId },
     #[error(
@@ -54,7 +54,7 @@ pub enum Reason {
     #[error("the history forked: this node went on to {mine} on timeline {timeline}, which ended at {fork}")]
     HistoryForked { timeline: Timeline, mine: Lsn, fork: Lsn },
     #[error("this node's Postgres crashed as primary of timeline {timeline} and {leader} leads on timeline {theirs}")]
-    CrashedBehindFork { timeline: Timeline, leader: MemberName, theirs: Timeline },
+    CrashedAfterFork { timeline: Timeline, leader: MemberName, theirs: Timeline },
     #[error("timeline {timeline} of this node is not in the history of {leader}")]
     UnknownTimeline { timeline: Timeline, leader: MemberName },
     #[error("{0} has not told its timeline and history yet")]
@@ -149,8 +149,6 @@ pub enum Reason {
     DivergedCandidate { fork: Lsn },
     #[error("{0} is to take over, as was asked")]
     OtherCandidateAsked(MemberName),
-    #[error("this node was asked to take over")]
-    IAmAsked,
     #[error("still streaming from a primary that lost its lease: it goes first")]
     HeadStart,
     #[error("waiting for the positions of {0}")]

@@ -44,7 +44,7 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
     }
     let theirs = match leader_timeline(view, leader) {
         Ok(theirs) => theirs,
-        // Harmless: the log here is only replayed, and a server that forked is refused by the walsender.
+        // Harmless: the WAL here is only replayed, and a server that forked is refused by the walsender.
         Err(_) if view.is_standby_cluster() && control.ended == Ended::Standby => return Rejoin::Follow,
         Err(why) => return Rejoin::Wait(why),
     };
@@ -52,7 +52,7 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
         return Rejoin::Follow;
     }
     match control.ended {
-        // The record at `checkpoint` is whole on the other side exactly if the fork lies behind its start.
+        // The record at `checkpoint` is whole on the other side if and only if the fork lies after its start.
         Ended::CleanPrimary | Ended::Standby => match view.history().ancestry(theirs, control.timeline, Lsn(control.checkpoint.0 + 1)) {
             Ancestry::Ancestor => Rejoin::Follow,
             Ancestry::Diverged { fork } => {
@@ -62,7 +62,7 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
         },
         // Where its WAL ends is not in pg_control: pg_rewind finds out, and does nothing if nothing is to do.
         Ended::CrashedPrimary => {
-            rewind(view, leader, Reason::CrashedBehindFork { timeline: control.timeline, leader: leader.clone(), theirs })
+            rewind(view, leader, Reason::CrashedAfterFork { timeline: control.timeline, leader: leader.clone(), theirs })
         }
     }
 }

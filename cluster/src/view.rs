@@ -1,30 +1,23 @@
 //! ClusterView: every key of the cluster as read at one revision.
 
-use crate::citus::{CoordinatorWord, GateWord, GatedWord, HeldWord, HoldRequest};
+pub use crate::versioned::Versioned;
+
+use crate::citus::keys::{CoordinatorWord, GateWord, GatedWord, HeldWord, HoldRequest};
 use crate::config::DynamicConfig;
-use crate::failover::FailoverRequest;
+use crate::failover::request::FailoverRequest;
 use crate::history::History;
 use crate::leader::{Leader, LeaseId, Term};
 use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole};
+use crate::memory::Making;
 use crate::name::{MemberName, SystemId, Timeline};
-use crate::poolers::Paused;
+use crate::poolers::paused::Paused;
 use crate::request::MemberRequest;
-use crate::store::Making;
 use crate::sync::SyncState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-
-/// A value and the revision of its last write: what a guarded write compares.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Versioned<T> {
-    /// What stood in the key.
-    pub value: T,
-    /// Modification revision; 0 for a key that does not exist.
-    pub revision: i64,
-}
 
 /// The `initialize` key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -626,15 +626,6 @@ fn while_nobody_leads() {
             "does not exist yet",
         ),
         (
-            "no cluster, no data, no bootstrap section",
-            |view, local| {
-                alone(view, local, DataDir::Empty, Postgres::Stopped);
-                (view.initialize, local.may_bootstrap) = (None, false);
-            },
-            Duty::Rest,
-            "may not found one",
-        ),
-        (
             "another node initializes",
             |view, local| {
                 alone(view, local, DataDir::Empty, Postgres::Stopped);

@@ -2,9 +2,10 @@
 //! keep writers waiting. Each message is bound to a term and hangs on its author's lease.
 
 use crate::codec::{self, to_bytes};
+use crate::error::Error;
 use crate::etcd::{Etcd, on, raw, unchanged};
 use crate::key::Known;
-use crate::{Error, Result};
+use crate::verbs::Result;
 use cluster::citus::{COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, order};
 use cluster::leader::Leader;
 use etcd_client::{GetResponse, TxnOp};

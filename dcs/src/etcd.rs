@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::key::{Keys, Known};
 use crate::remember::Remembered;
 use crate::trouble::{self, Login};
-use crate::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
+use crate::verbs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;

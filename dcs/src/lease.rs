@@ -1,6 +1,7 @@
 //! How a lease is kept, found again and got: the same steps for lease worker, arbiter and simulation.
 
-use crate::{Error, Grant, KeepAlive, LeaderLook, LocalDcs, Result};
+use crate::error::Error;
+use crate::verbs::{Grant, KeepAlive, LeaderLook, LocalDcs, Result};
 use cluster::instance::{self, Claim, InUse};
 use cluster::leader::{Leader, LeaseId};
 use cluster::lease;

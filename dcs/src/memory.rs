@@ -9,7 +9,7 @@
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
 use crate::key::Keys;
-use crate::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
+use crate::verbs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;

@@ -1,8 +1,9 @@
 //! What a planned change has paused, in etcd: written by the leader before it pauses anything, deleted by who leads when all of it goes on.
 
 use crate::codec::to_bytes;
+use crate::error::Error;
 use crate::etcd::{Etcd, unchanged};
-use crate::{Error, Result};
+use crate::verbs::Result;
 use cluster::leader::Leader;
 use cluster::poolers::Paused;
 use etcd_client::TxnOp;

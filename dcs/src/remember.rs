@@ -1,6 +1,7 @@
 //! What a node remembers of etcd's keys, shared by its loops: each view is judged by it, and the believed ones add to it.
 
-use crate::{Error, Result};
+use crate::error::Error;
+use crate::verbs::Result;
 use cluster::store::{self, Doubt, Memory};
 use cluster::view::ClusterView;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! "Look again" signals: a watch on the prefix wakes; it never carries truth.
 
-use crate::{Error, Etcd};
+use crate::error::Error;
+use crate::etcd::Etcd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;

@@ -17,7 +17,6 @@ mod tenure;
 mod turns;
 
 pub use host::Host;
-pub use moving::Moving;
 pub use server::Server;
 pub use tenure::{Look, Tenure, renewal_was_sent_at};
 
@@ -42,6 +41,15 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// A node that took the key and was not promoted does not stand for this long, so that another can.
 const STAND_DOWN: Duration = Duration::from_secs(60);
+
+/// A move of everything onto a new lease, sent and perhaps done.
+#[derive(Debug, Clone, Copy)]
+pub struct Moving {
+    /// The new lease.
+    pub onto: Held,
+    /// The term of the leader key that the write compares; none where the member key moves alone.
+    judged: Option<Term>,
+}
 
 /// What the loops share; one thread, so cells are enough. `S` leads to the store: an `Arc` or `Rc` of it.
 pub struct Worker<S, H> {

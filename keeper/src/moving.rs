@@ -1,21 +1,12 @@
 //! A changed TTL: everything that hangs on the lease moves onto a new one.
 
-use crate::{Host, Worker};
+use crate::{Host, Moving, Worker};
 use cluster::leader::{LeaseId, Term};
 use cluster::lease;
 use cluster::view::ClusterView;
 use dcs::lease::Held;
 use dcs::{Error, LocalDcs};
 use std::ops::Deref;
-
-/// A move of everything onto a new lease, sent and perhaps done.
-#[derive(Debug, Clone, Copy)]
-pub struct Moving {
-    /// The new lease.
-    pub onto: Held,
-    /// The term of the leader key that the write compares; none where the member key moves alone.
-    judged: Option<Term>,
-}
 
 impl<S, H> Worker<S, H>
 where

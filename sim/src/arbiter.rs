@@ -339,7 +339,11 @@ impl Arbiter {
         if fresh && view.leader_if(&self.name).is_some() && matches!(local.postgres, Postgres::Standby { .. }) {
             local.lease_valid = self.confirm(&view).await;
         }
-        let decision = duty::decide(emptied.as_ref().unwrap_or(&view), &local);
+        let mut decision = duty::decide(emptied.as_ref().unwrap_or(&view), &local);
+        if decision.what == Duty::Bootstrap && !matches!(local.data, DataDir::Present(_)) {
+            // A second database system is not simulated: no empty node founds one.
+            decision.what = Duty::Rest;
+        }
         if !(fresh || emptied.is_some() && decision.what == Duty::Bootstrap) {
             self.fail_safe(&view, &local).await;
             return RETRY;
@@ -425,8 +429,6 @@ impl Arbiter {
             lease_valid: self.current().is_some(),
             rewind_failed: self.rewind_failed.borrow().clone(),
             may_clone_over: true,
-            // A second database system is not simulated: no empty node founds one.
-            may_bootstrap: matches!(&*world.nodes[self.at].data.borrow(), Data::Present(_)),
             down_for: since.map_or(Duration::ZERO, |since| world.now() - since),
             stopping: false,
             reinit: false,

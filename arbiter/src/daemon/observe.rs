@@ -195,7 +195,6 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut Memory) -> Resul
             // As in Patroni: one allows it where pg_rewind failed, the other also where it may not be tried.
             && (allowed(config.postgres.remove_data_directory_on_diverged_timelines, "remove_data_directory_on_diverged_timelines")
                 || rewinds && allowed(config.postgres.remove_data_directory_on_rewind_failure, "remove_data_directory_on_rewind_failure")),
-        may_bootstrap: true,
         down_for: memory.down_since.map_or(Duration::ZERO, |since| since.elapsed()),
         stopping: memory.stopping,
         reinit: memory.reinit,

@@ -245,7 +245,6 @@ pub(crate) mod tests {
             lease_valid: true,
             rewind_failed: None,
             may_clone_over: false,
-            may_bootstrap: false,
             down_for: Duration::ZERO,
             stopping: false,
             reinit: false,

@@ -176,7 +176,6 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         lease_valid: true,
         rewind_failed: None,
         may_clone_over: true,
-        may_bootstrap: true,
         down_for: Duration::ZERO,
         stopping: false,
         reinit: false,

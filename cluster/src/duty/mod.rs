@@ -1,93 +1,25 @@
 //! Duty: what this node's processes owe the cluster now. The arbiter asks; its `apply` does it.
 
+mod shared;
+mod standby_cluster;
+mod what;
+
+pub use shared::REQUEST_PATIENCE;
+pub use what::Duty;
+
 use crate::failover;
 use crate::health::Way;
-use crate::leader::{Leader, Term};
+use crate::leader::Leader;
 use crate::local::{DataDir, Ended, GivesWay, LocalState, Postgres};
 use crate::lsn::Lsn;
 use crate::name::MemberName;
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
 use crate::source;
-use crate::standby_cluster;
 use crate::store;
 use crate::upstream::{self, Upstream};
 use crate::view::{ClusterView, Initialize};
-use std::time::Duration;
-
-/// So long a request that can't be served stays: a candidate may be back in a moment.
-pub const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
-
-/// One thing to do, or nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Duty {
-    /// Nothing; look again when something changes.
-    Rest,
-    /// Race for `initialize`, and where it is won make the first data directory and lead.
-    Bootstrap,
-    /// Replace whatever is in the data directory by a copy of this member's (or the remote cluster's).
-    Clone {
-        /// The source.
-        from: Upstream,
-    },
-    /// Make the data from a backup: nobody leads, and a method is configured that needs nobody.
-    Restore,
-    /// Start Postgres as primary: this node leads and its data was a primary's.
-    StartPrimary {
-        /// The term it leads in.
-        term: Term,
-    },
-    /// Start Postgres in recovery.
-    StartStandby {
-        /// Whom to stream from; nobody while nobody leads.
-        upstream: Upstream,
-    },
-    /// Leave recovery: this node leads in this term.
-    Promote {
-        /// The term that was judged.
-        term: Term,
-    },
-    /// Stop a primary that does not lead, or a server that is not this node's own; what follows is decided from what it leaves.
-    Demote,
-    /// This node leads and the cluster is to follow another one: stop cleanly, begin a new term, go on as its standby.
-    DemoteCluster {
-        /// The term that was judged.
-        term: Term,
-    },
-    /// Point the running standby at this upstream.
-    Follow {
-        /// Whom to stream from.
-        upstream: Upstream,
-    },
-    /// Stop if needed and wind back to before the fork, with this source.
-    Rewind {
-        /// The source.
-        from: Upstream,
-    },
-    /// Planned: stop cleanly and hand the key to the first candidate that has everything.
-    Switchover {
-        /// Best first.
-        candidates: Vec<MemberName>,
-    },
-    /// Unplanned but lossless: give the key to this synchronous standby at once.
-    HandOver {
-        /// The standby.
-        to: MemberName,
-    },
-    /// This node is sick and its server does not do what it is told any more: end it by force, and let this member lead.
-    GiveWay {
-        /// Who is better off.
-        to: MemberName,
-    },
-    /// Take a request back that can't be served.
-    CallOff,
-    /// Give the leader key up: this node can't serve.
-    Release,
-    /// Stop Postgres and end (SIGTERM).
-    Stop,
-    /// This node can't belong to the cluster: end with the reason.
-    Quit,
-}
+use shared::{requested, rewind_or, start_failed};
 
 /// Says what this node owes the cluster now. Same facts, same answer.
 pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
@@ -170,7 +102,6 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     let on = Decision::new;
     match (&local.data, &local.postgres) {
         (DataDir::Empty | DataDir::Incomplete { .. }, _) => match view.initialize.as_ref().map(|key| &key.value) {
-            None if !local.may_bootstrap => on(Rest, Reason::NoBootstrapSection),
             None => found(view, local),
             Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
             Some(Initialize::Done(_)) if local.cloning.without_leader => on(Restore, Reason::RestoreWithoutLeader),
@@ -217,7 +148,7 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
     let on = Decision::new;
     let mine = || Reason::IHoldTheLease(leader.term);
     match (&local.data, &local.postgres) {
-        (DataDir::Empty, _) => on(Release, Reason::Incomplete { what: "the data directory is empty: something".to_owned() }),
+        (DataDir::Empty, _) => on(Release, Reason::EmptyLeader),
         (DataDir::Incomplete { what }, _) => on(Release, Reason::Incomplete { what: what.clone() }),
         (DataDir::Damaged { why }, _) => on(Release, Reason::DataDamaged(why.clone())),
         (DataDir::Present(_), Postgres::Primary { .. } | Postgres::Silent) if local.frozen_for > view.config().timing().ttl => {
@@ -325,31 +256,6 @@ fn another_that_could(view: &ClusterView, local: &LocalState) -> Option<MemberNa
     view.members.keys().find(could).cloned()
 }
 
-/// The leader serves (`why`); has anybody asked for a change?
-pub(crate) fn requested(view: &ClusterView, local: &LocalState, why: Reason) -> Decision<Duty> {
-    let rest = || Decision::new(Duty::Rest, why);
-    let Some(request) = view.request() else {
-        return rest();
-    };
-    if let Some(at) = &request.value.scheduled_at
-        && !local.request_due
-    {
-        return Decision::new(Duty::Rest, Reason::Scheduled(at.clone()));
-    }
-    match failover::candidates(view, &request.value) {
-        Ok(candidates) => match candidates.first().cloned() {
-            Some(first) => Decision::new(Duty::Switchover { candidates }, Reason::SwitchoverAsked(first)),
-            None => rest(),
-        },
-        // In maintenance mode it waits for its end. Else what keeps it from being done may pass in a moment; a request that stays would
-        // be carried out at an hour when nobody thinks of it any more.
-        Err(why) if matches!(why, failover::Impossible::Paused) || local.request_waits < REQUEST_PATIENCE => {
-            Decision::new(Duty::Rest, Reason::SwitchoverImpossible(why.to_string()))
-        }
-        Err(why) => Decision::new(Duty::CallOff, Reason::SwitchoverImpossible(why.to_string())),
-    }
-}
-
 fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<Duty> {
     use Duty::*;
     let on = Decision::new;
@@ -407,10 +313,6 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
     }
 }
 
-pub(crate) fn start_failed(local: &LocalState) -> Reason {
-    Reason::StartFailed(local.start_failed.clone().unwrap_or_default())
-}
-
 /// A standby that can't go on: its data is replaced where the configuration allows that. Not while the sync key trusts it: it may
 /// be the only one with a commit that the leader acknowledged.
 fn log_gone(view: &ClusterView, local: &LocalState, from: MemberName, source: Upstream, oldest: Lsn) -> Decision<Duty> {
@@ -420,13 +322,4 @@ fn log_gone(view: &ClusterView, local: &LocalState, from: MemberName, source: Up
         return Decision::new(Duty::Clone { from: source }, Reason::LogGoneCloneAllowed { from, until, oldest });
     }
     Decision::new(Duty::Rest, Reason::LogGoneNeedsHand { from, until, oldest })
-}
-
-/// Wind back, or where that failed clone from this source, if the configuration allows it.
-pub(crate) fn rewind_or(local: &LocalState, from: Upstream, source: Upstream, why: Reason) -> Decision<Duty> {
-    match &local.rewind_failed {
-        None => Decision::new(Duty::Rewind { from }, why),
-        Some(words) if local.may_clone_over => Decision::new(Duty::Clone { from: source }, Reason::RewindFailedCloneAllowed(words.clone())),
-        Some(words) => Decision::new(Duty::Rest, Reason::RewindFailedNeedsHand(words.clone())),
-    }
 }

@@ -1,34 +1,20 @@
 //! Virtual addresses: for how long this node may hold the primary's, and which member holds those for reads.
 
+pub mod facts;
+
+pub use facts::AddressFacts;
+
 use crate::member::{Member, MemberRole};
 use crate::name::MemberName;
 use crate::view::ClusterView;
 use crate::watchdog::Server;
-use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// So much later than it was told to the kernel may take an address away. It keeps whole seconds and looks for old addresses at most once
 /// in one, a quarter of one later than it should at the latest.
 pub const LATE: Duration = Duration::from_millis(1250);
-
-/// What a member says of its addresses in its member key.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AddressFacts {
-    /// Its file names addresses for reads, so it could hold them.
-    pub replica: bool,
-    /// It holds those for reads now.
-    pub reads: bool,
-    /// All that it holds now.
-    pub held: BTreeSet<IpAddr>,
-    /// Why it does not hold what it should.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fault: Option<String>,
-}
 
 /// What is done about an address that is, or may be, on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

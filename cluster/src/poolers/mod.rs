@@ -3,41 +3,15 @@
 //! Who pauses writes `tenure/poolers` first, so that every arbiter knows what may be paused: whoever paused may die, and a pooler
 //! stays paused when the session that paused it is gone (PgBouncer 1.18, tried).
 
-use crate::leader::Term;
+pub mod paused;
+
+pub use paused::Paused;
+
 use crate::member::MemberRole;
 use crate::name::MemberName;
 use crate::view::ClusterView;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// `tenure/poolers`: written before anything is paused, deleted when all of it goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Paused {
-    /// Whose arbiter pauses.
-    pub by: MemberName,
-    /// The leader's term then.
-    pub term: Term,
-    /// From the moment on at which an arbiter reads this: after so long it lets go on what it finds paused, whatever happened.
-    pub at_most_s: u64,
-    /// Databases by pooler.
-    pub poolers: BTreeMap<String, BTreeSet<String>>,
-    /// Fields of newer versions.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
-}
-
-impl Paused {
-    /// What an earlier change left paused may be so still.
-    #[must_use]
-    pub fn and(mut self, before: Option<&Paused>) -> Paused {
-        for (pooler, databases) in before.iter().flat_map(|before| &before.poolers) {
-            self.poolers.entry(pooler.clone()).or_default().extend(databases.iter().cloned());
-        }
-        self
-    }
-}
 
 /// One node, as far as poolers go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -195,8 +169,9 @@ fn end_of_quoted(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::leader::{Leader, LeaseId};
+    use crate::leader::{Leader, LeaseId, Term};
     use crate::member::{Member, MemberEntry};
+    use serde_json::Map;
 
     fn name(text: &str) -> MemberName {
         MemberName::new(text).unwrap()
