@@ -2,6 +2,8 @@
 
 mod imports;
 mod map;
+mod programs;
+mod reader;
 mod rooms;
 mod source;
 
@@ -91,13 +93,16 @@ fn look(root: &Path) -> std::io::Result<(String, String)> {
     }
     let architecture = std::fs::read_to_string(root.join("ARCHITECTURE.md"))?;
     let order = rooms::order(&architecture);
-    let against = rooms::against(&imports::Crate::read(&root.join("arbiter/src"))?, &order);
+    let arbiter = imports::Crate::read(&root.join("arbiter/src"))?;
+    let against = rooms::against(&arbiter, &order);
     counts.push_str(&format!(
         "house: {circles} circles; {} imports against the order of the rooms ({})\n",
         against.len(),
         order.join(" > ")
     ));
-    for line in against.into_iter().chain(map::faults(root, &architecture, &MAPPED)?) {
+    let programs = programs::faults(&root.join("arbiter/src"), &arbiter.files)?;
+    let map = map::faults(root, &architecture, &MAPPED)?;
+    for line in against.into_iter().chain(programs).chain(map).chain(reader::faults(root, &architecture)) {
         faults.push_str(&format!("house: {line}\n"));
     }
     Ok((counts, faults))
