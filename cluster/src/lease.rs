@@ -21,7 +21,7 @@ pub struct Standing {
 
 /// Does a keep-alive's answer count, given the answer to a linearizable read that was sent after it was heard?
 ///
-/// By itself it does not: whoever thinks it leads etcd answers a keep-alive without asking anybody (3.4 before 3.4.31,
+/// By itself it does not: a member of etcd that thinks that it leads answers a keep-alive without asking anybody (3.4 before 3.4.31,
 /// 3.5 before 3.5.13), while the leader that was elected meanwhile lets the lease run out by its own count. The
 /// argument, whichever members answered:
 ///
@@ -30,14 +30,14 @@ pub struct Standing {
 /// * The read is linearizable: a majority confirmed its leader after it was sent, and it shows every entry that was
 ///   committed before. So its term is at least that of every leader that had begun to count when the read was sent.
 /// * The header of the keep-alive's answer is written before the lease is looked at. Its term is one that this member
-///   has applied an entry of. Whoever led in an older term has heard of its end before it applies such an entry, and who
-///   passes the question on passes it to the leader of that term or a later one. So the member that renewed the lease
+///   has applied an entry of. A member that led in an older term has heard of its end before it applies such an entry, and a
+///   member that passes the question on passes it to the leader of that term or a later one. So the member that renewed the lease
 ///   had begun to count in a raft term not older than the one in the header.
 /// * Where both terms are the same, nobody of a later term had begun to count when the read was sent, which was
-///   after the keep-alive was sent. Whoever begins later begins with the full TTL. So etcd lets the lease go one TTL
+///   after the keep-alive was sent. A leader that begins later begins with the full TTL. So etcd lets the lease go one TTL
 ///   after the keep-alive was sent at the earliest: the deadline that [`deadline`] counts from that moment comes first.
 ///
-/// A grant needs no such proof: it is an entry itself, committed after it was sent, and who counts begins after that.
+/// A grant needs no such proof: it is an entry itself, committed after it was sent, and a leader of etcd begins to count after that.
 pub fn counts(kept: Standing, read_after: Standing) -> bool {
     kept == read_after
 }

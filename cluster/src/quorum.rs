@@ -6,15 +6,15 @@
 //!
 //! > **An acknowledged commit is missing on at most `quorum` of the voters in the key.**
 //!
-//! Who takes over has heard `quorum` other voters that have no more than itself ([`crate::race`]), which
+//! A member that takes over has heard `quorum` other voters that have no more than itself ([`crate::race`]), which
 //! makes `quorum + 1` voters; at least one of them has the commit, so the fittest of them has it.
 //!
 //! The sentence is kept, for what is acknowledged from now on, by the overlap: a commit that waits for
 //! any `n` of the standbys `S` is missing on at most `|V ∪ S| - n` of the voters `V`; so `quorum + n >=
 //! |V ∪ S|` is enough ([`overlap`]). For what was acknowledged before, under whatever setting, a new key is
-//! judged by what the old one allows and by who has caught up since ([`follows`]).
+//! judged by what the old one allows and by which members have caught up since ([`follows`]).
 //!
-//! `FIRST n` and `ANY n` are alike here: which of the standbys are first depends on who is connected.
+//! `FIRST n` and `ANY n` are alike here: which of the standbys are first depends on which are connected.
 
 use crate::config::{DynamicConfig, SynchronousMode};
 use crate::lsn::Lsn;
@@ -395,7 +395,7 @@ impl Rules {
         let count = match self.mode {
             SynchronousMode::Off => 0,
             SynchronousMode::On => self.count,
-            // Whoever can't lead only makes it harder to have enough votes.
+            // A member that can't lead only makes it harder to have enough votes.
             SynchronousMode::Quorum => fit.iter().filter(|standby| !standby.nofailover).count().max(self.count),
         };
         fit.into_iter().take(count).map(|standby| standby.name.clone()).collect()

@@ -111,7 +111,7 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     if me.primary && view.is_standby_cluster() {
         return Err(Reason::StandbyClusterAsked);
     }
-    // Whatever the mode says by now, and whoever was asked for: a leader that is cut off may be serving on
+    // Whatever the mode says by now, and whichever member was asked for: a leader that is cut off may be serving on
     // the promises of those in the key, and only of those. (The leader itself empties the key.)
     if !me.primary
         && let Some(known) = &view.failsafe
@@ -233,8 +233,8 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         lsn: me.lsn,
         priority: me.tags.failover_priority(),
     };
-    // A primary's position moves while it waits; what counts is that it is one. Of who stands aside the reason counts: the first one
-    // may be that no arbiter was there yet, and whoever asks why nobody leads is to read the last.
+    // A primary's position moves while it waits; what counts is that it is one. Of a node that stands aside the reason counts: the first one
+    // may be that no arbiter was there yet, and an operator who asks why nobody leads is to read the last.
     let said = view.announcements.get(&me.name).filter(|said| {
         let same = if word.stands {
             word.primary || word.receives || (said.value.timeline, said.value.lsn) == (word.timeline, word.lsn)
@@ -284,7 +284,7 @@ fn resets(sync: &SyncState, me: &Candidate) -> bool {
     !sync.is_empty() && !(mine && (me.primary || sync.sync_standby.is_none()))
 }
 
-/// A primary serves as soon as it has the key, so nobody else may be trusted. A standby serves once it is promoted: until then whoever had
+/// A primary serves as soon as it has the key, so nobody else may be trusted. A standby serves once it is promoted: until then a member that had
 /// everything may still take over, should it die first.
 fn becomes(sync: &SyncState, me: &Candidate) -> SyncState {
     if me.primary { SyncState::of(&me.name, &BTreeSet::new()) } else { sync.inherited(&me.name) }
@@ -292,7 +292,7 @@ fn becomes(sync: &SyncState, me: &Candidate) -> SyncState {
 
 /// Waits for a fitter member while it is alive, and a moment for those that have not spoken.
 ///
-/// A word hangs on the lease of the node that spoke, so whoever has a word is alive, member key or
+/// A word hangs on the lease of the node that spoke, so a node that has a word is alive, member key or
 /// not. Its Postgres need not be: an arbiter keeps the lease of a server that stops or crashed. The
 /// member key then says so, to the others (who don't wait for it) and to itself (it does not take).
 fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) -> Option<Decision<RaceStep>> {
@@ -301,7 +301,7 @@ fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) 
     if down(&me.name) {
         return on(PATIENCE, Reason::NotPublished);
     }
-    // Who is asked for by name waits for a primary only; other standbys stand back.
+    // A node that is asked for by name waits for a primary only; other standbys stand back.
     let asked = asked(view).is_some_and(|asked| asked.could && asked.name == me.name);
     let words = view.announcements.iter().filter(|(name, word)| **name != me.name && word.value.after == after);
     for (name, word) in words {

@@ -67,7 +67,7 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
     }
 }
 
-/// The log that a standby needs next is no more at its upstream: where the upstream's begins. Only an archive or a copy helps then.
+/// The WAL that a standby needs next is no more at its upstream: where the upstream's begins. Only an archive or a copy helps then.
 pub fn log_gone(view: &ClusterView, upstream: &MemberName, until: Option<Lsn>) -> Option<Lsn> {
     let oldest = view.members.get(upstream)?.member.tenure.as_ref()?.oldest_wal?;
     (until? < oldest).then_some(oldest)

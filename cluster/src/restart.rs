@@ -90,7 +90,7 @@ pub struct Scheduled {
 
 /// What is to be done about a restart that was planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Due {
     /// Its time has not come.
     Wait,
     /// Restart now.
@@ -103,24 +103,24 @@ pub enum Verdict {
 const LATE_LOOPS: f64 = 1.5;
 
 /// Judges a plan. `late_s`: seconds since its time, negative before it; None where the time can't be read.
-pub fn judge(scheduled: &Scheduled, server: &Server<'_>, late_s: Option<f64>, loop_wait_s: f64, paused: bool) -> Verdict {
-    let Some(late) = late_s else { return Verdict::Drop("its time can't be read") };
+pub fn judge(scheduled: &Scheduled, server: &Server<'_>, late_s: Option<f64>, loop_wait_s: f64, paused: bool) -> Due {
+    let Some(late) = late_s else { return Due::Drop("its time can't be read") };
     if !scheduled.postmaster_start_time.is_empty() && !server.started.is_empty() && scheduled.postmaster_start_time != server.started {
-        return Verdict::Drop("the server was restarted meanwhile");
+        return Due::Drop("the server was restarted meanwhile");
     }
     if late < 0.0 {
-        return Verdict::Wait;
+        return Due::Wait;
     }
     if paused {
-        return Verdict::Drop("the cluster is in maintenance mode");
+        return Due::Drop("the cluster is in maintenance mode");
     }
     if late > LATE_LOOPS * loop_wait_s {
-        return Verdict::Drop("its time has passed while this node could not act");
+        return Due::Drop("its time has passed while this node could not act");
     }
     if !scheduled.conditions.hold(server) {
-        return Verdict::Drop("its conditions are not met");
+        return Due::Drop("its conditions are not met");
     }
-    Verdict::Restart
+    Due::Restart
 }
 
 #[cfg(test)]
@@ -161,15 +161,15 @@ mod tests {
     fn a_plan_is_kept_done_or_dropped() {
         let plan = Scheduled { schedule: "t".into(), conditions: Conditions::default(), postmaster_start_time: "monday".into() };
         let judged = |late: Option<f64>, server: &Server<'_>, paused| judge(&plan, server, late, 2.0, paused);
-        assert_eq!(judged(Some(-1.0), &REPLICA, false), Verdict::Wait);
-        assert_eq!(judged(Some(0.0), &REPLICA, false), Verdict::Restart);
-        assert_eq!(judged(Some(2.9), &REPLICA, false), Verdict::Restart);
-        assert!(matches!(judged(Some(3.1), &REPLICA, false), Verdict::Drop(_)), "too late");
-        assert!(matches!(judged(Some(0.0), &REPLICA, true), Verdict::Drop(_)), "paused");
-        assert!(matches!(judged(Some(-1.0), &Server { started: "tuesday", ..REPLICA }, false), Verdict::Drop(_)), "restarted");
-        assert!(matches!(judged(None, &REPLICA, false), Verdict::Drop(_)), "unreadable");
+        assert_eq!(judged(Some(-1.0), &REPLICA, false), Due::Wait);
+        assert_eq!(judged(Some(0.0), &REPLICA, false), Due::Restart);
+        assert_eq!(judged(Some(2.9), &REPLICA, false), Due::Restart);
+        assert!(matches!(judged(Some(3.1), &REPLICA, false), Due::Drop(_)), "too late");
+        assert!(matches!(judged(Some(0.0), &REPLICA, true), Due::Drop(_)), "paused");
+        assert!(matches!(judged(Some(-1.0), &Server { started: "tuesday", ..REPLICA }, false), Due::Drop(_)), "restarted");
+        assert!(matches!(judged(None, &REPLICA, false), Due::Drop(_)), "unreadable");
         let picky = Scheduled { conditions: Conditions { role: Some("primary".into()), ..Default::default() }, ..plan.clone() };
-        assert!(matches!(judge(&picky, &REPLICA, Some(0.0), 2.0, false), Verdict::Drop(_)), "conditions");
+        assert!(matches!(judge(&picky, &REPLICA, Some(0.0), 2.0, false), Due::Drop(_)), "conditions");
     }
 
     #[test]

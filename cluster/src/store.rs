@@ -2,7 +2,7 @@
 //!
 //! Everything here rests on etcd's keys only ever going forward. An etcd that was restored from an older backup, or emptied,
 //! breaks that without a word: its old leader key would depose the leader, its old `sync` key would trust who lacks commits.
-//! So whoever looks remembers what it saw, and what can't follow on that is unknown, as if etcd gave no answer.
+//! So a node that looks remembers what it saw, and what can't follow on that is unknown, as if etcd gave no answer.
 //! Which making of the keys is meant says [`Making`]: keys that are made anew have a greater generation, and only that
 //! makes members forget.
 

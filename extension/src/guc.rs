@@ -1,7 +1,7 @@
 //! Every setting of the extension: its unit, its default and why.
 //!
 //! The arbiter writes most of them from the node's file. Settings that a reload may change are read
-//! anew by the lease worker on SIGHUP; who this node is can change by a restart only.
+//! again by the lease worker on SIGHUP; which node this is can change by a restart only.
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_sys};
 use std::ffi::{CStr, CString};
@@ -70,7 +70,7 @@ pub fn register() {
     text(
         c"tenure.namespace",
         c"Prefix of the cluster's keys in etcd.",
-        c"The field's own default, so that existing tools find the cluster.",
+        c"Patroni's default, so that existing tools find the cluster.",
         &NAMESPACE,
         start(),
         open,

@@ -2,13 +2,13 @@
 //!
 //! A commit that waits for its standby is durable here and seen by nobody: its backend keeps its xid running.
 //! A crash of any backend ends that: the postmaster restarts the server, recovery replays the commit record,
-//! and no backend is left to hide it. Whoever reads it then, and acts on it, may see it vanish with the next
+//! and no backend is left to hide it. A client that reads it then, and acts on it, may see it vanish with the next
 //! failover. So statements of clients that touch tables wait until the synchronous standbys have flushed all
 //! that was here when somebody first looked after recovery, a statement or the lease worker: that can only
 //! be more than what was brought back, and it is what the next commit would have to wait for anyway.
 //!
-//! Who takes the last standby out of `synchronous_standby_names` lets these go, as he lets waiting commits
-//! go. A promotion passes here too: its arbiter begins without synchronous standbys, so nothing is awaited.
+//! An operator who takes the last standby out of `synchronous_standby_names` lets these go, as the waiting commits
+//! too. A promotion passes here too: its arbiter begins without synchronous standbys, so nothing is awaited.
 //! Catalogs stay readable, so that `tenure.*` and `pg_stat_replication` can say what is being waited for.
 
 use crate::error;

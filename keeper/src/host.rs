@@ -52,7 +52,7 @@ pub trait Host {
 
     /// The page that commits are judged by.
     fn page(&self) -> &Tenure;
-    /// Changes the page and wakes who waits for it.
+    /// Changes the page and wakes those that wait for it.
     fn change<T>(&self, change: impl FnOnce(&Tenure) -> T) -> T;
     /// Looks at the wall clock before a renewal is sent.
     fn before_renewal(&self) -> i64;

@@ -1,7 +1,7 @@
 //! The tenure on the page: mode, deadline, term, drain, and promises not to take it over.
 //!
 //! Every field is an atomic, so the page may lie in memory that many processes share, and a process that is frozen or killed in the middle
-//! of a change holds nobody up. Who waits for a change is woken by whoever made it: [`crate::Host::change`].
+//! of a change holds nobody up. A process that waits for a change is woken by the one that made it: [`crate::Host::change`].
 
 use cluster::citus;
 use cluster::fence::{Mode, Page as FencePage};
@@ -58,7 +58,7 @@ thread_local! {
     static WALL_AHEAD_NS: Cell<Option<i64>> = const { Cell::new(None) };
 }
 
-/// Whoever keeps a lease: a renewal that was sent after this look at the wall clock (less CLOCK_BOOTTIME, in nanoseconds) has succeeded, and deadlines
+/// For a process that keeps a lease: a renewal that was sent after this look at the wall clock (less CLOCK_BOOTTIME, in nanoseconds) has succeeded, and deadlines
 /// go by it from here on. A lease that was made or found since then is judged by the earlier look, which can only close too early.
 pub fn renewal_was_sent_at(wall_ahead_ns: i64) {
     WALL_AHEAD_NS.set(Some(wall_ahead_ns));
@@ -75,7 +75,7 @@ impl Tenure {
         self.wall_ahead_ns.load(SeqCst)
     }
 
-    /// After a deadline was stored: who reads the new look has the new deadline, or an older one which that renewal has made true as well.
+    /// After a deadline was stored: a reader that sees the new look has the new deadline, or an older one which that renewal has made true as well.
     fn store_wall_clock(&self) {
         if let Some(ahead) = WALL_AHEAD_NS.get() {
             self.wall_ahead_ns.store(ahead, SeqCst);
@@ -208,7 +208,7 @@ impl Tenure {
         self.mode.compare_exchange(Mode::Open as u32, Mode::Draining as u32, SeqCst, SeqCst).is_ok()
     }
 
-    /// The switchover was called off; who waits goes on. False where nothing was draining.
+    /// The switchover was called off; what waits goes on. False where nothing was draining.
     pub fn undrain(&self) -> bool {
         self.mode.compare_exchange(Mode::Draining as u32, Mode::Open as u32, SeqCst, SeqCst).is_ok()
     }

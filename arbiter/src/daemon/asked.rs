@@ -158,14 +158,14 @@ impl Daemon {
         };
         let config = self.view.config();
         match scheduled::judge(plan, &server, late, config.timing().loop_wait.as_secs_f64(), config.paused()) {
-            scheduled::Verdict::Wait => return late.and_then(|late| Duration::try_from_secs_f64(-late).ok()),
+            scheduled::Due::Wait => return late.and_then(|late| Duration::try_from_secs_f64(-late).ok()),
             // Something is under way: at its end, or in the next turn.
-            scheduled::Verdict::Restart if self.is_busy() => return None,
-            scheduled::Verdict::Restart => {
+            scheduled::Due::Restart if self.is_busy() => return None,
+            scheduled::Due::Restart => {
                 tracing::info!("restarting as planned for {}", plan.schedule);
                 self.restart(None);
             }
-            scheduled::Verdict::Drop(why) => tracing::warn!("the restart planned for {} is dropped: {why}", plan.schedule),
+            scheduled::Due::Drop(why) => tracing::warn!("the restart planned for {} is dropped: {why}", plan.schedule),
         }
         self.memory.scheduled_restart = None;
         None

@@ -2,7 +2,7 @@
 
 use crate::config::NodeConfig;
 use crate::ground::member_rest::Caller;
-use crate::rest::Gate;
+use crate::rest::Door;
 use anyhow::{Context, Result};
 use cluster::member::Tags;
 
@@ -11,14 +11,14 @@ pub struct RestFiles {
     /// How other members are asked.
     pub caller: Caller,
     /// Who may ask this one for what.
-    pub gate: Gate,
+    pub gate: Door,
 }
 
 impl RestFiles {
     /// Reads certificates. Blocks.
     pub fn load(config: &NodeConfig) -> Result<RestFiles> {
         let tls = config.ctl.tls.load().context("set up TLS for other members' REST (section ctl)")?;
-        let gate = Gate::load(&config.rest).context("set up the REST interface (section restapi)")?;
+        let gate = Door::load(&config.rest).context("set up the REST interface (section restapi)")?;
         if config.rest.is_open_to_everybody() {
             tracing::warn!(
                 "whoever reaches REST on {} may switch over, restart, reinitialize and change the configuration; hint: set restapi.authentication, restapi.allowlist or restapi.verify_client, or listen on 127.0.0.1",

@@ -17,7 +17,7 @@ mod words;
 use crate::citus;
 use crate::config::NodeConfig;
 use crate::daemon::led::Led;
-use crate::daemon::observe::{Memory, Seen};
+use crate::daemon::observe::{LoopMemory, Seen};
 use crate::daemon::sockets::wake_socket;
 use crate::duties::done::Done;
 use crate::ground::systemd::{self, Pulse};
@@ -27,7 +27,7 @@ use crate::node::paths;
 use crate::node::snapshot::{Command, NodeHandle, Snapshot};
 use crate::poolers;
 use crate::rest;
-use crate::rest::Gate;
+use crate::rest::Door;
 use crate::upkeep;
 use anyhow::{Context, Result};
 use cluster::duty::Duty;
@@ -86,7 +86,7 @@ enum Turn {
 struct Daemon {
     node: Node,
     path: PathBuf,
-    memory: Memory,
+    memory: LoopMemory,
     view: Arc<ClusterView>,
     view_at: Option<Instant>,
     /// The procedure under way, one at a time, and what it does.
@@ -112,18 +112,18 @@ struct Daemon {
     /// What was last said about `failsafe_mode`, while etcd is away.
     told_failsafe: Option<String>,
     /// Who may ask REST for what.
-    gate: watch::Sender<Arc<Gate>>,
+    gate: watch::Sender<Arc<Door>>,
     /// The node's file as last read, for tasks beside the loop.
     configured: watch::Sender<Arc<NodeConfig>>,
 }
 
 impl Daemon {
-    fn new(node: Node, path: PathBuf, gate: Gate) -> Daemon {
+    fn new(node: Node, path: PathBuf, gate: Door) -> Daemon {
         let configured = watch::channel(node.config.clone()).0;
         Daemon {
             node,
             path,
-            memory: Memory::with_a_lot(),
+            memory: LoopMemory::with_a_lot(),
             view: Arc::default(),
             view_at: None,
             procedure: None,

@@ -31,7 +31,7 @@ const DRAINING_LONG: Duration = Duration::from_secs(2);
 
 /// What only the daemon's loop knows.
 #[derive(Debug, Clone, Default)]
-pub struct Memory {
+pub struct LoopMemory {
     /// Since when this node leads without a server that serves.
     pub down_since: Option<Instant>,
     /// SIGTERM was received.
@@ -88,10 +88,10 @@ impl Received {
     }
 }
 
-impl Memory {
+impl LoopMemory {
     /// A memory with a number to draw by.
-    pub fn with_a_lot() -> Memory {
-        let mut memory = Memory::default();
+    pub fn with_a_lot() -> LoopMemory {
+        let mut memory = LoopMemory::default();
         memory.draw_lot();
         memory
     }
@@ -144,7 +144,7 @@ pub struct Seen {
 }
 
 /// Looks at this node.
-pub async fn look(node: &Node, view: &ClusterView, memory: &mut Memory) -> Result<Seen> {
+pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> Result<Seen> {
     let data_dir = &node.config.postgres.data_dir;
     if node.postmaster().is_none() && !memory.in_surgery {
         // Somebody may have started the server by hand, or it survived the arbiter before us.
@@ -367,7 +367,7 @@ fn of_facts(facts: &ServerFacts) -> Postgres {
     }
 }
 
-async fn data(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>, memory: &mut Memory) -> Result<DataDir> {
+async fn data(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>, memory: &mut LoopMemory) -> Result<DataDir> {
     let data_dir = &node.config.postgres.data_dir;
     memory.unsure_of_damage = false;
     if let Some(what) = Incomplete::of(data_dir).read().await? {

@@ -5,7 +5,7 @@
 
 use super::access::{addresses, host};
 use super::places::{Place, Places, Waits};
-use super::{Gate, Shared};
+use super::{Door, Shared};
 use crate::node::snapshot::Snapshot;
 use axum::body::Body;
 use hyper::server::conn::http1;
@@ -71,7 +71,7 @@ fn begin(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>, places: &
     let place = places.take(address.ip().to_canonical(), &waits)?;
     // The kernel's own bound is no reason not to answer.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
-    let gate: Arc<Gate> = shared.gate.borrow().clone();
+    let gate: Arc<Door> = shared.gate.borrow().clone();
     let stream = match &gate.tls {
         None => Stream::Plain(stream),
         Some(tls) => Stream::Greeting(Box::new(TlsAcceptor::from(tls.clone()).accept(stream))),

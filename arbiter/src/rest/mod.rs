@@ -207,17 +207,17 @@ fn find(method: &Method, path: &str) -> Option<&'static Route> {
 }
 
 /// Who comes in, and how: from `restapi`, made anew when the node's file is read again.
-pub struct Gate {
+pub struct Door {
     access: Access,
     tls: Option<Arc<ServerConfig>>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Gate {
+impl Door {
     /// Reads the certificates. Blocks.
-    pub fn load(config: &RestConfig) -> anyhow::Result<Gate> {
+    pub fn load(config: &RestConfig) -> anyhow::Result<Door> {
         let header = |(name, value): &(String, String)| Ok((HeaderName::try_from(name)?, HeaderValue::try_from(value)?));
-        Ok(Gate {
+        Ok(Door {
             access: Access::new(config),
             tls: config.tls.as_ref().map(tls::Server::load).transpose()?,
             headers: config.extra_headers.iter().map(header).collect::<anyhow::Result<_>>()?,
@@ -227,19 +227,19 @@ impl Gate {
 
 struct Shared {
     node: NodeHandle,
-    gate: watch::Receiver<Arc<Gate>>,
+    gate: watch::Receiver<Arc<Door>>,
     status: Joint<Reply>,
     metrics: Joint<Reply>,
 }
 
 impl Shared {
-    fn new(node: NodeHandle, gate: watch::Receiver<Arc<Gate>>) -> Shared {
+    fn new(node: NodeHandle, gate: watch::Receiver<Arc<Door>>) -> Shared {
         Shared { node, gate, status: Joint::new(STATUS_KEEPS), metrics: Joint::new(METRICS_KEEP) }
     }
 }
 
 /// Serves REST on this socket until it is dropped or the socket fails.
-pub async fn serve(listener: TcpListener, node: NodeHandle, gate: watch::Receiver<Arc<Gate>>) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, node: NodeHandle, gate: watch::Receiver<Arc<Door>>) -> std::io::Result<()> {
     listen::keep_listening(listener, Arc::new(Shared::new(node, gate))).await
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn world(authentication: &str) -> World {
     let keys = dcs::key::Keys::new("service", &config.scope);
     let settings = dcs::Settings { try_timeout: Duration::from_millis(100), ..Default::default() };
     let nobody = Credentials { username: "nobody".to_owned(), password: None, connection: Vec::new() };
-    let gate = watch::channel(Arc::new(Gate::load(&config.rest).unwrap())).1;
+    let gate = watch::channel(Arc::new(Door::load(&config.rest).unwrap())).1;
     let node = NodeHandle {
         journal: Default::default(),
         snapshot,

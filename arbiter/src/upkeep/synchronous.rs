@@ -178,7 +178,7 @@ async fn in_force(node: &Node, setting: &Setting, deadline: Instant) -> Result<O
     Ok(Some(from))
 }
 
-/// A commit of our own that waits for nobody; gives a position behind it that is on disk.
+/// A commit of our own that waits for nobody; gives a position after it that is on disk.
 async fn marker(node: &Node) -> Result<Lsn> {
     let statements = "BEGIN; SET LOCAL tenure.minimum_synchronous_commit = local; SET LOCAL synchronous_commit = local; \
         SELECT pg_logical_emit_message(true, 'tenure', 'synchronous_standby_names'); COMMIT";

@@ -31,7 +31,7 @@ struct Pending {
     /// Postgres does not wait for a standby, and neither may we ask whether one confirmed.
     wrote_wal: bool,
     /// Standbys were to be awaited when it came to commit. Where they are named only while it commits,
-    /// Postgres may have let it pass without a wait, and that is no cancelled one; whoever counts on the new
+    /// Postgres may have let it pass without a wait, and that is no cancelled one; an arbiter that counts on the new
     /// standby first sees that it has caught up with what was acknowledged until then.
     awaits_standbys: bool,
     /// End of the record by which a prepared transaction was ended.
@@ -189,7 +189,7 @@ fn why_not_acknowledge(page: &Page, end: impl FnOnce() -> End) -> Option<String>
             None => true,
             Some(confirmed) => end <= confirmed,
         },
-        End::Behind { start } => prepared_is_confirmed(start),
+        End::After { start } => prepared_is_confirmed(start),
     };
     let confirmed = confirmed() || {
         wait_for_sync_rep_lock();
@@ -216,8 +216,8 @@ enum End {
     Nothing,
     /// Exactly here. Only a commit awaits more than the flush, hence the highest level that counts.
     At { end: u64, level_max: usize },
-    /// Somewhere behind this start of its record.
-    Behind { start: u64 },
+    /// Somewhere after this start of its record.
+    After { start: u64 },
 }
 
 fn committed_end(pending: Pending) -> End {
@@ -233,10 +233,10 @@ fn committed_end(pending: Pending) -> End {
 }
 
 fn prepared_end(pending: Pending) -> End {
-    // PREPARE leaves no end behind (XactLastRecEnd is reset, XactLastCommitEnd not set), only where this
+    // PREPARE leaves no end (XactLastRecEnd is reset, XactLastCommitEnd not set), only where this
     // backend's last record began.
     // SAFETY: this backend's own position.
-    if pending.awaits_standbys { End::Behind { start: unsafe { pg_sys::ProcLastRecPtr } } } else { End::Nothing }
+    if pending.awaits_standbys { End::After { start: unsafe { pg_sys::ProcLastRecPtr } } } else { End::Nothing }
 }
 
 /// Has a standby flushed the whole PREPARE record that begins at `start`?

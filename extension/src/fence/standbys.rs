@@ -73,10 +73,10 @@ pub fn flushed_by_standbys() -> Option<u64> {
 /// reread between statements only: when the last synchronous standby is struck from the list, those who
 /// wait are let go, and that is no cancelled wait.
 ///
-/// The byte behind `lsn[3]` was a bool and became two flags in the minor releases of May 2025 (known,
+/// The byte after `lsn[3]` was a bool and became two flags in the minor releases of May 2025 (known,
 /// defined); which one is running is asked of the server, not of the headers this was built with.
 fn standbys_defined() -> bool {
-    // SAFETY: `WalSndCtl` was checked by the caller; the byte lies behind `lsn` in all releases from 13 on.
+    // SAFETY: `WalSndCtl` was checked by the caller; the byte lies after `lsn` in all releases from 13 on.
     let status = unsafe { status() };
     if !flags_are_two() {
         return status != 0;
@@ -135,9 +135,9 @@ pub unsafe fn flushed_here() -> u64 {
 /// `SyncRepLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 10.
 pub(super) const SYNC_REP_LOCK: usize = 32;
 
-/// Lets whoever changes the synchronous standbys come to an end. When the last one is struck from the
+/// Lets the process that changes the synchronous standbys come to an end. When the last one is struck from the
 /// list, the checkpointer first lets the waiting go and only then takes the flag back, both under this
-/// lock: who was just let go may still see the flag and would take that for a cancelled wait.
+/// lock: a backend that was just let go may still see the flag and would take that for a cancelled wait.
 pub(super) fn wait_for_sync_rep_lock() {
     // SAFETY: the array exists for as long as the server; the lock is held for nothing but its turn, and
     // no other lock is held at the end of a commit.
