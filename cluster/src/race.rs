@@ -228,7 +228,8 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         stands: allowed.is_ok(),
         why: allowed.as_ref().err().map(ToString::to_string),
         primary: me.primary,
-        receives,
+        // Who promised (`failsafe_mode`) has not stopped its receiver: the old leader goes on, and commits by what is confirmed to it.
+        receives: receives || me.promised && !me.primary,
         timeline: me.timeline,
         lsn: me.lsn,
         priority: me.tags.failover_priority(),
@@ -338,7 +339,9 @@ fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announ
     let has_no_more = |voter: &str| {
         view.announcements.iter().any(|(name, word)| {
             let word = &word.value;
-            name.as_str().eq_ignore_ascii_case(voter) && word.after == after && (word.timeline, word.lsn) <= (mine.timeline, mine.lsn)
+            // Of who goes on receiving the position says nothing: it may have confirmed more since.
+            let holds = !word.receives && word.after == after && (word.timeline, word.lsn) <= (mine.timeline, mine.lsn);
+            holds && name.as_str().eq_ignore_ascii_case(voter)
         })
     };
     if sync.leader.as_deref().is_some_and(has_no_more) {

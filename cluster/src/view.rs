@@ -69,8 +69,9 @@ pub struct Announcement {
     /// It runs as primary (it lost its lease, not its data).
     #[serde(default)]
     pub primary: bool,
-    /// It goes on receiving, as everybody does in a standby cluster: there is no primary here to be cut off,
-    /// and what it receives from elsewhere is lost for nobody.
+    /// It goes on receiving, so that its position says nothing of what it has a moment later. So does everybody in a standby cluster: there is
+    /// no primary here to be cut off, and what it receives from elsewhere is lost for nobody. So does who promised a leader without etcd to
+    /// stay away from its key (`failsafe_mode`): that leader commits by what is confirmed to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub receives: bool,
     /// The timeline of its newest WAL.

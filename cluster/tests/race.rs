@@ -512,6 +512,18 @@ fn a_quorum_in_the_sync_key_asks_for_other_voters() {
             "missing: n2, n3",
         ),
         (
+            "the only other voter heard goes on receiving: it promised the old leader, which goes on",
+            |view, _| {
+                quorum(view);
+                says(view, "n1", 1, LOW);
+                says(view, "n3", 1, LOW);
+                let word = &mut view.announcements.get_mut(&name("n3")).unwrap().value;
+                (word.stands, word.receives) = (false, true);
+            },
+            "wait 1000 ms",
+            "missing: n2, n3",
+        ),
+        (
             "the key's own leader",
             |view, _| {
                 quorum(view);
@@ -525,6 +537,24 @@ fn a_quorum_in_the_sync_key_asks_for_other_voters() {
     for (case, twist, step, why) in cases {
         check(case, *twist, step, why);
     }
+}
+
+#[test]
+fn the_word_of_who_promised_says_that_it_goes_on_receiving_and_is_said_again_once_that_is_over() {
+    let mut view = three();
+    let mut me = candidate("n1", 1, LOW);
+    me.promised = true;
+    let RaceStep::Announce(word) = decide(&view, &me).what else { panic!("it says that it stands aside") };
+    assert!(!word.stands && word.receives, "{word:?}");
+    view.announcements.insert(name("n1"), Versioned { value: word, revision: 7 });
+    assert!(matches!(decide(&view, &me).what, RaceStep::Wait(_)), "said once");
+    (me.promised, me.lsn) = (false, HIGH);
+    let RaceStep::Announce(word) = decide(&view, &me).what else { panic!("its position is another one by now") };
+    assert!(word.stands && !word.receives && word.lsn == HIGH, "{word:?}");
+    // Promised after it had spoken: the word is taken back.
+    view.announcements.insert(name("n1"), Versioned { value: word, revision: 8 });
+    me.promised = true;
+    assert!(matches!(decide(&view, &me).what, RaceStep::Announce(word) if word.receives));
 }
 
 #[test]
