@@ -36,7 +36,7 @@ const INSTANCE: &str = "cluster/src/instance.rs";
 const STORE: &str = "cluster/src/store.rs";
 const STANDING: &str = "cluster/src/race.rs";
 const MARK: &str = "cluster/src/mark.rs";
-const DUTY: &str = "cluster/src/duty.rs";
+const DUTY: &str = "cluster/src/duty/mod.rs";
 
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
@@ -483,8 +483,8 @@ pub const MUTANTS: &[Mutant] = &[
         name: "promise-late",
         guard: "failsafe_mode: a key that comes late opens no page while a promise binds",
         file: TURNS,
-        from: "        if cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), leader.term.0) {",
-        to: "        if cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), page.term()) {",
+        from: "unknown || cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), leads_in.0)",
+        to: "unknown || cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), page.term())",
         stories: &[("failsafe", "who_has_promised_opens_no_fence_with_a_key_that_came_late")],
     },
     Mutant {
