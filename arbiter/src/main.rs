@@ -191,6 +191,8 @@ mod tests {
             "completion bash",
             "man d",
             "arbiter f",
+            "adopt --check f",
+            "abandon f --start 'patroni f' --timeout 60",
         ] {
             let words = std::iter::once("tenure").chain(line.split_whitespace());
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

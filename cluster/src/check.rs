@@ -5,6 +5,7 @@ use crate::failover::{self, FailoverRequest};
 use crate::leader::Leader;
 use crate::mark;
 use crate::member::{Member, MemberEntry, MemberRole, MemberState, postgres_is};
+use crate::mixed::{self, Kind};
 use crate::name::MemberName;
 use crate::roster;
 use crate::slots::{self, SlotFacts};
@@ -118,6 +119,15 @@ pub fn faults(view: &ClusterView) -> Vec<Fault> {
             standing_by(view, name, &entry.member, &mut found);
         }
         of_any(name, &entry.member, &mut found);
+        if mixed::kind(&entry.member) == Kind::Patroni && view.members.values().any(|other| mixed::kind(&other.member) == Kind::Ours) {
+            let sentence = format!("Patroni {} runs it, and pg_tenure others", entry.member.version);
+            found.member(
+                Severity::Notice,
+                name,
+                sentence,
+                "`tenure adopt --check FILE` there says what is next; `tenure abandon` on the others is the way back",
+            );
+        }
     }
     if !doubted {
         for (name, since) in roster::lost(view) {

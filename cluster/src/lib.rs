@@ -19,6 +19,7 @@ pub mod instance;
 pub mod leader;
 pub mod mark;
 pub mod member;
+pub mod mixed;
 pub mod parameter;
 pub mod pending;
 pub mod poolers;

@@ -8,6 +8,7 @@ use crate::history::Ancestry;
 use crate::leader::{LeaseId, Term};
 use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole, Tags};
+use crate::mixed;
 use crate::name::{MemberName, Timeline};
 use crate::reason::{Decision, Reason};
 use crate::sync::SyncState;
@@ -127,8 +128,8 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     }
     match asked(view) {
         // Asked for by name: lag and sync state were for the one who asked to weigh.
-        Some(asked) if asked.name == me.name => return Ok(()),
-        Some(asked) if asked.could && !me.primary => {
+        Some(asked) if asked.name == me.name && asked.whatever_it_lacks => return Ok(()),
+        Some(asked) if asked.name != me.name && asked.could && !me.primary => {
             return Err(Reason::OtherCandidateAsked(asked.name));
         }
         _ => {}
@@ -172,16 +173,18 @@ struct Asked {
     /// It runs and has not refused: the others stand back. Were they to stand back for one that can't,
     /// a forgotten request would leave the cluster without a leader.
     could: bool,
+    /// A failover: the one who asked has weighed what it may lack.
+    whatever_it_lacks: bool,
 }
 
 /// The member that a failover asks for, if there is such a member. A switchover asks the leader to
-/// hand over; once the leader is gone it binds nobody.
+/// hand over; once the leader is gone it binds nobody. One of Patroni's gives its key up for that, and the request says for whom.
 fn asked(view: &ClusterView) -> Option<Asked> {
-    let request = view.request().filter(|key| !key.value.is_switchover())?;
+    let request = view.request().filter(|key| !key.value.is_switchover() || mixed::after_patroni(view))?;
     let name = MemberName::new(request.value.candidate()?).ok()?;
     let running = view.members.get(&name)?.member.is_running();
     let refused = view.announcements.get(&name).is_some_and(|word| word.value.after == view.last_term() && !word.value.stands);
-    Some(Asked { name, could: running && !refused })
+    Some(Asked { name, could: running && !refused, whatever_it_lacks: !request.value.is_switchover() })
 }
 
 /// Membership in the key (and the votes it asks for) says that no acknowledged commit is missing; the lag
@@ -220,8 +223,9 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     }
     // In a standby cluster everybody streams from elsewhere: there is no primary to go first.
     let receives = view.is_standby_cluster() && !me.primary;
-    if allowed.is_ok() && !me.primary && !receives && me.streaming && me.vacant_for < HEAD_START {
-        return Decision::new(Wait(HEAD_START - me.vacant_for), Reason::HeadStart);
+    let head_start = head_start(view);
+    if allowed.is_ok() && !me.primary && !receives && me.streaming && me.vacant_for < head_start {
+        return Decision::new(Wait(head_start - me.vacant_for), Reason::HeadStart);
     }
     let word = Announcement {
         after,
@@ -272,6 +276,12 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     Decision::new(Take(judged), if me.primary { Reason::StillPrimary } else { Reason::Fittest })
 }
 
+/// A primary of Patroni's that still sends is not fenced and may go on acknowledging until its agent has looked, which it does once in `loop_wait`:
+/// it takes its key up again, or stops its server. A primary that is gone streams to nobody.
+fn head_start(view: &ClusterView) -> Duration {
+    if mixed::after_patroni(view) { view.config().timing().loop_wait.max(HEAD_START) } else { HEAD_START }
+}
+
 /// A refusal without its numbers: a lag that changes all the time is no news to be written again and again.
 fn gist(why: Option<&str>) -> String {
     why.unwrap_or_default().chars().filter(|c| !c.is_ascii_digit()).collect()
@@ -303,7 +313,7 @@ fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) 
         return on(PATIENCE, Reason::NotPublished);
     }
     // A node that is asked for by name waits for a primary only; other standbys stand back.
-    let asked = asked(view).is_some_and(|asked| asked.could && asked.name == me.name);
+    let asked = asked(view).is_some_and(|asked| asked.could && asked.name == me.name && asked.whatever_it_lacks);
     let words = view.announcements.iter().filter(|(name, word)| **name != me.name && word.value.after == after);
     for (name, word) in words {
         let word = &word.value;

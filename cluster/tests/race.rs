@@ -24,6 +24,11 @@ fn three() -> ClusterView {
     view
 }
 
+/// The vacancy was left by a leader of Patroni's.
+fn by_patroni(view: &mut ClusterView) {
+    view.last_term.as_mut().unwrap().value.how = cluster::mixed::BY_PATRONI.to_owned();
+}
+
 type Twist = fn(&mut ClusterView, &mut Candidate);
 
 /// n1's step, as `take`, `wait N ms`, `rest`, `announce` or `refuse`, and a part of its reason.
@@ -61,6 +66,59 @@ fn all_say(view: &mut ClusterView) {
 fn refuses(view: &mut ClusterView, why: &str) {
     let said = &mut view.announcements.get_mut(&name("n1")).unwrap().value;
     (said.stands, said.why) = (false, Some(why.to_owned()));
+}
+
+#[test]
+fn after_a_leader_of_patronis() {
+    let cases: &[(&str, Twist, &str, &str)] = &[
+        ("it is gone", |view, _| by_patroni(view), "announce", "nobody holds"),
+        (
+            "it streams yet: for a loop_wait it goes first, as nothing fences it",
+            |view, me| {
+                by_patroni(view);
+                (me.streaming, me.vacant_for) = (true, Duration::from_secs(1));
+            },
+            "wait 3000 ms",
+            "it goes first",
+        ),
+        (
+            "it streams for longer than that",
+            |view, me| {
+                by_patroni(view);
+                (me.streaming, me.vacant_for) = (true, Duration::from_secs(4));
+            },
+            "announce",
+            "nobody holds",
+        ),
+        (
+            "it gave its key up for another",
+            |view, _| {
+                by_patroni(view);
+                view.failover = request(Some("n9"), Some("n2"));
+            },
+            "refuse",
+            "n2 is to take over",
+        ),
+        (
+            "a leader of ours did: whoever is fittest takes over",
+            |view, _| view.failover = request(Some("n9"), Some("n2")),
+            "announce",
+            "nobody holds",
+        ),
+        (
+            "it gave its key up for this one, which the sync key does not trust",
+            |view, _| {
+                by_patroni(view);
+                view.failover = request(Some("n9"), Some("n1"));
+                view.sync = sync_key("n9", "n2");
+            },
+            "refuse",
+            "not in the sync key",
+        ),
+    ];
+    for (case, twist, step, why) in cases {
+        check(case, *twist, step, why);
+    }
 }
 
 #[test]

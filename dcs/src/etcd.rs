@@ -13,6 +13,7 @@ use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease::Standing;
 use cluster::member::Member;
+use cluster::mixed;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
 use cluster::request::{MemberRequest, REQUEST_TTL};
@@ -575,6 +576,11 @@ impl Dcs for Etcd {
 
     async fn release_leader(&self, leader: &Leader) -> Result<()> {
         self.guarded("the leader key", vec![self.is_leader(leader)], vec![TxnOp::delete(self.keys.leader(), None)]).await.map(drop)
+    }
+
+    async fn note_term(&self, leader: &Leader, judged: i64) -> Result<()> {
+        let when = vec![self.is_leader(leader), unchanged(self.keys.last_term(), judged)];
+        self.guarded("the leader key", when, vec![self.last_term(&leader.name, mixed::BY_PATRONI)]).await.map(drop)
     }
 
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {

@@ -17,6 +17,7 @@ use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease::Standing;
 use cluster::member::Member;
+use cluster::mixed;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
 use cluster::store::{Making, Rebuild};
@@ -465,6 +466,11 @@ impl Dcs for Memory {
 
     async fn release_leader(&self, leader: &Leader) -> Result<()> {
         self.guarded("the leader key", vec![self.is_leader(leader)], || vec![Write::Delete(self.keys.leader())]).map(drop)
+    }
+
+    async fn note_term(&self, leader: &Leader, judged: i64) -> Result<()> {
+        let when = vec![self.is_leader(leader), Guard::Modified(self.keys.last_term(), judged)];
+        self.guarded("the leader key", when, || vec![self.last_term(&leader.name, mixed::BY_PATRONI)]).map(drop)
     }
 
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {

@@ -119,6 +119,8 @@ verbs! {
     fn hand_over(hand_over: &HandOver) -> Term;
     /// Deletes the leader key, if it is still this leader's.
     fn release_leader(leader: &Leader) -> ();
+    /// Writes into `tenure/term` that this leader, of Patroni's, leads, if it still does and the key's revision is still `judged`.
+    fn note_term(leader: &Leader, judged: i64) -> ();
     /// Moves leader and member key onto another lease of the same node (a changed TTL).
     fn move_leader(leader: &Leader, member: &Member, lease: LeaseId) -> Term;
 

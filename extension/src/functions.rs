@@ -432,6 +432,8 @@ fn attach_arbiter() {
 /// Do commits of this server wait for standbys now, as its checkpointer has told the backends?
 #[pg_extern]
 fn standbys_awaited() -> bool {
+    // Without the page nobody has looked whether this server's memory is laid out as the library takes it to be.
+    let _ = shmem::page();
     fence::standbys_awaited()
 }
 

@@ -34,7 +34,9 @@ pgrx::pg_module_magic!();
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: a plain flag that only the process itself changes.
     if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
-        error::not_preloaded();
+        // CREATE EXTENSION in a cluster that is about to be taken over: its primary, another program's yet, has to have the functions that the
+        // standbys' arbiters call. Nothing is registered; whatever asks for the page is told what is missing.
+        return;
     }
     guc::register();
     shmem::register();

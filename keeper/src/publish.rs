@@ -4,6 +4,7 @@ use crate::{Host, Server, Worker};
 use cluster::config::DynamicConfig;
 use cluster::leader::LeaseId;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
+use cluster::mixed;
 use cluster::roster::Roster;
 use cluster::time::Moment;
 use cluster::view::{ClusterView, Status};
@@ -59,6 +60,9 @@ where
             (facts.doubt, facts.memory) = remembered.word();
         }
         self.host.describe(&mut member);
+        if self.last_view(|view| mixed::is_no_voter(view, &self.name)) == Some(true) {
+            member.tags.0.insert("nosync".to_owned(), true.into());
+        }
         member
     }
 

@@ -4,6 +4,7 @@ use crate::{Host, RETRY, STAND_DOWN, Server, Worker, first_of};
 use cluster::closed;
 use cluster::instance::{self, InUse};
 use cluster::leader::Term;
+use cluster::mixed;
 use cluster::race;
 use cluster::reason::Reason;
 use cluster::time::Moment;
@@ -78,9 +79,19 @@ where
         }
         self.host.note(&closed::note(&view, &self.name, held.grant.lease));
         self.settle_page(&view, held, server, now).await;
+        self.note_term(&view).await;
         self.publish_member(&view, server, now).await;
         self.publish_status(&view, server, now).await;
         self.race(&view, server, now).await.min(loop_wait)
+    }
+
+    /// Patroni leads: nobody but us writes down that it did.
+    async fn note_term(&self, view: &ClusterView) {
+        let Some((leader, judged)) = mixed::term_to_note(view) else { return };
+        match self.store.note_term(leader, judged).await {
+            Ok(()) | Err(Error::Lost(_)) => {}
+            Err(why) => self.tell("leader", &format!("the term of {}, whom Patroni runs, is not noted: {why}", leader.name)),
+        }
     }
 
     /// Another instance goes by our name: no key is ours to touch, and no lease.

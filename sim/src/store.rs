@@ -81,6 +81,9 @@ impl LocalDcs for Store {
     async fn release_leader(&self, leader: &Leader) -> Result<()> {
         travel!(self.release_leader(leader; &leader))
     }
+    async fn note_term(&self, leader: &Leader, judged: i64) -> Result<()> {
+        travel!(self.note_term(leader; &leader, judged))
+    }
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
         travel!(self.move_leader(leader, member; &leader, &member, lease))
     }

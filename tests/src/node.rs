@@ -202,15 +202,25 @@ impl Node {
 
     /// Starts the arbiter; what comes of it is waited for by the story.
     pub fn start(&self, room: &Room) {
+        let mut command = self.command(room);
+        command.args((!self.patroni).then_some("arbiter")).arg(self.config_file());
+        self.start_daemon(room, command);
+    }
+
+    /// Starts Patroni on this node's file and data: a story in which both kinds take turns.
+    pub fn start_patroni(&self, room: &Room, patroni: &Path) {
+        let mut command = room.command_at(&self.place, patroni, &self.dir);
+        command.arg(self.config_file());
+        self.start_daemon(room, command);
+    }
+
+    fn start_daemon(&self, room: &Room, mut command: Command) {
         let log = room.log(&self.log_file());
-        let child = self
-            .command(room)
-            .args((!self.patroni).then_some("arbiter"))
-            .arg(self.config_file())
+        let child = command
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("start {}: {error}", self.program.display()));
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         let mut arbiter = self.arbiter.lock().expect("nobody panicked with the lock");
         if let Some(mut old) = arbiter.replace(child) {
             assert!(matches!(old.try_wait(), Ok(Some(_))), "{} has an arbiter already", self.name);

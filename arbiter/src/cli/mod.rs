@@ -8,6 +8,7 @@ mod members;
 pub mod table;
 mod without_etcd;
 
+pub mod adopt;
 pub mod check;
 pub mod completion;
 pub mod demote_cluster;
@@ -38,6 +39,7 @@ pub mod validate;
 pub mod version;
 
 use anyhow::Result;
+use cluster::mixed::Kind;
 use context::{Refusal, Source, Tool};
 use without_etcd::Wanted;
 
@@ -69,6 +71,9 @@ pub enum Command {
     Upgrade(upgrade::Args),
     Query(query::Args),
     Check(check::Args),
+    Adopt(adopt::Args),
+    /// Give this node back to Patroni: our arbiter is stopped, and with it its server, which Patroni starts again.
+    Abandon(adopt::Args),
     Explain(explain::Args),
     Roles(roles::Args),
     Init(init::Args),
@@ -91,6 +96,8 @@ pub async fn run(command: Command, source: &Source, command_line: fn() -> clap::
     match &command {
         Command::Init(args) => return init::run(args),
         Command::Validate(args) => return validate::run(args),
+        Command::Adopt(args) => return Box::pin(adopt::run(args, Kind::Ours)).await,
+        Command::Abandon(args) => return Box::pin(adopt::run(args, Kind::Patroni)).await,
         Command::Roles(args) => return roles::run(args),
         Command::Completion(args) => return completion::run(args, command_line()),
         Command::Man(args) => return completion::man(args, command_line()),
@@ -131,6 +138,8 @@ pub async fn run(command: Command, source: &Source, command_line: fn() -> clap::
         Command::Explain(args) => or_ask_members(&tool, explain::run(&tool, &args).await, Wanted::Decisions(args.last), args.format).await,
         Command::Roles(args) => roles::run(&args),
         Command::Init(args) => init::run(&args),
+        Command::Adopt(args) => Box::pin(adopt::run(&args, Kind::Ours)).await,
+        Command::Abandon(args) => Box::pin(adopt::run(&args, Kind::Patroni)).await,
         Command::Validate(args) => validate::run(&args),
         Command::Completion(args) => completion::run(&args, command_line()),
         Command::Man(args) => completion::man(&args, command_line()),

@@ -126,9 +126,10 @@ fn member(view: &ClusterView, args: &Args) -> Option<(MemberName, String, u16)> 
 }
 
 /// Titles and cells of one result; an empty cell may be a null.
-type Results = Vec<(Vec<String>, Vec<Vec<Option<String>>>)>;
+pub type Results = Vec<(Vec<String>, Vec<Vec<Option<String>>>)>;
 
-async fn ask(config: &tokio_postgres::Config, sql: &str) -> Result<Results> {
+/// Asks one server.
+pub async fn ask(config: &tokio_postgres::Config, sql: &str) -> Result<Results> {
     let (client, connection) = tokio::time::timeout(CONNECT_BOUND, config.connect(NoTls)).await.context("no answer within 5 s")??;
     let talking = tokio::spawn(connection);
     let messages = client.simple_query(sql).await;

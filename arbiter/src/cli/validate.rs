@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// What the node will run sooner or later and cannot.
-fn missing_programs(config: &NodeConfig) -> Vec<String> {
+pub fn missing_programs(config: &NodeConfig) -> Vec<String> {
     let postgres = &config.postgres;
     let mut needed = vec!["postgres", "pg_controldata"];
     needed.extend(config.founding_method().is_none().then_some("initdb"));

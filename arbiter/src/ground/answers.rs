@@ -3,6 +3,7 @@
 use crate::ground::member_rest::Caller;
 use anyhow::{Context, Result};
 use cluster::lsn::Lsn;
+use cluster::mixed::{self, Kind};
 use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use std::collections::BTreeSet;
@@ -10,6 +11,9 @@ use std::time::Duration;
 
 /// Longer than any answer over a network that a cluster could live on, and short beside a TTL.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Patroni asks its server anew for each answer, from a pool of a few threads.
+const PATIENCE_WITH_PATRONI: Duration = Duration::from_secs(3);
 
 /// How far a member says that it is, asked now: the further of received and replayed. Only a standby whose Postgres answers has one.
 pub async fn position(caller: &Caller, view: &ClusterView, name: &MemberName) -> Result<Lsn> {
@@ -21,7 +25,8 @@ pub async fn position(caller: &Caller, view: &ClusterView, name: &MemberName) ->
 
 async fn status(caller: &Caller, view: &ClusterView, name: &MemberName) -> Result<serde_json::Value> {
     let entry = view.members.get(name).context("it has no member key")?;
-    let (status, text) = caller.ask(&entry.member.api_url, "GET", "patroni", None, PATIENCE).await?;
+    let patience = if mixed::kind(&entry.member) == Kind::Patroni { PATIENCE_WITH_PATRONI } else { PATIENCE };
+    let (status, text) = caller.ask(&entry.member.api_url, "GET", "patroni", None, patience).await?;
     serde_json::from_str(&text).with_context(|| format!("status {status} is no JSON"))
 }
 

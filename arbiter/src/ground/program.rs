@@ -68,6 +68,11 @@ impl CommandLine {
         &self.program
     }
 
+    /// Program and arguments.
+    pub fn words(&self) -> Vec<String> {
+        std::iter::once(&self.program).chain(&self.arguments).cloned().collect()
+    }
+
     /// The same with further arguments.
     pub fn and(&self, arguments: impl IntoIterator<Item = String>) -> CommandLine {
         let mut line = self.clone();

@@ -15,6 +15,8 @@ use crate::node::snapshot::NodeHandle;
 use anyhow::{Context, Result, bail};
 use cluster::failsafe::Refusal;
 use cluster::lease;
+use cluster::mixed;
+use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use serde_json::json;
@@ -45,11 +47,14 @@ pub async fn ask_all(node: &Node, view: &ClusterView) -> Result<()> {
         "api_url": format!("{}/patroni", node.config.rest.url()),
         "ttl": ttl.as_secs(),
     });
+    let by_patroni = |name: &str| MemberName::new(name).is_ok_and(|name| !mixed::is_ours(view, &name));
     let asks = known.iter().map(|(name, api_url)| {
-        let body = &body;
+        let (body, by_patroni) = (&body, &by_patroni);
         async move {
             let answer = node.caller.ask(api_url, "POST", "failsafe", Some(body), ANSWER_PATIENCE).await;
             match answer {
+                // Patroni says the same and promises nothing: its standby may take the key as soon as it finds none.
+                Ok((200, _)) if by_patroni(name) => bail!("{name} is not known to be run by pg_tenure, and Patroni's answer is no promise"),
                 Ok((200, _)) => Ok(ttl),
                 Ok((202, text)) => shorter(&text).with_context(|| format!("{name} promises for an unknown time: {text}")),
                 Ok((status, text)) => bail!("{name} does not promise: {status} {text}"),

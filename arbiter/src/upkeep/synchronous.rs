@@ -9,6 +9,7 @@ use cluster::config::SynchronousMode;
 use cluster::leader::Leader;
 use cluster::lsn::Lsn;
 use cluster::member::Tags;
+use cluster::mixed;
 use cluster::name::MemberName;
 use cluster::quorum::{self, Applied, Goal, Rules, SenderSeen, Setting, StandbySeen, SyncStep, Trust};
 use cluster::sync::SyncState;
@@ -45,7 +46,8 @@ pub async fn tend(node: &Node, view: &ClusterView, leader: &Leader, facts: &Serv
         return Ok(false);
     }
     let trust = Trust::of(&key);
-    let seen = standbys(node, view, facts);
+    let mut seen = standbys(node, view, facts);
+    mixed::of_one_kind(view, rules, &mut seen);
     let goal = rules.goal(&seen, &trust, &setting, &expected(node, view));
     if node.begins_without_standby(rules.strict && rules.choose(&seen, &setting).is_empty()) {
         // Watches match the first half, which is the field's.

@@ -6,6 +6,7 @@ pub use request::FailoverRequest;
 
 use crate::config::SynchronousMode;
 use crate::member::postgres_is;
+use crate::mixed::{self, Kind};
 use crate::name::MemberName;
 use crate::view::ClusterView;
 use std::fmt;
@@ -187,7 +188,11 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
         }
         match unfit(view, name, request.is_switchover()) {
             Some(why) => reasons.push(format!("{name}: {why}")),
-            None => fit.push((-entry.member.tags.failover_priority(), std::cmp::Reverse(entry.member.position()), name.clone())),
+            None => {
+                // Of two kinds, one whose server is fenced.
+                let theirs = mixed::kind(&entry.member) == Kind::Patroni;
+                fit.push((theirs, -entry.member.tags.failover_priority(), std::cmp::Reverse(entry.member.position()), name.clone()));
+            }
         }
     }
     fit.sort();
@@ -202,7 +207,7 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
             false => Impossible::NoCandidates { asked, why },
         });
     }
-    Ok(fit.into_iter().map(|(_, _, name)| name).collect())
+    Ok(fit.into_iter().map(|(.., name)| name).collect())
 }
 
 /// In `synchronous_mode: on` the key alone says who may take over in a planned way.

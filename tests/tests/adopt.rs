@@ -1,0 +1,135 @@
+//! A running Patroni cluster is taken over node by node with `tenure adopt`, and given back with `tenure abandon`.
+
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+use stories::cluster::{Cluster, PATIENCE};
+use stories::etcd::Etcd;
+use stories::node::{Config, Node};
+use stories::programs;
+use stories::room::Room;
+use stories::wait;
+use stories::workload::Ledger;
+
+/// Three nodes of Patroni, and it.
+struct Field {
+    cluster: Cluster,
+}
+
+impl Field {
+    async fn of_patroni(patroni: &Path, mode: Value) -> Field {
+        let room = Room::new();
+        let etcd = Etcd::start(&room).await;
+        let hosts = etcd.hosts();
+        let change = |config: &mut Config| {
+            let dynamic = &mut config["bootstrap"]["dcs"];
+            (dynamic["ttl"], dynamic["loop_wait"], dynamic["retry_timeout"]) = (json!(20), json!(1), json!(5));
+            dynamic["synchronous_mode"] = mode.clone();
+            // Its section takes lists.
+            config["etcd3"]["hosts"] = json!([hosts.clone()]);
+            config["watchdog"] = json!({"mode": "off"});
+        };
+        let nodes: Vec<Node> = (1..=3).map(|number| Node::planned(&room, &format!("n{number}"), &hosts, change)).collect();
+        let cluster = Cluster::assembled(nodes, etcd, room, mode != json!(false));
+        for node in &cluster.nodes {
+            node.start_patroni(&cluster.room, patroni);
+        }
+        cluster.healthy().await;
+        Field { cluster }
+    }
+
+    /// `tenure VERB FILE` on this node.
+    async fn on(&self, node: &Node, verb: &[&str]) -> Output {
+        let mut command = tokio::process::Command::from(node.command(&self.cluster.room));
+        command.args(verb).arg(node.config_file()).kill_on_drop(true);
+        tokio::time::timeout(Duration::from_secs(150), command.output()).await.expect("it ends").expect("run tenure")
+    }
+
+    /// One that has to succeed.
+    async fn done(&self, node: &Node, verb: &[&str]) -> String {
+        let output = self.on(node, verb).await;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let logs = || {
+            ["arbiter.log", "data.arbiter.log", "data.patroni.log"]
+                .map(|log| std::fs::read_to_string(node.dir().join(log)).unwrap_or_default())
+                .join("\n---\n")
+        };
+        assert!(output.status.success(), "{verb:?} on {}: {said}{}\n{}", node.name(), String::from_utf8_lossy(&output.stderr), logs());
+        println!("{}: {verb:?}\n{said}", node.name());
+        said
+    }
+
+    /// Nothing is lost, also in asynchronous mode: each change of leader was a planned one.
+    async fn judged(&self, what: &str, ledger: &Ledger) {
+        let verdict = self.cluster.verdict(ledger).await;
+        println!("{what}: {}", verdict.summary);
+        verdict.nothing_lost_or_doubled();
+    }
+
+    /// Standbys by name, then the leader.
+    async fn in_order(&self) -> Vec<&Node> {
+        let leader = self.cluster.leader().await;
+        let mut order = self.cluster.others(leader);
+        order.push(leader);
+        order
+    }
+
+    /// Who runs each member, by name: `o` ours, `p` Patroni.
+    async fn kinds(&self) -> String {
+        let view = self.cluster.view().await.expect("read etcd");
+        view.members().into_iter().map(|name| if view.member(name)["tenure"].is_object() { 'o' } else { 'p' }).collect()
+    }
+}
+
+async fn there_and_back(mode: Value) {
+    let Some(patroni) = programs::patroni() else {
+        println!("SKIPPED: no Patroni here; `make setup` installs it into target/patroni");
+        return;
+    };
+    let field = Field::of_patroni(&patroni, mode).await;
+    let writer = field.cluster.writer().await;
+    let order = field.in_order().await;
+    let (first, leader) = (order[0], order[2]);
+
+    // Nothing is changed by a look, and the leader is not the first.
+    let looked = field.done(first, &["adopt", "--check"]).await;
+    assert!(looked.contains("stop Patroni") && looked.contains("nothing was changed"), "{looked}");
+    let refused = field.on(leader, &["adopt"]).await;
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("the others come first"), "{words}");
+    assert_eq!(field.kinds().await, "ppp");
+
+    for (node, kinds) in order.iter().zip([1, 2, 3]) {
+        field.done(node, &["adopt"]).await;
+        assert_eq!(field.kinds().await.matches('o').count(), kinds);
+        field.cluster.healthy().await;
+    }
+    let checked = field.cluster.cli_ok(&["check"]).await;
+    println!("{checked}");
+    writer.goes_on(50, PATIENCE).await;
+    field.judged("taken over", &writer.finish()).await;
+    let writer = field.cluster.writer_on(field.cluster.targets().first_id(1_000_000)).await;
+
+    for (node, kinds) in field.in_order().await.iter().zip([2, 1, 0]) {
+        field.done(node, &["abandon"]).await;
+        assert_eq!(field.kinds().await.matches('o').count(), kinds);
+        wait::until("Patroni to have it", PATIENCE, async || {
+            let view = field.cluster.view().await.map_err(|error| format!("{error:#}"))?;
+            view.fault(3, false).map_or(Ok(()), Err)
+        })
+        .await;
+    }
+    writer.goes_on(50, PATIENCE).await;
+    field.judged("given back", &writer.finish()).await;
+}
+
+#[tokio::test]
+async fn an_asynchronous_patroni_cluster_is_taken_over_and_given_back() {
+    there_and_back(json!(false)).await;
+}
+
+#[tokio::test]
+async fn a_patroni_cluster_in_quorum_mode_is_taken_over_and_given_back() {
+    there_and_back(json!("quorum")).await;
+}
