@@ -165,6 +165,7 @@ mod tests {
             "promote-cluster --force",
             "restart demo a b --force",
             "restart demo -r replica --pending --pg-version 15.3 --timeout 10 --any",
+            "restart --rolling --force",
             "reload demo a",
             "reinit demo a --force --from-leader --wait",
             "pause --wait",

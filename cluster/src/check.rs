@@ -9,6 +9,7 @@ use crate::mixed::{self, Kind};
 use crate::name::MemberName;
 use crate::roster;
 use crate::slots::{self, SlotFacts};
+use crate::speech;
 use crate::store;
 use crate::view::ClusterView;
 use crate::watchdog;
@@ -119,6 +120,10 @@ pub fn faults(view: &ClusterView) -> Vec<Fault> {
             standing_by(view, name, &entry.member, &mut found);
         }
         of_any(name, &entry.member, &mut found);
+        let speech = entry.member.tenure.as_ref().map(|facts| facts.speech.unwrap_or_default());
+        if let Some(why) = speech.and_then(|theirs| speech::OURS.apart_from(theirs)) {
+            found.member(Severity::Warning, name, format!("seen from here: {why}"), "`tenure version` shows who runs what");
+        }
         if mixed::kind(&entry.member) == Kind::Patroni && view.members.values().any(|other| mixed::kind(&other.member) == Kind::Ours) {
             let sentence = format!("Patroni {} runs it, and pg_tenure others", entry.member.version);
             found.member(

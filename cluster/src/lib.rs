@@ -29,6 +29,7 @@ pub mod restart;
 pub mod roster;
 pub mod rows;
 pub mod schema;
+pub mod speech;
 pub mod sync;
 
 pub mod memory;

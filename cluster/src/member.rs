@@ -6,6 +6,7 @@ use crate::lsn::Lsn;
 use crate::memory::Memory;
 use crate::name::Instance;
 use crate::name::Timeline;
+use crate::speech::Speech;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -354,6 +355,9 @@ pub struct TenureFacts {
     /// pg_tenure's own version.
     #[serde(default)]
     pub version: String,
+    /// Which form of keys and calls its library (while none runs: its arbiter) speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speech: Option<Speech>,
     /// Which instance goes by the member's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,

@@ -11,6 +11,7 @@ use crate::member::{MemberEntry, MemberRole, Tags};
 use crate::mixed;
 use crate::name::{MemberName, Timeline};
 use crate::reason::{Decision, Reason};
+use crate::speech::{self, Apart};
 use crate::sync::SyncState;
 use crate::view::{Announcement, ClusterView};
 use std::cmp::Reverse;
@@ -105,6 +106,9 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     if me.stood_down {
         return Err(Reason::NotPromotedInTime);
     }
+    if let Some((name, why)) = apart(view, &me.name).filter(|_| !me.primary) {
+        return Err(Reason::NotUnderstood(name.clone(), why));
+    }
     if !me.primary && !me.arbiter {
         return Err(Reason::NoArbiter);
     }
@@ -155,6 +159,16 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::TooFarBehind { lag, most });
     }
     Ok(())
+}
+
+/// A member that is of a later time than this build can serve: what it wrote may mean something else than is read here.
+fn apart<'a>(view: &'a ClusterView, me: &MemberName) -> Option<(&'a MemberName, Apart)> {
+    let others = view.members.iter().filter(|(name, _)| *name != me);
+    others.into_iter().find_map(|(name, entry)| {
+        let theirs = entry.member.tenure.as_ref()?.speech.unwrap_or_default();
+        let why = speech::OURS.apart_from(theirs).filter(|why| matches!(why, Apart::Newer { .. }))?;
+        Some((name, why))
+    })
 }
 
 /// Does the leader key hang where its holder does not keep it, and is this node to give it up (once that has lasted for a TTL)? In its own name on

@@ -3,6 +3,7 @@
 use crate::leader::Term;
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId, Timeline};
+use crate::speech::Apart;
 use crate::store::NoFounding;
 
 /// Why a decision was taken.
@@ -137,6 +138,8 @@ pub enum Reason {
     NotInFailsafe,
     #[error("this node is tagged nofailover")]
     NoFailover,
+    #[error("of {0}: {1}")]
+    NotUnderstood(MemberName, Apart),
     #[error("no arbiter is attached, so nothing could promote this node")]
     NoArbiter,
     #[error("this node is not in the sync key: it may lack acknowledged commits")]

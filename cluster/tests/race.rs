@@ -139,6 +139,15 @@ fn who_may_stand() {
         ("stood down", |_, me| me.stood_down = true, "refuse", "not promoted in time"),
         ("promised to stay away", |_, me| me.promised = true, "refuse", "failsafe_mode"),
         ("a primary promises nothing", |_, me| (me.promised, me.primary) = (true, true), "announce", "running as primary"),
+        (
+            "a member of a later time",
+            |view, _| {
+                let theirs = cluster::speech::Speech { speaks: 9, serves_from: 8 };
+                view.members.get_mut(&name("n3")).unwrap().member.tenure.as_mut().unwrap().speech = Some(theirs);
+            },
+            "refuse",
+            "of n3: it serves form 8 of keys and calls and later ones",
+        ),
         ("no arbiter", |_, me| me.arbiter = false, "refuse", "no arbiter"),
         ("a primary without arbiter", |_, me| (me.arbiter, me.primary) = (false, true), "announce", "running as primary"),
         ("nofailover", |_, me| me.tags = tags(r#"{"nofailover":true}"#), "refuse", "nofailover"),

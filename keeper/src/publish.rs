@@ -52,6 +52,7 @@ where
         }
         member.tenure = Some(TenureFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            speech: Some(cluster::speech::OURS),
             instance: self.instance.clone(),
             arbiter: self.host.arbiter_attends(self.clock(), self.patience_with_arbiter()),
             ..TenureFacts::default()

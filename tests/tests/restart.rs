@@ -56,6 +56,26 @@ async fn settings_wait_for_a_restart_in_the_right_order() {
 }
 
 #[tokio::test]
+async fn a_rolling_restart_costs_clients_one_switchover() {
+    let cluster = Cluster::of(3).start().await;
+    let old = cluster.leader().await;
+    let before: Vec<_> = cluster.nodes.iter().map(|node| node.postmaster()).collect();
+    let writer = cluster.writer().await;
+    let said = cluster.cli_ok(&["restart", "--rolling", "--force"]).await;
+    let restarted = order(&said);
+    assert_eq!((restarted.len(), restarted.last().map(String::as_str)), (3, Some(old.name())), "{said}");
+    assert!(said.contains(&format!("Success: switchover on member {}", old.name())), "{said}");
+    let view = cluster.healthy().await;
+    assert!(view.leads_other_than(old.name()), "{view}");
+    for (node, before) in cluster.nodes.iter().zip(before) {
+        assert_ne!(node.postmaster(), before, "{} runs a new server", node.name());
+    }
+    let ledger = writer.finish();
+    println!("{}", ledger.summary());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
+#[tokio::test]
 async fn a_setting_of_the_file_waits_until_it_is_taken_back() {
     let cluster = Cluster::of(1).start().await;
     cluster.cli_ok(&["edit-config", "-p", "max_files_per_process=900", "--force"]).await;

@@ -1,6 +1,6 @@
 //! `tenure restart`: restart Postgres in place, one member after another.
 
-use super::context::{RoleFilter, Tool, print, refuse};
+use super::context::{RoleFilter, Tool, print, refuse, refuse_with};
 use super::members::{self, Chosen};
 use anyhow::Result;
 use cluster::lsn::Lsn;
@@ -42,6 +42,10 @@ pub struct Args {
     /// Only members whose PostgreSQL is older than this version.
     #[arg(long = "pg-version", value_name = "VERSION")]
     pub pg_version: Option<String>,
+    /// Hand the leadership over before the leader's own restart: for a new library or a minor release of PostgreSQL. Standbys, one switchover,
+    /// the old leader.
+    #[arg(long, conflicts_with_all = ["any", "scheduled"])]
+    pub rolling: bool,
     /// Only members that wait for a restart.
     #[arg(long)]
     pub pending: bool,
@@ -64,6 +68,12 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         let waits = |name: &MemberName| view.members.get(name).is_some_and(|entry| entry.member.pending_restart);
         members.retain(|name| !args.pending || waits(name));
         *members = pending::in_order(view, std::mem::take(members));
+        if args.rolling && members.len() > 1 && members.first().is_some_and(|first| view.leader_if(first).is_some()) {
+            return Err(refuse_with(
+                "a setting waits to be lowered that a standby may not have lower than its primary, so the leader has to be first",
+                "restart without --rolling",
+            ));
+        }
     }
     chosen.retain(|part| !part.members.is_empty());
     if chosen.is_empty() {
@@ -78,11 +88,29 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
             if let Some(before) = number.checked_sub(1).and_then(|before| chosen.members.get(before)).filter(|_| now) {
                 Box::pin(follows_again(chosen, before, name)).await?;
             }
+            if args.rolling && !Box::pin(hand_over(tool, chosen, name)).await? {
+                done.push(false);
+                break;
+            }
             let answer = chosen.ask(tool, name, "POST", "restart", Some(&body), BOUND).await;
             done.push(members::report(name, "restart", answer)?);
         }
     }
     members::all_done("restart", &done)
+}
+
+/// Whoever leads hands over before its restart, where there is somebody to hand over to. False where that failed: then it is not restarted.
+async fn hand_over(tool: &Tool, chosen: &Chosen, name: &MemberName) -> Result<bool> {
+    let view = chosen.target.view().await?;
+    if view.leader_if(name).is_none() || view.members.len() < 2 {
+        return Ok(true);
+    }
+    let answer = chosen.ask(tool, name, "POST", "switchover", Some(&json!({"leader": name})), BOUND).await;
+    let done = members::report(name, "switchover", answer)?;
+    if done {
+        Box::pin(follows_again(chosen, name, name)).await?;
+    }
+    Ok(done)
 }
 
 /// One restart after another: before the next one all standbys stream again. After the leader's, they also have replayed what it

@@ -137,6 +137,7 @@ impl NodeLease {
             member.role = word.role.clone();
             member.tenure = Some(TenureFacts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                speech: Some(cluster::speech::OURS),
                 instance: self.instance.clone(),
                 arbiter: true,
                 progress_percent: word.progress_percent,
