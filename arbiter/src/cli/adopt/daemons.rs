@@ -2,8 +2,8 @@
 
 use super::super::context::{refuse, refuse_with};
 use crate::config::NodeConfig;
+use crate::ground::process::watchable;
 use crate::ground::program::CommandLine;
-use crate::postgres::postmaster::watchable;
 use anyhow::{Context, Result};
 use cluster::mixed::Kind;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
