@@ -106,6 +106,8 @@ fn a_sick_leader_gives_way_to_who_is_better_off_and_to_nobody_else() {
         "only 200 MB",
     );
     check("there is room yet", |case| case.own = Vitals { disk_free_mb: Some(300), ..Vitals::default() }, "well");
+    check("a connection takes four seconds", |case| case.own = Vitals { connect_ms: 4096, ..Vitals::default() }, "well");
+    check("nobody comes in", |case| case.own = Vitals { connect_ms: 7168, ..Vitals::default() }, "n2 by force");
     check("no slot", |case| case.own = Vitals { refused: true, ..Vitals::default() }, "n2 by a switchover");
     check("no CPU", |case| case.own = Vitals { late_ms: 640, ..Vitals::default() }, "n2 by a switchover");
     check("a little late", |case| case.own = Vitals { late_ms: 448, ..Vitals::default() }, "well");
