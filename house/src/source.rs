@@ -16,10 +16,7 @@ fn without_words(text: &str) -> String {
         let length = match rest {
             ['/', '/', ..] => rest.iter().position(|c| *c == '\n').unwrap_or(rest.len()),
             ['/', '*', ..] => block_comment(rest),
-            ['r', '"' | '#', ..] if !ends_word(&code) => match raw_string(rest) {
-                Some(length) => length,
-                None => 0,
-            },
+            ['r', '"' | '#', ..] if !ends_word(&code) => raw_string(rest).unwrap_or_default(),
             ['"', ..] => string(rest),
             ['\'', ..] => character(rest),
             _ => 0,
