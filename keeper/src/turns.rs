@@ -156,7 +156,9 @@ where
     pub(crate) fn promise_keeps_closed(&self, view: &ClusterView, server: Server, leads_in: Term, now: Moment) -> bool {
         let page = self.host.page();
         let config = view.config();
+        // While a cluster is founded nobody attaches, and nobody has promised anything: who led last does not (`cluster::failsafe`).
         let unknown = config.failsafe_mode()
+            && view.system_id().is_some()
             && page.term() == 0
             && !self.host.arbiter_attends(now, self.patience_with_arbiter())
             && (!server.is_primary() || now.since(self.began.get()) < config.timing().ttl);
