@@ -17,7 +17,11 @@ async fn a_delayed_standby_replays_up_to_just_before_a_mistake_and_stops_there()
         }
     };
     let cluster = Cluster::of(2).ttl(3).planned_on(room, etcd, late);
-    cluster.start_all().await;
+    // Else the delayed one may found the cluster.
+    cluster.start(&cluster.nodes[0]);
+    cluster.healthy_members(1).await;
+    cluster.start(&cluster.nodes[1]);
+    cluster.healthy().await;
     let (leader, late) = (cluster.leader().await, cluster.node("n2"));
     leader.query("CREATE TABLE kept(n int)").await.expect("make a table");
     let insert = async |n: u32| {
