@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Where `Command::new` may stand in arbiter/src, and why there.
-const MAY: [(&str, &str); 8] = [
+const MAY: [(&str, &str); 7] = [
     ("ground/program.rs", "commands of the node's file: bounded, heard, ended with their group"),
     ("postgres/mod.rs", "PostgreSQL's programs: `Programs::command` with a clean environment, `run` to their end"),
     ("postgres/postmaster.rs", "the server, which outlives the arbiter"),
     ("duties/demote_cluster.rs", "archive_command, by the shell as the server itself would run it"),
-    ("cli/adopt/checks.rs", "`postgres --version`, asked by the operator's command"),
     ("cli/adopt/daemons.rs", "systemctl, or the daemons themselves where no unit runs them: they outlive the operator's command"),
     ("cli/edit_config.rs", "the operator's editor, at the operator's terminal"),
     ("cli/validate.rs", "`postgres --describe-config`, asked without a runtime"),

@@ -3,8 +3,9 @@
 use super::super::context::refuse_with;
 use super::super::query;
 use super::super::validate;
-use super::Place;
+use super::place::Place;
 use crate::config::{Credentials, NodeConfig};
+use crate::postgres;
 use anyhow::{Context, Result};
 use cluster::config::{DynamicConfig, SynchronousMode};
 use cluster::mixed::{self, Kind};
@@ -111,8 +112,9 @@ async fn of_data(config: &NodeConfig) -> Vec<Finding> {
     let mut found = Vec::new();
     let data = &config.postgres.data_dir;
     let major = tokio::fs::read_to_string(data.join("PG_VERSION")).await.unwrap_or_default().trim().to_owned();
-    let said = tokio::process::Command::new(config.postgres.bin_dir.join("postgres")).arg("--version").output().await;
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let mut asked = config.postgres.programs().command("postgres");
+    asked.arg("--version");
+    let said = postgres::run(asked).await.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let program = said.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit())).unwrap_or_default();
     if major.is_empty() {
         found.push(Finding::Stops(format!("there is no data in {}", data.display())));

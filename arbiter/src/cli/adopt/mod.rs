@@ -5,6 +5,9 @@
 
 mod checks;
 mod daemons;
+mod place;
+
+pub use place::Args;
 
 use super::context::{print, refuse_with};
 use crate::config::NodeConfig;
@@ -18,8 +21,8 @@ use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use daemons::Daemon;
 use dcs::{Dcs, Etcd};
+use place::Place;
 use serde_json::json;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Between two looks of a command that a person waits for.
@@ -30,32 +33,6 @@ const TRIES: u32 = 3;
 
 /// Before it is asked once more.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
-
-/// Take this node over from Patroni: its daemon is stopped, and with it its server, which our arbiter starts again.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The node's file: the one that Patroni runs with, or a copy of it.
-    pub file: PathBuf,
-    /// Change nothing: say what stands in the way, and print every step.
-    #[arg(long)]
-    pub check: bool,
-    /// How the daemon that is started is to be started, as a shell cuts words; default: as it was, or by its unit.
-    #[arg(long, value_name = "COMMAND")]
-    pub start: Option<String>,
-    /// Give up waiting for one step after so many seconds.
-    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    pub timeout: u64,
-}
-
-/// All that a step needs.
-struct Place<'a> {
-    args: &'a Args,
-    config: NodeConfig,
-    etcd: Etcd,
-    caller: Caller,
-    /// What this node's member is to become.
-    to: Kind,
-}
 
 /// Runs either command.
 pub async fn run(args: &Args, to: Kind) -> Result<()> {
