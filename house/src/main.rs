@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 /// The crates, and how many circles of files each may have: none is to be added, and where one is untied its number goes down here.
 const CRATES: [(&str, usize); 9] =
-    [("cluster", 2), ("dcs", 0), ("keeper", 0), ("extension", 3), ("arbiter", 5), ("sim", 1), ("writer", 0), ("tests", 2), ("house", 0)];
+    [("cluster", 2), ("dcs", 0), ("keeper", 0), ("extension", 3), ("arbiter", 4), ("sim", 1), ("writer", 0), ("tests", 2), ("house", 0)];
 
 /// Directories of source, each file of which is in a table of ARCHITECTURE.md.
 const MAPPED: [&str; 13] = [
