@@ -186,6 +186,7 @@ mod tests {
             "remove demo",
             "rebuild-keys demo --leader a --accept-loss --force",
             "upgrade demo --to 17 --check --format json",
+            "upgrade demo --to 17 --in-place --force",
             "query demo -C SELECT -r replica --format json -w 2",
             "query -f - -m a -U u --dbname d",
             "explain demo a -n 5 -f json",

@@ -6,6 +6,7 @@ use crate::member::Tags;
 use crate::memory::Memory;
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::standby_cluster::Remote;
+use crate::upgrade::step::HalfUpgraded;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -147,6 +148,8 @@ pub struct LocalState {
     pub answered: BTreeSet<MemberName>,
     /// This node leads, is sick, another is better off, and the configuration says that it is to act.
     pub gives_way: Option<GivesWay>,
+    /// A major upgrade that began here and did not end, while nothing is under way.
+    pub upgrade: Option<Box<HalfUpgraded>>,
 }
 
 /// A sick leader's way out.

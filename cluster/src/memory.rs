@@ -16,6 +16,20 @@ pub struct Making {
     /// Tells two makings of one generation apart, as where an empty node founds a cluster of its own.
     #[serde(default)]
     pub by: String,
+    /// The cluster has gone to a new major version of PostgreSQL with this making, or with one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgraded: Option<Upgraded>,
+}
+
+/// Which database system took the place of which: data of the old one is of no more use, and is replaced by a copy of the new.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The database system of before.
+    pub old: SystemId,
+    /// Its major version.
+    pub from: u32,
+    /// The major version since.
+    pub to: u32,
 }
 
 /// What a member knows of the keys by itself. It lies with its data, and its processes keep it while they run.

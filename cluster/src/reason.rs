@@ -5,6 +5,7 @@ use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::speech::Apart;
 use crate::store::NoFounding;
+use crate::upgrade::step::Step;
 
 /// Why a decision was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +49,10 @@ pub enum Reason {
     EmptyLeader,
     #[error("the data directory belongs to the database system {found}, the cluster is {expected}")]
     ForeignSystem { found: SystemId, expected: SystemId },
+    #[error("the cluster has gone from PostgreSQL {from} to {to}, and this node's data is still the old")]
+    NewMajor { from: u32, to: u32 },
+    #[error("a major upgrade of this node's data was interrupted while {}", .0.sentence())]
+    HalfUpgraded(Step),
     #[error(
         "the data directory holds the database system {0}, but the cluster does not exist yet and this data was in recovery: start the node that was primary first"
     )]

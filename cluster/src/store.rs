@@ -6,7 +6,7 @@
 //! Which making of the keys is meant says [`Making`]: keys that are made anew have a greater generation, and only that
 //! makes members forget.
 
-pub use crate::memory::{Making, Memory};
+pub use crate::memory::{Making, Memory, Upgraded};
 
 use crate::config::DynamicConfig;
 use crate::leader::{Leader, Term};
@@ -15,6 +15,14 @@ use crate::name::{MemberName, SystemId, Timeline};
 use crate::sync::SyncState;
 use crate::view::{ClusterView, Initialize, Versioned};
 use std::collections::BTreeSet;
+
+/// Has the cluster whose keys this memory is of gone to a new major version since, as this view says? One making after the other:
+/// what happened in between is not known, and is for an operator.
+fn has_gone_on(memory: &Memory, view: &ClusterView) -> bool {
+    let made = view.store.as_ref().map(|store| &store.value);
+    let old = made.and_then(|made| made.upgraded.as_ref()).map(|upgraded| &upgraded.old);
+    old.is_some() && old == memory.system_id.as_ref() && made.is_some_and(|made| made.generation > memory.making.generation)
+}
 
 /// Why a view is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +97,7 @@ pub fn judge(memory: &Memory, view: &ClusterView) -> Result<(), Doubt> {
         let holder = memory.holder.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
         return Err(Doubt::Emptied(holder, memory.term));
     }
-    let another = view.system_id().filter(|found| *found != known);
+    let another = view.system_id().filter(|found| *found != known && !has_gone_on(memory, view));
     if made.generation > memory.making.generation {
         return another.map_or(Ok(()), |found| Err(Doubt::AnotherSystem { known: known.clone(), found: found.clone() }));
     }
@@ -133,7 +141,7 @@ pub fn complete(memory: &Memory, view: &mut ClusterView) {
         view.kept.config = true;
     }
     let founding = matches!(view.initialize.as_ref().map(|key| &key.value), Some(Initialize::Running));
-    if view.system_id() != Some(known) && !(founding && view.store_generation() > memory.making.generation) {
+    if view.system_id() != Some(known) && !has_gone_on(memory, view) && !(founding && view.store_generation() > memory.making.generation) {
         let revision = ClusterView::revision_of(&view.initialize);
         view.initialize = Some(Versioned { value: Initialize::Done(known.clone()), revision });
         view.kept.initialize = true;

@@ -9,7 +9,7 @@ use crate::history::History;
 use crate::leader::{Leader, LeaseId, Term};
 use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole};
-use crate::memory::Making;
+use crate::memory::{Making, Upgraded};
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::poolers::paused::Paused;
 use crate::request::MemberRequest;
@@ -185,6 +185,11 @@ impl ClusterView {
     /// Which making of the keys this is.
     pub fn store_generation(&self) -> u32 {
         self.store.as_ref().map_or(0, |store| store.value.generation)
+    }
+
+    /// The change of major version by which data of this database system became old.
+    pub fn upgraded_from(&self, system_id: &SystemId) -> Option<&Upgraded> {
+        self.store.as_ref()?.value.upgraded.as_ref().filter(|upgraded| upgraded.old == *system_id)
     }
 
     /// The last term that anybody held; [`Term`] 0 before the first.

@@ -277,6 +277,7 @@ impl Cluster {
             | Duty::Switchover { .. }
             | Duty::GiveWay { .. }
             | Duty::CallOff
+            | Duty::Upgrade { .. }
             | Duty::Stop
             | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")

@@ -447,6 +447,7 @@ impl Pair {
             | Duty::HandOver { .. }
             | Duty::GiveWay { .. }
             | Duty::CallOff
+            | Duty::Upgrade { .. }
             | Duty::Stop
             | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")

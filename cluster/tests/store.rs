@@ -36,7 +36,7 @@ fn healthy() -> ClusterView {
 }
 
 fn making(generation: u32, by: &str) -> Making {
-    Making { generation, by: by.to_owned() }
+    Making { generation, by: by.to_owned(), upgraded: None }
 }
 
 /// Not one key of the cluster.

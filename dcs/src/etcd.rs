@@ -17,7 +17,7 @@ use cluster::mixed;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
 use cluster::request::{MemberRequest, REQUEST_TTL};
-use cluster::store::{Making, Rebuild};
+use cluster::store::{Making, Rebuild, Upgraded};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status};
 use etcd_client::{
@@ -208,7 +208,8 @@ impl Etcd {
             unchanged(keys.store(), ClusterView::revision_of(&judged.store)),
             unchanged(keys.initialize(), ClusterView::revision_of(&judged.initialize)),
         ];
-        let making = Making { generation: plan.generation, by: format!("{} at {}", plan.leader, judged.revision) };
+        let upgraded = judged.store.as_ref().and_then(|store| store.value.upgraded.clone());
+        let making = Making { generation: plan.generation, by: format!("{} at {}", plan.leader, judged.revision), upgraded };
         let mut then = vec![
             TxnOp::put(keys.store(), to_bytes(&making), None),
             TxnOp::put(keys.initialize(), plan.system_id.0.as_str(), None),
@@ -221,6 +222,35 @@ impl Etcd {
         ];
         then.extend(plan.config.iter().map(|config| TxnOp::put(keys.config(), to_bytes(config), None)));
         self.guarded("what the keys were", when, then).await.map(Term)
+    }
+
+    /// The cluster goes on as another database system, that of a new major version: one write, if this leader's key and what the cluster
+    /// was are as judged. Positions and timelines of the old one mean nothing in it.
+    pub async fn upgraded(&self, leader: &Leader, judged: &ClusterView, to: &SystemId, upgraded: Upgraded) -> Result<()> {
+        let keys = &self.keys;
+        let when = vec![
+            self.is_leader(leader),
+            unchanged(keys.store(), ClusterView::revision_of(&judged.store)),
+            unchanged(keys.initialize(), ClusterView::revision_of(&judged.initialize)),
+            unchanged(keys.sync(), ClusterView::revision_of(&judged.sync)),
+        ];
+        let making = Making {
+            generation: judged.store_generation().saturating_add(1),
+            by: format!("{} at {}", leader.name, judged.revision),
+            upgraded: Some(upgraded),
+        };
+        let mut then = vec![
+            TxnOp::put(keys.store(), to_bytes(&making), None),
+            TxnOp::put(keys.initialize(), to.0.as_str(), None),
+            TxnOp::put(keys.claimed_timeline(), to_bytes(&Timeline(1)), None),
+            TxnOp::put(keys.failover(), "{}", None),
+        ];
+        then.extend([keys.history(), keys.status(), keys.failsafe()].map(|key| TxnOp::delete(key, None)));
+        // Whoever had every acknowledged commit has none of the new system.
+        let alone = SyncState::of(&leader.name, &BTreeSet::new());
+        let sync = judged.sync.as_ref().map(|sync| SyncState { other: sync.value.other.clone(), ..alone });
+        then.extend(sync.map(|sync| TxnOp::put(keys.sync(), to_bytes(&sync), None)));
+        self.guarded("what the cluster was", when, then).await.map(drop)
     }
 
     /// The same etcd, seen as other keys.

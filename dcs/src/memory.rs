@@ -167,7 +167,8 @@ impl Memory {
             modified(keys.store(), ClusterView::revision_of(&judged.store)),
             modified(keys.initialize(), ClusterView::revision_of(&judged.initialize)),
         ];
-        let making = Making { generation: plan.generation, by: format!("{} at {}", plan.leader, judged.revision) };
+        let upgraded = judged.store.as_ref().and_then(|store| store.value.upgraded.clone());
+        let making = Making { generation: plan.generation, by: format!("{} at {}", plan.leader, judged.revision), upgraded };
         let then = || {
             let mut then = vec![
                 put(keys.store(), to_bytes(&making)),

@@ -442,6 +442,7 @@ impl Arbiter {
             answered: self.answered(view),
             gives_way: None,
             memory: Some(Box::new(self.remembered.memory())).filter(|memory| memory.system_id.is_some()),
+            upgrade: None,
             fence_open: self.fence_is_open(),
             log_until: None,
             remote: Remote::default(),
@@ -467,7 +468,9 @@ impl Arbiter {
         match duty {
             Duty::Rest => self.rest(view).await,
             Duty::Bootstrap => self.found().await,
-            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Stop | Duty::Quit => Err(format!("{duty:?} is not simulated")),
+            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Upgrade { .. } | Duty::Stop | Duty::Quit => {
+                Err(format!("{duty:?} is not simulated"))
+            }
             Duty::Clone { from } => self.clone_from(member(&from)?).await,
             Duty::StartPrimary { .. } => self.start(view, Recovery::None).await,
             Duty::StartStandby { upstream } => self.start(view, self.follow(upstream.member())).await,

@@ -1,6 +1,6 @@
-//! `tenure upgrade`: a new major version of PostgreSQL; what stands in its way.
+//! `tenure upgrade`: a new major version of PostgreSQL; what stands in its way, and the upgrade in place.
 
-use super::context::{Tool, print, refuse, refuse_with};
+use super::context::{Tool, confirm, must_be_interactive, print, refuse, refuse_with};
 use super::groups::{self, Part};
 use super::list::yaml;
 use crate::upgrade::Checked;
@@ -12,6 +12,9 @@ use std::time::Duration;
 
 /// A member tries `pg_upgrade --check`, which starts a server of the new version for a moment.
 const CHECK_BOUND: Duration = Duration::from_secs(160);
+
+/// As long as the members' REST waits.
+const UPGRADE_BOUND: Duration = Duration::from_secs(6 * 3600);
 
 /// Upgrade the cluster to a later major version of PostgreSQL.
 #[derive(Debug, clap::Args)]
@@ -27,6 +30,12 @@ pub struct Args {
     /// Only look what stands in the way; exit code 1 where something does.
     #[arg(long)]
     pub check: bool,
+    /// Upgrade now: the primary is stopped, carried over with hard links and started; the standbys are copied anew.
+    #[arg(long, conflicts_with = "check")]
+    pub in_place: bool,
+    /// Do not ask for confirmation.
+    #[arg(long)]
+    pub force: bool,
     /// Output format of --check.
     #[arg(short, long, value_enum, default_value_t)]
     pub format: super::check::Format,
@@ -34,8 +43,12 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
+    if args.in_place {
+        return in_place(tool, args).await;
+    }
     if !args.check {
-        return Err(refuse_with("only the check is there", "give --check"));
+        let hint = "give --check to look what stands in the way, or --in-place for an upgrade with a pause for writers";
+        return Err(refuse_with("an upgrade without a pause, by logical replication, is not served", hint));
     }
     let mut several = Vec::new();
     for part in groups::all(tool, args.cluster.as_deref(), args.group).await? {
@@ -68,6 +81,45 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         print(format!("Nothing stops an upgrade in place to PostgreSQL {}{beside}", args.to))?;
     }
     Ok(())
+}
+
+/// Asks the leader, which does it; what is begun goes on if this command ends.
+async fn in_place(tool: &Tool, args: &Args) -> Result<()> {
+    let parts = groups::all(tool, args.cluster.as_deref(), args.group).await?;
+    let [part] = &parts[..] else {
+        return Err(refuse_with(
+            "the groups of a Citus cluster have to change together, which this command does not do",
+            "docs/upgrade.md says in which order to do it by hand",
+        ));
+    };
+    let Some(leader) = &part.view.leader else { return Err(refuse_with("nobody leads", "`tenure check` says more")) };
+    let (scope, to) = (&part.target.scope, args.to);
+    if !args.force {
+        must_be_interactive("a major upgrade")?;
+        let question = format!(
+            "Are you sure you want to upgrade {scope} to PostgreSQL {to} now? Writers and readers are refused while {} is carried over, and there is no way back afterwards",
+            leader.name
+        );
+        if !confirm(&question)? {
+            return Err(refuse("Aborted upgrade"));
+        }
+    }
+    let api_url = part.view.members.get(&leader.name).map_or("", |entry| entry.member.api_url.as_str());
+    let body = json!({"to": to, "in_place": true});
+    match tool.caller.ask(api_url, "POST", "upgrade", Some(&body), UPGRADE_BOUND).await {
+        Ok((200, _)) => print(format!(
+            "Upgraded: {scope} is of PostgreSQL {to}, led by {}. Its standbys are copied anew: `tenure list -W` shows it",
+            leader.name
+        )),
+        Ok((status, text)) => Err(refuse_with(
+            format!("{scope} is not upgraded (status code {status}): {}", text.trim()),
+            "`tenure list` shows what serves now; the log of the leader's arbiter has every step",
+        )),
+        Err(why) => Err(refuse_with(
+            format!("{} gave no answer: {why:#}", leader.name),
+            "an upgrade that has begun goes on, or is called off, without this command: `tenure list` shows it",
+        )),
+    }
 }
 
 async fn ask(tool: &Tool, part: &Part, name: &MemberName, to: u32) -> (MemberName, Result<Checked>) {

@@ -25,6 +25,7 @@ use crate::postgres::Programs;
 use crate::postgres::conf::ConfigFiles;
 use crate::postgres::initdb::LongOption;
 use cluster::name::{MemberName, Scope};
+use cluster::upgrade::{beside, named};
 use dcs::key::Keys;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
@@ -408,6 +409,21 @@ impl PostgresConfig {
     /// PostgreSQL's programs.
     pub fn programs(&self) -> Programs {
         Programs::new(&self.bin_dir)
+    }
+
+    /// Those of a major version, by where the file says that those of one are.
+    pub fn programs_of(&self, major: u32) -> Option<Programs> {
+        let bin_dir = self.bin_dir.to_str()?;
+        let of_file = named(bin_dir)?;
+        if of_file == major { Some(self.programs()) } else { beside(bin_dir, of_file, major).map(Programs::new) }
+    }
+
+    /// Those that the data asks for: after an upgrade the file may still name the version of before. Those of the file where the data does
+    /// not say, or where its version is not there.
+    pub fn programs_at_start(&self) -> Programs {
+        let version = std::fs::read_to_string(self.data_dir.join("PG_VERSION")).ok();
+        let of_data = version.and_then(|version| self.programs_of(version.trim().parse().ok()?));
+        of_data.filter(|programs| programs.path("postgres").is_file()).unwrap_or_else(|| self.programs())
     }
 
     /// The server's configuration files.

@@ -3,13 +3,14 @@
 use super::Daemon;
 use crate::daemon::observe::Seen;
 use crate::daemon::words::word;
-use crate::duties::restart;
+use crate::duties::{restart, upgrade};
 use crate::node::settings;
 use crate::node::snapshot::Command;
 use cluster::duty::Duty;
 use cluster::local::Postgres;
 use cluster::request::{MemberRequest, Wish};
 use cluster::restart::{self as scheduled, Server};
+use cluster::upgrade::step::{Owed, Step};
 use std::time::Duration;
 
 impl Daemon {
@@ -65,6 +66,7 @@ impl Daemon {
                     let _ = answer.send(done.map_err(|why| format!("{why:#}")));
                 });
             }
+            Command::Upgrade(to, answer) => self.upgrade(to, answer),
             Command::Reinitialize { force, from_leader, answer } => {
                 let _ = answer.send(self.reinitialize(force, from_leader));
             }
@@ -90,6 +92,30 @@ impl Daemon {
         if let Some(answer) = self.start_asked.take() {
             let _ = answer.send(word);
         }
+    }
+
+    /// Begins a major upgrade in place; who asked is told how it ended.
+    fn upgrade(&mut self, to: u32, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
+        let refused = match self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
+            Some((_, duty)) => Some(format!("{} already in progress", word(duty))),
+            None if self.view.leader_if(&self.node.config.name).is_none() => Some("this member does not lead: ask the leader".to_owned()),
+            None if self.view.config().paused() => Some("the cluster is in maintenance mode: `tenure resume` ends it".to_owned()),
+            None if self.view.is_standby_cluster() => Some("a standby cluster is upgraded by making it anew".to_owned()),
+            None if self.memory.stopping => Some("the arbiter is ending".to_owned()),
+            None => None,
+        };
+        if let Some(why) = refused {
+            let _ = answer.send(Err(why));
+            return;
+        }
+        self.interrupt_procedure();
+        let (node, view) = (self.node.clone(), self.view.clone());
+        let task = tokio::spawn(async move {
+            let done = upgrade::upgrade(&node, &view, to).await;
+            let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
+            done
+        });
+        self.procedure = Some((task, Duty::Upgrade { owed: Owed::GoOn(Step::Prepare) }));
     }
 
     /// Restarts Postgres in place; who asked is told how it ended.

@@ -21,6 +21,7 @@ use cluster::mark;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::restart::Scheduled;
 use cluster::standby_cluster::Remote;
+use cluster::upgrade::step::HalfUpgraded;
 use cluster::view::ClusterView;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -184,7 +185,14 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
     };
     let (sick, gives_way) = memory.health.judge(node, view, &health, flushed, &answered);
     let strange = strange(node, &postgres, facts.as_ref()).await;
+    let upgrade = match memory.in_surgery {
+        true => None,
+        false => {
+            crate::upgrade::journal::read(config).await?.map(|journal| Box::new(HalfUpgraded { journal, failed: node.upgrade_failed() }))
+        }
+    };
     let local = LocalState {
+        upgrade,
         name: config.name.clone(),
         tags: cluster::member::Tags(config.tags.clone()),
         data,

@@ -175,8 +175,10 @@ impl Daemon {
 
     /// Looks at this node, and says what was seen wherever nobody else does.
     async fn look_and_speak(&mut self, read: &Read) -> Result<Seen> {
-        self.memory.in_surgery =
-            matches!(&self.procedure, Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. })));
+        self.memory.in_surgery = matches!(
+            &self.procedure,
+            Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. } | Duty::Upgrade { .. }))
+        );
         let mut seen = observe::look(&self.node, &self.view, &mut self.memory).await?;
         if self.procedure.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. }) {
             self.memory.start_owed = false;

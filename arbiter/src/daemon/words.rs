@@ -1,6 +1,7 @@
 //! Duties in the words of the arbiter's own log.
 
 use cluster::duty::Duty;
+use cluster::upgrade::step::Owed;
 use cluster::upstream::Upstream;
 
 /// What is done, for people.
@@ -23,6 +24,9 @@ pub fn word(duty: &Duty) -> String {
         Duty::CallOff => "take the request back".to_owned(),
         Duty::GiveWay { to } => format!("give way to {to}"),
         Duty::Release => "give the leader key up".to_owned(),
+        Duty::Upgrade { owed: Owed::Undo } => "call the major upgrade off".to_owned(),
+        Duty::Upgrade { owed: Owed::Discard } => "give up the data of a major upgrade".to_owned(),
+        Duty::Upgrade { .. } => "go on with the major upgrade".to_owned(),
         Duty::Stop => "stop".to_owned(),
         Duty::Quit => "quit".to_owned(),
     }

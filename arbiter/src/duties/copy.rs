@@ -32,6 +32,11 @@ pub async fn clone(node: &Node, view: &ClusterView, from: &Upstream, only_baseba
 /// Replaces the data directory by a copy; of the remote cluster's data by the methods that `standby_cluster` names.
 pub async fn replace(node: &Node, view: &ClusterView, from: &Upstream, only_basebackup: bool) -> Result<()> {
     let of_file = &node.config.postgres.create_replica_methods;
+    let upgraded = view.store.as_ref().and_then(|store| store.value.upgraded.as_ref());
+    if let Some(upgraded) = upgraded.filter(|_| *from != Upstream::Remote) {
+        // What is copied is of that version.
+        node.run_major(upgraded.to)?;
+    }
     let dynamic = node.dynamic(view);
     let methods: Vec<&ReplicaMethod> = match from {
         _ if only_basebackup => vec![&ReplicaMethod::Basebackup],

@@ -241,7 +241,11 @@ fn first_keys(node: &Node, dynamic: &DynamicConfig, memory: Option<&Memory>, cla
     let own = || SyncState::before_promotion(None, &node.config.name, synchronous);
     FirstKeys {
         config: dynamic.clone(),
-        making: Making { generation: memory.map_or(1, Memory::next_generation), by: format!("{me} at {claim}") },
+        making: Making {
+            generation: memory.map_or(1, Memory::next_generation),
+            by: format!("{me} at {claim}"),
+            upgraded: memory.and_then(|memory| memory.making.upgraded.clone()),
+        },
         sync: sync.or_else(own),
         timeline: memory.map(|memory| memory.timeline),
     }

@@ -17,6 +17,8 @@ pub mod stand_down;
 pub mod start;
 pub mod stop;
 pub mod switchover;
+pub mod upgrade;
+pub mod upgrade_undone;
 
 use crate::duties::done::{Done, Judged};
 use crate::node::Node;
@@ -51,6 +53,7 @@ pub async fn apply(node: Node, duty: Duty, judged: Judged) -> Result<Done> {
         Duty::GiveWay { to } => give_way::give_way(&node, &judged, &to).await.context("give way to a member that is better off"),
         Duty::CallOff => switchover::call_off(&node, &judged).await.context("take a request back that can't be served"),
         Duty::Release => stop::release(&node, view).await.context("give the leader key up"),
+        Duty::Upgrade { owed } => upgrade::resume(&node, view, owed).await.context("bring a major upgrade to its end"),
         Duty::Stop => stop::stop(&node, view).await.context("stop"),
         Duty::Quit => Ok(Done::Stopped),
     }

@@ -253,7 +253,7 @@ fn describe(candidates: &[MemberName], facts: &ServerFacts) -> String {
 }
 
 /// Gives transactions that are writing a moment to end; those that began after the drain wait at their commit.
-async fn wait_for_writers(node: &Node) {
+pub async fn wait_for_writers(node: &Node) {
     const WRITERS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
         AND wait_event IS DISTINCT FROM 'Extension')";
     let quiet = async {

@@ -81,6 +81,11 @@ impl Knowledge {
         self.inner().left_out.clone()
     }
 
+    /// Another major version is used from now on: what this one said does not count.
+    pub fn forget(&self) {
+        *self.inner() = Inner::default();
+    }
+
     /// Before a server was asked: what it said last, or what the program says.
     pub async fn recall(&self, programs: &Programs, config: &NodeConfig) -> Result<()> {
         if !self.inner().known.catalogue.parameters.is_empty() {

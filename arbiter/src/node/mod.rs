@@ -129,6 +129,8 @@ struct State {
     clone_failed: Option<MemberName>,
     /// Starts that ended before the server was ready, in a row: how many, when the last, its words.
     start_failed: Option<(u32, Instant, String)>,
+    /// The step of a major upgrade that was tried last failed.
+    upgrade_failed: bool,
     synchronous: Synchronous,
     expected: Expected,
     /// This node is about to stop: its member key says that it is not to be synchronous.
@@ -179,7 +181,7 @@ impl Node {
         let session = || LocalSql::new(server.clone(), &postgres.authentication.superuser, &postgres.database);
         let (sql, page) = (Arc::new(session()), Arc::new(crate::node::page::Reader { sql: session(), changed: Notify::new() }));
         let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
-        let programs = postgres.programs();
+        let programs = config.postgres.programs_at_start();
         Node {
             config,
             caller,
@@ -296,6 +298,36 @@ impl Node {
         let state = self.state();
         let (count, at, words) = state.start_failed.as_ref()?;
         (at.elapsed() < pause_after_starts(*count)).then(|| words.clone())
+    }
+
+    /// The step of a major upgrade that was tried last failed here.
+    pub fn upgrade_failed(&self) -> bool {
+        self.state().upgrade_failed
+    }
+
+    /// Notes how a step of a major upgrade ended.
+    pub fn note_upgrade(&self, failed: bool) {
+        self.state().upgrade_failed = failed;
+    }
+
+    /// From now on the programs of this major version are used.
+    pub fn run_major(&self, major: u32) -> Result<()> {
+        let programs = self.config.postgres.programs_of(major).filter(|programs| programs.path("postgres").is_file());
+        let Some(programs) = programs else {
+            bail!(
+                "the cluster runs PostgreSQL {major}, which is not beside {} on this node: install it there",
+                self.config.postgres.bin_dir.display()
+            );
+        };
+        if programs.bin_dir() != self.programs.bin_dir() {
+            tracing::warn!(
+                "PostgreSQL {major} is used, from {}; hint: write that into postgresql.bin_dir of this node's file",
+                programs.bin_dir().display()
+            );
+            self.programs.move_to(programs.bin_dir());
+            self.knowledge.forget();
+        }
+        Ok(())
     }
 
     /// Notes how a start ended.

@@ -52,6 +52,8 @@ pub enum Command {
     ForgetRestart(oneshot::Sender<Result<(), String>>),
     /// Replay of this standby, by hand: answered when it is where it was to go.
     Replay(cluster::replay::Ask, oneshot::Sender<Result<String, String>>),
+    /// Upgrade the cluster in place to this major version.
+    Upgrade(u32, oneshot::Sender<Result<(), String>>),
     /// Replace this standby's data by a new copy.
     Reinitialize {
         /// A job that is under way is ended first.
@@ -73,6 +75,7 @@ impl Command {
             | Command::Reload(answer)
             | Command::Schedule(_, answer)
             | Command::ForgetRestart(answer)
+            | Command::Upgrade(_, answer)
             | Command::Reinitialize { answer, .. } => drop(answer.send(Err(why.to_owned()))),
         }
     }

@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -30,20 +31,32 @@ use tokio::process::Command;
 pub const REQUIRE_AUTH: &str = "!password";
 
 /// Where the programs of one PostgreSQL major version are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Which version that is may change while they are in use: a major upgrade tells every copy of this value.
+#[derive(Debug, Clone)]
 pub struct Programs {
-    bin_dir: PathBuf,
+    bin_dir: Arc<RwLock<PathBuf>>,
 }
 
 impl Programs {
     /// The programs in this directory.
     pub fn new(bin_dir: impl Into<PathBuf>) -> Self {
-        Programs { bin_dir: bin_dir.into() }
+        Programs { bin_dir: Arc::new(RwLock::new(bin_dir.into())) }
     }
 
     /// The full path of one program.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.bin_dir.join(name)
+        self.bin_dir().join(name)
+    }
+
+    /// Their directory.
+    pub fn bin_dir(&self) -> PathBuf {
+        self.bin_dir.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on those of this directory, for whoever shares this value.
+    pub fn move_to(&self, bin_dir: PathBuf) {
+        *self.bin_dir.write().unwrap_or_else(PoisonError::into_inner) = bin_dir;
     }
 
     /// A command for one program: messages in English (they are parsed), no password prompt, no

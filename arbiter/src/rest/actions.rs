@@ -62,7 +62,7 @@ async fn look_now(node: &NodeHandle) {
 }
 
 /// Hands a command to the daemon's loop and waits for its answer, at most this long.
-async fn command(
+pub(super) async fn command(
     node: &NodeHandle,
     make: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
     bound: Duration,

@@ -68,7 +68,7 @@ async fn every_route_that_changes_something_asks_for_credentials() {
         }
         walked += 1;
     }
-    assert_eq!(walked, 11);
+    assert_eq!(walked, 12);
     assert_eq!(ask(&world, &Method::POST, "/anything", &[], "{}").await.0, 401);
     assert!(world.commands.try_recv().is_err(), "nothing reached the daemon");
     let right = [("authorization", "Basic YWRtaW46czNjcmV0")];
@@ -128,6 +128,7 @@ async fn commands_reach_the_daemon_and_its_answer_comes_back() {
                 }
                 Command::ForgetRestart(answer) => answer.send(Err("no restarts are scheduled".to_owned())),
                 Command::Replay(_, answer) => answer.send(Ok(String::new())).map_err(|_| Ok(())),
+                Command::Upgrade(_, answer) => answer.send(Err("busy".to_owned())),
                 Command::LookNow => Ok(()),
             };
         }

@@ -16,18 +16,13 @@ const NEEDED: [&str; 10] =
 /// And what makes the standbys and the statistics.
 const NEEDED_LATER: [&str; 2] = ["pg_basebackup", "vacuumdb"];
 
-/// The programs of another major version, by where the node's own file says that those of `from` are.
-pub fn programs(config: &NodeConfig, from: u32, to: u32) -> Option<Programs> {
-    beside(config.postgres.bin_dir.to_str()?, from, to).map(Programs::new)
-}
-
 /// Looks.
-pub async fn look(config: &NodeConfig, server: &Server, databases: &[Database], to: u32) -> Result<Files> {
+pub async fn look(config: &NodeConfig, old: &Programs, server: &Server, databases: &[Database], to: u32) -> Result<Files> {
     let postgres = &config.postgres;
-    let bin_dir_now = postgres.bin_dir.display().to_string();
+    let bin_dir_now = old.bin_dir().display().to_string();
     let mut files =
         Files { member: config.name.to_string(), bin_dir: beside(&bin_dir_now, server.version, to), bin_dir_now, ..Files::default() };
-    let Some(new) = programs(config, server.version, to) else { return Ok(files) };
+    let Some(new) = postgres.programs_of(to) else { return Ok(files) };
     let absent = |name: &&&str| !new.path(name).is_file();
     files.missing_programs = NEEDED.iter().chain(&NEEDED_LATER).filter(absent).map(ToString::to_string).collect();
     if !files.missing_programs.is_empty() {
@@ -43,7 +38,7 @@ pub async fn look(config: &NodeConfig, server: &Server, databases: &[Database], 
     files.missing_libraries = wanted.into_iter().filter(|library| !directories.has_library(library)).map(str::to_owned).collect();
     let wanted: BTreeSet<&String> = databases.iter().flat_map(|database| &database.extensions).collect();
     files.missing_extensions = wanted.into_iter().filter(|extension| !directories.has_extension(extension)).cloned().collect();
-    let (before, after) = (described(&postgres.programs()).await?, described(&new).await?);
+    let (before, after) = (described(old).await?, described(&new).await?);
     let gone = |name: &&String| before.get(name).is_some() && after.get(name).is_none();
     files.unknown_settings = server.settings.iter().filter(gone).cloned().collect();
     files.free = room(&postgres.data_dir);

@@ -1,15 +1,13 @@
-//! A new major version of PostgreSQL (docs/upgrade.md): what stands in its way.
+//! A new major version of PostgreSQL (docs/upgrade.md): what stands in its way, the trial, and what is written down of one that has begun.
 
 pub mod files;
 pub mod inspect;
+pub mod journal;
 pub mod trial;
-
-pub use files::programs;
 
 use crate::config::NodeConfig;
 use crate::postgres::query::LocalSql;
 use anyhow::{Context, Result};
-use cluster::local::Postgres;
 use cluster::upgrade::obstacle::{self, Obstacle};
 use cluster::upgrade::reachable;
 use cluster::view::ClusterView;
@@ -31,9 +29,8 @@ pub struct Checked {
 }
 
 /// Looks for all that stands in the way on this node; on the primary also in its databases, and `pg_upgrade --check` is run there.
-pub async fn check(config: &NodeConfig, sql: &LocalSql, view: &ClusterView, postgres: &Postgres, to: u32) -> Result<Checked> {
+pub async fn check(config: &NodeConfig, sql: &LocalSql, view: &ClusterView, primary: bool, to: u32) -> Result<Checked> {
     let member = config.name.to_string();
-    let primary = matches!(postgres, Postgres::Primary { .. });
     let (server, databases) = inspect::all(sql, view).await.context("ask the server what an upgrade would meet")?;
     let from = server.version;
     let mut checked = Checked { member, primary, from, to, obstacles: Vec::new() };
@@ -43,12 +40,13 @@ pub async fn check(config: &NodeConfig, sql: &LocalSql, view: &ClusterView, post
         checked.obstacles.push(obstacle);
         return Ok(checked);
     }
-    let mut files = files::look(config, &server, &databases, to).await?;
+    let old = config.postgres.programs_of(from).unwrap_or_else(|| config.postgres.programs());
+    let mut files = files::look(config, &old, &server, &databases, to).await?;
     if primary {
         checked.obstacles.extend(obstacle::of_server(&server));
         checked.obstacles.extend(databases.iter().flat_map(obstacle::of_database));
-        if let Some(programs) = programs(config, from, to).filter(|_| files.found == Some(to)) {
-            files.pg_upgrade = trial::run(config, &programs, &server).await.context("try pg_upgrade --check")?;
+        if let Some(programs) = config.postgres.programs_of(to).filter(|_| files.found == Some(to)) {
+            files.pg_upgrade = trial::run(config, &programs, &old, &server).await.context("try pg_upgrade --check")?;
         }
     }
     checked.obstacles.extend(obstacle::of_files(&files, to, &server));

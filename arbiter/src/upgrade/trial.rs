@@ -17,19 +17,19 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const TOLD: usize = 1500;
 
 /// Its words where it failed; None where it found nothing.
-pub async fn run(config: &NodeConfig, new: &Programs, server: &Server) -> Result<Option<String>> {
+pub async fn run(config: &NodeConfig, new: &Programs, old: &Programs, server: &Server) -> Result<Option<String>> {
     let place = paths::beside(config, ".upgrade-check");
-    let done = in_place(config, new, server, &place).await;
+    let done = in_place(config, new, old, server, &place).await;
     remove(&place).await?;
     done
 }
 
-async fn in_place(config: &NodeConfig, new: &Programs, server: &Server, place: &Path) -> Result<Option<String>> {
+async fn in_place(config: &NodeConfig, new: &Programs, old: &Programs, server: &Server, place: &Path) -> Result<Option<String>> {
     remove(place).await?;
     tokio::fs::DirBuilder::new().mode(0o700).create(place).await.with_context(|| format!("create {}", place.display()))?;
     let empty = place.join("data");
     make_empty(config, new, server.checksums, server.version, &empty).await?;
-    let mut command = pg_upgrade(config, new, &config.postgres.programs(), &empty, place).await?;
+    let mut command = pg_upgrade(config, new, old, &empty, place).await?;
     // Some libraries, ours among them, are loaded at the start or not at all.
     command.arg("--check").arg("--new-options").arg(preloading(&server.preloaded.join(",")));
     let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;

@@ -66,7 +66,7 @@ async fn put_back(node: &Node, view: &ClusterView, leader: &Leader) -> Result<()
         node.etcd.write_initialize(system_id, judged, leader).await.context("put the cluster's identity back")?;
     }
     if view.store.is_none() {
-        let making = Making { generation: 1, by: format!("{} at {}", leader.name, leader.term) };
+        let making = Making { generation: 1, by: format!("{} at {}", leader.name, leader.term), upgraded: None };
         node.etcd.write_store(&making, leader).await.context("write which making of the keys this is")?;
     }
     Ok(())

@@ -12,11 +12,14 @@ use crate::health::Way;
 use crate::leader::Leader;
 use crate::local::{DataDir, Ended, GivesWay, LocalState, Postgres};
 use crate::lsn::Lsn;
+use crate::member::MemberRole;
+use crate::memory::Upgraded;
 use crate::name::MemberName;
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
 use crate::source;
 use crate::store;
+use crate::upgrade::step::{self, HalfUpgraded, Identity, Leads, Owed};
 use crate::upstream::{self, Upstream};
 use crate::view::{ClusterView, Initialize};
 use shared::{requested, rewind_or, start_failed};
@@ -25,9 +28,16 @@ use shared::{requested, rewind_or, start_failed};
 pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     use Duty::*;
     let on = Decision::new;
+    // Before anything that the data says of itself: in the middle of an upgrade it may be neither the old nor the new.
+    if let Some(half) = local.upgrade.as_ref().filter(|_| !local.stopping) {
+        return half_upgraded(view, local, half);
+    }
     if let (DataDir::Present(control), Some(expected)) = (&local.data, view.system_id())
         && control.system_id != *expected
     {
+        if let Some(upgraded) = view.upgraded_from(&control.system_id).filter(|_| !local.stopping) {
+            return remade(view, local, upgraded);
+        }
         return on(Quit, Reason::ForeignSystem { found: control.system_id.clone(), expected: expected.clone() });
     }
     if local.stopping {
@@ -44,6 +54,40 @@ pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
         return paused(view, local);
     }
     awake(view, local)
+}
+
+/// A major upgrade was interrupted here: what its step asks for now.
+fn half_upgraded(view: &ClusterView, local: &LocalState, half: &HalfUpgraded) -> Decision<Duty> {
+    let leads = match &view.leader {
+        Some(leader) if leader.name == local.name => Leads::Me,
+        Some(_) => Leads::Another,
+        None => Leads::Nobody,
+    };
+    let identity = match view.system_id() {
+        Some(now) if *now == half.journal.old => Identity::Old,
+        Some(now) if Some(now) == half.journal.new.as_ref() => Identity::New,
+        Some(_) | None => Identity::Other,
+    };
+    let duty = match step::owed(half.journal.step, leads, identity, half.failed) {
+        // Its old data is spoiled and the new can't be brought to its place: another member has the old data whole.
+        Owed::Wait if leads == Leads::Me && identity == Identity::Old => Duty::Release,
+        Owed::Wait => Duty::Rest,
+        owed => Duty::Upgrade { owed },
+    };
+    Decision::new(duty, Reason::HalfUpgraded(half.journal.step))
+}
+
+/// The cluster has gone to a new major version without this node's data: it is replaced, once there is something to copy.
+fn remade(view: &ClusterView, local: &LocalState, upgraded: &Upgraded) -> Decision<Duty> {
+    let why = Reason::NewMajor { from: upgraded.from, to: upgraded.to };
+    let leader = view.leader.as_ref().filter(|leader| leader.name != local.name && !view.config().paused());
+    let serves = |leader: &&Leader| {
+        view.members.get(&leader.name).is_some_and(|entry| entry.member.is_running() && entry.member.role == MemberRole::Primary)
+    };
+    match leader.filter(serves) {
+        Some(leader) => Decision::new(Duty::Clone { from: Upstream::Member(leader.name.clone()) }, why),
+        None => Decision::new(Duty::Rest, why),
+    }
 }
 
 /// Maintenance mode: no server is started, stopped or promoted by ourselves. What an operator asks for by name is done, and ended.

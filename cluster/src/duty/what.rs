@@ -2,6 +2,7 @@
 
 use crate::leader::Term;
 use crate::name::MemberName;
+use crate::upgrade::step::Owed;
 use crate::upstream::Upstream;
 
 /// One thing to do, or nothing.
@@ -69,6 +70,11 @@ pub enum Duty {
     CallOff,
     /// Give the leader key up: this node can't serve.
     Release,
+    /// Bring a major upgrade of this node's data, which was interrupted, to an end.
+    Upgrade {
+        /// Which end.
+        owed: Owed,
+    },
     /// Stop Postgres and end (SIGTERM).
     Stop,
     /// This node can't belong to the cluster: end with the reason.

@@ -20,6 +20,13 @@ pub fn reachable(from: u32, to: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// The major version that a directory of programs names, where it names one: `15` in `/usr/lib/postgresql/15/bin`.
+pub fn named(bin_dir: &str) -> Option<u32> {
+    let number =
+        |part: &str| part.rsplit_once('-').map_or(part, |(_, number)| number).parse().ok().filter(|number| (9..100).contains(number));
+    bin_dir.split('/').rev().find_map(number)
+}
+
 /// Where the programs of another major version are, by where this one's are: Debian and the others lay the versions side by side, in
 /// directories that differ by the number alone. None where the path does not name the version: then nothing is guessed.
 ///
@@ -56,12 +63,17 @@ mod tests {
         for (path, expected) in [
             ("/usr/lib/postgresql/15/bin", Some("/usr/lib/postgresql/17/bin")),
             ("/usr/pgsql-15/bin", Some("/usr/pgsql-17/bin")),
+            ("/usr/pgsql-17/bin", None),
             ("/opt/15/pg/15/bin", None),
             ("/usr/local/pgsql/bin", None),
             ("/opt/pg-153/bin", None),
             ("", None),
         ] {
             assert_eq!(beside(path, 15, 17).as_deref(), expected, "{path}");
+        }
+        for (path, expected) in [("/usr/lib/postgresql/15/bin", Some(15)), ("/usr/pgsql-17/bin", Some(17)), ("/usr/local/pgsql/bin", None)]
+        {
+            assert_eq!(named(path), expected, "{path}");
         }
     }
 }

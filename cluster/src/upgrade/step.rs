@@ -59,6 +59,15 @@ pub struct Journal {
     pub new: Option<SystemId>,
 }
 
+/// An upgrade that began here and did not end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HalfUpgraded {
+    /// What was written down.
+    pub journal: Journal,
+    /// This arbiter tried the step, and it failed.
+    pub failed: bool,
+}
+
 /// Who leads, as etcd says now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leads {

@@ -99,7 +99,7 @@ impl Arbiter {
         let sync = sync.or_else(|| SyncState::before_promotion(None, &self.name, synchronous));
         let first = FirstKeys {
             config: config.clone(),
-            making: Making { generation, by: format!("{} at {claim}", self.name) },
+            making: Making { generation, by: format!("{} at {claim}", self.name), upgraded: None },
             sync: sync.clone(),
             timeline: Some(memory.timeline),
         };
