@@ -234,8 +234,9 @@ impl Etcd {
             unchanged(keys.initialize(), ClusterView::revision_of(&judged.initialize)),
             unchanged(keys.sync(), ClusterView::revision_of(&judged.sync)),
         ];
+        let own = self.remembered.as_ref().map_or(0, |remembered| remembered.memory().next_generation());
         let making = Making {
-            generation: judged.store_generation().saturating_add(1),
+            generation: judged.store_generation().saturating_add(1).max(own),
             by: format!("{} at {}", leader.name, judged.revision),
             upgraded: Some(upgraded),
         };
