@@ -191,7 +191,9 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
     let leader = Leader { name: config.name.clone(), lease, term };
     let known = |sync| Versioned { value: sync, revision: 0 };
     let config_known = Some(Versioned { value: dynamic.clone(), revision: 0 });
-    let nothing = ClusterView { config: config_known, sync: first.sync.clone().map(known), ..ClusterView::default() };
+    // The key of a first founding trusts nobody, and nobody can confirm anything yet: in strict mode the commits that follow would wait for ever.
+    let kept = first.sync.clone().filter(|_| memory.as_ref().is_some_and(|memory| memory.sync.is_some()));
+    let nothing = ClusterView { config: config_known, sync: kept.map(known), ..ClusterView::default() };
     if node.postmaster().is_none() {
         let upstream = if follows { Upstream::Remote } else { Upstream::Nobody };
         let recovery = if follows { recovery::of(config, &dynamic, &nothing, &upstream) } else { Recovery::None };
