@@ -12,15 +12,26 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The crates, and how many circles of files each may have: none is to be added, and where one is untied its number goes down here.
-const CRATES: [(&str, usize); 9] =
-    [("cluster", 2), ("dcs", 0), ("keeper", 0), ("extension", 3), ("arbiter", 4), ("sim", 1), ("writer", 0), ("tests", 2), ("house", 0)];
+const CRATES: [(&str, usize); 10] = [
+    ("cluster", 2),
+    ("dcs", 0),
+    ("keeper", 0),
+    ("steward", 0),
+    ("extension", 3),
+    ("arbiter", 4),
+    ("sim", 1),
+    ("writer", 0),
+    ("tests", 2),
+    ("house", 0),
+];
 
 /// Directories of source, each file of which is in a table of ARCHITECTURE.md.
-const MAPPED: [&str; 13] = [
+const MAPPED: [&str; 14] = [
     "cluster/src",
     "cluster/tests",
     "dcs/src",
     "keeper/src",
+    "steward/src",
     "extension/src",
     "arbiter/src",
     "arbiter/tests",

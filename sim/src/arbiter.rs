@@ -2,76 +2,58 @@
 
 mod failsafe;
 mod founding;
+mod process;
+mod server;
 
 use crate::postgres::{Recovery, Server};
-use crate::store::Store;
-use crate::time::{First, Part, Signal, TaskId, either};
+use crate::time::{First, Part, TaskId, either};
 use crate::wal::Data;
-use crate::worker::{configured, now};
 use crate::world::{MS, World};
-use cluster::config::SynchronousMode;
+use anyhow::{Context, Result, bail};
 use cluster::duty::{self, Duty};
-use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
-use cluster::instance::{self, Claim};
-use cluster::leader::{Leader, LeaseId};
-use cluster::lease;
+use cluster::leader::Leader;
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
-use cluster::member::{Member, MemberRole, MemberState, Tags};
+use cluster::member::{MemberRole, MemberState, Tags};
 use cluster::name::{MemberName, Timeline};
-use cluster::quorum::{self, Rules, Setting, StandbySeen, SyncStep, Trust};
+use cluster::quorum::{Rules, Setting, Trust};
 use cluster::standby_cluster::Remote;
 use cluster::store::Doubt;
-use cluster::sync::SyncState;
 use cluster::time::Moment;
 use cluster::upstream::Upstream;
-use cluster::view::{ClusterView, Status};
-use dcs::lease::{self as leases, Held, NoLease};
+use cluster::view::ClusterView;
 use dcs::memory::Memory;
 use dcs::remember::Remembered;
-use dcs::{Dcs, Error, HandOver};
+use dcs::{Error, LocalDcs};
+use process::Process;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
+use steward::lease::NodeLease;
+use steward::synchronous::Standbys;
+use steward::{Done, Facts, Host, Judged, Server as _, duties, synchronous};
 
 const RETRY: Duration = Duration::from_millis(250);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-const DEMOTION_PATIENCE: Duration = Duration::from_secs(5);
-const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
-const CONFIRM_PATIENCE: Duration = Duration::from_secs(5);
-
-type Done = Result<bool, String>;
-
-#[derive(Clone, PartialEq)]
-struct Word {
-    state: MemberState,
-    role: MemberRole,
-}
 
 pub(crate) struct Arbiter {
     world: Rc<World>,
     at: usize,
     name: MemberName,
     view: RefCell<ClusterView>,
-    // The lease in the arbiter's hands.
-    held: Cell<Option<Held>>,
-    wanted: RefCell<Option<Word>>,
-    word_changed: Signal,
-    said: RefCell<Option<(Member, LeaseId)>>,
+    /// The lease in the arbiter's hands.
+    lease: NodeLease<Process>,
     // The daemon's memory.
     procedure: RefCell<Option<(TaskId, Duty)>>,
-    ended: RefCell<Option<Done>>,
+    ended: RefCell<Option<Result<Done>>>,
     not_before: Cell<Duration>,
     look_owed: Cell<bool>,
     down_since: Cell<Option<Duration>>,
     rewind_failed: RefCell<Option<String>>,
-    /// The setting, and from which position on it is in force.
-    synchronous: RefCell<(Setting, Option<u64>)>,
-    /// Standbys that the server began with, and until when they are expected.
-    expected: RefCell<(BTreeSet<MemberName>, Duration)>,
     told: RefCell<String>,
+    standbys: Standbys,
     /// The first checkpoint of a primary is under way.
     checkpointing: Rc<Cell<bool>>,
     /// It has seen etcd and serves REST.
@@ -85,33 +67,30 @@ pub(crate) struct Arbiter {
 
 /// Starts a node's arbiter.
 pub(crate) fn spawn(world: &Rc<World>, at: usize) {
+    let remembered = world.nodes[at].recall(world);
     let arbiter = Rc::new(Arbiter {
         world: world.clone(),
         at,
         name: world.nodes[at].name.clone(),
         view: RefCell::default(),
-        held: Cell::new(None),
-        wanted: RefCell::default(),
-        word_changed: Signal::default(),
-        said: RefCell::default(),
+        lease: NodeLease::new(Process::new(world, at, &remembered)),
         procedure: RefCell::default(),
         ended: RefCell::default(),
         not_before: Cell::default(),
         look_owed: Cell::new(false),
         down_since: Cell::new(None),
         rewind_failed: RefCell::default(),
-        synchronous: RefCell::default(),
-        expected: RefCell::default(),
         told: RefCell::default(),
+        standbys: Standbys::default(),
         checkpointing: Rc::default(),
         serves: Cell::new(false),
         promised_until: Cell::default(),
         failsafe_sent: RefCell::default(),
-        remembered: world.nodes[at].recall(world),
+        remembered,
     });
     *world.nodes[at].arbiter.borrow_mut() = Rc::downgrade(&arbiter);
     let keeper = arbiter.clone();
-    world.time.spawn((at, Part::Arbiter), async move { keeper.keep().await });
+    world.time.spawn((at, Part::Arbiter), async move { match keeper.lease.keep().await {} });
     world.time.spawn((at, Part::Arbiter), async move { arbiter.run().await });
 }
 
@@ -127,113 +106,18 @@ impl Arbiter {
         }
     }
 
-    fn clock(&self) -> Moment {
-        self.world.clock(self.at)
-    }
-
-    // ---- The lease ----
-
-    fn current(&self) -> Option<Held> {
-        self.held.get().filter(|held| self.clock() < held.deadline)
-    }
-
-    fn speak(&self, word: Option<(MemberState, MemberRole)>) {
-        let word = word.map(|(state, role)| Word { state, role });
-        if *self.wanted.borrow() != word {
-            *self.wanted.borrow_mut() = word;
-            self.word_changed.notify(&self.world.time);
-        }
-    }
-
-    async fn keep(&self) {
-        loop {
-            let word = self.wanted.borrow().clone();
-            let pause = match &word {
-                None => {
-                    *self.said.borrow_mut() = None;
-                    Duration::MAX
-                }
-                Some(word) => match self.tend_lease(word).await {
-                    Ok(ttl) => lease::renew_every(ttl),
-                    Err(_) => RETRY,
-                },
-            };
-            either(self.word_changed.notified(&self.world.time), self.world.time.sleep(pause)).await;
-        }
-    }
-
-    async fn tend_lease(&self, word: &Word) -> Result<Duration, NoLease> {
-        let held = match self.current() {
-            Some(held) => leases::renew(&self.store(), || self.clock(), held.grant.lease).await.map(|renewed| renewed.held),
-            None => Err(Error::LeaseGone),
-        };
-        let held = match held {
-            Err(Error::LeaseGone) => {
-                let held = self.acquire(word).await?;
-                self.world.nodes[self.at].wake_arbiter.notify(&self.world.time);
-                held
-            }
-            other => other?,
-        };
-        self.held.set(Some(held));
-        let lease = held.grant.lease;
-        // With what is doubted by now, though the word be the same.
-        let member = self.member(word);
-        if self.remembered.doubt().is_some() || self.said.borrow().as_ref() != Some(&(member.clone(), lease)) {
-            let (name, sent) = (self.name.clone(), member.clone());
-            self.ask(move |etcd| now(etcd.write_member(&name, &sent, lease, None))).await?;
-            *self.said.borrow_mut() = Some((member, lease));
-        }
-        Ok(held.grant.ttl)
-    }
-
-    fn member(&self, word: &Word) -> Member {
-        let mut member = Member { state: word.state.clone(), role: word.role.clone(), ..configured(&self.world, self.at) };
-        if let Some(facts) = &mut member.tenure {
-            (facts.doubt, facts.memory) = self.remembered.word();
-        }
-        member
-    }
-
-    fn store(&self) -> Store {
-        Store { world: self.world.clone(), process: (self.at, Part::Arbiter), remembered: self.remembered.clone() }
-    }
-
-    async fn acquire(&self, word: &Word) -> Result<Held, NoLease> {
-        let ttl = |view: &ClusterView| view.config().timing().ttl;
-        let member = self.member(word);
-        let acquired = leases::acquire(&self.store(), || self.clock(), &self.name, &member, ttl).await?;
-        if acquired.is_new {
-            *self.said.borrow_mut() = Some((member, acquired.held.grant.lease));
-        }
-        Ok(acquired.held)
-    }
+    // ---- The loop ----
 
     /// As `Daemon::keep_out`.
     fn keeps_out(&self, view: &ClusterView) -> bool {
-        let held = self.current().map(|held| held.grant.lease);
-        let Some(other) = instance::in_use(view, &self.name, &configured(&self.world, self.at), held) else {
+        let Some(other) = self.in_use(view) else {
             self.world.goes_by_its_name(self.at);
             return false;
         };
         self.tell(&other.to_string());
-        self.speak(None);
-        self.held.set(None);
+        self.lease.keep_out();
         true
     }
-
-    async fn confirm(&self, view: &ClusterView) -> bool {
-        let Ok(Claim::Own { lease, .. }) = instance::claim(view, &self.name, &configured(&self.world, self.at)) else { return false };
-        match leases::renew(&self.store(), || self.clock(), lease).await {
-            Ok(renewed) => {
-                self.held.set(Some(renewed.held));
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    // ---- The loop ----
 
     async fn run(self: Rc<Self>) {
         let world = self.world.clone();
@@ -254,7 +138,7 @@ impl Arbiter {
                 }
                 Err(Error::Doubted { .. }) => {
                     let view = self.view.borrow().clone();
-                    let local = self.look(&view).await;
+                    let (local, _) = self.look(&view).await;
                     self.speak_for(&local);
                 }
                 Err(_) => {}
@@ -288,7 +172,7 @@ impl Arbiter {
             return;
         }
         self.tell("Postgres has ended");
-        self.speak(Some((MemberState::Crashed, MemberRole::Replica)));
+        self.speak(MemberState::Crashed, MemberRole::Replica);
         let task = self.procedure.borrow_mut().take();
         if let Some((task, _)) = task {
             self.world.time.abort(task);
@@ -300,13 +184,13 @@ impl Arbiter {
     fn hear_the_end(&self) -> bool {
         let Some(done) = self.ended.borrow_mut().take() else { return false };
         let duty = self.procedure.borrow_mut().take().map(|(_, duty)| duty);
-        if matches!((&duty, &done), (Some(Duty::Rest), Ok(false))) && !self.look_owed.replace(false) {
+        if matches!((&duty, &done), (Some(Duty::Rest), Ok(Done::Settled))) && !self.look_owed.replace(false) {
             return true;
         }
         match done {
             Ok(_) => self.not_before.set(Duration::ZERO),
             Err(why) => {
-                self.tell(&format!("failed: {why}"));
+                self.tell(&format!("failed: {why:#}"));
                 self.not_before.set(self.world.now() + AFTER_FAILURE);
             }
         }
@@ -334,10 +218,10 @@ impl Arbiter {
             Err(_) => false,
         };
         let view = self.view.borrow().clone();
-        let mut local = self.look(&view).await;
+        let (mut local, seen) = self.look(&view).await;
         self.speak_for(&local);
         if fresh && view.leader_if(&self.name).is_some() && matches!(local.postgres, Postgres::Standby { .. }) {
-            local.lease_valid = self.confirm(&view).await;
+            local.lease_valid = self.lease.confirm(&view).await;
         }
         let mut decision = duty::decide(emptied.as_ref().unwrap_or(&view), &local);
         if decision.what == Duty::Bootstrap && !matches!(local.data, DataDir::Present(_)) {
@@ -362,7 +246,7 @@ impl Arbiter {
         let duty = decision.what;
         let (me, told) = (self.clone(), duty.clone());
         let task = self.world.time.spawn((self.at, Part::Arbiter), async move {
-            let done = me.apply(told, &view).await;
+            let done = duties::apply(&*me, told, Judged { view: &view, local: &local, seen: seen.as_ref() }).await;
             *me.ended.borrow_mut() = Some(done);
             me.world.nodes[me.at].wake_arbiter.notify(&me.world.time);
         });
@@ -379,7 +263,7 @@ impl Arbiter {
                     .as_ref()
                     .is_none_or(|(_, duty)| matches!(duty, Duty::Rest | Duty::Follow { .. } | Duty::Promote { .. }));
                 if serving {
-                    self.speak(None);
+                    self.fall_silent();
                 }
                 if let Some(server) = self.world.serving(self.at) {
                     self.renew_promise();
@@ -387,20 +271,24 @@ impl Arbiter {
                     self.world.nodes[self.at].wake_worker.notify(&self.world.time);
                 }
             }
-            Postgres::Stopped if self.wanted.borrow().is_none() => self.speak(Some((MemberState::Stopped, MemberRole::Replica))),
+            Postgres::Stopped if !self.lease.speaking() => self.speak(MemberState::Stopped, MemberRole::Replica),
             Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => {}
         }
     }
 
-    async fn look(&self, view: &ClusterView) -> LocalState {
+    async fn look(&self, view: &ClusterView) -> (LocalState, Option<Facts>) {
         let world = &self.world;
+        let mut seen = None;
         let postgres = match world.server(self.at) {
             None => Postgres::Stopped,
             Some(server) if !server.ready.get() => Postgres::Starting { since: world.now() - server.started },
             Some(_) => match world.sql(self.at).await {
                 None if world.server(self.at).is_none() => Postgres::Stopped,
                 None => Postgres::Silent,
-                Some(server) => of_server(world, &server),
+                Some(server) => {
+                    seen = Some(self.facts_from(&server));
+                    of_server(world, &server)
+                }
             },
         };
         let data = match &*world.nodes[self.at].data.borrow() {
@@ -421,12 +309,12 @@ impl Arbiter {
         let serves = matches!(postgres, Postgres::Primary { .. } | Postgres::Standby { .. });
         let since = if leads && !serves { Some(self.down_since.get().unwrap_or(world.now())) } else { None };
         self.down_since.set(since);
-        LocalState {
+        let local = LocalState {
             name: self.name.clone(),
             tags: Tags::default(),
             data,
             postgres,
-            lease_valid: self.current().is_some(),
+            lease_valid: self.lease.lease().is_some(),
             rewind_failed: self.rewind_failed.borrow().clone(),
             may_clone_over: true,
             down_for: since.map_or(Duration::ZERO, |since| world.now() - since),
@@ -446,7 +334,8 @@ impl Arbiter {
             fence_open: self.fence_is_open(),
             log_until: None,
             remote: Remote::default(),
-        }
+        };
+        (local, seen)
     }
 
     /// Who would answer over REST now: its arbiter lives, the way there and back is open, its server serves.
@@ -464,93 +353,48 @@ impl Arbiter {
 
     // ---- Procedures ----
 
-    async fn apply(&self, duty: Duty, view: &ClusterView) -> Done {
-        match duty {
-            Duty::Rest => self.rest(view).await,
-            Duty::Bootstrap => self.found().await,
-            Duty::Restore | Duty::DemoteCluster { .. } | Duty::Upgrade { .. } | Duty::Stop | Duty::Quit => {
-                Err(format!("{duty:?} is not simulated"))
-            }
-            Duty::Clone { from } => self.clone_from(member(&from)?).await,
-            Duty::StartPrimary { .. } => self.start(view, Recovery::None).await,
-            Duty::StartStandby { upstream } => self.start(view, self.follow(upstream.member())).await,
-            Duty::Promote { term } => self.promote(term.0).await,
-            Duty::Demote => {
-                self.speak(Some((MemberState::Stopping, MemberRole::Demoted)));
-                self.world.stop_server_within(self.at, true, DEMOTION_PATIENCE).await;
-                self.speak(Some((MemberState::Stopped, MemberRole::Demoted)));
-                Ok(true)
-            }
-            Duty::Follow { upstream } => {
-                let server = self.world.sql(self.at).await.ok_or("no answer")?;
-                server.upstream.set(self.world.number_of(member(&upstream)?));
-                server.told_to_follow.tell(&self.world.time);
-                Ok(true)
-            }
-            Duty::Rewind { from } => self.rewind(view, member(&from)?).await,
-            Duty::Switchover { candidates } => self.switch_over(view, &candidates).await,
-            Duty::HandOver { to } => {
-                self.speak(Some((MemberState::Crashed, MemberRole::Demoted)));
-                let leader = view.leader_if(&self.name).ok_or("leads no more")?;
-                self.hand_over(leader, &to, None).await?;
-                Ok(true)
-            }
-            Duty::CallOff => {
-                let revision = view.request().map_or(0, |request| request.revision);
-                self.ask(move |etcd| now(etcd.write_failover(&FailoverRequest::default(), revision))).await.map_err(text)?;
-                Ok(true)
-            }
-            Duty::Release | Duty::GiveWay { .. } => {
-                self.world.stop_server(self.at, false).await;
-                let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
-                self.ask(move |etcd| now(etcd.release_leader(&leader))).await.map_err(text)?;
-                Ok(true)
-            }
-        }
-    }
-
-    fn follow(&self, upstream: Option<&MemberName>) -> Recovery {
+    fn follow_of(&self, upstream: Option<&MemberName>) -> Recovery {
         Recovery::Standby(upstream.and_then(|name| self.world.number_of(name)))
     }
 
-    async fn start(&self, view: &ClusterView, recovery: Recovery) -> Done {
+    async fn start(&self, view: &ClusterView, recovery: Recovery) -> Result<Done> {
         let role = if recovery == Recovery::None { MemberRole::Primary } else { MemberRole::Replica };
-        self.speak(Some((MemberState::Starting, role)));
+        self.speak(MemberState::Starting, role);
         self.world.time.sleep(5 * MS).await;
         if self.world.server(self.at).is_some() {
-            return Ok(true);
+            return Ok(Done::LookAgain);
         }
         let mut names = Setting::nobody();
         if recovery == Recovery::None {
             if let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.name.as_str())) {
-                self.begin(Rules::of(view.config()).at_start(&Trust::of(&sync.value)), view);
+                self.standbys().begin(Rules::of(view.config()).at_start(&Trust::of(&sync.value)));
             }
-            names = self.synchronous.borrow().0.clone();
+            names = self.standbys().now().setting;
         }
         // The lease worker begins with what this arbiter knows.
         self.remembered.not_written();
         self.keep_memory();
         self.world.start_server(self.at, recovery, names);
-        Ok(false)
+        Ok(Done::Settled)
     }
 
-    async fn rest(&self, view: &ClusterView) -> Done {
-        let Some(server) = self.world.serving(self.at) else { return Ok(false) };
-        if server.in_recovery.get() {
-            *self.synchronous.borrow_mut() = Default::default();
-            return Ok(false);
+    /// As `arbiter/src/upkeep` has it: what a primary, and a standby, keeps in order.
+    async fn keep_in_order(&self, view: &ClusterView, facts: &Facts) -> Result<bool> {
+        if facts.in_recovery {
+            self.standbys.is_standby();
+            return self.configure_standby().await;
         }
         let Some(leader) = view.leader_if(&self.name) else { return Ok(false) };
-        self.applied(&server);
+        synchronous::applied(self, view, facts);
         self.history(view, leader).await?;
         if view.members.get(&self.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
-            self.first_checkpoint();
+            self.begin_first_checkpoint();
         }
         self.publish_failsafe(view, leader).await?;
-        self.synchronous(view, leader, &server).await
+        synchronous::tend(self, view, leader, facts).await
     }
 
-    async fn history(&self, view: &ClusterView, leader: &Leader) -> Result<(), String> {
+    async fn history(&self, view: &ClusterView, leader: &Leader) -> Result<()> {
         let (timeline, file) = match self.world.nodes[self.at].data.borrow().disk() {
             Some(disk) => (Timeline(disk.wal.timeline), disk.wal.history()),
             None => return Ok(()),
@@ -559,189 +403,22 @@ impl Arbiter {
             return Ok(());
         }
         let merged = view.history().merged(&file.up_to(timeline), "now", self.name.as_str());
-        let (revision, leader) = (ClusterView::revision_of(&view.history), leader.clone());
-        self.ask(move |etcd| now(etcd.write_history(&merged, revision, &leader))).await.map_err(text)
-    }
-
-    fn begin(&self, setting: Setting, view: &ClusterView) {
-        *self.expected.borrow_mut() = (setting.names.clone(), self.world.now() + view.config().timing().ttl);
-        *self.synchronous.borrow_mut() = (setting, None);
-    }
-
-    fn applied(&self, server: &Server) -> (Setting, Option<u64>) {
-        let known = self.synchronous.borrow().clone();
-        if known.0 == *server.standby_names.borrow() {
-            return known;
-        }
-        let found = (server.standby_names.borrow().clone(), None);
-        *self.synchronous.borrow_mut() = found.clone();
-        found
-    }
-
-    async fn synchronous(&self, view: &ClusterView, leader: &Leader, server: &Rc<Server>) -> Done {
-        let key = view.sync.as_ref().map(|sync| sync.value.clone()).unwrap_or_default();
-        let revision = ClusterView::revision_of(&view.sync);
-        if view.config().synchronous_mode() == SynchronousMode::Off {
-            return Ok(false);
-        }
-        let (setting, from) = self.applied(server);
-        let rules = Rules::of(view.config());
-        let alive = |name: &&MemberName| view.members.get(name).is_some_and(|entry| entry.member.is_running());
-        let expected = match &*self.expected.borrow() {
-            (names, until) if self.world.now() < *until => names.iter().filter(alive).cloned().collect(),
-            _ => BTreeSet::new(),
-        };
-        let trust = Trust::of(&key);
-        let goal = rules.goal(&self.standbys(view, server), &trust, &setting, &expected);
-        let caught_up = |from: Option<u64>| from.map(|from| self.world.caught_up(server, from)).unwrap_or_default();
-        let now_applied = quorum::Applied { setting: setting.clone(), caught_up: caught_up(from) };
-        match quorum::step(&self.name, &key, &now_applied, &goal) {
-            SyncStep::Settled => Ok(false),
-            SyncStep::WriteKey(state) => {
-                self.tell(&format!("sync key: {:?}", state.sync_standby));
-                let leader = leader.clone();
-                self.ask(move |etcd| now(etcd.write_sync(&state, revision, &leader))).await.map_err(text)?;
-                Ok(true)
-            }
-            SyncStep::Apply(names) => {
-                self.tell(&format!("standby names: {names:?}"));
-                *self.synchronous.borrow_mut() = (names.clone(), None);
-                if let Some(disk) = self.world.nodes[self.at].data.borrow_mut().disk_mut() {
-                    disk.standby_names = names.clone();
-                }
-                let server = self.world.sql(self.at).await.ok_or("no answer")?;
-                *server.standby_names.borrow_mut() = names.clone();
-                // The checkpointer takes it up when it takes it up.
-                let (world, server) = (self.world.clone(), server.clone());
-                let later = self.world.now() + self.world.random.mostly(5 * MS, 300 * MS);
-                self.world.time.at(later, move || {
-                    if *server.standby_names.borrow() == names {
-                        *server.awaited.borrow_mut() = names;
-                        server.confirmations.tell(&world.time);
-                    }
-                });
-                self.world.time.sleep(5 * MS).await;
-                Ok(true)
-            }
-            SyncStep::Confirm => {
-                let confirmed = async {
-                    let from = match from {
-                        Some(from) => from,
-                        None => self.world.in_force(server).await.ok_or("no answer")?,
-                    };
-                    *self.synchronous.borrow_mut() = (setting.clone(), Some(from));
-                    let enough = || quorum::follows(&trust, &goal.trust, &caught_up(Some(from)));
-                    server.confirmations.wait(&self.world.time, || enough().then_some(())).await;
-                    Ok::<(), String>(())
-                };
-                Ok(self.world.time.timeout(CONFIRM_PATIENCE, confirmed).await.transpose()?.is_some())
-            }
-        }
-    }
-
-    fn standbys(&self, view: &ClusterView, server: &Server) -> Vec<StandbySeen> {
-        let confirmed = server.confirmed.borrow();
-        let senders = server.senders.borrow();
-        let seen = senders.iter().filter_map(|at| {
-            let name = self.world.nodes[*at].name.clone();
-            view.members.get(&name)?;
-            let lag_bytes = confirmed.get(at).map_or(u64::MAX, |lsn| server.flushed.get().saturating_sub(*lsn));
-            Some(StandbySeen {
-                name,
-                streaming: true,
-                replays: true,
-                eligible: true,
-                nofailover: false,
-                elsewhere: false,
-                priority: 1,
-                lag_bytes,
-            })
-        });
-        seen.collect()
-    }
-
-    async fn promote(&self, term: i64) -> Done {
-        let view = self.store().view().await.map_err(text)?;
-        if view.leader_if(&self.name).is_none_or(|leader| leader.term.0 != term) {
-            return Err(format!("term {term} is over"));
-        }
-        if !self.confirm(&view).await {
-            return Err("the lease was not confirmed by etcd".to_owned());
-        }
-        if self.world.server(self.at).is_none() {
-            return Err("Postgres does not run".to_owned());
-        }
-        self.claim_timeline(&view).await?;
-        let view = self.trust_nobody_else(view).await?;
-        let others = view.members.iter().filter(|(name, entry)| **name != self.name && entry.member.is_running());
-        let own = view.sync.as_ref().map(|sync| Trust::own(&self.name, &sync.value)).unwrap_or_default();
-        let setting = Rules::of(view.config()).at_promotion(others.map(|(name, _)| name.clone()).collect(), &own);
-        if let Some(server) = self.world.server(self.at) {
-            *server.standby_names.borrow_mut() = setting.clone();
-        }
-        self.world.promote(self.at, term);
-        let node = &self.world.nodes[self.at];
-        let promoted = node.changed.wait(&self.world.time, || match self.world.server(self.at) {
-            None => Some(Err("Postgres has ended".to_owned())),
-            Some(server) if !server.in_recovery.get() => Some(Ok(())),
-            Some(_) => None,
-        });
-        self.world.time.timeout(PROMOTION_PATIENCE, promoted).await.ok_or("Postgres does not leave recovery")??;
-        self.begin(setting, &view);
-        node.wake_worker.notify(&self.world.time);
-        self.first_checkpoint();
-        Ok(true)
-    }
-
-    async fn trust_nobody_else(&self, view: ClusterView) -> Result<ClusterView, String> {
-        let synchronous = view.config().synchronous_mode() != SynchronousMode::Off;
-        let known = view.sync.as_ref().map(|sync| &sync.value);
-        let Some(own) = SyncState::before_promotion(known, &self.name, synchronous) else { return Ok(view) };
-        let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
-        let revision = ClusterView::revision_of(&view.sync);
-        self.ask(move |etcd| now(etcd.write_sync(&own, revision, &leader))).await.map_err(text)?;
-        self.store().view().await.map_err(text)
-    }
-
-    /// Claims the next number in etcd; those in between are occupied, so that Postgres passes over them.
-    async fn claim_timeline(&self, view: &ClusterView) -> Result<(), String> {
-        let leader = view.leader_if(&self.name).ok_or("leads no more")?.clone();
-        let mine = self.world.sql(self.at).await.ok_or("no answer")?.position(&self.world).0;
-        let (claimed, revision) = (view.timeline_to_claim(mine), ClusterView::revision_of(&view.claimed_timeline));
-        self.ask(move |etcd| now(etcd.claim_timeline(claimed, revision, &leader))).await.map_err(text)?;
-        if let Some(disk) = self.world.nodes[self.at].data.borrow_mut().disk_mut() {
-            disk.known.extend(mine.next().0..claimed.0);
-        }
-        Ok(())
-    }
-
-    fn first_checkpoint(&self) {
-        if self.checkpointing.replace(true) {
-            return;
-        }
-        let (world, at, under_way) = (self.world.clone(), self.at, self.checkpointing.clone());
-        self.world.time.spawn((self.at, Part::Arbiter), async move {
-            if world.checkpoint(at).await {
-                world.nodes[at].wake_worker.notify(&world.time);
-            }
-            under_way.set(false);
-            world.nodes[at].wake_arbiter.notify(&world.time);
-        });
+        Ok(self.store().write_history(&merged, ClusterView::revision_of(&view.history), leader).await?)
     }
 
     /// A path to a server that answers.
-    async fn reach(&self, from: &MemberName) -> Result<usize, String> {
-        let source = self.world.number_of(from).ok_or("no such member")?;
+    async fn reach(&self, from: &MemberName) -> Result<usize> {
+        let source = self.world.number_of(from).context("no such member")?;
         let cut = self.world.is_cut(self.at, source) || self.world.is_cut(source, self.at);
         self.world.time.sleep(self.world.delay()).await;
         if cut || self.world.serving(source).is_none() || self.world.time.is_frozen((source, Part::Server)) {
-            return Err(format!("{from} can't be reached"));
+            bail!("{from} can't be reached");
         }
         Ok(source)
     }
 
-    async fn clone_from(&self, from: &MemberName) -> Done {
-        self.speak(Some((MemberState::CreatingReplica, MemberRole::Uninitialized)));
+    async fn clone_of(&self, from: &MemberName) -> Result<Done> {
+        self.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
         self.world.stop_server(self.at, false).await;
         self.world.before_deletion(self.at, "clone");
         // Marked, then emptied: whoever is killed from here on leaves a mark.
@@ -754,7 +431,7 @@ impl Arbiter {
                 *self.world.nodes[self.at].data.borrow_mut() = data;
                 *self.rewind_failed.borrow_mut() = None;
                 let view = self.view.borrow().clone();
-                self.start(&view, self.follow(Some(from))).await
+                self.start(&view, self.follow_of(Some(from))).await
             }
             Err(why) => {
                 *self.world.nodes[self.at].data.borrow_mut() = Data::Empty;
@@ -763,40 +440,40 @@ impl Arbiter {
         }
     }
 
-    async fn copy(&self, from: &MemberName) -> Result<Data, String> {
+    async fn copy(&self, from: &MemberName) -> Result<Data> {
         let source = self.reach(from).await?;
-        let server = self.world.serving(source).ok_or("gone")?;
+        let server = self.world.serving(source).context("gone")?;
         let until = self.world.now() + self.world.random.mostly(500 * MS, 8000 * MS);
         while self.world.now() < until {
             self.world.time.sleep(50 * MS).await;
             let gone = !self.world.server(source).is_some_and(|now| Rc::ptr_eq(&now, &server));
             if gone || self.world.is_cut(source, self.at) {
-                return Err("the connection broke".to_owned());
+                bail!("the connection broke");
             }
         }
-        self.world.copied(source).ok_or_else(|| "the source is gone".to_owned())
+        self.world.copied(source).context("the source is gone")
     }
 
-    async fn rewind(&self, view: &ClusterView, from: &MemberName) -> Done {
-        self.speak(Some((MemberState::Stopping, MemberRole::Replica)));
+    async fn rewind_to(&self, view: &ClusterView, from: &MemberName) -> Result<Done> {
+        self.speak(MemberState::Stopping, MemberRole::Replica);
         self.world.stop_server(self.at, true).await;
-        self.speak(Some((MemberState::Stopped, MemberRole::Replica)));
+        self.speak(MemberState::Stopped, MemberRole::Replica);
         let node = &self.world.nodes[self.at];
         if let Data::Incomplete(what) = &*node.data.borrow() {
             *self.rewind_failed.borrow_mut() = Some(what.clone());
-            return Ok(true);
+            return Ok(Done::LookAgain);
         }
         // A crashed one recovers alone first.
         self.world.time.sleep(self.world.random.mostly(50 * MS, 500 * MS)).await;
         let source = self.reach(from).await?;
-        let server = self.world.serving(source).ok_or("gone")?;
+        let server = self.world.serving(source).context("gone")?;
         if self.world.random.per_mille(50) {
             *self.rewind_failed.borrow_mut() = Some("could not open file".to_owned());
-            return Ok(true);
+            return Ok(Done::LookAgain);
         }
-        let Some(theirs) = self.world.copied(source) else { return Err("the source is gone".to_owned()) };
+        let Some(theirs) = self.world.copied(source) else { bail!("the source is gone") };
         let mine = node.data.borrow().disk().cloned();
-        let (Some(theirs), Some(mine)) = (theirs.disk().cloned(), mine) else { return Err("no data".to_owned()) };
+        let (Some(theirs), Some(mine)) = (theirs.disk().cloned(), mine) else { bail!("no data") };
         // pg_rewind does nothing where both are on one timeline, by number and the source's pg_control.
         if mine.wal.timeline == server.checkpointed_timeline.get() {
             let mut same = mine;
@@ -811,7 +488,7 @@ impl Arbiter {
                 );
             }
             *node.data.borrow_mut() = Data::Present(same);
-            return self.start(view, self.follow(Some(from))).await;
+            return self.start(view, self.follow_of(Some(from))).await;
         }
         self.world.before_deletion(self.at, "rewind");
         *node.data.borrow_mut() = Data::Incomplete("rewind".to_owned());
@@ -820,92 +497,14 @@ impl Arbiter {
             self.world.time.sleep(20 * MS).await;
             if self.world.is_cut(source, self.at) || !self.world.server(source).is_some_and(|now| Rc::ptr_eq(&now, &server)) {
                 *self.rewind_failed.borrow_mut() = Some("the source went away half way".to_owned());
-                return Ok(true);
+                return Ok(Done::LookAgain);
             }
         }
-        let Some(done) = self.world.copied(source) else { return Err("the source is gone".to_owned()) };
+        let Some(done) = self.world.copied(source) else { bail!("the source is gone") };
         *node.data.borrow_mut() = done;
         *self.rewind_failed.borrow_mut() = None;
-        self.start(view, self.follow(Some(from))).await
+        self.start(view, self.follow_of(Some(from))).await
     }
-
-    async fn switch_over(&self, view: &ClusterView, candidates: &[MemberName]) -> Done {
-        let leader = view.leader_if(&self.name).ok_or("leads no more")?;
-        if let Err(why) = self.try_switch_over(leader, candidates).await {
-            self.tell(&format!("switchover failed: {why}"));
-            if let Some(server) = self.world.sql(self.at).await {
-                self.world.change_page(&server, keeper::Tenure::undrain);
-            }
-            if let Some(request) = view.request() {
-                let revision = request.revision;
-                self.ask(move |etcd| now(etcd.write_failover(&FailoverRequest::default(), revision))).await.map_err(text)?;
-            }
-        }
-        Ok(true)
-    }
-
-    async fn try_switch_over(&self, leader: &Leader, candidates: &[MemberName]) -> Result<(), String> {
-        let world = &self.world;
-        let server = world.sql(self.at).await.ok_or("no answer")?;
-        let streams = |name: &&MemberName| world.number_of(name).is_some_and(|at| server.senders.borrow().contains(&at));
-        let ready: Vec<MemberName> = candidates.iter().filter(streams).cloned().collect();
-        if ready.is_empty() {
-            return Err("no candidate streams".to_owned());
-        }
-        world.checkpoint(self.at).await;
-        let now = self.clock();
-        world.change_page(&server, |page| page.drain(now, Moment::from_nanos(u64::MAX), 0));
-        world.time.sleep(world.random.mostly(50 * MS, 500 * MS)).await;
-        self.speak(Some((MemberState::Stopping, MemberRole::Primary)));
-        let clean = world.stop_server(self.at, true).await;
-        let control = world.nodes[self.at].data.borrow().disk().map(|disk| (disk.ended, disk.checkpoint.0));
-        let Some((Ended::CleanPrimary, checkpoint)) = control.filter(|_| clean) else {
-            return Err("not shut down cleanly".to_owned());
-        };
-        let deadline = world.now() + Duration::from_secs(2);
-        let to = loop {
-            let has_all = |name: &&MemberName| {
-                let at = world.number_of(name).filter(|at| !world.is_cut(self.at, *at) && !world.is_cut(*at, self.at));
-                at.and_then(|at| world.serving(at)).is_some_and(|standby| standby.received.get().is_some_and(|lsn| lsn >= checkpoint + 114))
-            };
-            if let Some(name) = ready.iter().find(has_all) {
-                break name.clone();
-            }
-            if world.now() >= deadline {
-                return Err("no candidate has the end of the log".to_owned());
-            }
-            world.time.sleep(5 * MS).await;
-        };
-        world.time.sleep(world.delay()).await;
-        self.hand_over(leader, &to, Some(Lsn(checkpoint))).await?;
-        self.speak(Some((MemberState::Stopped, MemberRole::Demoted)));
-        Ok(())
-    }
-
-    async fn hand_over(&self, leader: &Leader, to: &MemberName, last: Option<Lsn>) -> Result<(), String> {
-        let view = self.store().view().await.map_err(text)?;
-        let to_lease = view.lease_of(to).ok_or("it has no member key any more")?;
-        let sync = view.sync.as_ref().filter(|sync| !sync.value.is_empty());
-        let sync = sync.map(|sync| {
-            let mine = sync.value.leader.as_deref() == Some(self.name.as_str());
-            (if mine { sync.value.inherited(to) } else { SyncState::of(to, &BTreeSet::new()) }, sync.revision)
-        });
-        let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
-        let handed = HandOver {
-            from: leader.clone(),
-            to: to.clone(),
-            to_lease,
-            sync,
-            failover: view.request().map(|request| request.revision),
-            status: last.map(|optime| Status { optime, ..before }),
-        };
-        self.ask(move |etcd| now(etcd.hand_over(&handed))).await.map(drop).map_err(text)
-    }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-fn text(why: Error) -> String {
-    why.to_string()
 }
 
 fn of_server(world: &World, server: &Server) -> Postgres {
@@ -918,6 +517,6 @@ fn of_server(world: &World, server: &Server) -> Postgres {
 }
 
 /// The member that is copied from or followed: no cluster follows another one here.
-fn member(upstream: &Upstream) -> Result<&MemberName, String> {
-    upstream.member().ok_or_else(|| format!("{upstream} is not simulated"))
+fn member(upstream: &Upstream) -> Result<&MemberName> {
+    upstream.member().with_context(|| format!("{upstream} is not simulated"))
 }

@@ -600,23 +600,31 @@ impl World {
         awaited.names.iter().filter(|name| has(name)).count() >= awaited.count
     }
 
-    /// Waits until commits go by the setting, then commits a marker; gives its end. None where this server does not
-    /// answer any more: what asks is a session, and nobody else's log gets the marker.
-    pub async fn in_force(self: &Rc<Self>, server: &Rc<Server>) -> Option<u64> {
-        let kept = || *server.awaited.borrow() == *server.standby_names.borrow();
-        server.confirmations.wait(&self.time, || kept().then_some(())).await;
-        self.sql(server.at).await.filter(|now| Rc::ptr_eq(now, server) && !now.in_recovery.get())?;
-        let end = self.nodes[server.at].data.borrow_mut().disk_mut()?.wal.write(80, 0);
-        server.flushed.set(server.flushed.get().max(end));
+    /// A commit that waits for nobody, and is flushed at once.
+    pub fn marker(&self, server: &Server) {
+        if let Some(disk) = self.nodes[server.at].data.borrow_mut().disk_mut() {
+            let end = disk.wal.write(80, 0);
+            server.flushed.set(server.flushed.get().max(end));
+        }
         server.wal.tell(&self.time);
-        Some(end)
     }
 
-    /// The standbys that stream and have confirmed up to here.
-    pub fn caught_up(&self, server: &Server, from: u64) -> BTreeSet<MemberName> {
-        let (confirmed, senders) = (server.confirmed.borrow(), server.senders.borrow());
-        let has = |at: &&usize| confirmed.get(*at).is_some_and(|lsn| *lsn >= from);
-        senders.iter().filter(has).map(|at| self.nodes[*at].name.clone()).collect()
+    /// SIGHUP: the postmaster reads the file and tells its children; the checkpointer takes it up when it takes it up. True once sessions go by it.
+    pub fn reload(self: &Rc<Self>, server: &Rc<Server>) -> Rc<Cell<bool>> {
+        let seen = Rc::new(Cell::new(false));
+        let (world, server, is_seen) = (self.clone(), server.clone(), seen.clone());
+        self.time.spawn((server.at, Part::Server), async move {
+            world.time.sleep(world.random.mostly(MS, 20 * MS)).await;
+            let names = world.nodes[server.at].data.borrow().disk().map(|disk| disk.standby_names.clone()).unwrap_or_default();
+            server.standby_names.borrow_mut().clone_from(&names);
+            is_seen.set(true);
+            world.time.sleep(world.random.mostly(5 * MS, 300 * MS)).await;
+            if *server.standby_names.borrow() == names {
+                *server.awaited.borrow_mut() = names;
+                server.confirmations.tell(&world.time);
+            }
+        });
+        seen
     }
 
     // ---- Files ----

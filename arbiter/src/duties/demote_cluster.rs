@@ -4,7 +4,6 @@
 use crate::duties::done::Done;
 use crate::duties::follow;
 use crate::duties::start::start;
-use crate::duties::switchover;
 use crate::node::Node;
 use crate::postgres::controldata::{self, ClusterState, ControlData};
 use crate::postgres::postmaster::StopMode;
@@ -16,6 +15,7 @@ use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::time::Duration;
+use steward::switchover;
 use tokio::process::Command;
 
 /// The fast stop waits for the standbys and for the archive, so that the other side can go on without a

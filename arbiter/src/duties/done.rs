@@ -4,6 +4,7 @@ use crate::postgres::query::ServerFacts;
 use cluster::local::LocalState;
 use cluster::view::ClusterView;
 use std::sync::Arc;
+pub use steward::Done;
 
 /// What a procedure works from: everything that was judged.
 #[derive(Clone)]
@@ -14,15 +15,4 @@ pub struct Judged {
     pub local: Arc<LocalState>,
     /// Its server's words.
     pub facts: Option<Arc<ServerFacts>>,
-}
-
-/// How a procedure ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
-    /// Look again when something changes.
-    Settled,
-    /// Look again now.
-    LookAgain,
-    /// The arbiter ends (Postgres is stopped).
-    Stopped,
 }

@@ -4,16 +4,17 @@
 //! before that write does, and it will never again run an instruction of its own: the kernel ends it on its way back. So it counts as
 //! ended for whom the key is given to, and not for a start on the same data.
 
-use crate::duties::done::{Done, Judged};
-use crate::duties::switchover;
+use crate::duties::done::Done;
 use crate::ground::answers;
 use crate::node::Node;
+use crate::postgres::query::ServerFacts;
 use anyhow::{Context, Result};
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
 use dcs::Dcs;
 use std::time::{Duration, Instant};
+use steward::{Judged, switchover};
 
 /// What is under way may take this long to come to the one who takes over.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -22,8 +23,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Ends the server and gives the key away.
-pub async fn give_way(node: &Node, judged: &Judged, to: &MemberName) -> Result<Done> {
-    let view = &*judged.view;
+pub async fn give_way(node: &Node, judged: Judged<'_, ServerFacts>, to: &MemberName) -> Result<Done> {
+    let view = judged.view;
     let leader = view.leader_if(&node.config.name).context("this node leads no more")?;
     let began = Instant::now();
     let last = quiet(node, judged, to).await;
@@ -58,7 +59,7 @@ pub async fn give_way(node: &Node, judged: &Judged, to: &MemberName) -> Result<D
 
 /// Without a synchronous standby what was acknowledged last may not have left yet: what is new waits, and what is on disk gets a moment
 /// to travel. Gives how far that is, where the server tells.
-async fn quiet(node: &Node, judged: &Judged, to: &MemberName) -> Option<Lsn> {
+async fn quiet(node: &Node, judged: Judged<'_, ServerFacts>, to: &MemberName) -> Option<Lsn> {
     let most = FAREWELL.as_millis();
     let drained = tokio::time::timeout(PATIENCE, node.sql.execute(&format!("SELECT tenure_internal.drain({most})"))).await;
     if !matches!(drained, Ok(Ok(()))) {

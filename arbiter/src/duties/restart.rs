@@ -29,7 +29,7 @@ pub async fn restart(node: &Node, view: &ClusterView) -> Result<Done> {
     let _held = if facts.in_recovery { None } else { crate::poolers::hold(node, view).await };
     node.speak(MemberState::Restarting, role);
     node.callbacks.restarting();
-    node.stop_within(StopMode::Fast, node.patience(view)).await?;
+    node.stop_within(StopMode::Fast, steward::stop::patience(view)).await?;
     node.start_and_wait(view, &recovery).await?;
     tracing::info!("restarted");
     Ok(Done::LookAgain)

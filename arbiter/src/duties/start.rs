@@ -1,13 +1,11 @@
 //! The server is started, as primary or as standby.
 
 use crate::duties::done::Done;
-use crate::duties::stand_down::stand_down;
 use crate::node::Node;
 use crate::postgres::conf::Recovery;
 use crate::postgres::postmaster::{Readiness, last_words};
 use crate::postgres::{controldata, timelines};
 use anyhow::Result;
-use cluster::leader::Term;
 use cluster::member::{MemberRole, MemberState};
 use cluster::view::ClusterView;
 
@@ -42,18 +40,6 @@ pub async fn start(node: &Node, view: &ClusterView, recovery: &Recovery) -> Resu
         wake.notify_one();
     });
     Ok(Done::Settled)
-}
-
-/// The watchdog first: from its first moment on the server may write.
-pub async fn primary(node: &Node, view: &ClusterView, term: Term) -> Result<Done> {
-    let _armed = match node.watchdog.arm(&node.config.watchdog, view.config().timing().ttl).await {
-        Ok(armed) => armed,
-        Err(why) => {
-            tracing::error!("Postgres is not started as primary, and this node stands down: {why:#}");
-            return stand_down(node, term).await;
-        }
-    };
-    start(node, view, &Recovery::None).await
 }
 
 /// The history of the timeline that this server is on is needed from the first record on: fetched later by the walreceiver, it does not count

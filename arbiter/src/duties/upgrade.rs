@@ -1,7 +1,6 @@
 //! The upgrade in place, on the leader: the server is stopped behind the fence, `pg_upgrade --link` carries it, the standbys are copied anew.
 
 use crate::duties::done::Done;
-use crate::duties::switchover::wait_for_writers;
 use crate::duties::upgrade_undone;
 use crate::ground::program::WORKS_ON;
 use crate::node::{Node, slots};
@@ -20,6 +19,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use steward::switchover::wait_for_writers;
 use tokio::process::Command;
 
 /// From the drain to the stop, which ends it.
@@ -192,7 +192,7 @@ impl Upgrade<'_> {
         wait_for_writers(node).await;
         // The lease worker ends with the stop's first moment: from here on the lease is ours to keep.
         node.speak(MemberState::Stopping, MemberRole::Primary);
-        let clean = node.stop_within(StopMode::Fast, node.patience(view)).await?;
+        let clean = node.stop_within(StopMode::Fast, steward::stop::patience(view)).await?;
         let control = controldata::read(&self.old, &node.config.postgres.data_dir).await?;
         if !clean || control.state != ClusterState::ShutDown {
             bail!("Postgres did not shut down cleanly ({:?})", control.state);

@@ -38,19 +38,14 @@ use crate::postgres::{mark, pgpass};
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
 use cluster::failsafe::Members;
-use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
 use cluster::quorum::{Rules, Setting, Trust};
 use cluster::view::ClusterView;
 use dcs::Etcd;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-
-/// A fast shutdown may take this long before it becomes an immediate one, where the configuration says nothing else.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A primary that is told to stop keeps its virtual addresses so long at most.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -113,6 +108,8 @@ pub struct Node {
     pub page: Arc<crate::node::page::Reader>,
     /// Who writes the server's files.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// What is known of its synchronous standbys.
+    pub standbys: Arc<steward::synchronous::Standbys>,
     state: Arc<Mutex<State>>,
     checkpoint: Arc<tokio::sync::Semaphore>,
 }
@@ -131,14 +128,8 @@ struct State {
     start_failed: Option<(u32, Instant, String)>,
     /// The step of a major upgrade that was tried last failed.
     upgrade_failed: bool,
-    synchronous: Synchronous,
-    expected: Expected,
     /// This node is about to stop: its member key says that it is not to be synchronous.
     leaving: bool,
-    /// In strict mode: nobody is there whom commits could wait for.
-    without_standby: bool,
-    /// `synchronous_domains` is asked for, and nobody elsewhere confirms.
-    without_domain: bool,
     /// Everybody who may stand in the `failsafe` key by what was sent to be written.
     failsafe_sent: Option<Members>,
     /// The server read pg_hba.conf, and nobody has looked since whether it took it.
@@ -147,23 +138,6 @@ struct State {
     told_rules: Vec<String>,
     /// What the server did not take of its rules, or what they lack, when it was last looked at.
     rule_faults: Vec<String>,
-}
-
-/// What is known of the synchronous standbys of this server.
-#[derive(Debug, Clone, Default)]
-pub struct Synchronous {
-    /// What `synchronous_standby_names` was last set to.
-    pub setting: Setting,
-    /// Every process of the server keeps the setting, and whatever was acknowledged before lies before this
-    /// position. None as long as that is not known.
-    pub in_force_from: Option<Lsn>,
-}
-
-/// Standbys that a server began with and that have yet to come, and since when it serves.
-#[derive(Debug, Default)]
-struct Expected {
-    names: BTreeSet<MemberName>,
-    since: Option<Instant>,
 }
 
 impl Node {
@@ -204,6 +178,7 @@ impl Node {
             replay: Arc::default(),
             writing: Arc::default(),
             page,
+            standbys: Arc::default(),
             state: Arc::default(),
             checkpoint: Arc::new(tokio::sync::Semaphore::new(1)),
         }
@@ -337,46 +312,9 @@ impl Node {
         state.start_failed = failed.map(|words| (before + 1, Instant::now(), words));
     }
 
-    /// The synchronous standbys this server is set to.
-    pub fn synchronous(&self) -> Synchronous {
-        self.state().synchronous.clone()
-    }
-
-    /// Notes the synchronous standbys the server is set to, and from which position on every process keeps that.
-    pub fn note_synchronous(&self, setting: Setting, in_force_from: Option<Lsn>) {
-        self.state().synchronous = Synchronous { setting, in_force_from };
-    }
-
     /// From the next writing of the configuration on, the member key says that this node is not to be synchronous; or no more.
     pub fn note_leaving(&self, leaving: bool) {
         self.state().leaving = leaving;
-    }
-
-    /// Notes whether a strict mode has nobody to wait for; true where that begins.
-    pub fn begins_without_standby(&self, now: bool) -> bool {
-        !std::mem::replace(&mut self.state().without_standby, now) && now
-    }
-
-    /// Notes whether no synchronous standby is in another failure domain, where one is demanded; true where that begins.
-    pub fn begins_without_domain(&self, now: bool) -> bool {
-        !std::mem::replace(&mut self.state().without_domain, now) && now
-    }
-
-    /// Notes what a server begins with: its standbys are given time to come.
-    pub fn begin_synchronous(&self, setting: Setting) {
-        let mut state = self.state();
-        state.expected = Expected { names: setting.names.clone(), since: None };
-        state.synchronous = Synchronous { setting, in_force_from: None };
-    }
-
-    /// Those of the standbys that the server began with and that may still be on their way, `patience` long
-    /// from the first time this is asked.
-    pub fn expected_standbys(&self, patience: Duration) -> BTreeSet<MemberName> {
-        let expected = &mut self.state().expected;
-        if !expected.names.is_empty() && expected.since.get_or_insert_with(Instant::now).elapsed() > patience {
-            *expected = Expected::default();
-        }
-        expected.names.clone()
     }
 
     /// The `failsafe` key is about to be written. Until one write is confirmed any of those sent may be carried out,
@@ -441,7 +379,7 @@ impl Node {
     /// Writes every configuration file for the next start or reload; true if something changed.
     pub async fn write_configuration(&self, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
         let synchronous = match recovery {
-            Recovery::None => self.synchronous().setting,
+            Recovery::None => self.standbys.now().setting,
             Recovery::Standby { .. } => Setting::nobody(),
         };
         self.write_configuration_with(view, recovery, &synchronous).await
@@ -549,7 +487,7 @@ impl Node {
         {
             // Those may be promoted: not one commit without them, from the first on.
             let rules = Rules::of(&self.dynamic(view));
-            self.begin_synchronous(rules.at_start(&Trust::of(&sync.value)));
+            self.standbys.begin(rules.at_start(&Trust::of(&sync.value)));
         }
         self.write_configuration(view, recovery).await?;
         files.signal(recovery).await.context("write standby.signal")?;
@@ -580,14 +518,9 @@ impl Node {
         }
     }
 
-    /// How long a planned fast stop may take: `primary_stop_timeout`, where it counts.
-    pub fn patience(&self, view: &ClusterView) -> Duration {
-        view.config().primary_stop_timeout().unwrap_or(STOP_PATIENCE)
-    }
-
     /// Stops the server; a fast stop that takes too long becomes an immediate one. True if it was clean.
     pub async fn stop(&self, mode: StopMode) -> Result<bool> {
-        self.stop_within(mode, STOP_PATIENCE).await
+        self.stop_within(mode, steward::stop::PATIENCE).await
     }
 
     /// As [`Node::stop`], with this much patience for a fast stop.

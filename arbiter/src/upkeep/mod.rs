@@ -8,7 +8,6 @@ pub mod reads;
 pub mod remote;
 mod rules;
 pub mod slots;
-pub mod synchronous;
 pub mod watchdog;
 
 use crate::citus;
@@ -20,16 +19,16 @@ use crate::postgres::query::ServerFacts;
 use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;
-use cluster::quorum::Setting;
 use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::ClusterView;
 use dcs::Dcs;
+use steward::synchronous;
 
 /// One round on the primary. True if something was changed and another look is due.
 pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
-    synchronous::applied(node, view, facts);
+    synchronous::applied(node, view, &facts.into());
     put_back(node, view, leader).await?;
     history(node, view, leader, facts).await?;
     citus::call_off(node, view).await?;
@@ -41,7 +40,7 @@ pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &S
     slots::keep(node, view, Some(leader), facts).await?;
     let changed = configuration(node, view, &Recovery::None).await?;
     rules::look(node).await;
-    Ok(synchronous::tend(node, view, leader, facts).await? || changed)
+    Ok(synchronous::tend(node, view, leader, &facts.into()).await? || changed)
 }
 
 /// One round on a primary that nobody's lease backs just now: what keeps it from leading may be the configuration itself, so a change of
@@ -50,7 +49,7 @@ pub async fn leaderless(node: &Node, view: &ClusterView, facts: &ServerFacts) ->
     if view.config.is_none() || view.leader.is_some() {
         return Ok(false);
     }
-    synchronous::applied(node, view, facts);
+    synchronous::applied(node, view, &facts.into());
     configuration(node, view, &Recovery::None).await
 }
 
@@ -74,8 +73,7 @@ async fn put_back(node: &Node, view: &ClusterView, leader: &Leader) -> Result<()
 
 /// One round on a standby. True if something was changed and another look is due.
 pub async fn standby(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Result<bool> {
-    node.note_synchronous(Setting::nobody(), None);
-    node.begins_without_standby(false);
+    node.standbys.is_standby();
     let leads = view.leader_if(&node.config.name).filter(|_| view.is_standby_cluster());
     if let Some(leader) = leads {
         standby_leader(node, view, leader, facts).await?;

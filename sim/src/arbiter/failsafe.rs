@@ -1,9 +1,10 @@
 //! `failsafe_mode` as `arbiter/src/upkeep/failsafe.rs` has it: a leader without etcd asks, a member promises.
 
-use super::{Arbiter, text};
+use super::Arbiter;
 use crate::time::{Changes, Part};
 use crate::worker::now;
 use crate::world::MS;
+use anyhow::Result;
 use cluster::failsafe::{self, Members};
 use cluster::leader::Leader;
 use cluster::lease;
@@ -14,6 +15,7 @@ use dcs::Dcs;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
+use steward::Host;
 
 const ANSWER_PATIENCE: Duration = Duration::from_millis(600);
 
@@ -22,11 +24,11 @@ type Answers = Rc<(RefCell<Vec<Option<Duration>>>, Changes)>;
 
 impl Arbiter {
     /// Keeps the key equal to the members.
-    pub(super) async fn publish_failsafe(&self, view: &ClusterView, leader: &Leader) -> Result<(), String> {
+    pub(super) async fn publish_failsafe(&self, view: &ClusterView, leader: &Leader) -> Result<()> {
         let Some(members) = failsafe::key_to_write(view) else { return Ok(()) };
         self.failsafe_sent.borrow_mut().get_or_insert_default().extend(members.clone());
         let (revision, leader, write) = (ClusterView::revision_of(&view.failsafe), leader.clone(), members.clone());
-        self.ask(move |etcd| now(etcd.write_failsafe(&write, revision, &leader))).await.map_err(text)?;
+        self.ask(move |etcd| now(etcd.write_failsafe(&write, revision, &leader))).await?;
         *self.failsafe_sent.borrow_mut() = Some(members);
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! etcd that forgot, as `arbiter/src/{memory,bootstrap}.rs` have it: what lies with the data, and founding the cluster again.
 
-use super::{Arbiter, Done, RETRY, text};
+use super::{Arbiter, RETRY};
 use crate::postgres::Recovery;
 use crate::worker::now;
 use crate::world::{MS, system};
+use anyhow::{Context, Result, bail};
 use cluster::config::SynchronousMode;
 use cluster::leader::{Leader, LeaseId};
 use cluster::local::Postgres;
@@ -13,6 +14,7 @@ use cluster::sync::SyncState;
 use cluster::view::{ClusterView, Versioned};
 use dcs::{Dcs, Error, FirstKeys};
 use std::time::Duration;
+use steward::{Done, Host, Server};
 
 /// How long a lease may take to come, and the server to serve.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,9 +40,9 @@ impl Arbiter {
     }
 
     /// The claim, the first leader, the server; only then does the cluster exist for the others.
-    pub(super) async fn found(&self) -> Done {
-        self.speak(Some((MemberState::InitializingNewCluster, MemberRole::Uninitialized)));
-        let Some((claim, lease)) = self.claim().await? else { return Ok(true) };
+    pub(super) async fn found_again(&self) -> Result<Done> {
+        self.speak(MemberState::InitializingNewCluster, MemberRole::Uninitialized);
+        let Some((claim, lease)) = self.claim().await? else { return Ok(Done::LookAgain) };
         let made = self.make(claim, lease).await;
         if made.is_err() {
             while self.give_back(claim).await.is_err_and(|why| why.is_unknown()) {
@@ -51,31 +53,31 @@ impl Arbiter {
     }
 
     /// The claim, once etcd has said whose it is.
-    async fn claim(&self) -> Result<Option<(i64, LeaseId)>, String> {
+    async fn claim(&self) -> Result<Option<(i64, LeaseId)>> {
         let mut sent = false;
         loop {
-            let lease = match self.lease().await {
+            let lease = match self.lease_in_time().await {
                 Some(lease) => lease,
                 None if sent => continue,
-                None => return Err("no lease could be had from etcd".to_owned()),
+                None => bail!("no lease could be had from etcd"),
             };
             let name = self.name.clone();
             match self.ask(move |etcd| now(etcd.claim_initialize(&name, lease))).await {
                 Ok(claim) => return Ok(Some((claim, lease))),
                 Err(Error::Lost(_)) => return Ok(None),
                 Err(why) if why.is_unknown() => {}
-                Err(why) => return Err(text(why)),
+                Err(why) => return Err(why.into()),
             }
             sent = true;
             self.world.time.sleep(RETRY).await;
         }
     }
 
-    async fn lease(&self) -> Option<LeaseId> {
+    async fn lease_in_time(&self) -> Option<LeaseId> {
         let until = self.world.now() + PATIENCE;
         while self.world.now() <= until {
-            if let Some(held) = self.current() {
-                return Some(held.grant.lease);
+            if let Some(lease) = self.lease.lease() {
+                return Some(lease);
             }
             self.world.time.sleep(20 * MS).await;
         }
@@ -90,10 +92,10 @@ impl Arbiter {
         self.ask(move |etcd| now(etcd.unclaim_initialize(claim))).await
     }
 
-    async fn make(&self, claim: i64, lease: LeaseId) -> Done {
+    async fn make(&self, claim: i64, lease: LeaseId) -> Result<Done> {
         let memory = self.remembered.memory();
         let generation = memory.next_generation();
-        let config = memory.config.map(|config| config.value).ok_or("nothing is remembered")?;
+        let config = memory.config.map(|config| config.value).context("nothing is remembered")?;
         let sync = memory.sync.map(|sync| sync.value).filter(|sync| sync.leader.as_deref() == Some(self.name.as_str()));
         let synchronous = config.synchronous_mode() != SynchronousMode::Off;
         let sync = sync.or_else(|| SyncState::before_promotion(None, &self.name, synchronous));
@@ -106,7 +108,7 @@ impl Arbiter {
         self.remembered.attempt(generation);
         self.keep_memory();
         let name = self.name.clone();
-        let term = self.ask(move |etcd| now(etcd.lead_first(&name, lease, claim, &first))).await.map_err(text)?;
+        let term = self.ask(move |etcd| now(etcd.lead_first(&name, lease, claim, &first))).await?;
         if self.world.server(self.at).is_none() {
             let known = |sync| Versioned { value: sync, revision: 0 };
             let view =
@@ -117,16 +119,16 @@ impl Arbiter {
         while !matches!(self.world.sql(self.at).await.map(|server| super::of_server(&self.world, &server)), Some(Postgres::Primary { .. }))
         {
             if self.world.now() > until {
-                return Err("the server does not serve".to_owned());
+                bail!("the server does not serve");
             }
             self.world.time.sleep(20 * MS).await;
         }
-        self.speak(None);
+        self.fall_silent();
         if let Some(server) = self.world.serving(self.at) {
             server.attached.set(true);
         }
         let leader = Leader { name: self.name.clone(), lease, term };
-        self.ask(move |etcd| now(etcd.found(&leader, claim, &system()))).await.map_err(text)?;
-        Ok(true)
+        self.ask(move |etcd| now(etcd.found(&leader, claim, &system()))).await?;
+        Ok(Done::LookAgain)
     }
 }
