@@ -63,6 +63,12 @@ pub fn pgbouncer() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// Prometheus' tool that reads rules, where Debian's package `prometheus` is installed.
+pub fn promtool() -> Option<PathBuf> {
+    let path = PathBuf::from("/usr/bin/promtool");
+    path.exists().then_some(path)
+}
+
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
 }

@@ -103,6 +103,8 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     add("tenure_leader_changes_total", COUNTER, "How often another member came to lead, since the arbiter started.", changes);
     let left = snapshot.lease_until.map_or(0.0, |until| until.saturating_duration_since(now).as_secs_f64());
     add("tenure_lease_seconds_left", GAUGE, "Seconds for which this node's lease still runs, 0 once it has run out.", left);
+    let ttl = config.timing().ttl.as_secs_f64();
+    add("tenure_ttl_seconds", GAUGE, "Seconds for which a lease runs from each renewal, by the dynamic configuration.", ttl);
     add("tenure_writable", GAUGE, "Value is 1 if this node serves writes, 0 otherwise.", flag(health::is_primary(snapshot, now)));
 
     let foreign = flag(snapshot.local.strange.is_some());
