@@ -257,6 +257,11 @@ impl DynamicConfig {
         self.span("missed_member_ttl").unwrap_or_else(|| self.member_slots_ttl())
     }
 
+    /// `backup_within`, a setting of ours: `tenure check` warns when no backup was told of for so long; None for not at all.
+    pub fn backup_within(&self) -> Option<Duration> {
+        self.span("backup_within")
+    }
+
     /// A time as a number of seconds, or with its unit.
     fn span(&self, key: &str) -> Option<Duration> {
         let text = self.0.get(key).and_then(Value::as_str).map(str::trim);

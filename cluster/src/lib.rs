@@ -10,6 +10,7 @@ pub mod name;
 pub mod time;
 
 pub mod admission;
+pub mod backup;
 pub mod config;
 pub mod described;
 pub mod failover;
@@ -64,3 +65,5 @@ pub mod address;
 pub mod check;
 pub mod citus;
 pub mod histogram;
+pub mod incident;
+pub mod surroundings;

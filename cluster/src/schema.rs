@@ -43,7 +43,7 @@ enum Kind {
 use Kind::*;
 
 /// The keys at the top, as the field knows them.
-const TOP: [(&str, Kind); 36] = [
+const TOP: [(&str, Kind); 37] = [
     (
         "ttl",
         Between(
@@ -71,6 +71,7 @@ const TOP: [(&str, Kind); 36] = [
     ("synchronous_mode_strict", Switch),
     ("member_slots_ttl", Span),
     ("missed_member_ttl", Span),
+    ("backup_within", Span),
     ("slots", Section),
     ("permanent_slots", Section),
     ("permanent_replication_slots", Section),

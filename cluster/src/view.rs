@@ -2,6 +2,7 @@
 
 pub use crate::versioned::Versioned;
 
+use crate::backup::Backup;
 use crate::citus::keys::{CoordinatorWord, GateWord, GatedWord, HeldWord, HoldRequest};
 use crate::config::DynamicConfig;
 use crate::failover::request::FailoverRequest;
@@ -139,6 +140,8 @@ pub struct ClusterView {
     pub coordinator: Option<Versioned<CoordinatorWord>>,
     /// `tenure/poolers`: what a planned change has paused.
     pub poolers: Option<Versioned<Paused>>,
+    /// `tenure/backup`: the last backup that somebody told of.
+    pub backup: Option<Versioned<Backup>>,
     /// Keys whose value could not be read, with the reason: shown, never acted on.
     pub unreadable: Vec<String>,
     /// The revision of a `config` that could not be read; 0 where there is none such.

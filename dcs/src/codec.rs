@@ -102,6 +102,7 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
         Known::Gate => view.gate = Some(json(raw)?),
         Known::Gated => view.gated = Some(json(raw)?),
         Known::Poolers => view.poolers = Some(json(raw)?),
+        Known::Backup => view.backup = Some(json(raw)?),
         Known::Coordinator => view.coordinator = Some(json(raw)?),
         Known::Other => {}
     }

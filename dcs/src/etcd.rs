@@ -1,4 +1,4 @@
-//! With `citus.rs` the only file that names `etcd_client`: bounded calls to one endpoint after another, guarded writes.
+//! With `citus.rs` and `survey.rs` the only file that names `etcd_client`: bounded calls to one endpoint after another, guarded writes.
 
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
@@ -264,6 +264,10 @@ impl Etcd {
         &self.keys
     }
 
+    pub(crate) fn endpoint_urls(&self) -> impl Iterator<Item = &str> {
+        self.endpoints.iter().map(|endpoint| endpoint.url.as_str())
+    }
+
     /// The endpoint that answered last.
     pub fn endpoint(&self) -> &str {
         self.endpoints.get(self.preferred.load(Ordering::Relaxed)).map_or("", |endpoint| &endpoint.url)
@@ -344,7 +348,7 @@ impl Etcd {
     }
 
     /// Runs `ask` at one endpoint after another, the last that answered first, each within the bound.
-    async fn call<T, F>(&self, ask: impl Fn(Client) -> F + Send + Sync) -> Result<T>
+    pub(crate) async fn call<T, F>(&self, ask: impl Fn(Client) -> F + Send + Sync) -> Result<T>
     where
         F: Future<Output = std::result::Result<T, etcd_client::Error>> + Send,
         T: Send,

@@ -32,6 +32,7 @@ pub enum Known<'a> {
     Gated,
     Coordinator,
     Poolers,
+    Backup,
     Other,
 }
 
@@ -142,6 +143,11 @@ impl Keys {
         self.at("tenure/reader")
     }
 
+    /// `tenure/backup`
+    pub fn backup(&self) -> String {
+        self.at("tenure/backup")
+    }
+
     /// `tenure/coordinator`
     pub fn coordinator(&self) -> String {
         self.at("tenure/coordinator")
@@ -173,6 +179,7 @@ impl Keys {
             Keys::gated,
             Keys::coordinator,
             Keys::poolers,
+            Keys::backup,
         ];
         names.iter().map(|name| name(self)).collect()
     }
@@ -198,6 +205,7 @@ impl Keys {
             "tenure/gated" => Known::Gated,
             "tenure/coordinator" => Known::Coordinator,
             "tenure/poolers" => Known::Poolers,
+            "tenure/backup" => Known::Backup,
             _ => match (tail.strip_prefix("members/"), tail.strip_prefix("tenure/race/"), tail.strip_prefix("tenure/request/")) {
                 (Some(name), ..) => Known::Member(name),
                 (_, Some(name), _) => Known::Announcement(name),

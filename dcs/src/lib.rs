@@ -15,6 +15,7 @@ pub mod lease;
 pub mod memory;
 mod poolers;
 pub mod remember;
+pub mod survey;
 mod trouble;
 mod verbs;
 pub mod watch;

@@ -1,10 +1,13 @@
 //! `tenure check`: what is wrong with the cluster, worst first, and what to do next.
 
 use super::context::{Tool, print, refuse};
-use super::groups::{self, Part};
+use super::groups;
 use super::list::yaml;
+use super::surroundings;
 use anyhow::Result;
 use cluster::check::{self, Fault, Severity};
+use cluster::surroundings as around;
+use cluster::view::ClusterView;
 use serde_json::{Value, json};
 
 /// How to write the faults.
@@ -39,8 +42,21 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let several = parts.len() > 1;
     let scope = parts.iter().map(|part| part.target.scope.to_string()).next().unwrap_or_default();
     let mut faults: Vec<(Option<u32>, Fault)> = Vec::new();
-    for Part { target, view } in parts {
-        faults.extend(check::faults(&view).into_iter().map(|fault| (target.group.filter(|_| several), fault)));
+    if let Some(part) = parts.first() {
+        let around = surroundings::shared(tool, &part.target.etcd).await;
+        let nothing = ClusterView::default();
+        faults.extend(around::faults(&nothing, &around).into_iter().map(|fault| (None, fault)));
+    }
+    // Who may read only this cluster's keys looks at this cluster only.
+    let fleet = match parts.first() {
+        Some(part) => part.target.etcd.load_fleet(tool.namespace()).await.ok(),
+        None => None,
+    };
+    for part in &parts {
+        let group = part.target.group.filter(|_| several);
+        let around = surroundings::of(tool, part, fleet.as_ref()).await;
+        let found = check::faults(&part.view).into_iter().chain(around::faults(&part.view, &around));
+        faults.extend(found.map(|fault| (group, fault)));
     }
     faults.sort_by(|(group, fault), (other, than)| fault.cmp(than).then(group.cmp(other)));
     match args.format {

@@ -3,6 +3,7 @@
 use crate::cli::patronictl::Called;
 use crate::ground::member_rest::Caller;
 use crate::ground::secret::Secret;
+use crate::ground::tls;
 use anyhow::{Context as _, Result};
 use cluster::citus::Groups;
 use cluster::name::{MemberName, Scope};
@@ -96,6 +97,12 @@ pub struct Tool {
     /// See `rest`.
     pub member: Option<String>,
     called: Called,
+    /// How etcd's `/metrics` are asked, where etcd speaks TLS.
+    pub etcd_tls: tls::Client,
+    /// How members' certificates are looked at.
+    pub member_tls: tls::Client,
+    /// The certificates that the configuration itself names.
+    pub own_certificates: Vec<PathBuf>,
     /// The superuser of a node's file: name and password.
     pub superuser: Option<(String, Option<Secret>)>,
 }
@@ -149,6 +156,15 @@ impl Tool {
             None => endpoints(section, &mut etcd),
         };
         let pem = |path: Option<String>| path.map(|path| std::fs::read(&path).with_context(|| format!("read {path}"))).transpose();
+        let etcd_tls = tls::Client {
+            authority: etcd("cacert").map(PathBuf::from),
+            identity: etcd("cert").map(|certificate| tls::Identity {
+                certificate: certificate.into(),
+                key: etcd("key").map(PathBuf::from),
+                key_password: None,
+            }),
+            insecure: false,
+        };
         let identity = match (pem(etcd("cert"))?, pem(etcd("key"))?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             _ => None,
@@ -173,6 +189,8 @@ impl Tool {
         let superuser = root.get("postgresql").and_then(|section| section.get("authentication")?.get("superuser"));
         let superuser = superuser.and_then(|role| Some((text(role, "username")?, text(role, "password").map(Secret::new))));
         let mut tls = crate::config::load::ctl_of(root).tls;
+        let own = [&etcd_tls, &tls].into_iter().filter_map(|tls| tls.identity.as_ref());
+        let own_certificates: Vec<PathBuf> = own.map(|identity| identity.certificate.clone()).collect();
         tls.insecure |= insecure;
         Ok(Tool {
             scope,
@@ -183,6 +201,9 @@ impl Tool {
             rest: rest_of(root, variable("RESTAPI_CONNECT_ADDRESS")),
             member: root.get("name").and_then(Value::as_str).map(str::to_owned),
             called: Called::default(),
+            etcd_tls,
+            member_tls: tls.clone(),
+            own_certificates,
             caller: Caller::new(authentication, Some(tls.load().context("set up TLS for the members' REST (section ctl)")?))
                 .only_over_tls(tls.is_set()),
         })
@@ -196,6 +217,20 @@ impl Tool {
     /// The configured cluster's name.
     pub fn scope(&self) -> Option<&Scope> {
         self.scope.as_ref()
+    }
+
+    /// Where the keys of all clusters are.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// etcd as it is reached, whatever cluster it is asked about.
+    pub fn store(&self) -> Result<Etcd> {
+        let scope = self.scope.clone().map_or_else(|| Scope::new("any"), Ok)?;
+        if self.settings.endpoints.is_empty() {
+            return Err(no_etcd());
+        }
+        Ok(Etcd::new(Keys::new(&self.namespace, &scope), self.settings.clone()))
     }
 
     /// The Citus group of the configuration: a node's file has its own.
@@ -213,10 +248,7 @@ impl Tool {
                 .ok_or_else(|| refuse_with("no cluster is named", "give its name, or a configuration file with `scope` (-c FILE)"))?,
         };
         if self.settings.endpoints.is_empty() {
-            return Err(refuse_with(
-                "no etcd is configured",
-                "give -d etcd3://HOST:2379, or a configuration file with an `etcd3` section (-c FILE)",
-            ));
+            return Err(no_etcd());
         }
         let keys = Keys::new(&self.namespace, &scope);
         let group = group.or(self.group);
@@ -268,7 +300,12 @@ impl Target {
     }
 }
 
-fn unreachable_store(error: dcs::Error) -> anyhow::Error {
+fn no_etcd() -> anyhow::Error {
+    refuse_with("no etcd is configured", "give -d etcd3://HOST:2379, or a configuration file with an `etcd3` section (-c FILE)")
+}
+
+/// etcd's own error, for the operator.
+pub fn unreachable_store(error: dcs::Error) -> anyhow::Error {
     let hint = "check that etcd runs and that -d or the `etcd3` section of the configuration names it";
     Refusal { sentence: error.to_string(), hint: Some(hint.to_owned()), etcd_is_away: matches!(error, dcs::Error::Unreachable(_)) }.into()
 }

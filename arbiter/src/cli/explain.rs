@@ -2,16 +2,12 @@
 
 use super::context::{Tool, print, refuse_with};
 use super::groups::{self, Part};
+use super::incident;
+use super::journals::{records, sentence};
 use super::list::{Format, yaml};
-use crate::node::journal::Record;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use cluster::check;
-use cluster::member::Member;
 use serde_json::{Value, json};
-use std::time::Duration;
-
-/// A member answers from its memory at once, or it is not well.
-const BOUND: Duration = Duration::from_secs(3);
 
 /// Say why members do what they do: the last decisions of their arbiters, each with the facts and the reason.
 #[derive(Debug, clap::Args)]
@@ -21,6 +17,9 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
+    /// One page about the last time that the leadership moved: who saw what when, what was lost, why this node.
+    #[arg(long)]
+    pub incident: bool,
     /// How many decisions of each member to show.
     #[arg(short = 'n', long, default_value_t = 3, value_name = "COUNT")]
     pub last: usize,
@@ -35,6 +34,9 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let parts = groups::all(tool, cluster, args.group).await?;
     if let Some(odd) = names.iter().find(|wished| !parts.iter().any(|part| part.has(wished))) {
         return Err(refuse_with(format!("{odd} is not a member of the cluster"), "`tenure list` shows who is"));
+    }
+    if args.incident {
+        return incident::tell(tool, &parts, args.format).await;
     }
     let mut told: Vec<Value> = Vec::new();
     let mut lines: Vec<String> = Vec::new();
@@ -66,39 +68,5 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
             lines.extend(faults.iter().map(|fault| format!("{fault}\n  hint: {}", fault.hint)));
             print(lines.join("\n"))
         }
-    }
-}
-
-/// What a member keeps of its decisions, oldest first.
-pub async fn records(tool: &Tool, member: &Member) -> Result<Vec<Record>> {
-    let (_, text) = tool.caller.ask(&member.api_url, "GET", "journal", None, BOUND).await?;
-    serde_json::from_str(&text).context("it keeps no journal")
-}
-
-/// One decision as a line.
-pub fn sentence(record: &Record) -> String {
-    let leader = match (&record.leader, record.term) {
-        (Some(leader), Some(term)) => format!("{leader} leads in term {term}"),
-        _ => "nobody leads".to_owned(),
-    };
-    format!("  {}  {}: {}  ({leader}; {})", record.at, record.duty, record.why, record.postgres)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_decision_reads_as_one_line() {
-        let record = Record {
-            at: "2026-11-20T21:00:00.000Z".to_owned(),
-            revision: 7,
-            leader: Some("n1".to_owned()),
-            term: Some(5),
-            postgres: "standby at 0/3000000, timeline 1, streaming".to_owned(),
-            duty: "no action".to_owned(),
-            why: "it follows n1".to_owned(),
-        };
-        insta::assert_snapshot!(sentence(&record), @"  2026-11-20T21:00:00.000Z  no action: it follows n1  (n1 leads in term 5; standby at 0/3000000, timeline 1, streaming)");
     }
 }

@@ -153,7 +153,7 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
 async fn reason(tool: &Tool, target: &Target, leader: &str, asked: i64) -> Option<String> {
     let view = target.etcd.load_view().await.ok()?;
     let (_, entry) = view.members.iter().find(|(name, _)| name.as_str() == leader)?;
-    let records = super::explain::records(tool, &entry.member).await.ok()?;
+    let records = super::journals::records(tool, &entry.member).await.ok()?;
     records.into_iter().rev().find(|record| record.duty == SWITCHOVER_FAILED && record.revision >= asked).map(|record| record.why)
 }
 

@@ -4,11 +4,15 @@ mod cluster_role;
 pub mod context;
 mod groups;
 mod handover;
+mod incident;
+mod journals;
 mod members;
+mod surroundings;
 pub mod table;
 mod without_etcd;
 
 pub mod adopt;
+pub mod backup_done;
 pub mod check;
 pub mod completion;
 pub mod demote_cluster;
@@ -16,6 +20,7 @@ pub mod dsn;
 pub mod edit_config;
 pub mod explain;
 pub mod failover;
+pub mod fleet;
 pub mod flush;
 pub mod history;
 pub mod init;
@@ -74,6 +79,8 @@ pub enum Command {
     Adopt(adopt::Args),
     /// Give this node back to Patroni: our arbiter is stopped, and with it its server, which Patroni starts again.
     Abandon(adopt::Args),
+    BackupDone(backup_done::Args),
+    Fleet(fleet::Args),
     Explain(explain::Args),
     Roles(roles::Args),
     Init(init::Args),
@@ -127,15 +134,19 @@ pub async fn run(command: Command, source: &Source, command_line: fn() -> clap::
         Command::Upgrade(args) => Box::pin(upgrade::run(&tool, &args)).await,
         Command::Remove(args) => remove::run(&tool, &args).await,
         Command::Query(args) => Box::pin(query::run(&tool, &args)).await,
+        Command::BackupDone(args) => backup_done::run(&tool, &args).await,
+        Command::Fleet(args) => Box::pin(fleet::run(&tool, &args)).await,
         Command::Check(args) => {
             let format = match args.format {
                 check::Format::Text => list::Format::Pretty,
                 check::Format::Json => list::Format::Json,
                 check::Format::Yaml => list::Format::Yaml,
             };
-            or_ask_members(&tool, check::run(&tool, &args).await, Wanted::Members, format).await
+            or_ask_members(&tool, Box::pin(check::run(&tool, &args)).await, Wanted::Members, format).await
         }
-        Command::Explain(args) => or_ask_members(&tool, explain::run(&tool, &args).await, Wanted::Decisions(args.last), args.format).await,
+        Command::Explain(args) => {
+            or_ask_members(&tool, Box::pin(explain::run(&tool, &args)).await, Wanted::Decisions(args.last), args.format).await
+        }
         Command::Roles(args) => roles::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Adopt(args) => Box::pin(adopt::run(&args, Kind::Ours)).await,

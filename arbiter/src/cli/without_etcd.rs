@@ -4,7 +4,7 @@
 //! is known to etcd alone.
 
 use super::context::{Tool, print};
-use super::explain;
+use super::journals;
 use super::list::{Format, yaml};
 use super::table::{self, Column};
 use anyhow::{Context, Result};
@@ -126,7 +126,7 @@ fn picture(asked: &[Asked], now: i64) -> String {
             }
             Err(why) => lines.push_str(&format!(" {} can't be asked: {why:#}\n", asked.name)),
         }
-        lines.extend(asked.decisions.iter().map(|record| plain(&explain::sentence(record)) + "\n"));
+        lines.extend(asked.decisions.iter().map(|record| plain(&journals::sentence(record)) + "\n"));
     }
     lines
 }

@@ -2,10 +2,11 @@
 //! `tenure explain` and REST `/journal`.
 
 use cluster::duty::Duty;
+use cluster::incident::Forked;
+pub use cluster::incident::Record;
 use cluster::local::{LocalState, Postgres};
 use cluster::reason::Decision;
 use cluster::view::ClusterView;
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,25 +16,6 @@ const RECORDS_MOST: usize = 200;
 /// The duty of a record that tells why a switchover was given up.
 pub const SWITCHOVER_FAILED: &str = "switchover failed";
 
-/// One decision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// When, RFC 3339.
-    pub at: String,
-    /// etcd's revision of the view it was made on.
-    pub revision: i64,
-    /// Who led.
-    pub leader: Option<String>,
-    /// In which term.
-    pub term: Option<i64>,
-    /// What Postgres was doing here.
-    pub postgres: String,
-    /// What was decided.
-    pub duty: String,
-    /// Why.
-    pub why: String,
-}
-
 /// The records, oldest first. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Journal(Arc<Mutex<VecDeque<Record>>>);
@@ -41,24 +23,20 @@ pub struct Journal(Arc<Mutex<VecDeque<Record>>>);
 impl Journal {
     /// Notes a decision, in the word for its duty.
     pub fn note(&self, view: &ClusterView, local: &LocalState, duty: String, decision: &Decision<Duty>) {
-        self.write(view, local, duty, decision.why.to_string());
+        let record = Record {
+            winds_back: matches!(decision.what, Duty::Rewind { .. } | Duty::Clone { .. }),
+            forked: Forked::of(&decision.why),
+            ..record(view, local, duty, decision.why.to_string())
+        };
+        self.write(record);
     }
 
     /// Notes that a switchover was given up, and why.
     pub fn gave_up_switchover(&self, view: &ClusterView, local: &LocalState, why: String) {
-        self.write(view, local, SWITCHOVER_FAILED.to_owned(), why);
+        self.write(record(view, local, SWITCHOVER_FAILED.to_owned(), why));
     }
 
-    fn write(&self, view: &ClusterView, local: &LocalState, duty: String, why: String) {
-        let record = Record {
-            at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
-            revision: view.revision,
-            leader: view.leader.as_ref().map(|leader| leader.name.to_string()),
-            term: view.leader.as_ref().map(|leader| leader.term.0),
-            postgres: doing(&local.postgres),
-            duty,
-            why,
-        };
+    fn write(&self, record: Record) {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if records.len() == RECORDS_MOST {
             records.pop_front();
@@ -69,6 +47,22 @@ impl Journal {
     /// All of them.
     pub fn records(&self) -> Vec<Record> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+fn record(view: &ClusterView, local: &LocalState, duty: String, why: String) -> Record {
+    Record {
+        at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+        revision: view.revision,
+        leader: view.leader.as_ref().map(|leader| leader.name.to_string()),
+        term: view.leader.as_ref().map(|leader| leader.term.0),
+        postgres: doing(&local.postgres),
+        duty,
+        why,
+        primary: matches!(local.postgres, Postgres::Primary { .. }),
+        follows: matches!(local.postgres, Postgres::Standby { streaming: true, .. }),
+        winds_back: false,
+        forked: None,
     }
 }
 
