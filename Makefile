@@ -168,6 +168,12 @@ lint: setup
 	    fi; \
 	fi
 
+# The status page in a headless Chromium: target/page-shots/*.png, to be looked at; two minutes.
+.PHONY: page-shots
+page-shots: tools
+	$(call installed,chromium fonts-dejavu-core)
+	$(TARGET)/release/page_shots $(TARGET)/page-shots
+
 # make poolers: 20 switchovers and 5 restarts of the primary under pgbench through PgBouncer, an arbiter killed in the tenth, then candidates and etcd frozen; five minutes.
 poolers: install
 	SWITCHOVERS=20 RESTARTS=5 KILL_AT=10 cargo nextest run --locked -p tenure-tests --profile poolers --test poolers --no-capture

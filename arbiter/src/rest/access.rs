@@ -40,6 +40,11 @@ impl Access {
         }
     }
 
+    /// Is a password asked for?
+    pub fn asks_for_password(&self) -> bool {
+        self.expected.is_some()
+    }
+
     /// Does the caller show what is asked for? The answer that refuses it otherwise.
     pub async fn admits(&self, headers: &HeaderMap, peer: &Peer, path: &str, view: &ClusterView) -> Result<(), Reply> {
         if let Some(allowlist) = &self.allowlist

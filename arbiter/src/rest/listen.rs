@@ -45,6 +45,7 @@ pub async fn keep_listening(listener: TcpListener, shared: Arc<Shared>) -> io::R
     // Dropped with this future, and every connection with it.
     let mut tasks = JoinSet::new();
     tasks.spawn(know_members(shared.node.snapshot.clone(), places.clone()));
+    tasks.spawn(super::page::live::keep(shared.clone()));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -169,6 +170,14 @@ impl Peer {
     /// The handshake has seen a certificate of the right authority.
     pub fn showed_certificate(&self) -> bool {
         self.certificate.load(Ordering::Relaxed)
+    }
+
+    /// One more part of an answer that goes on: it has to be read in the time of a phase, and the other side is not asked for anything
+    /// meanwhile. What was not read yet keeps its deadline.
+    pub fn more(&self) {
+        if !self.phase.reads.swap(true, Ordering::Relaxed) {
+            self.phase.waits.begin();
+        }
     }
 
     /// The request has come; its answer has bounds of its own.

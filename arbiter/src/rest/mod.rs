@@ -7,6 +7,7 @@
 //! | GET | `/metrics` | 200 Prometheus' text |
 //! | GET | `/journal` | 200 what this node decided and why |
 //! | GET | `/parameters?names=a,b` | 200 what the server says of these parameters, 503 |
+//! | GET | `/ui` `/ui/events` | 200 the status page, its stream of events, 404, 503 |
 //! | GET | anything else | health checks, 200 or 503: `/primary` `/replica?lag=` `/sync` `/liveness` ... |
 //! | POST | `/switchover` `/failover` | 200 done, 202 scheduled, 400, 412, 422, 503 |
 //! | DELETE | `/switchover` | 200, 404, 409 |
@@ -27,6 +28,7 @@ pub mod cluster;
 pub mod health;
 mod listen;
 pub mod metrics;
+mod page;
 mod places;
 mod shared;
 mod upgrade;
@@ -142,6 +144,7 @@ enum Purpose {
     Metrics,
     Parameters,
     Journal,
+    Page,
     Health,
     Switchover,
     Failover,
@@ -169,7 +172,7 @@ const fn route(method: Method, path: &'static str, purpose: Purpose, within: Dur
 }
 
 /// Every route, by its first path segment; a GET that is not here is a health check.
-static ROUTES: [Route; 20] = [
+static ROUTES: [Route; 21] = [
     route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
     route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
     route(Method::GET, "/history", Purpose::History, GET_WITHIN),
@@ -178,6 +181,7 @@ static ROUTES: [Route; 20] = [
     route(Method::GET, "/metrics", Purpose::Metrics, GET_WITHIN),
     route(Method::GET, "/journal", Purpose::Journal, GET_WITHIN),
     route(Method::GET, "/parameters", Purpose::Parameters, GET_WITHIN),
+    route(Method::GET, "/ui", Purpose::Page, GET_WITHIN),
     route(Method::POST, "/switchover", Purpose::Switchover, Duration::from_secs(75)),
     route(Method::POST, "/failsafe", Purpose::PromiseFailsafe, GET_WITHIN),
     route(Method::DELETE, "/switchover", Purpose::ForgetSwitchover, WRITE_WITHIN),
@@ -230,11 +234,12 @@ struct Shared {
     gate: watch::Receiver<Arc<Door>>,
     status: Joint<Reply>,
     metrics: Joint<Reply>,
+    live: page::live::Live,
 }
 
 impl Shared {
     fn new(node: NodeHandle, gate: watch::Receiver<Arc<Door>>) -> Shared {
-        Shared { node, gate, status: Joint::new(STATUS_KEEPS), metrics: Joint::new(METRICS_KEEP) }
+        Shared { node, gate, status: Joint::new(STATUS_KEEPS), metrics: Joint::new(METRICS_KEEP), live: page::live::Live::default() }
     }
 }
 
@@ -243,14 +248,17 @@ pub async fn serve(listener: TcpListener, node: NodeHandle, gate: watch::Receive
     listen::keep_listening(listener, Arc::new(Shared::new(node, gate))).await
 }
 
-async fn answer(shared: &Shared, peer: &Peer, request: Request) -> Response {
+async fn answer(shared: &Arc<Shared>, peer: &Peer, request: Request) -> Response {
     let answering = peer.answering();
     let method = request.method().clone();
     let path = request.uri().path();
     let bare = matches!(method, Method::HEAD | Method::OPTIONS)
         || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
     let gate = shared.gate.borrow().clone();
-    let mut response = reply(shared, &gate.access, peer, &answering, request).await.response(bare);
+    let mut response = match find(&method, path) {
+        Some(Route { purpose: Purpose::Page, .. }) if !bare => page::answer(shared, peer, path),
+        _ => reply(shared, &gate.access, peer, &answering, request).await.response(bare),
+    };
     response.headers_mut().extend(gate.headers.iter().cloned());
     response
 }
@@ -269,6 +277,12 @@ async fn reply(shared: &Shared, access: &Access, peer: &Peer, answering: &Answer
         let view = shared.node.snapshot.borrow().view.clone();
         if let Err(refused) = access.admits(request.headers(), peer, request.uri().path(), &view).await {
             return refused;
+        }
+        if page::is_of_another_site(request.headers(), access, &view) {
+            return Reply::text(
+                403,
+                "a browser asks this for a page of another site; open this node's own page, by its address or a member's name",
+            );
         }
     }
     let Some(route) = find(request.method(), request.uri().path()) else {
@@ -306,6 +320,8 @@ async fn perform(shared: &Shared, route: &Route, answering: &Answering, request:
         Purpose::Metrics => Ok(shared.metrics.get(measures(node)).await),
         Purpose::Journal => Ok(Reply::json(200, &node.journal.records())),
         Purpose::Parameters => parameters(node, &uri).await,
+        // Answered before it comes here, but for the head alone.
+        Purpose::Page => Ok(Reply::text(200, "")),
         Purpose::Health => Ok(check(node, &uri)),
         Purpose::Switchover => actions::hand_over(node, &body, true).await,
         Purpose::Failover => actions::hand_over(node, &body, false).await,
