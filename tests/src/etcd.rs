@@ -32,6 +32,8 @@ pub struct Guard {
     client_certificates: bool,
     /// `--auth-token-ttl`, in seconds.
     token_ttl: Option<u64>,
+    /// `--quota-backend-bytes`.
+    quota: Option<u64>,
 }
 
 impl Guard {
@@ -57,8 +59,15 @@ impl Guard {
         if self.client_certificates {
             arguments.push("--client-cert-auth".to_owned());
         }
+        arguments.extend(self.quota.map(|bytes| format!("--quota-backend-bytes={bytes}")));
         arguments.extend(self.token_ttl.map(|seconds| format!("--auth-token-ttl={seconds}")));
         arguments
+    }
+
+    /// Its database may have so many bytes.
+    pub fn quota(mut self, bytes: u64) -> Guard {
+        self.quota = Some(bytes);
+        self
     }
 
     /// A login that is not used for so long is forgotten.
@@ -278,6 +287,15 @@ impl Etcd {
         self.ask("/v3/kv/put", &put).await.map(drop)
     }
 
+    /// Writes many keys, each on a lease or (0) on none, a hundred at once.
+    pub async fn put_many(&self, pairs: &[(String, String, i64)]) -> Result<()> {
+        for some in pairs.chunks(100) {
+            let put = |(key, value, lease): &(String, String, i64)| json!({"requestPut": {"key": BASE64.encode(key), "value": BASE64.encode(value), "lease": lease.to_string()}});
+            self.ask("/v3/kv/txn", &json!({"success": some.iter().map(put).collect::<Vec<_>>()})).await?;
+        }
+        Ok(())
+    }
+
     /// Adds a user whose role may read and write below this prefix only.
     pub async fn add_user(&self, name: &str, password: &str, prefix: &str) -> Result<()> {
         let mut end = prefix.as_bytes().to_vec();
@@ -367,7 +385,7 @@ impl Member {
     }
 
     /// Where the story looks: without TLS.
-    fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.eyes.as_ref().unwrap_or(&self.client).number()
     }
 
