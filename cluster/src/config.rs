@@ -299,6 +299,11 @@ impl DynamicConfig {
         self.integer(key).and_then(|value| u64::try_from(value).ok()).unwrap_or(default)
     }
 
+    /// `deposition`, a setting of ours: in the synchronous modes the voters need not wait for the lease of a leader that is lost.
+    pub fn deposition(&self) -> bool {
+        self.truthy("deposition")
+    }
+
     /// `failsafe_mode`.
     pub fn failsafe_mode(&self) -> bool {
         self.truthy("failsafe_mode")

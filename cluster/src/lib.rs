@@ -43,6 +43,7 @@ pub mod upstream;
 
 pub mod closed;
 pub mod confirmed;
+pub mod deposition;
 pub mod failsafe;
 pub mod fence;
 pub mod lease;

@@ -4,6 +4,7 @@
 //! what it has received for this vacancy ([`Announcement`]), after it stopped receiving; the fittest
 //! ([`fitness`]) takes the key, the others wait for it as long as it is alive.
 
+use crate::deposition::{self, Guarded, Knowledge};
 use crate::history::Ancestry;
 use crate::leader::{LeaseId, Term};
 use crate::lsn::Lsn;
@@ -57,6 +58,8 @@ pub struct Candidate {
     pub stood_down: bool,
     /// It promised the leader not to take the key for now (`failsafe_mode`).
     pub promised: bool,
+    /// What a deposition depends on.
+    pub deposition: Knowledge,
 }
 
 /// What the lease worker does about the leader key.
@@ -70,6 +73,12 @@ pub enum RaceStep {
     Announce(Announcement),
     /// Take the key, if nothing changed of what was judged.
     Take(Judged),
+    /// Bind this server, stop receiving WAL, then say so (with the position read after the stop).
+    Depose(Guarded),
+    /// Say this, and receive again only once it was written.
+    CallOff(Guarded),
+    /// Say this.
+    Tell(Guarded),
 }
 
 /// What a take rests on: the guarded write compares all of it.
@@ -77,6 +86,8 @@ pub enum RaceStep {
 pub struct Judged {
     /// The vacancy: the last term.
     pub after: Term,
+    /// There is no vacancy: that term's leader holds its key, and must hold it still.
+    pub deposes: bool,
     /// Revision of `sync` (0: absent).
     pub sync: i64,
     /// Revision of `config`.
@@ -217,6 +228,9 @@ pub fn fitness<'a>(name: &'a MemberName, word: &Announcement) -> (Timeline, bool
 pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     use RaceStep::{Announce, Rest, Take, Wait};
     if let Some(leader) = &view.leader {
+        if let Some(decision) = deposition::decide(view, leader, me) {
+            return decision;
+        }
         let why = if leader.name == me.name {
             Reason::IHoldTheLease(leader.term)
         } else {
@@ -248,6 +262,8 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         primary: me.primary,
         // Who promised (`failsafe_mode`) has not stopped its receiver: the old leader goes on, and commits by what is confirmed to it.
         receives: receives || me.promised && !me.primary,
+        deposes: false,
+        hears: None,
         timeline: me.timeline,
         lsn: me.lsn,
         priority: me.tags.failover_priority(),
@@ -275,6 +291,7 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
     let sync = view.sync.as_ref();
     let judged = Judged {
         after,
+        deposes: false,
         sync: ClusterView::revision_of(&view.sync),
         config: ClusterView::revision_of(&view.config),
         failover: ClusterView::revision_of(&view.failover),

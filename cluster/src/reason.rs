@@ -1,5 +1,6 @@
 //! Why a decision was taken. The Display is the sentence in the log, in `tenure.events` and in the CLI.
 
+use crate::deposition::Never;
 use crate::leader::Term;
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId, Timeline};
@@ -169,6 +170,16 @@ pub enum Reason {
     EndUnknown,
     #[error("this node's member key does not say yet that its Postgres runs")]
     NotPublished,
+    #[error("{0} is lost to this node, which ends its power to acknowledge in term {1}")]
+    LeaderLost(MemberName, Term),
+    #[error("whether {0} is lost is not known yet")]
+    LeaderUnsure(MemberName),
+    #[error("this node hears {0}")]
+    LeaderHeard(MemberName),
+    #[error("{0} hears {1}")]
+    VoterHears(MemberName, MemberName),
+    #[error("nobody is deposed from here: {0}")]
+    NeverDeposed(Never),
     #[error("the fittest of those that stand")]
     Fittest,
     #[error("the cluster has no data yet")]

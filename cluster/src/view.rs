@@ -75,6 +75,12 @@ pub struct Announcement {
     /// stay away from its key (`failsafe_mode`): that leader commits by what is confirmed to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub receives: bool,
+    /// It deposes the leader of that term, which still holds its key: [`crate::deposition`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deposes: bool,
+    /// It hears the leader of this term, whom others would depose. No word for any vacancy: `after` is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hears: Option<Term>,
     /// The timeline of its newest WAL.
     pub timeline: Timeline,
     /// What it has received (or, as primary, written), after it stopped receiving.

@@ -7,6 +7,7 @@ use crate::remember::Remembered;
 use crate::trouble::{self, Login};
 use crate::verbs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
+use cluster::deposition::Guarded;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
@@ -574,14 +575,15 @@ impl Dcs for Etcd {
 
     async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
         let mut when = vec![
-            Compare::create_revision(self.keys.leader(), CompareOp::Equal, 0),
+            // Of a leader that is deposed the term is the revision of its key.
+            unchanged(self.keys.leader(), if judged.deposes { judged.after.0 } else { 0 }),
             unchanged(self.keys.last_term(), judged.after.0),
             unchanged(self.keys.sync(), judged.sync),
             unchanged(self.keys.config(), judged.config),
             unchanged(self.keys.failover(), judged.failover),
         ];
         when.extend(judged.announcements.iter().map(|(name, revision)| unchanged(self.keys.announcement(name), *revision)));
-        let mut then = vec![self.put_leader(name, lease), self.last_term(name, "taken")];
+        let mut then = vec![self.put_leader(name, lease), self.last_term(name, if judged.deposes { "deposed" } else { "taken" })];
         if let Some(sync) = &judged.sync_becomes {
             then.push(TxnOp::put(self.keys.sync(), to_bytes(sync), None));
         }
@@ -630,6 +632,12 @@ impl Dcs for Etcd {
     async fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> Result<()> {
         let when = vec![unchanged(self.keys.last_term(), word.after.0)];
         self.guarded("the vacancy", when, vec![TxnOp::put(self.keys.announcement(name), to_bytes(word), on(lease))]).await.map(drop)
+    }
+
+    async fn say(&self, name: &MemberName, said: &Guarded, lease: LeaseId) -> Result<()> {
+        let key = self.keys.announcement(name);
+        let when = vec![unchanged(self.keys.leader(), said.leader.0), unchanged(key.clone(), said.mine)];
+        self.guarded("the leader or this node's own word", when, vec![TxnOp::put(key, to_bytes(&said.word), on(lease))]).await.map(drop)
     }
 
     async fn claim_initialize(&self, _name: &MemberName, lease: LeaseId) -> Result<i64> {

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::key::Keys;
 use crate::verbs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
+use cluster::deposition::Guarded;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
@@ -430,7 +431,7 @@ impl Dcs for Memory {
 
     async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
         let mut when = vec![
-            Guard::Absent(self.keys.leader()),
+            Guard::Modified(self.keys.leader(), if judged.deposes { judged.after.0 } else { 0 }),
             Guard::Modified(self.keys.last_term(), judged.after.0),
             Guard::Modified(self.keys.sync(), judged.sync),
             Guard::Modified(self.keys.config(), judged.config),
@@ -438,7 +439,7 @@ impl Dcs for Memory {
         ];
         when.extend(judged.announcements.iter().map(|(name, revision)| Guard::Modified(self.keys.announcement(name), *revision)));
         let then = || {
-            let mut then = vec![self.put_leader(name, lease), self.last_term(name, "taken")];
+            let mut then = vec![self.put_leader(name, lease), self.last_term(name, if judged.deposes { "deposed" } else { "taken" })];
             if let Some(sync) = &judged.sync_becomes {
                 then.push(put(self.keys.sync(), to_bytes(sync)));
             }
@@ -488,6 +489,12 @@ impl Dcs for Memory {
     async fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> Result<()> {
         let when = vec![Guard::Modified(self.keys.last_term(), word.after.0)];
         self.guarded("the vacancy", when, || vec![Write::Put(self.keys.announcement(name), to_bytes(word), lease)]).map(drop)
+    }
+
+    async fn say(&self, name: &MemberName, said: &Guarded, lease: LeaseId) -> Result<()> {
+        let key = self.keys.announcement(name);
+        let when = vec![Guard::Modified(self.keys.leader(), said.leader.0), Guard::Modified(key.clone(), said.mine)];
+        self.guarded("the leader or this node's own word", when, || vec![Write::Put(key.clone(), to_bytes(&said.word), lease)]).map(drop)
     }
 
     async fn claim_initialize(&self, _name: &MemberName, lease: LeaseId) -> Result<i64> {
@@ -588,7 +595,16 @@ mod tests {
     }
 
     fn vacancy() -> Judged {
-        Judged { after: Term(0), sync: 0, config: 0, failover: 0, announcements: vec![], sync_becomes: None, position: None }
+        Judged {
+            after: Term(0),
+            deposes: false,
+            sync: 0,
+            config: 0,
+            failover: 0,
+            announcements: vec![],
+            sync_becomes: None,
+            position: None,
+        }
     }
 
     fn take(memory: &Memory, who: &str, lease: LeaseId) -> Result<Term> {

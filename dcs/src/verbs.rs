@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use cluster::config::DynamicConfig;
+use cluster::deposition::Guarded;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
@@ -113,7 +114,7 @@ verbs! {
     /// Writes the member key onto the lease; `judged`: only if the key's revision is still this (0: absent).
     fn write_member(name: &MemberName, member: &Member, lease: LeaseId, judged: Option<i64>) -> ();
 
-    /// Takes the leader key of a vacancy, if nothing changed of what was judged.
+    /// Takes the leader key, of a vacancy or of the leader that is deposed, if nothing changed of what was judged.
     fn take_leader(name: &MemberName, lease: LeaseId, judged: &Judged) -> Term;
     /// Gives the leader key to another member in one write: no vacancy, no race.
     fn hand_over(hand_over: &HandOver) -> Term;
@@ -126,6 +127,8 @@ verbs! {
 
     /// Says what this node has, for the present vacancy.
     fn announce(name: &MemberName, word: &Announcement, lease: LeaseId) -> ();
+    /// Says something of the present leader, if it leads in the judged term still and nothing else was said in this name since.
+    fn say(name: &MemberName, word: &Guarded, lease: LeaseId) -> ();
 
     /// Claims the making of the first data directory; the claim goes with the lease. One that hangs on this lease already is ours: its answer
     /// was lost.

@@ -2,6 +2,7 @@
 
 use crate::server::Server;
 use crate::tenure::Tenure;
+use cluster::deposition::{Answer, Bond};
 use cluster::member::Member;
 use cluster::name::{SystemId, Timeline};
 use cluster::slots::Publication;
@@ -47,6 +48,24 @@ pub trait Host {
     fn receiver_running(&self) -> bool;
     /// Asks the WAL receiver to end; does not wait for it.
     fn stop_receiver(&self);
+
+    /// What [`Host::keep_bond`] kept last is kept so that neither this process' end nor the server's nor the host's undoes it. None ends it.
+    /// From the moment it is kept no receiver that begins may receive from whom it forbids ([`cluster::deposition::may_receive`]).
+    /// A host that can't keep one deposes nobody.
+    fn keep_bond(&self, _bond: Option<&Bond>) -> impl Future<Output = Result<(), String>> {
+        std::future::ready(Err("this server has nothing yet that keeps its WAL receiver to it".to_owned()))
+    }
+
+    // ---- The leader ----
+
+    /// One try to hear the leader, by its WAL, its arbiter or its Postgres; silent after `patience`.
+    fn hear(&self, _leader: &Member, _patience: Duration) -> impl Future<Output = Answer> {
+        std::future::ready(Answer::Silent)
+    }
+    /// Waits until there is a reason to try at once: the WAL receiver ended.
+    fn listen_wanted(&self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
 
     // ---- The page ----
 

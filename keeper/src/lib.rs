@@ -1,12 +1,13 @@
 //! The lease worker without Postgres: wake, observe, decide, apply, sleep.
 //!
-//! Two loops side by side. The keeper renews the lease whatever the other one waits for; the turns read the
-//! cluster, ask `cluster::race`, and do what it says. Both are generic over the store ([`dcs::LocalDcs`]) and over
+//! Three loops side by side. The keeper renews the lease whatever the others wait for; the turns read the
+//! cluster, ask `cluster::race`, and do what it says; the listener hears whether the leader lives. All are generic over the store ([`dcs::LocalDcs`]) and over
 //! the process that they run in ([`Host`]): the extension runs them in a background worker of Postgres, the simulation in a world of its own.
 //! There is one copy of each step, so what the simulation tries is what ships.
 //!
 //! What this crate never does: it reads no clock, starts no thread, touches no file and no server. It asks its host.
 
+mod deposition;
 mod host;
 mod keep;
 mod moving;
@@ -20,6 +21,7 @@ pub use host::Host;
 pub use server::Server;
 pub use tenure::{Look, Tenure, renewal_was_sent_at};
 
+use cluster::deposition::{Bond, Hearing};
 use cluster::instance::Instance;
 use cluster::leader::{LeaseId, Term};
 use cluster::member::Member;
@@ -77,6 +79,15 @@ pub struct Worker<S, H> {
     misplaced_since: Cell<Option<(Term, Moment)>>,
     /// Until when this node does not stand.
     stands_down_until: Cell<Option<Moment>>,
+    /// What was heard of the leader.
+    hearing: Cell<Hearing>,
+    /// Since when the leader is lost to this node.
+    lost_since: Cell<Option<Moment>>,
+    /// What this server bound itself to, and since when as far as this worker knows.
+    bond: RefCell<Option<Bond>>,
+    bound_since: Cell<Option<Moment>>,
+    /// When a deposition was called off here.
+    called_off_at: Cell<Option<Moment>>,
     /// What stands in the member key, and when it was written.
     published: RefCell<Option<(Member, LeaseId, Moment)>>,
     /// When `status` was written.
@@ -110,6 +121,11 @@ where
             unpromoted_since: Cell::new(None),
             misplaced_since: Cell::new(None),
             stands_down_until: Cell::new(None),
+            hearing: Cell::default(),
+            lost_since: Cell::new(None),
+            bond: RefCell::default(),
+            bound_since: Cell::new(None),
+            called_off_at: Cell::new(None),
             published: RefCell::new(None),
             status_written: Cell::new(None),
             retention: RefCell::default(),
@@ -123,6 +139,10 @@ where
     pub fn in_place_of(self, before: &Self) -> Self {
         self.moving.set(before.moving.get());
         self.began.set(before.began.get());
+        self.hearing.set(before.hearing.get());
+        *self.bond.borrow_mut() = before.bond.borrow().clone();
+        self.bound_since.set(before.bound_since.get());
+        self.called_off_at.set(before.called_off_at.get());
         self
     }
 

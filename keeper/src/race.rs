@@ -17,10 +17,10 @@ const RECEIVER_STOP: Duration = Duration::from_secs(1);
 const RECEIVER_LOOK: Duration = Duration::from_millis(2);
 
 /// Between two tries of a write that was not answered.
-const AGAIN: Duration = Duration::from_millis(100);
+pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 
 /// What the loop does after a step.
-enum Applied {
+pub(crate) enum Applied {
     /// Nothing to wait for.
     Settled,
     /// Look again after this long, or when woken.
@@ -36,7 +36,11 @@ fn name_of(step: &RaceStep) -> &'static str {
         RaceStep::Wait(_) => "wait",
         RaceStep::Announce(word) if word.stands => "stand",
         RaceStep::Announce(_) => "stand aside",
+        RaceStep::Take(judged) if judged.deposes => "take the leader key from the leader",
         RaceStep::Take(_) => "take the leader key",
+        RaceStep::Depose(_) => "depose the leader",
+        RaceStep::CallOff(_) => "call the deposition off",
+        RaceStep::Tell(_) => "tell who deposes",
     }
 }
 
@@ -88,6 +92,7 @@ where
             arbiter: self.host.arbiter_attends(now, self.patience_with_arbiter()),
             vacant_for: now.since(since),
             promised,
+            deposition: self.knowledge(view, now),
             stood_down: self.stands_down_until.get().is_some_and(|until| now < until),
         };
         let decision = race::decide(view, &me);
@@ -95,7 +100,7 @@ where
             self.host.note(&format!("nobody leads, and of this member: {}", decision.why));
         }
         self.tell_why("race", name_of(&decision.what), &decision.why.to_string());
-        match self.apply(decision).await {
+        match self.apply(view, decision).await {
             Applied::Settled => view.config().timing().loop_wait,
             Applied::LookAfter(pause) => pause,
             Applied::LookNow => {
@@ -105,12 +110,15 @@ where
         }
     }
 
-    async fn apply(&self, decision: Decision<RaceStep>) -> Applied {
+    async fn apply(&self, view: &ClusterView, decision: Decision<RaceStep>) -> Applied {
         match decision.what {
             RaceStep::Rest => Applied::Settled,
             RaceStep::Wait(pause) => Applied::LookAfter(pause),
             RaceStep::Announce(word) => self.announce(word).await,
             RaceStep::Take(judged) => self.take(&judged).await,
+            RaceStep::Depose(guarded) => self.depose(view, guarded).await,
+            RaceStep::CallOff(guarded) => self.call_off(&guarded).await,
+            RaceStep::Tell(guarded) => self.say(&guarded).await,
         }
     }
 
@@ -118,19 +126,7 @@ where
     async fn announce(&self, mut word: Announcement) -> Applied {
         let Some(held) = self.held.get() else { return Applied::LookAfter(RECEIVER_STOP) };
         if word.stands && !word.primary && !word.receives {
-            // From here on the old leader, whatever its clock says, gets no further confirmation from us.
-            let ended = Cell::new(false);
-            let stopped = async {
-                while self.host.receiver_running() {
-                    self.host.stop_receiver();
-                    // A level, not an event: nothing tells another process that a receiver has ended.
-                    self.host.sleep(RECEIVER_LOOK).await;
-                }
-                ended.set(true);
-            };
-            first_of(stopped, self.host.sleep(RECEIVER_STOP)).await;
-            if !ended.get() {
-                self.tell("race", "the WAL receiver does not end: not standing before it has");
+            if !self.receiver_ended().await {
                 return Applied::LookNow;
             }
             let server = self.host.server();
@@ -144,6 +140,24 @@ where
                 Applied::LookAfter(AGAIN)
             }
         }
+    }
+
+    /// Ends the receiver: from here on the old leader, whatever its clock says, gets no further confirmation from us. False where it does not end.
+    pub(crate) async fn receiver_ended(&self) -> bool {
+        let ended = Cell::new(false);
+        let stopped = async {
+            while self.host.receiver_running() {
+                self.host.stop_receiver();
+                // A level, not an event: nothing tells another process that a receiver has ended.
+                self.host.sleep(RECEIVER_LOOK).await;
+            }
+            ended.set(true);
+        };
+        first_of(stopped, self.host.sleep(RECEIVER_STOP)).await;
+        if !ended.get() {
+            self.tell("race", "the WAL receiver does not end: not standing before it has");
+        }
+        ended.get()
     }
 
     async fn take(&self, judged: &Judged) -> Applied {
@@ -163,7 +177,7 @@ where
                 if judged.position.is_some() && !judged.sync_becomes.as_ref().is_some_and(|sync| sync.until_promoted) {
                     self.host.change(|page| page.open(term.0, held.grant.lease.0, held.deadline));
                 }
-                if let Some((_, since)) = self.vacancy.get() {
+                if let Some(since) = self.vacancy.get().map(|(_, since)| since).or(self.lost_since.take()) {
                     self.host.race_took(self.clock().since(since));
                 }
                 self.tell("leader", &format!("took the leader key, term {term}"));

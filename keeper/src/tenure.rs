@@ -36,6 +36,8 @@ pub struct Tenure {
     demoting: AtomicU32,
     /// The worker is taking the leader key at this moment.
     taking: AtomicU32,
+    /// This server is bound by a deposition, or is about to be.
+    deposing: AtomicU32,
 }
 
 /// The words of a page at one look, for people and for judges; the fence asks [`Tenure::fence`].
@@ -227,14 +229,14 @@ impl Tenure {
     }
 
     /// Arbiter, in `failsafe_mode`: the leader can't reach etcd, and this node promises not to take its
-    /// key until `until`. False, and nothing is promised, where this node leads or is taking the key.
+    /// key until `until`. False, and nothing is promised, where this node leads, is taking the key or deposes the leader.
     ///
     /// Each side writes its own word first and reads the other's after that, all sequentially
     /// consistent: of a promise and a take at the same instant, at least one sees the other.
     pub fn promise(&self, until: Moment, now: Moment) -> bool {
         let before = self.promised_until_ns.fetch_max(until.as_nanos(), SeqCst);
         let leads = matches!(self.mode(), Mode::Open | Mode::Draining) && now < self.fence().deadline;
-        if leads || self.taking.load(SeqCst) != 0 {
+        if leads || self.taking.load(SeqCst) != 0 || self.deposing.load(SeqCst) != 0 {
             self.promised_until_ns.store(before, SeqCst);
             return false;
         }
@@ -264,6 +266,26 @@ impl Tenure {
     /// Worker: the take has ended, one way or the other.
     pub fn end_taking(&self) {
         self.taking.store(0, SeqCst);
+    }
+
+    /// Worker: this server is about to bind itself by a deposition. False where a promise forbids it; the two exclude each other like a promise and a take.
+    pub fn begin_deposing(&self, now: Moment) -> bool {
+        let before = self.deposing.swap(1, SeqCst);
+        let free = !self.is_promised(now);
+        if !free {
+            self.deposing.store(before, SeqCst);
+        }
+        free
+    }
+
+    /// Worker: this server is bound, since before this page or this worker began.
+    pub fn deposes_by_its_bond(&self) {
+        self.deposing.store(1, SeqCst);
+    }
+
+    /// Worker: it is bound no more.
+    pub fn end_deposing(&self) {
+        self.deposing.store(0, SeqCst);
     }
 
     /// The term of the present or last tenure; 0 before the first.

@@ -78,6 +78,7 @@ where
             return RETRY;
         }
         self.host.note(&closed::note(&view, &self.name, held.grant.lease));
+        self.settle_bond(&view, server).await;
         self.settle_page(&view, held, server, now).await;
         self.note_term(&view).await;
         self.publish_member(&view, server, now).await;

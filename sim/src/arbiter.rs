@@ -420,6 +420,7 @@ impl Arbiter {
     async fn clone_of(&self, from: &MemberName) -> Result<Done> {
         self.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
         self.world.stop_server(self.at, false).await;
+        self.take_word_back().await?;
         self.world.before_deletion(self.at, "clone");
         // Marked, then emptied: whoever is killed from here on leaves a mark.
         *self.world.nodes[self.at].data.borrow_mut() = Data::Incomplete(format!("clone from {from}"));
@@ -438,6 +439,14 @@ impl Arbiter {
                 Err(why)
             }
         }
+    }
+
+    /// Before the data goes that a word of this node speaks of, with the bond that keeps it true.
+    async fn take_word_back(&self) -> Result<()> {
+        let view = self.view.borrow().clone();
+        let Some(said) = cluster::deposition::before_new_data(&view, &self.name, self.world.bond(self.at).as_ref()) else { return Ok(()) };
+        let (name, lease) = (self.name.clone(), view.lease_of(&self.name).unwrap_or_default());
+        Ok(self.store().say(&name, &said, lease).await?)
     }
 
     async fn copy(&self, from: &MemberName) -> Result<Data> {
@@ -490,6 +499,7 @@ impl Arbiter {
             *node.data.borrow_mut() = Data::Present(same);
             return self.start(view, self.follow_of(Some(from))).await;
         }
+        self.take_word_back().await?;
         self.world.before_deletion(self.at, "rewind");
         *node.data.borrow_mut() = Data::Incomplete("rewind".to_owned());
         let until = self.world.now() + self.world.random.mostly(200 * MS, 3000 * MS);

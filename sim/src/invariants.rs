@@ -36,6 +36,10 @@ pub(crate) struct Judge {
     pub goes_on_by_promises: u64,
     /// A standby that stood received and confirmed more: the receiver came back.
     pub confirmed_after_standing: u64,
+    /// How often a leader was deposed.
+    pub deposed: u64,
+    /// The leader by the key, in the newest term.
+    leads: Option<usize>,
     term: i64,
     sync: Option<SyncState>,
     pub leaders: u64,
@@ -71,8 +75,10 @@ impl World {
             );
         }
         let opened = self.judge.borrow().opened;
+        self.deposed_leader_acknowledges_nothing_new(server, commit, end);
         if let Some((token, other)) = opened.filter(|(token, other)| *token > page.token && *other != at)
             && !self.setting.bad_clocks
+            && !(self.setting.deposes && self.has(other, commit, end))
         {
             let other = &self.nodes[other].name;
             self.violated(
@@ -96,6 +102,29 @@ impl World {
         let mut judge = self.judge.borrow_mut();
         judge.acknowledged.insert(commit);
         judge.last_acknowledged = Some(self.now());
+    }
+
+    /// **deposed_leader_acknowledges_nothing_new**: what is acknowledged once another holds the key was confirmed before: that one has it. (The client is
+    /// told late of what is there.)
+    fn deposed_leader_acknowledges_nothing_new(&self, server: &Server, commit: u64, end: u64) {
+        let judge = self.judge.borrow();
+        let Some(leads) = judge.leads.filter(|leads| *leads != server.at && judge.term > server.page.look().token) else { return };
+        drop(judge);
+        if self.setting.sync && !self.has(leads, commit, end) {
+            let (me, other) = (&self.nodes[server.at].name, &self.nodes[leads].name);
+            self.violated(
+                "deposed_leader_acknowledges_nothing_new",
+                format!("{me} acknowledges commit {commit} in term {} although {other} leads and lacks it", server.page.look().term),
+            );
+        }
+    }
+
+    /// **bound_servers_confirm_nothing**: whoever has bound itself by a deposition confirms nothing to a server of a timeline that the deposed one may be on.
+    pub fn bound_servers_confirm_nothing(&self, me: &Server, source: &Server) {
+        if !self.bond_allows(me.at, source.at) {
+            let (me, source) = (&self.nodes[me.at].name, &self.nodes[source.at].name);
+            self.violated("bound_servers_confirm_nothing", format!("{me} confirms to {source} although {:?} binds it", me));
+        }
     }
 
     fn has(&self, at: usize, commit: u64, end: u64) -> bool {
@@ -185,7 +214,10 @@ impl World {
         let opened = self.judge.borrow().opened;
         let ahead = self.clock(at) < after.deadline;
         match opened {
-            Some((token, other)) if other != at && (token == after.token || token > after.token && ahead && !self.setting.bad_clocks) => {
+            Some((token, other))
+                if other != at
+                    && (token == after.token || token > after.token && ahead && !self.setting.bad_clocks && !self.setting.deposes) =>
+            {
                 let other = &self.nodes[other].name;
                 self.violated(
                     "one_acknowledger_at_a_time",
@@ -248,7 +280,10 @@ impl World {
             if token > known {
                 self.tell("etcd", &format!("{} leads in term {}", leader.name, leader.term));
             }
-            self.judge.borrow_mut().term = token;
+            let deposed = token > known && view.last_term.as_ref().is_some_and(|last| last.value.how == "deposed");
+            let mut judge = self.judge.borrow_mut();
+            judge.deposed += u64::from(deposed);
+            (judge.term, judge.leads) = (token, self.number_of(&leader.name));
         }
         self.sync_key_is_sound(&view);
     }

@@ -6,6 +6,7 @@
 //! what is modelled and what is not.
 
 mod arbiter;
+mod depose;
 mod forget;
 mod invariants;
 mod postgres;
@@ -50,6 +51,8 @@ pub struct Report {
     pub leaders: u64,
     /// How often a leader went on by promises (`failsafe_mode`).
     pub goes_on_by_promises: u64,
+    /// How often a leader was deposed.
+    pub deposed: u64,
     /// Standbys that received more after they had said what they have.
     pub confirmed_after_standing: u64,
     /// How long the cluster took to be whole after the last fault.
@@ -131,7 +134,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     let report = Report {
         seed,
         setting: format!(
-            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}",
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}{}",
             setting.nodes,
             match (setting.sync, setting.quorum) {
                 (true, true) => "quorum",
@@ -145,12 +148,14 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
             if setting.failsafe { ", failsafe_mode" } else { "" },
             if setting.forgets { ", etcd forgets" } else { "" },
             if setting.copies { ", copies" } else { "" },
+            if setting.deposes { ", deposition" } else { "" },
         ),
         steps: world.time.steps.get(),
         simulated: world.now(),
         commits: (judge.acknowledged.len(), judge.refused, judge.unknown),
         leaders: judge.leaders,
         goes_on_by_promises: judge.goes_on_by_promises,
+        deposed: judge.deposed,
         confirmed_after_standing: judge.confirmed_after_standing,
         healed_after,
         limit: judge.limit.clone(),
@@ -175,7 +180,8 @@ fn found(world: &World) {
     let mut wal = Wal::new();
     let checkpoint = (wal.end(), 1);
     wal.write(114, 0);
-    let disk = Disk { wal, ended: Ended::CleanPrimary, checkpoint, known: BTreeSet::from([1]), standby_names: Setting::nobody() };
+    let disk =
+        Disk { wal, ended: Ended::CleanPrimary, checkpoint, known: BTreeSet::from([1]), standby_names: Setting::nobody(), bond: None };
     *world.nodes[0].data.borrow_mut() = Data::Present(disk);
     let keys = world.etcd.keys();
     world.etcd.put_by_hand(keys.initialize(), system().0.as_bytes());

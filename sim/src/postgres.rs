@@ -47,6 +47,8 @@ pub(crate) struct Server {
     pub upstream: Cell<Option<usize>>,
     pub streaming: Cell<bool>,
     pub received: Cell<Option<u64>>,
+    /// When the receiver last got a message.
+    pub heard: Cell<Duration>,
     replay_from: u64,
     replay_until: Cell<Duration>,
     receiver: Cell<Option<TaskId>>,
@@ -180,6 +182,7 @@ impl World {
             }),
             streaming: Cell::new(false),
             received: Cell::new(None),
+            heard: Cell::default(),
             replay_from: from.0.min(end),
             replay_until: Cell::new(now + replays),
             receiver: Cell::new(None),
@@ -240,6 +243,7 @@ impl World {
                 let task = self.time.spawn((server.at, Part::Receiver), async move {
                     world.receive(&mine).await;
                     mine.streaming.set(false);
+                    world.nodes[mine.at].wake_listener.notify(&world.time);
                 });
                 server.receiver.set(Some(task));
             }
@@ -262,10 +266,11 @@ impl World {
         }
         self.time.sleep(self.delay() + self.delay()).await;
         let Some(source) = self.serving(up).filter(|server| !server.stopping.get()) else { return };
-        if self.time.is_frozen((up, Part::Server)) || !self.may_stream(me.at, up) {
+        if self.time.is_frozen((up, Part::Server)) || !self.may_stream(me.at, up) || !self.bond_allows(me.at, up) {
             return;
         }
         me.streaming.set(true);
+        me.heard.set(self.now());
         source.senders.borrow_mut().insert(me.at);
         self.confirm(me, &source);
         self.nodes[me.at].wake_worker.notify(&self.time);
@@ -287,6 +292,7 @@ impl World {
                 continue;
             }
             quiet_since = self.now();
+            me.heard.set(quiet_since);
             match news {
                 None => self.confirm(me, &source), // the regular status message
                 Some(true) => break,
@@ -346,6 +352,7 @@ impl World {
 
     /// Sends what is flushed here; the message arrives whatever becomes of the sender.
     fn confirm(self: &Rc<Self>, me: &Rc<Server>, source: &Rc<Server>) {
+        self.bound_servers_confirm_nothing(me, source);
         self.deliver_confirmation(me.at, self.end_of(me.at), source.clone(), self.now());
     }
 

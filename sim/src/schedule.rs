@@ -45,7 +45,7 @@ impl World {
         }
     }
 
-    fn leader(&self) -> Option<usize> {
+    pub(crate) fn leader(&self) -> Option<usize> {
         self.number_of(&crate::worker::now(self.etcd.load_view()).ok()?.leader?.name)
     }
 
@@ -80,6 +80,9 @@ impl World {
 
     fn fault(self: &Rc<Self>, span: Duration) {
         if self.setting.forgets && self.forget(span) {
+            return;
+        }
+        if self.setting.deposes && self.lose_leader(span) {
             return;
         }
         if self.setting.forgets && self.apart.per_mille(60) {
@@ -296,7 +299,7 @@ impl World {
         });
     }
 
-    fn arbiter_dies(&self, at: usize) {
+    pub(crate) fn arbiter_dies(&self, at: usize) {
         self.time.kill((at, Part::Arbiter));
         if let Some(server) = self.server(at) {
             server.attached.set(false);

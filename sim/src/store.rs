@@ -4,6 +4,7 @@ use crate::time::{Part, Process};
 use crate::worker::now;
 use crate::world::World;
 use cluster::config::DynamicConfig;
+use cluster::deposition::Guarded;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
@@ -92,6 +93,12 @@ impl LocalDcs for Store {
             self.world.announces(&server, word);
         }
         travel!(self.announce(name, word; &name, &word, lease))
+    }
+    async fn say(&self, name: &MemberName, word: &Guarded, lease: LeaseId) -> Result<()> {
+        if let Some(server) = self.world.server(self.process.0).filter(|_| self.process.1 == Part::Worker) {
+            self.world.announces(&server, &word.word);
+        }
+        travel!(self.say(name, word; &name, &word, lease))
     }
     async fn claim_initialize(&self, name: &MemberName, lease: LeaseId) -> Result<i64> {
         travel!(self.claim_initialize(name; &name, lease))

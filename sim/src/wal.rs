@@ -1,5 +1,6 @@
 //! Write-ahead log and data directory of a simulated server: records with positions, timelines as Postgres numbers them.
 
+use cluster::deposition::Bond;
 use cluster::history::{History, Line};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
@@ -92,6 +93,8 @@ pub(crate) struct Disk {
     pub known: BTreeSet<u32>,
     /// `synchronous_standby_names` in postgresql.conf.
     pub standby_names: Setting,
+    /// What a deposition binds this server to.
+    pub bond: Option<Bond>,
 }
 
 /// What is in a data directory.

@@ -3,8 +3,9 @@
 use crate::postgres::Server;
 use crate::store::Store;
 use crate::time::{Part, Signal};
-use crate::world::{World, system};
+use crate::world::{MS, World, system};
 use cluster::config::DynamicConfig;
+use cluster::deposition::{Answer, Bond};
 use cluster::instance::Instance;
 use cluster::lsn::Lsn;
 use cluster::member::{Member, MemberRole, MemberState, Tags, TenureFacts};
@@ -77,8 +78,10 @@ pub(crate) fn spawn(world: &Rc<World>, server: Rc<Server>) {
     let store = Rc::new(Store { world: world.clone(), process, remembered: remembered.clone() });
     let host = Process { world: world.clone(), server, at, lease_wanted: Signal::default(), remembered };
     let worker = Rc::new(Worker::new(store, host, world.nodes[at].name.clone(), instance_of(world, at)));
-    let keeper = worker.clone();
+    worker.recall_bond(world.bond(at));
+    let (keeper, listener) = (worker.clone(), worker.clone());
     world.time.spawn(process, async move { match keeper.keep_lease().await {} });
+    world.time.spawn(process, async move { match listener.listen().await {} });
     world.time.spawn(process, async move { match worker.turns().await {} });
 }
 
@@ -144,6 +147,26 @@ impl Host for Process {
 
     fn stop_receiver(&self) {
         self.server.stop_receiver(&self.world);
+    }
+
+    async fn keep_bond(&self, bond: Option<&Bond>) -> Result<(), String> {
+        self.world.time.sleep(self.world.apart.mostly(2 * MS, 80 * MS)).await;
+        let mut data = self.world.nodes[self.at].data.borrow_mut();
+        let disk = data.disk_mut().ok_or("the data directory is gone")?;
+        disk.bond = bond.cloned();
+        Ok(())
+    }
+
+    async fn hear(&self, leader: &Member, patience: Duration) -> Answer {
+        let at = (0..self.world.nodes.len()).find(|at| configured(&self.world, *at).conn_url == leader.conn_url);
+        match at {
+            Some(at) => self.world.hear(self.at, at, patience).await,
+            None => Answer::Silent,
+        }
+    }
+
+    async fn listen_wanted(&self) {
+        self.world.nodes[self.at].wake_listener.notified(&self.world.time).await;
     }
 
     fn page(&self) -> &Tenure {
@@ -213,6 +236,7 @@ pub(crate) fn configuration(world: &World) -> DynamicConfig {
         "maximum_lag_on_failover": 1_048_576,
         "primary_start_timeout": setting.start_timeout,
         "failsafe_mode": setting.failsafe,
+        "deposition": setting.deposes,
     });
     DynamicConfig(document.as_object().cloned().unwrap_or_default())
 }

@@ -68,6 +68,7 @@ pub(crate) struct Node {
     pub off: Cell<bool>,
     pub wake_worker: Signal,
     pub wake_arbiter: Signal,
+    pub wake_listener: Signal,
     /// The arbiter that is (or was last) there, for those that send it requests.
     pub arbiter: RefCell<Weak<Arbiter>>,
     /// The postmaster ended; the arbiter has not looked yet.
@@ -117,6 +118,8 @@ pub struct Options {
     pub forgets: bool,
     /// A host with a copy of a node's disk and file is started at times, in four of ten runs.
     pub copies: bool,
+    /// `deposition` is on, in seven of ten synchronous runs.
+    pub deposes: bool,
 }
 
 /// What is chosen for one run.
@@ -138,6 +141,8 @@ pub(crate) struct Setting {
     pub forgets: bool,
     /// There is one host more than nodes, which gets copies of their disks.
     pub copies: bool,
+    /// `deposition`.
+    pub deposes: bool,
 }
 
 pub(crate) struct World {
@@ -183,12 +188,18 @@ impl World {
             bad_clocks: random.per_mille(300),
             // Drawn apart, so that a seed's other choices stay what they were before there was this one.
             failsafe: Random::new(!options.seed).per_mille(400),
+            deposes: options.deposes && Random::new(options.seed ^ 0x4445_504f_5345).per_mille(700),
             forgets: options.forgets && Random::new(options.seed ^ 0x464f_5247_4554).per_mille(400),
             copies: options.copies && Random::new(options.seed ^ 0x434f_5049_4553).per_mille(400),
         };
         let bad_clocks = setting.bad_clocks && setting.sync;
         // Under a clock that stands still a quorum is not safe: a standby receives again after its word (docs/simulation.md).
-        let setting = Setting { bad_clocks, quorum: setting.quorum && setting.sync && !bad_clocks, ..setting };
+        let setting = Setting {
+            bad_clocks,
+            quorum: setting.quorum && setting.sync && !bad_clocks,
+            deposes: setting.deposes && setting.sync,
+            ..setting
+        };
         let scope = Scope::new("sim").unwrap_or_else(|why| unreachable!("a constant: {why}"));
         let apart = Random::new(options.seed ^ 0x41_5041_5254);
         let copied = if setting.copies { apart.index(setting.nodes) } else { 0 };
@@ -209,6 +220,7 @@ impl World {
             off: Cell::new(at >= setting.nodes),
             wake_worker: Signal::default(),
             wake_arbiter: Signal::default(),
+            wake_listener: Signal::default(),
             arbiter: RefCell::default(),
             postmaster_gone: Cell::new(false),
             changed: Changes::default(),

@@ -134,6 +134,7 @@ pub fn candidate(who: &str, timeline: u32, lsn: Lsn) -> Candidate {
         vacant_for: Duration::from_secs(60),
         stood_down: false,
         promised: false,
+        deposition: Default::default(),
     }
 }
 
@@ -146,6 +147,8 @@ pub fn word(timeline: u32, lsn: Lsn) -> Versioned<Announcement> {
             why: None,
             primary: false,
             receives: false,
+            deposes: false,
+            hears: None,
             timeline: Timeline(timeline),
             lsn,
             priority: 1,

@@ -36,6 +36,9 @@ struct Arguments {
     /// Starts copies of nodes' disks on another host, in four of ten runs.
     #[arg(long)]
     copies: bool,
+    /// Sets `deposition`, in seven of ten synchronous runs.
+    #[arg(long)]
+    deposes: bool,
 }
 
 #[derive(Default)]
@@ -48,6 +51,7 @@ struct Total {
     cut: u64,
     tenures: u64,
     goes_on_by_promises: u64,
+    deposed: u64,
     confirmed_after_standing: u64,
     slowest: Option<(Duration, u64)>,
     failures: Vec<(u64, String)>,
@@ -65,6 +69,7 @@ impl Total {
         self.cut += report.commits.2;
         self.tenures += report.leaders;
         self.goes_on_by_promises += report.goes_on_by_promises;
+        self.deposed += report.deposed;
         self.confirmed_after_standing += report.confirmed_after_standing;
         self.slowest = self.slowest.max(report.healed_after.map(|after| (after, report.seed)));
         self.limits.extend(report.limit.as_ref().map(|_| report.seed));
@@ -90,8 +95,8 @@ fn main() -> ExitCode {
             if over(seed, &total.lock().unwrap_or_else(PoisonError::into_inner)) {
                 return;
             }
-            let Arguments { steps, verbose, forgets, copies, .. } = arguments;
-            let report = sim::run(&Options { seed, steps, verbose, forgets, copies });
+            let Arguments { steps, verbose, forgets, copies, deposes, .. } = arguments;
+            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes });
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             if arguments.verbose && report.violation.is_none() {
                 report.schedule.iter().for_each(|line| println!("{line}"));
@@ -112,7 +117,7 @@ fn main() -> ExitCode {
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{} runs from seed {first}, {} faults each: {} steps, {:.1} simulated hours, {} tenures; commits {} acknowledged, {} refused, {} cut; \
-         {} times on by promises, received after standing {}; slowest to heal {}; {:.0} s",
+         {} times on by promises, {} deposed, received after standing {}; slowest to heal {}; {:.0} s",
         total.runs,
         arguments.steps,
         total.steps,
@@ -122,6 +127,7 @@ fn main() -> ExitCode {
         total.refused,
         total.cut,
         total.goes_on_by_promises,
+        total.deposed,
         total.confirmed_after_standing,
         total.slowest.map_or("-".to_owned(), |(after, seed)| format!("{:.0} s (seed {seed})", after.as_secs_f64())),
         began.elapsed().as_secs_f64(),
