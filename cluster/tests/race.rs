@@ -46,6 +46,7 @@ fn check(case: &str, twist: Twist, step: &str, why: &str) {
             "refuse".to_owned()
         }
         RaceStep::Take(_) => "take".to_owned(),
+        RaceStep::Depose(_) | RaceStep::CallOff(_) | RaceStep::Tell(_) => "depose".to_owned(),
     };
     assert_eq!(told, step, "{case}: {}", decision.why);
     let said = decision.why.to_string();
@@ -523,7 +524,7 @@ fn restarted_voter(rounds: u32, standbys: &str, quorum: u32) -> Option<&'static 
                 RaceStep::Announce(value) => {
                     view.announcements.insert(racers[at].name.clone(), Versioned { value, revision: 9 });
                 }
-                RaceStep::Wait(_) | RaceStep::Rest => {}
+                RaceStep::Wait(_) | RaceStep::Rest | RaceStep::Depose(_) | RaceStep::CallOff(_) | RaceStep::Tell(_) => {}
             }
         }
     }

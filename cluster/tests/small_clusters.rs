@@ -344,6 +344,7 @@ impl Cluster {
                     self.lead(&me);
                 }
                 Some(RaceStep::Take(_)) => {}
+                Some(RaceStep::Depose(_) | RaceStep::CallOff(_) | RaceStep::Tell(_)) => panic!("deposition is off"),
             }
         }
         moved

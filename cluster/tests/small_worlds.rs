@@ -141,7 +141,9 @@ fn run(world: &mut World) -> Option<MemberName> {
                     world.view.announcements.insert(racer.name.clone(), said);
                 }
                 RaceStep::Wait(wait) => assert!(wait > Duration::ZERO, "a wait that does not wait"),
-                RaceStep::Rest => panic!("rests although nobody leads"),
+                RaceStep::Rest | RaceStep::Depose(_) | RaceStep::CallOff(_) | RaceStep::Tell(_) => {
+                    panic!("nobody leads, and it does nothing about that")
+                }
             }
         }
     }

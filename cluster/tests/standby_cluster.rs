@@ -494,6 +494,7 @@ impl Pair {
                     self.lead(at);
                 }
                 RaceStep::Take(_) => {}
+                RaceStep::Depose(_) | RaceStep::CallOff(_) | RaceStep::Tell(_) => panic!("a standby cluster deposes nobody"),
             }
         }
     }
