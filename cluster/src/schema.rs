@@ -43,7 +43,7 @@ enum Kind {
 use Kind::*;
 
 /// The keys at the top, as the field knows them.
-const TOP: [(&str, Kind); 37] = [
+const TOP: [(&str, Kind); 38] = [
     (
         "ttl",
         Between(

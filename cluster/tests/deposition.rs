@@ -21,6 +21,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 use world::*;
 
+/// Takes each change that may happen next.
+type Add<'a> = dyn FnMut(&dyn Fn(&mut Small)) + 'a;
+
 const MS: Duration = Duration::from_millis(1);
 
 /// n1 leads, n2 and n3 vote, one vote is needed besides one's own.
@@ -493,7 +496,7 @@ impl Rules {
     }
 
     /// A request arrives: its answer is heard or not, and what was not heard may be carried out again.
-    fn requests(&self, small: &Small, at: usize, add: &mut dyn FnMut(&dyn Fn(&mut Small))) {
+    fn requests(&self, small: &Small, at: usize, add: &mut Add<'_>) {
         for (index, sent) in small.standbys[at].sent.iter().enumerate() {
             let last = small.standbys[at].awaits && index + 1 == small.standbys[at].sent.len();
             add(&|s| {
@@ -565,7 +568,7 @@ impl Rules {
         race::decide(&self.view(small), &racer).what
     }
 
-    fn decide(&self, small: &Small, at: usize, bound: bool, add: &mut dyn FnMut(&dyn Fn(&mut Small))) {
+    fn decide(&self, small: &Small, at: usize, bound: bool, add: &mut Add<'_>) {
         let me = &small.standbys[at];
         let bond = me.bond.filter(|_| bound);
         let keys = (small.term, small.sync_revision, small.key_dropped);
