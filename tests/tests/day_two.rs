@@ -386,7 +386,11 @@ async fn run(cluster: &Cluster, line: &str) -> Output {
 async fn every_command_of_the_runbook_is_taken() {
     let cluster = Cluster::of(3).ttl(5).start().await;
     let runbook = file("docs/runbook.md");
-    let mut tried = 0;
+    let (mut tried, mut surprises) = (0, Vec::new());
+    // There is an incident to explain.
+    if cluster.leader().await.name() == "n1" {
+        cluster.cli_ok(&["switchover", "--candidate", "n2", "--force"]).await;
+    }
     for part in runbook.split("\n## ") {
         let heading = part.lines().next().unwrap_or_default();
         // The book says that n1 leads.
@@ -400,17 +404,21 @@ async fn every_command_of_the_runbook_is_taken() {
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
             // On a cluster that is well some of them have nothing to do, and say so.
             let expected = match line.as_str() {
-                "tenure rebuild-keys --force" => Some("nobody doubts"),
+                "tenure rebuild-keys --force" => Some("no member doubts"),
+                "tenure resume" => Some("Cluster is not paused"),
                 _ => None,
             };
-            match expected {
-                Some(part) => assert!(output.status.code() == Some(1) && words.contains(part), "{heading}: {line}: {words}"),
-                None => assert!(output.status.success(), "{heading}: {line}: {}{words}", said(&output)),
+            let as_expected = match expected {
+                Some(part) => output.status.code() == Some(1) && words.contains(part),
+                None => output.status.success(),
+            };
+            if !as_expected {
+                surprises.push(format!("{heading}: {line}: {}{words}", said(&output)));
             }
             tried += 1;
         }
     }
     println!("{tried} commands");
-    assert!(tried > 35, "{tried} commands");
+    assert!(tried > 35 && surprises.is_empty(), "{tried} commands; {surprises:#?}");
     cluster.healthy().await;
 }
