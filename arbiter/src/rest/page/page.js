@@ -72,7 +72,7 @@ function drawMembers() {
     const well = member.state === "running" || member.state === "streaming";
     row.append(
       cell("Member", name, leads ? "leads" : ""),
-      cell("Role", member.role.replaceAll("_", " "), leads ? "leads" : ""),
+      cell("Role", member.role.replaceAll("_", " ") + (leads && !state.fresh ? ", when etcd last answered" : ""), leads ? "leads" : ""),
       cell("State", member.state + (member.pending_restart ? ", waits for a restart" : ""), well ? "ok" : "bad"),
       cell("Timeline", member.timeline === undefined ? "" : String(member.timeline)),
       cell("Behind", leads ? "" : bytes(member.lag)),
@@ -99,6 +99,8 @@ function drawFaults() {
     row.append(make("strong", fault.severity + ": " + fault.subject, kinds[fault.severity]), " " + fault.sentence, make("span", "hint: " + fault.hint, "hint"));
     return row;
   });
+  // What was read before etcd went away says nothing of now.
+  if (!state.fresh) rows.unshift(make("li", rows.length ? "as of when etcd last answered:" : "not known while etcd does not answer; none when it last did", "warn"));
   at("faults").replaceChildren(...(rows.length ? rows : [make("li", "none", "ok")]));
   at("decisions").replaceChildren(...state.decisions.map((record) => {
     const row = make("li");
