@@ -198,7 +198,7 @@ mod tests {
             "fleet check",
             "arbiter f",
             "adopt --check f",
-            "abandon f --start 'patroni f' --timeout 60",
+            "abandon f --start patroni --timeout 60",
         ] {
             let words = std::iter::once("tenure").chain(line.split_whitespace());
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -166,7 +166,11 @@ fn every_fault_is_found_and_nothing_else() {
             |view| view.members.get_mut(&name("n2")).unwrap().member.tenure.as_mut().unwrap().arbiter = false,
             &["warning: n2: no arbiter runs beside it"],
         ),
-        ("another program's member", |view| view.members.get_mut(&name("n2")).unwrap().member.tenure = None, &[]),
+        (
+            "another program's member",
+            |view| view.members.get_mut(&name("n2")).unwrap().member.tenure = None,
+            &["notice: n2: Patroni 4.1.4 runs it, and pg_tenure others"],
+        ),
         (
             "pending restart",
             |view| view.members.get_mut(&name("n1")).unwrap().member.pending_restart = true,

@@ -42,7 +42,11 @@ fn with_members(script: &str) -> String {
 /// Where the script that was made takes any word and a member is meant, it takes members.
 fn members_in_zsh(script: &str) -> String {
     let named = ["LEADER", "CANDIDATE", "MEMBER"].map(|value| format!(":{value}:_default'"));
-    let meant = |line: &str| named.iter().any(|end| line.contains(end)) || line.starts_with(r"'*::words -- \[CLUSTER\] \[MEMBER");
+    let meant = |line: &str| {
+        named.iter().any(|end| line.contains(end))
+            || line.starts_with(r"'*::words -- \[CLUSTER\] \[MEMBER")
+            || line.starts_with(r"'*::words -- \[CLUSTER\] MEMBER:")
+    };
     let mut lines: Vec<String> =
         script.lines().map(|line| if meant(line) { line.replace(":_default'", ":_tenure_members'") } else { line.to_owned() }).collect();
     // What is to be there before the script ends by calling itself.
