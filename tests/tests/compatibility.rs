@@ -249,8 +249,13 @@ async fn what_the_tables_say_of_rest_and_of_the_command_line() {
     cluster.start_all().await;
     node.logged(&["postgresql.custom_conf"], PATIENCE).await;
 
-    let looks = node.get("/primary").await.expect("GET /primary");
-    assert!(looks.status == 200 && looks.head.to_lowercase().contains("x-rack: r7"), "{looks:?}");
+    // The server writes before its arbiter has looked again after the founding.
+    wait::until("GET /primary to answer 200 with the header of the file", PATIENCE, async || {
+        let looks = node.get("/primary").await?;
+        anyhow::ensure!(looks.status == 200 && looks.head.to_lowercase().contains("x-rack: r7"), "{looks:?}");
+        Ok(())
+    })
+    .await;
     let refused = node.post("/reload", &json!({})).await.expect("POST /reload");
     assert_eq!(refused.status, 403, "who is not on the list: {refused:?}");
     cluster.reconfigure(node, |config| config["restapi"]["allowlist"] = json!(["10.99.99.99", "127.0.0.0/8"]));
