@@ -26,7 +26,9 @@ PACKAGES := postgresql-$(PG_MAJOR) postgresql-server-dev-$(PG_MAJOR) etcd-server
             libclang-dev clang protobuf-compiler libprotobuf-dev pkg-config build-essential
 # What stories work with besides.
 TESTED_WITH := pgbackrest barman python3-venv haproxy pgbouncer strace zsh fish libcap2-bin
-PATRONI     := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary check_patroni==2.2.0
+PATRONI_PACKAGES := patroni[etcd3,psycopg3]==4.1.5 psycopg-binary check_patroni==2.2.0
+# As root the tests run Patroni as user postgres, who may not be able to read the checkout, nor a Python in root's home.
+PATRONI_AT  := $(if $(SUDO),$(TARGET),/opt/pg_tenure-tests)/patroni
 
 # The product is built in release, once, for tests, demo and installation alike. What the benchmarks and the storm need is built for them
 # only: no feature of a dependency differs between the two commands, so nothing is compiled twice. The crates of the arbiter and the
@@ -61,13 +63,13 @@ setup:
 setup-tests: setup
 	$(call installed,$(TESTED_WITH))
 
-# patronictl and check_patroni, for the stories on compatibility; they skip, loudly, where it can't be had.
+# Patroni, patronictl and check_patroni, for the stories on compatibility and on moving over; they skip, loudly, where it can't be had.
 patroni: setup-tests
-	@[ -x $(TARGET)/patroni/bin/patronictl -a -x $(TARGET)/patroni/bin/check_patroni ] || { \
-	    echo "setup: patronictl into $(TARGET)/patroni"; \
-	    { python3 -m venv $(TARGET)/patroni || /usr/bin/python3 -m venv $(TARGET)/patroni; } && \
-	    $(TARGET)/patroni/bin/pip install --quiet $(foreach p,$(PATRONI),'$(p)'); } || \
-	    { rm -rf $(TARGET)/patroni; echo "setup: no patronictl here; the stories that need it will skip"; }
+	@[ -x $(PATRONI_AT)/bin/patronictl -a -x $(PATRONI_AT)/bin/check_patroni ] || { \
+	    echo "setup: Patroni into $(PATRONI_AT)"; umask 022; \
+	    /usr/bin/python3 -m venv $(PATRONI_AT) && \
+	    $(PATRONI_AT)/bin/pip install --quiet $(foreach p,$(PATRONI_PACKAGES),'$(p)'); } || \
+	    { rm -rf $(PATRONI_AT); echo "setup: no Patroni here; the stories that need it will skip"; }
 
 build: setup
 	@demo/compile.sh $(RELEASE) $(PRODUCT) $(FEATURES)

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "sick: needs root, for a disk in a file" >&2; exit 1; }
 WHO=$1 FAULT=$2 SECONDS_MOST=${3:-60}
-DIR=${DIR:-/tmp/pg_tenure-sick} PG_BIN=${PG_BIN:-/usr/lib/postgresql/15/bin} PATRONI=${PATRONI:-/opt/patroni/bin}
+DIR=${DIR:-/tmp/pg_tenure-sick} PG_BIN=${PG_BIN:-/usr/lib/postgresql/15/bin} PATRONI=${PATRONI:-/opt/pg_tenure-tests/patroni/bin}
 E=13379 P1=16431 P2=16432 R1=19001 R2=19002
 as_postgres=(setpriv --reuid postgres --regid postgres --init-groups env "HOME=$DIR" PGPASSWORD=demo)
 end() {

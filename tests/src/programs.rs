@@ -32,17 +32,24 @@ pub fn tenure() -> PathBuf {
     path
 }
 
-/// `patroni`, for comparisons: `PATRONI`, else the one beside `patronictl`. It has to be one that the user of
-/// Postgres can run, so not in root's home.
+/// `patroni`, for comparisons and for moving over: `PATRONI`, else the one that `make patroni` installed.
 pub fn patroni() -> Option<PathBuf> {
-    let path = std::env::var_os("PATRONI").map_or_else(|| target().join("patroni/bin/patroni"), PathBuf::from);
-    path.exists().then_some(path)
+    installed_patroni("PATRONI", "patroni")
 }
 
-/// `patronictl`: `PATRONICTL`, else the one that `make setup` put into the target directory.
+/// `patronictl`: `PATRONICTL`, else the one that `make patroni` installed.
 pub fn patronictl() -> Option<PathBuf> {
-    let path = std::env::var_os("PATRONICTL").map_or_else(|| target().join("patroni/bin/patronictl"), PathBuf::from);
-    path.exists().then_some(path)
+    installed_patroni("PATRONICTL", "patronictl")
+}
+
+/// What `variable` names, else `program` where `make patroni` puts it: for root a place that the user of Postgres can
+/// read, who runs it in the stories; the target directory for everyone else.
+fn installed_patroni(variable: &str, program: &str) -> Option<PathBuf> {
+    if let Some(said) = std::env::var_os(variable) {
+        return Some(PathBuf::from(said)).filter(|path| path.exists());
+    }
+    let places = [PathBuf::from("/opt/pg_tenure-tests/patroni"), target().join("patroni")];
+    places.into_iter().map(|place| place.join("bin").join(program)).find(|path| path.exists())
 }
 
 /// `check_patroni`, beside [`patronictl`].

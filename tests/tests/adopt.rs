@@ -84,7 +84,7 @@ impl Field {
 
 async fn there_and_back(mode: Value) {
     let Some(patroni) = programs::patroni() else {
-        println!("SKIPPED: no Patroni here; `make setup` installs it into target/patroni");
+        println!("SKIPPED: no Patroni here; `make patroni` installs it");
         return;
     };
     let field = Field::of_patroni(&patroni, mode).await;

@@ -12,7 +12,7 @@ use stories::wait;
 /// The configuration patronictl reads.
 fn patronictl(cluster: &Cluster, arguments: &[&str]) -> Option<String> {
     let Some(program) = programs::patronictl() else {
-        println!("SKIPPED: no patronictl here; `make setup` installs it into target/patroni");
+        println!("SKIPPED: no patronictl here; `make patroni` installs it");
         return None;
     };
     let config = cluster.room.path().join("patronictl.yml");

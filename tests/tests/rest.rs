@@ -86,7 +86,7 @@ fn check(program: &Path, cluster: &Cluster, nodes: &[&Node], arguments: &[&str])
 #[tokio::test]
 async fn check_patroni_judges_our_cluster_unchanged() {
     let Some(program) = programs::check_patroni() else {
-        println!("SKIPPED: no check_patroni here; `make setup` installs it into target/patroni");
+        println!("SKIPPED: no check_patroni here; `make patroni` installs it");
         return;
     };
     let cluster = Cluster::of(3).synchronous(true).start().await;
