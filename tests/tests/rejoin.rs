@@ -272,6 +272,49 @@ async fn an_old_primary_without_the_log_around_the_fork_says_what_to_do_and_is_c
     same_rows(old, next).await;
 }
 
+/// Found by a storm: the old primary's own checkpoints had removed the WAL between the last checkpoint before the fork and the fork.
+#[tokio::test]
+async fn an_old_primary_that_went_on_for_long_fetches_the_wal_before_the_fork_and_is_rewound() {
+    let lag = ("maximum_lag_on_failover", json!(1_u64 << 30));
+    let cluster = led_by_the_first(2, &[lag], |_, config| {
+        config["postgresql"]["parameters"]["wal_keep_size"] = json!("0");
+        config["postgresql"]["parameters"]["min_wal_size"] = json!("32MB");
+    })
+    .await;
+    let (old, next) = (cluster.node("n1"), cluster.node("n2"));
+    let more = async || {
+        for _ in 0..3 {
+            old.one("SELECT pg_switch_wal() FROM pg_logical_emit_message(false, 'story', 'more')").await.expect("begin a segment");
+        }
+    };
+    old.query("CHECKPOINT").await.expect("the last checkpoint before the fork");
+    let wanted = old.one("SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()").await.expect("ask");
+    more().await;
+    old.query("INSERT INTO t VALUES (1)").await.expect("write");
+    same_rows(old, next).await;
+    next.freeze();
+    more().await;
+    old.query("INSERT INTO t VALUES (2)").await.expect("write what nobody else has");
+    next.end_receiver();
+    let gone = old.data_dir().join("pg_wal").join(wanted);
+    wait::until("the old leader's checkpoints to remove what its standby has", PATIENCE, async || {
+        old.query("CHECKPOINT").await.map_err(|why| why.to_string())?;
+        if gone.exists() { Err("it is there".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    old.kill();
+    next.thaw();
+    cluster.wait_until("the other to lead", |view| view.leader() == Some("n2")).await;
+    cluster.healthy_members(1).await;
+    let before = old.log();
+    cluster.start(old);
+    cluster.healthy().await;
+    let log = old.log_since(&before);
+    assert!(log.contains("; the source had it") && log.contains("rewound"), "{log}");
+    assert_eq!(next.one("SELECT sum(n) FROM t").await.expect("ask"), "1", "the last row was lost with the first leader, as it may");
+    same_rows(next, old).await;
+}
+
 #[tokio::test]
 async fn an_old_primary_that_can_not_recover_says_what_to_do_and_is_copied_where_that_is_allowed() {
     let cluster = led_by_the_first(2, &[], |_, _| ()).await;

@@ -10,9 +10,11 @@ pub mod initdb;
 pub mod local;
 pub mod mark;
 pub mod marker;
+mod missing_wal;
 pub mod pgpass;
 pub mod postmaster;
 pub mod promote;
+pub mod psql;
 pub mod query;
 pub mod rewind;
 pub mod segments;
@@ -110,10 +112,10 @@ pub(crate) fn tail(text: &str) -> String {
 
 /// Writes a file as a whole: temporary file beside it, fsync, rename, fsync of the directory. The
 /// content is never seen half-written, and never with a wider mode than `mode`.
-pub(crate) async fn write_atomically(path: &Path, content: &str, mode: u32) -> Result<()> {
+pub(crate) async fn write_atomically(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     let directory = path.parent().with_context(|| format!("{} has no parent directory", path.display()))?;
     let (temporary, mut file) = temporary_beside(path, mode).await?;
-    let written = write_durably(&mut file, content).await.with_context(|| format!("write {}", temporary.display()));
+    let written = write_durably(&mut file, content.as_ref()).await.with_context(|| format!("write {}", temporary.display()));
     if written.is_err() {
         // A disk that is full has no room for halves.
         let _ = tokio::fs::remove_file(&temporary).await;
@@ -147,8 +149,8 @@ async fn temporary_beside(path: &Path, mode: u32) -> Result<(PathBuf, tokio::fs:
 
 /// Writes and syncs. `write_all` only hands the bytes to another thread, and `sync_all` waits for that thread and forgets its error: without the
 /// flush between them a disk that is full left an empty file, which was then renamed over a good one.
-async fn write_durably(file: &mut tokio::fs::File, content: &str) -> std::io::Result<()> {
-    file.write_all(content.as_bytes()).await?;
+async fn write_durably(file: &mut tokio::fs::File, content: &[u8]) -> std::io::Result<()> {
+    file.write_all(content).await?;
     file.flush().await?;
     file.sync_all().await
 }
@@ -266,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_an_error_and_not_an_empty_file() {
         let mut full = tokio::fs::OpenOptions::new().write(true).open("/dev/full").await.unwrap();
-        let error = write_durably(&mut full, "max_wal_size = 1GB\n").await.unwrap_err();
+        let error = write_durably(&mut full, b"max_wal_size = 1GB\n").await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     }
 

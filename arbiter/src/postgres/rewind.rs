@@ -3,6 +3,7 @@
 use super::controldata;
 use super::initdb::{LongOption, as_argument};
 use super::marker::Incomplete;
+use super::missing_wal::Missing;
 use super::{Programs, read_if_there, remove_if_there, run, sync_data_directory, tail};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
@@ -66,6 +67,38 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
         return Ok(Rewound::NotPossible { why: words, half_done: false });
     }
     mark.set("rewind").await?;
+    // Each round fetches one segment that pg_rewind missed; there are not more than the source still has.
+    loop {
+        let output = command(programs, data_dir, config_file, conninfo, options).output().await.context("start pg_rewind")?;
+        let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.push_str(&String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            sync_data_directory(data_dir).await?;
+            mark.clear().await?;
+            return Ok(Rewound::Done);
+        }
+        let half_done = said.contains(FIRST_WRITE);
+        let mut why = tail(&said);
+        if !half_done && let Some(missing) = Missing::named_by(&said, data_dir) {
+            match missing.fetch(programs, conninfo).await {
+                Ok(()) => {
+                    tracing::info!("pg_rewind missed {missing}; the source had it");
+                    continue;
+                }
+                Err(error) => why = format!("{why}; the source was asked for {missing}: {error:#}"),
+            }
+        }
+        if !half_done {
+            mark.clear().await?;
+        }
+        if !half_done && is_unreachable(&said) {
+            bail!("pg_rewind ended with {}: {why}", output.status);
+        }
+        return Ok(Rewound::NotPossible { why, half_done });
+    }
+}
+
+fn command(programs: &Programs, data_dir: &Path, config_file: &Path, conninfo: &str, options: Options<'_>) -> tokio::process::Command {
     let mut command = programs.command("pg_rewind");
     command.arg("--target-pgdata").arg(data_dir).arg("--progress").arg("--no-sync").arg(format!("--source-server={conninfo}"));
     command.args(options.user.iter().map(as_argument)).env(crate::ground::program::WORKS_ON, data_dir);
@@ -79,22 +112,7 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
         }
     }
     command.kill_on_drop(true);
-    let output = command.output().await.context("start pg_rewind")?;
-    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stderr));
-    if output.status.success() {
-        sync_data_directory(data_dir).await?;
-        mark.clear().await?;
-        return Ok(Rewound::Done);
-    }
-    let half_done = said.contains(FIRST_WRITE);
-    if !half_done {
-        mark.clear().await?;
-    }
-    if !half_done && is_unreachable(&said) {
-        bail!("pg_rewind ended with {}: {}", output.status, tail(&said));
-    }
-    Ok(Rewound::NotPossible { why: tail(&said), half_done })
+    command
 }
 
 /// The line that pg_rewind writes (with `--progress`) just before it changes the first file.

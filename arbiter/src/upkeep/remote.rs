@@ -3,7 +3,8 @@
 
 use crate::node::Node;
 use crate::node::recovery;
-use anyhow::{Context, Result, bail};
+use crate::postgres::psql;
+use anyhow::{Context, Result};
 use cluster::config::DynamicConfig;
 use cluster::history::History;
 use cluster::name::{SystemId, Timeline};
@@ -65,12 +66,5 @@ async fn word(node: &Node, dynamic: &DynamicConfig, mine: Timeline) -> Result<Re
 }
 
 async fn psql(node: &Node, conninfo: &str, command: &str) -> Result<String> {
-    let mut psql = node.programs.command("psql");
-    psql.args(["-X", "-A", "-t", "-w", "-F", "\t", "-c", command, "-d", conninfo]);
-    psql.env("PGCONNECT_TIMEOUT", "2").kill_on_drop(true);
-    let output = psql.output().await.context("start psql")?;
-    if !output.status.success() {
-        bail!("ask the cluster in standby_cluster: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    psql::ask(&node.programs, conninfo, command).await.context("ask the cluster in standby_cluster")
 }
