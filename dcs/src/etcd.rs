@@ -501,7 +501,7 @@ async fn connect(url: &str, options: ConnectOptions) -> std::result::Result<Clie
 /// Where the member stood that answered. Every answer of etcd's says so.
 fn standing(header: Option<&etcd_client::ResponseHeader>) -> Result<Standing> {
     let header = header.ok_or(Error::Unproven("it has no header"))?;
-    Ok(Standing { cluster: header.cluster_id(), raft_term: header.raft_term() })
+    Ok(Standing { cluster: header.cluster_id(), raft_term: header.raft_term(), revision: header.revision() })
 }
 
 pub(crate) fn on(lease: LeaseId) -> Option<PutOptions> {

@@ -78,8 +78,8 @@ struct State {
     next_lease: i64,
     fates: VecDeque<Fate>,
     raft_term: u64,
-    /// The leases that the leader before this one knew, while it may still believe that it leads.
-    deposed: Option<(u64, BTreeMap<i64, Lease>)>,
+    /// The term of the leader before this one, the revision that it had come to, and the leases that it knew, while it may still believe that it leads.
+    deposed: Option<(u64, i64, BTreeMap<i64, Lease>)>,
     /// The call that is being answered reached that leader.
     asks_deposed: bool,
 }
@@ -148,9 +148,12 @@ impl Memory {
     /// etcd is put back to a backup: every lease that was there then has its full time again.
     pub fn restore(&self, saved: &Saved, now: Duration) {
         let mut state = self.state();
+        let before = (state.raft_term, state.revision, state.leases.clone());
         (state.revision, state.keys, state.leases) = (saved.revision, saved.keys.clone(), saved.leases.clone());
         drop(state);
         self.change_leader(now);
+        // A member that nobody stopped knows what was there before.
+        self.state().deposed = Some(before);
     }
 
     /// etcd is emptied: it begins again at its first revision.
@@ -219,7 +222,7 @@ impl Memory {
     /// leader looked for expired leases is passed over.
     pub fn change_leader(&self, now: Duration) {
         let mut state = self.state();
-        state.deposed = Some((state.raft_term, state.leases.clone()));
+        state.deposed = Some((state.raft_term, state.revision, state.leases.clone()));
         state.raft_term += 1;
         state.now = state.now.max(now);
         state.scanned = state.now;
@@ -306,7 +309,7 @@ fn put(key: String, value: Vec<u8>) -> Write {
 
 impl State {
     fn standing(&self) -> Standing {
-        Standing { cluster: CLUSTER, raft_term: self.raft_term }
+        Standing { cluster: CLUSTER, raft_term: self.raft_term, revision: self.revision }
     }
 
     fn drop_lease(&mut self, id: i64) {
@@ -381,10 +384,10 @@ impl Dcs for Memory {
     async fn keep_alive(&self, lease: LeaseId) -> Result<KeepAlive> {
         let state = self.state();
         if state.asks_deposed {
-            let (raft_term, leases) = state.deposed.as_ref().ok_or(Error::Unreachable("no leader".to_owned()))?;
+            let (raft_term, revision, leases) = state.deposed.as_ref().ok_or(Error::Unreachable("no leader".to_owned()))?;
             // It knows no lease as gone that it let go by its own count: its word for that needs a majority.
             let known = leases.get(&lease.0).ok_or(Error::LeaseGone)?;
-            let at = Standing { cluster: CLUSTER, raft_term: *raft_term };
+            let at = Standing { cluster: CLUSTER, raft_term: *raft_term, revision: *revision };
             return Ok(KeepAlive { grant: Grant { lease, ttl: known.ttl }, at });
         }
         drop(state);
@@ -676,6 +679,22 @@ mod tests {
         assert_eq!(refused.unwrap_err(), Error::LeaseGone);
         let renewed = at_once(crate::lease::renew(&memory, clock, lease)).unwrap().unwrap();
         assert_eq!(renewed.leader.map(|leader| leader.lease), Some(lease));
+    }
+
+    #[test]
+    fn a_restored_store_in_the_same_raft_term_proves_no_keep_alive_of_a_member_of_before() {
+        let memory = memory();
+        let lease = grant(&memory, 10).lease;
+        take(&memory, "a", lease).unwrap();
+        let saved = memory.save();
+        memory.put_by_hand("/x".to_owned(), b"");
+        memory.restore(&saved, Duration::from_secs(1));
+        let kept = memory.asked_of_deposed(|etcd| at_once(etcd.keep_alive(lease)).unwrap()).unwrap();
+        // It counts its terms anew, and happens to be in the one in which that member believes that it leads.
+        memory.state().raft_term = kept.at.raft_term;
+        let look = at_once(memory.look_at_leader()).unwrap().unwrap();
+        assert_eq!((look.leader.map(|leader| leader.lease), look.at.raft_term), (Some(lease), kept.at.raft_term));
+        assert!(!cluster::lease::counts(kept.at, look.at), "{:?} {:?}", kept.at, look.at);
     }
 
     #[test]
