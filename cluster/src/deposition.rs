@@ -340,7 +340,7 @@ fn others(view: &ClusterView, leader: &Leader, me: &Candidate, mine: &Announceme
         if running(name) && race::fitness(name, word) > race::fitness(&me.name, mine) {
             return on(Reason::FitterAlive(name.clone()));
         }
-        heard += usize::from((word.timeline, word.lsn) <= (mine.timeline, mine.lsn));
+        heard += usize::from((word.timeline, word.lsn) <= (mine.timeline, mine.lsn) && race::is_its_own(view, name, word));
     }
     let silent = || voters().filter(|name| running(name) && !words(view, leader.term).any(|(spoke, ..)| spoke == *name));
     let missing = || silent().map(MemberName::as_str).collect::<Vec<_>>().join(", ");

@@ -34,6 +34,7 @@ pub mod speech;
 pub mod sync;
 
 pub mod memory;
+pub mod reached;
 pub mod versioned;
 pub mod view;
 

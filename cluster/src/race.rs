@@ -11,6 +11,7 @@ use crate::lsn::Lsn;
 use crate::member::{MemberEntry, MemberRole, Tags};
 use crate::mixed;
 use crate::name::{MemberName, Timeline};
+use crate::reached::{self, End};
 use crate::reason::{Decision, Reason};
 use crate::speech::{self, Apart};
 use crate::sync::SyncState;
@@ -138,7 +139,9 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     }
     let history = view.history();
     let current = history.current();
-    if let Ancestry::Diverged { fork } = history.ancestry(current, me.timeline, me.lsn) {
+    if let Ancestry::Diverged { fork } = history.ancestry(current, me.timeline, me.lsn)
+        && !is_last_resort(view, &me.name)
+    {
         return Err(Reason::DivergedCandidate { fork });
     }
     match asked(view) {
@@ -161,6 +164,10 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     {
         return Err(Reason::NotInSync);
     }
+    let mine = End { timeline: me.timeline, lsn: me.lsn };
+    if let Some(had) = reached::lacked_by(view, &me.name, mine) {
+        return Err(Reason::OtherData { mine, had });
+    }
     if me.timeline < current && (config.check_timeline() || me.primary) {
         return Err(Reason::BehindTimeline { mine: me.timeline, cluster: current });
     }
@@ -170,6 +177,18 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::TooFarBehind { lag, most });
     }
     Ok(())
+}
+
+/// Whoever went on after the fork is gone, and somebody asked for this member by name: it leads on without that. Not while any other member that runs could
+/// lead, or has not said that it can't: of whoever gave its key up for this request the history would be thrown away.
+fn is_last_resort(view: &ClusterView, me: &MemberName) -> bool {
+    let refuses = |name: &MemberName| {
+        let word = view.announcements.get(name).map(|word| &word.value);
+        word.is_some_and(|word| word.after == view.last_term() && !word.stands)
+    };
+    let asked_for = asked(view).is_some_and(|asked| asked.name == *me && asked.whatever_it_lacks);
+    let others = || view.members.iter().filter(|(name, entry)| *name != me && entry.member.is_running());
+    asked_for && others().all(|(name, _)| refuses(name))
 }
 
 /// A member that is of a later time than this build can serve: what it wrote may mean something else than is read here.
@@ -382,7 +401,7 @@ fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announ
             let word = &word.value;
             // Of who goes on receiving the position says nothing: it may have confirmed more since.
             let holds = !word.receives && word.after == after && (word.timeline, word.lsn) <= (mine.timeline, mine.lsn);
-            holds && name.as_str().eq_ignore_ascii_case(voter)
+            holds && name.as_str().eq_ignore_ascii_case(voter) && is_its_own(view, name, word)
         })
     };
     if sync.leader.as_deref().is_some_and(has_no_more) {
@@ -390,6 +409,11 @@ fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announ
     }
     let (heard, missing): (Vec<_>, Vec<_>) = sync.standbys().filter(|voter| !is_me(voter)).partition(|voter| has_no_more(voter));
     (heard.len() < sync.quorum as usize).then(|| missing.join(", "))
+}
+
+/// Is this the word of who confirmed commits under that name? Not of one with less than that member had.
+pub(crate) fn is_its_own(view: &ClusterView, name: &MemberName, word: &Announcement) -> bool {
+    reached::lost_by(view, name, End { timeline: word.timeline, lsn: word.lsn }).is_none()
 }
 
 /// Is a member that has not spoken worth waiting for? A primary always is: its tags don't bar it.

@@ -4,6 +4,7 @@ use crate::deposition::Never;
 use crate::leader::Term;
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId, Timeline};
+use crate::reached::End;
 use crate::speech::Apart;
 use crate::store::NoFounding;
 use crate::upgrade::step::Step;
@@ -150,11 +151,17 @@ pub enum Reason {
     NoArbiter,
     #[error("this node is not in the sync key: it may lack acknowledged commits")]
     NotInSync,
+    #[error(
+        "the data here end at {mine}, and the member of this name is known to have had {had}: acknowledged commits may be missing, as in a copy of its disk or in a disk that was put back; where the newer data are gone for good, `tenure failover` to a member that is named leads on without them"
+    )]
+    OtherData { mine: End, had: End },
     #[error("this node is {lag} bytes behind the last known position of the leader, more than maximum_lag_on_failover ({most})")]
     TooFarBehind { lag: u64, most: u64 },
     #[error("this node is on timeline {mine}, the cluster is on timeline {cluster}")]
     BehindTimeline { mine: Timeline, cluster: Timeline },
-    #[error("this node's WAL left the cluster's history at {fork}")]
+    #[error(
+        "this node's WAL left the cluster's history at {fork}; where nobody is left who went on from there, `tenure failover --candidate` with this member's name leads on without that"
+    )]
     DivergedCandidate { fork: Lsn },
     #[error("{0} is to take over, as was asked")]
     OtherCandidateAsked(MemberName),

@@ -10,7 +10,8 @@ use cluster::leader::Leader;
 use cluster::local::{DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
-use cluster::name::SystemId;
+use cluster::name::{SystemId, Timeline};
+use cluster::reached::{End, Reached};
 use cluster::roles::{self, On, Role};
 use cluster::upstream::Upstream;
 use cluster::view::{ClusterView, Initialize};
@@ -331,6 +332,18 @@ fn while_it_leads() {
                 leads(view, local, Ended::CrashedPrimary, Postgres::Stopped);
                 (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3"));
                 local.answered.clear();
+            },
+            Duty::StartPrimary { term: NOW },
+            "restarted in place",
+        ),
+        (
+            "crashed, and who goes by the synchronous standby's name has less than that one had",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, Postgres::Stopped);
+                (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3"));
+                let had = End { timeline: Timeline(1), lsn: HIGH };
+                Reached { confirmed: None, members: [("n3".to_owned(), had)].into() }
+                    .put_into(&mut view.status.get_or_insert_with(|| status(LOW).unwrap()).value);
             },
             Duty::StartPrimary { term: NOW },
             "restarted in place",

@@ -8,8 +8,10 @@ use cluster::failover::FailoverRequest;
 use cluster::leader::Term;
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
+use cluster::name::Timeline;
 use cluster::race::{Candidate, HEAD_START, PATIENCE, RaceStep, decide, fitness, may_stand, misplaced};
-use cluster::view::{ClusterView, Versioned};
+use cluster::reached::{End, Reached};
+use cluster::view::{ClusterView, Status, Versioned};
 use serde_json::json;
 use std::time::Duration;
 use world::*;
@@ -539,6 +541,172 @@ fn a_voter_that_restarted_is_waited_for_until_it_knows_what_it_has() {
     }
     // Under FIRST 2 both have every acknowledged commit: the one that knows that goes first.
     assert_eq!(restarted_voter(4, "n1 n2", 0), Some("n1"));
+}
+
+#[test]
+fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
+    /// n1's WAL went on past the fork; it is asked for, n2 says that it does not stand.
+    fn asked(view: &mut ClusterView, me: &mut Candidate) {
+        view.history = history(&[(1, FORK)]);
+        view.failover = request(None, Some("n1"));
+        (view.status, me.lsn) = (status(LOW), HIGH);
+        for who in ["n2", "n3"] {
+            says(view, who, 1, HIGH);
+            view.announcements.get_mut(&name(who)).unwrap().value.stands = false;
+        }
+    }
+    let cases: &[(&str, Twist, &str, &str)] = &[
+        ("nobody else could", asked, "announce", "nobody holds"),
+        (
+            "nobody asked",
+            |view, me| {
+                asked(view, me);
+                view.failover = None;
+            },
+            "refuse",
+            "left the cluster's history at 0/F00000",
+        ),
+        (
+            "another was asked for",
+            |view, me| {
+                asked(view, me);
+                view.failover = request(None, Some("n2"));
+            },
+            "refuse",
+            "left the cluster's history",
+        ),
+        (
+            "a switchover: from a leader that lives",
+            |view, me| {
+                asked(view, me);
+                view.failover = request(Some("n9"), Some("n1"));
+            },
+            "refuse",
+            "left the cluster's history",
+        ),
+        (
+            "another stands",
+            |view, me| {
+                asked(view, me);
+                view.announcements.get_mut(&name("n3")).unwrap().value.stands = true;
+            },
+            "refuse",
+            "left the cluster's history",
+        ),
+        (
+            "another said nothing yet",
+            |view, me| {
+                asked(view, me);
+                view.announcements.remove(&name("n3"));
+            },
+            "refuse",
+            "left the cluster's history",
+        ),
+        (
+            "what another said was for a vacancy before",
+            |view, me| {
+                asked(view, me);
+                view.announcements.get_mut(&name("n3")).unwrap().value.after = Term(AFTER.0 - 1);
+            },
+            "refuse",
+            "left the cluster's history",
+        ),
+        (
+            "another does not run",
+            |view, me| {
+                asked(view, me);
+                view.announcements.remove(&name("n3"));
+                view.members.get_mut(&name("n3")).unwrap().member.state = MemberState::Stopped;
+            },
+            "announce",
+            "nobody holds",
+        ),
+    ];
+    for (case, twist, step, why) in cases {
+        check(case, *twist, step, why);
+    }
+}
+
+/// `status` says that the members of these names had this much, and that standbys confirmed this much.
+fn reached(confirmed: Lsn, members: &[(&str, Lsn)]) -> Option<Versioned<Status>> {
+    let mut status = Status { optime: LOW, ..Status::default() };
+    let end = |lsn| End { timeline: Timeline(1), lsn };
+    let members = members.iter().map(|(name, lsn)| ((*name).to_owned(), end(*lsn))).collect();
+    Reached { confirmed: Some(end(confirmed)), members }.put_into(&mut status);
+    Some(Versioned { value: status, revision: 5 })
+}
+
+#[test]
+fn a_copy_of_a_voter_is_no_voter() {
+    fn quorum(view: &mut ClusterView) {
+        view.config = config(json!({"synchronous_mode": "quorum"}));
+        view.sync = sync_key("n9", "n1 n2");
+        view.sync.as_mut().unwrap().value.quorum = 1;
+        for who in ["n1", "n2"] {
+            says(view, who, 1, LOW);
+        }
+    }
+    let cases: &[(&str, Twist, &str, &str)] = &[
+        (
+            "a synchronous standby with less than it said that it has",
+            |view, _| {
+                view.sync = sync_key("n9", "n1");
+                view.status = reached(LOW, &[("n1", HIGH)]);
+            },
+            "refuse",
+            "the member of this name is known to have had 0/1400000 on timeline 1",
+        ),
+        (
+            "one with less than synchronous standbys have confirmed",
+            |view, _| {
+                view.sync = sync_key("n9", "n1");
+                view.status = reached(FORK, &[]);
+            },
+            "refuse",
+            "known to have had 0/F00000",
+        ),
+        (
+            "the leader of the key with less than it had flushed: its disk was put back",
+            |view, _| {
+                view.sync = sync_key("n1", "n2");
+                view.status = reached(LOW, &[("n1", HIGH)]);
+            },
+            "refuse",
+            "known to have had",
+        ),
+        (
+            "whoever asks for it by name has weighed that",
+            |view, _| {
+                view.sync = sync_key("n9", "n1");
+                view.status = reached(LOW, &[("n1", HIGH)]);
+                view.failover = request(None, Some("n1"));
+            },
+            "announce",
+            "nobody holds",
+        ),
+        ("nobody was trusted", |view, _| view.status = reached(LOW, &[("n1", LOW)]), "announce", "nobody holds"),
+        (
+            "in quorum mode, the other voter has all that it had",
+            |view, _| {
+                quorum(view);
+                view.status = reached(LOW, &[("n1", LOW), ("n2", LOW)]);
+            },
+            "take",
+            "",
+        ),
+        (
+            "the other voter has less: its word is another disk's",
+            |view, _| {
+                quorum(view);
+                view.status = reached(LOW, &[("n1", LOW), ("n2", FORK)]);
+            },
+            "wait 1000 ms",
+            "missing: n2",
+        ),
+    ];
+    for (case, twist, step, why) in cases {
+        check(case, *twist, step, why);
+    }
 }
 
 #[test]

@@ -29,8 +29,10 @@ pub fn server() -> Server {
     // attached to it; the pointers are to locals.
     unsafe {
         if !pg_sys::RecoveryInProgress() {
+            // Before what is flushed is read they have confirmed no more than that.
+            let confirmed = crate::fence::flushed_by_standbys().map(Lsn);
             let (flushed, timeline) = flushed();
-            return Server::Primary { timeline, flushed };
+            return Server::Primary { timeline, flushed, confirmed };
         }
         // Before the positions: they are to be the end, or more.
         let end_known = end_was_read();

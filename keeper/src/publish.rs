@@ -5,6 +5,7 @@ use cluster::config::DynamicConfig;
 use cluster::leader::LeaseId;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
 use cluster::mixed;
+use cluster::reached::{End, Reached};
 use cluster::roster::Roster;
 use cluster::time::Moment;
 use cluster::view::{ClusterView, Status};
@@ -105,14 +106,17 @@ where
     /// The leader says how far it is (what `maximum_lag_on_failover` is measured against), and its slots: their positions as the
     /// arbiter has handed them over, and those that are kept for members which are away.
     pub(crate) async fn publish_status(&self, view: &ClusterView, server: Server, now: Moment) {
-        let flushed = match server {
-            Server::Primary { flushed, .. } => flushed,
-            Server::Standby { .. } if view.is_standby_cluster() => server.position(),
+        let (flushed, confirmed) = match server {
+            Server::Primary { flushed, confirmed, .. } => (flushed, confirmed),
+            Server::Standby { .. } if view.is_standby_cluster() => (server.position(), None),
             Server::Standby { .. } => return,
         };
         let Some(leader) = view.leader_if(&self.name) else { return };
         let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();
-        let due = self.status_written.get().is_none_or(|at| now.since(at) >= view.config().timing().loop_wait);
+        // One that has just gone was trusted until now: what was confirmed with its help is written down before another comes under its name.
+        let roster = Roster::of(Some(&before));
+        let gone = roster.0.iter().any(|(name, since)| since.is_none() && !view.members.keys().any(|member| member.as_str() == name));
+        let due = gone || self.status_written.get().is_none_or(|at| now.since(at) >= view.config().timing().loop_wait);
         if !due {
             return;
         }
@@ -129,10 +133,12 @@ where
                 wanted.other.insert("tenure".to_owned(), facts);
             }
         }
-        let (clock, roster) = (self.host.wall_clock(), Roster::of(Some(&before)));
+        let clock = self.host.wall_clock();
         let age = |since: &str| Some(Duration::try_from(clock.duration_since(since.parse().ok()?)).unwrap_or_default());
         let today = clock.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         roster.kept(view, view.config().missed_member_ttl(), &today, age).put_into(&mut wanted);
+        let mine = End { timeline: server.timeline(), lsn: flushed };
+        Reached::of(Some(&before)).kept(view, &self.name, mine, confirmed).put_into(&mut wanted);
         if wanted == before {
             return;
         }

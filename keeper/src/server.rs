@@ -12,6 +12,8 @@ pub enum Server {
         timeline: Timeline,
         /// Flushed so far.
         flushed: Lsn,
+        /// What its synchronous standbys have confirmed; None where there are none.
+        confirmed: Option<Lsn>,
     },
     /// In recovery.
     Standby {

@@ -110,10 +110,7 @@ impl Arbiter {
 
     /// As `Daemon::keep_out`.
     fn keeps_out(&self, view: &ClusterView) -> bool {
-        let Some(other) = self.in_use(view) else {
-            self.world.goes_by_its_name(self.at);
-            return false;
-        };
+        let Some(other) = self.in_use(view) else { return false };
         self.tell(&other.to_string());
         self.lease.keep_out();
         true

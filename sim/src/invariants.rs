@@ -7,6 +7,7 @@ use crate::world::World;
 use cluster::citus;
 use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
+use cluster::reached::{self, End};
 use cluster::store::{self, Memory};
 use cluster::sync::SyncState;
 use cluster::time::Moment;
@@ -47,7 +48,9 @@ pub(crate) struct Judge {
     went_back: bool,
     /// Who first believed such keys, and when: nobody who knew better had said so in them (docs/failure-modes.md).
     pub unwarned: Option<(Duration, usize)>,
-    /// Since when a copy went by its original's name, which was away.
+    /// The end of the furthest data that went by the name of which there is a copy: what was confirmed or acknowledged under it.
+    had: End,
+    /// Since when data with less go by it, and nobody can tell: or the only data of a timeline were thrown away with a copy that led.
     pub replaced: Option<Duration>,
     /// What came of that.
     pub limit: Option<String>,
@@ -74,6 +77,7 @@ impl World {
                 format!("{name} acknowledges commit {commit}, page {}, term {}", page.mode.word(), page.term),
             );
         }
+        self.has_by_now(server);
         let opened = self.judge.borrow().opened;
         self.deposed_leader_acknowledges_nothing_new(server, commit, end);
         if let Some((token, other)) = opened.filter(|(token, other)| *token > page.token && *other != at)
@@ -305,10 +309,34 @@ impl World {
         self.judge.borrow_mut().unwarned.get_or_insert((now, at));
     }
 
-    /// A copy goes by the name of its original: that one's key has run out. From then on two disks have one name, and the sync key knows
-    /// names alone: which commits the one has that is trusted is for who started the copy to know (docs/failure-modes.md).
-    pub fn goes_by_its_name(&self, at: usize) {
-        if at >= self.setting.nodes {
+    /// Of a node of which there is a copy, or of the copy: what it has by now may have been counted under their name.
+    pub fn has_by_now(&self, server: &Server) {
+        if self.setting.copies && self.is_one_of_two(server.at) {
+            let (timeline, lsn) = server.position(self);
+            let mut judge = self.judge.borrow_mut();
+            judge.had = judge.had.max(End { timeline, lsn });
+        }
+    }
+
+    fn is_one_of_two(&self, at: usize) -> bool {
+        self.nodes.get(self.setting.nodes).is_some_and(|copy| copy.name == self.nodes[at].name)
+    }
+
+    /// A word under a name that two disks have. Where this one has less than the other had, and less was not known of it, nobody can tell: the
+    /// documented limit (docs/failure-modes.md).
+    fn is_told_from_its_copy(&self, at: usize, view: &ClusterView, word: &Announcement) {
+        let end = End { timeline: word.timeline, lsn: word.lsn };
+        let has_less = self.setting.copies && self.is_one_of_two(at) && end < self.judge.borrow().had;
+        if has_less && reached::lost_by(view, &self.nodes[at].name, end).is_none() {
+            let now = self.now();
+            self.judge.borrow_mut().replaced.get_or_insert(now);
+        }
+    }
+
+    /// A copy is thrown away. If it led, its timeline may be with nobody else: the documented limit.
+    pub fn copy_is_thrown_away(&self, at: usize) {
+        let led = self.judge.borrow().promotions.values().any(|promoted| *promoted == at);
+        if led || self.server(at).is_some_and(|server| !server.in_recovery.get()) {
             let now = self.now();
             self.judge.borrow_mut().replaced.get_or_insert(now);
         }
@@ -347,6 +375,9 @@ impl World {
 
     /// **stands_only_when_it_receives_no_more**: no receiver runs when a standby sends its word.
     pub fn announces(&self, me: &Server, word: &Announcement) {
+        if let Ok(view) = now(self.etcd.load_view()) {
+            self.is_told_from_its_copy(me.at, &view, word);
+        }
         if word.stands && !word.primary && me.receiver_running(self) {
             self.violated(
                 "stands_only_when_it_receives_no_more",

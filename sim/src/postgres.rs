@@ -353,6 +353,7 @@ impl World {
     /// Sends what is flushed here; the message arrives whatever becomes of the sender.
     fn confirm(self: &Rc<Self>, me: &Rc<Server>, source: &Rc<Server>) {
         self.bound_servers_confirm_nothing(me, source);
+        self.has_by_now(me);
         self.deliver_confirmation(me.at, self.end_of(me.at), source.clone(), self.now());
     }
 
@@ -605,6 +606,16 @@ impl World {
         let has = |name: &MemberName| confirmed.iter().any(|(at, lsn)| self.nodes[*at].name == *name && *lsn >= end);
         let awaited = server.awaited.borrow();
         awaited.names.iter().filter(|name| has(name)).count() >= awaited.count
+    }
+
+    /// What the synchronous standbys have confirmed: as much as commits are released by.
+    pub fn confirmed(&self, server: &Server) -> Option<Lsn> {
+        let confirmed = server.confirmed.borrow();
+        let awaited = server.awaited.borrow();
+        let of = |name: &MemberName| confirmed.iter().filter(|(at, _)| self.nodes[**at].name == *name).map(|(_, lsn)| *lsn).max();
+        let mut ends: Vec<u64> = awaited.names.iter().map(|name| of(name).unwrap_or(0)).collect();
+        ends.sort_unstable_by_key(|end| std::cmp::Reverse(*end));
+        awaited.count.checked_sub(1).and_then(|last| ends.get(last)).map(|end| Lsn(*end))
     }
 
     /// A commit that waits for nobody, and is flushed at once.

@@ -122,7 +122,7 @@ impl Host for Process {
     fn server(&self) -> keeper::Server {
         let (timeline, position) = self.server.position(&self.world);
         if !self.server.in_recovery.get() {
-            return keeper::Server::Primary { timeline, flushed: position };
+            return keeper::Server::Primary { timeline, flushed: position, confirmed: self.world.confirmed(&self.server) };
         }
         keeper::Server::Standby {
             timeline,

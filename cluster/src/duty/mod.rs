@@ -15,6 +15,7 @@ use crate::lsn::Lsn;
 use crate::member::MemberRole;
 use crate::memory::Upgraded;
 use crate::name::MemberName;
+use crate::reached::{self, End};
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
 use crate::source;
@@ -278,7 +279,7 @@ enum Successor {
 /// that is given to a dead node keeps everybody from leading.
 fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<Successor> {
     let sync = &view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(local.name.as_str()))?.value;
-    let answers = |name: &MemberName| sync.has_standby(name) && local.answered.contains(name);
+    let answers = |name: &MemberName| sync.has_standby(name) && local.answered.contains(name) && has_what_it_had(view, name);
     let mut fit = view.members.keys().filter(|name| answers(name) && failover::unfit(view, name, false).is_none());
     if sync.quorum == 0 {
         return fit.next().cloned().map(Successor::Known);
@@ -288,6 +289,12 @@ fn lossless_successor(view: &ClusterView, local: &LocalState) -> Option<Successo
     let voters: Vec<&str> =
         view.members.iter().filter(|(name, entry)| answers(name) && entry.member.is_running()).map(|(name, _)| name.as_str()).collect();
     (voters.len() > sync.quorum as usize).then(|| Successor::AmongVoters(voters.join(", ")))
+}
+
+/// What the member key says is no less than what the member of that name is known to have had: a copy of its disk goes by the same name.
+fn has_what_it_had(view: &ClusterView, name: &MemberName) -> bool {
+    let end = view.members.get(name).and_then(|entry| Some(End { timeline: entry.member.timeline?, lsn: entry.member.position()? }));
+    end.is_some_and(|end| reached::lost_by(view, name, end).is_none())
 }
 
 /// Another member that answered just now, and that the race would let lead.
