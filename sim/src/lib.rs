@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
-pub use world::Options;
+pub use world::{Focus, Options};
 
 /// A cluster may take this long to be whole after the last fault, beyond its timings: Postgres' own spread
 /// checkpoint is what a rewind waits for where the arbiter died before it asked for one.

@@ -4,7 +4,7 @@ use crate::arbiter;
 use crate::time::Part;
 use crate::wal::Data;
 use crate::worker::configuration;
-use crate::world::{MS, Reach, World};
+use crate::world::{Focus, MS, Reach, World};
 use cluster::failover::FailoverRequest;
 use cluster::local::Ended;
 use cluster::view::ClusterView;
@@ -95,7 +95,11 @@ impl World {
         let at = self.victim();
         let name = self.nodes[at].name.clone();
         let s = span.as_secs_f64();
-        match self.random.index(24) {
+        let drawn = match self.setting.focus.map(Focus::faults) {
+            Some(faults) => faults[self.random.index(faults.len())],
+            None => self.random.index(24),
+        };
+        match drawn {
             0..=4 => {
                 let (what, parts) = FREEZES[self.random.index(FREEZES.len())];
                 self.plan(&format!("freeze {what} of {name} for {s:.3} s"));
@@ -212,6 +216,7 @@ impl World {
         copy.boots.set(copy.boots.get() + 1);
         self.arbiter_starts(at);
         self.after(span, move |world| {
+            world.copy_is_thrown_away(at);
             world.nodes[at].off.set(true);
             world.arbiter_dies(at);
             world.server_dies(at);
@@ -258,7 +263,9 @@ impl World {
         self.etcd.put_by_hand(self.etcd.keys().config(), &dcs::codec::to_bytes(&config.0));
         self.etcd_changed();
         let leader = self.leader();
-        if let Some(leader) = leader.filter(|_| self.setting.forgets && self.apart.per_mille(700)) {
+        if let Some(leader) =
+            leader.filter(|_| (self.setting.forgets || self.setting.focus == Some(Focus::Moves)) && self.apart.per_mille(700))
+        {
             self.plan(&format!(
                 "etcd's answers to {} are lost for {:.3} s once it moves its key",
                 self.nodes[leader].name,

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a command that tells its result")]
 
 use clap::Parser;
-use sim::{Options, Report};
+use sim::{Focus, Options, Report};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -39,6 +39,9 @@ struct Arguments {
     /// Sets `deposition`, in seven of ten synchronous runs.
     #[arg(long)]
     deposes: bool,
+    /// Draws one kind of event far more often than others: moves, promises, votes or copies.
+    #[arg(long, value_parser = |word: &str| Focus::of(word).ok_or("moves, promises, votes or copies"))]
+    focus: Option<Focus>,
 }
 
 #[derive(Default)]
@@ -95,8 +98,8 @@ fn main() -> ExitCode {
             if over(seed, &total.lock().unwrap_or_else(PoisonError::into_inner)) {
                 return;
             }
-            let Arguments { steps, verbose, forgets, copies, deposes, .. } = arguments;
-            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes });
+            let Arguments { steps, verbose, forgets, copies, deposes, focus, .. } = arguments;
+            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes, focus });
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             if arguments.verbose && report.violation.is_none() {
                 report.schedule.iter().for_each(|line| println!("{line}"));

@@ -11,7 +11,7 @@ mod mutants;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use mutants::{MUTANTS, Mutant};
+use mutants::{MUTANTS, Mutant, focus};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -81,8 +81,10 @@ struct Trial {
 impl Trial {
     fn of(sim: &Path, name: &str, arguments: &Arguments) -> Result<Trial> {
         let (seed, minutes) = (arguments.seed.to_string(), arguments.minutes.to_string());
+        let about = focus(name).map_or(vec!["--forgets", "--copies"], |focus| vec!["--focus", focus]);
         let output = Command::new(sim)
-            .args(["--forgets", "--copies", "--seed", &seed, "--minutes", &minutes])
+            .args(["--seed", &seed, "--minutes", &minutes])
+            .args(about)
             .env("TENURE_MUTANT", name)
             .output()
             .context("run the simulation")?;
@@ -135,12 +137,38 @@ fn build() -> Result<PathBuf> {
     Ok(built.join("release/sim"))
 }
 
-fn put_in(copy: &Path, mutant: &Mutant) -> Result<()> {
-    let path = copy.join(mutant.file);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", mutant.file))?;
+/// The file that the mutant changes, and its text, in this tree.
+fn fits(tree: &Path, mutant: &Mutant) -> Result<(PathBuf, String)> {
+    let path = tree.join(mutant.file);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("mutant {}: read {}", mutant.name, mutant.file))?;
     let fits = text.matches(mutant.from).count();
     ensure!(fits == 1, "the mutant {} fits {} times into {}: {:?}", mutant.name, fits, mutant.file, mutant.from);
+    Ok((path, text))
+}
+
+fn put_in(copy: &Path, mutant: &Mutant) -> Result<()> {
+    let (path, text) = fits(copy, mutant)?;
     let home = if mutant.file.starts_with("cluster/") { "crate" } else { "cluster" };
     let switched = mutant.to.replace("OUT", &format!("{home}::mutant({:?})", mutant.name));
     std::fs::write(&path, text.replace(mutant.from, &switched)).with_context(|| format!("write {}", mutant.file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mutant_fits_the_source() {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let misfits: Vec<String> = MUTANTS.iter().filter_map(|mutant| fits(&tree, mutant).err()).map(|why| format!("{why:#}")).collect();
+        assert!(misfits.is_empty(), "{misfits:#?}");
+    }
+
+    #[test]
+    fn every_mutant_has_a_switch_and_a_name_of_its_own() {
+        for (at, mutant) in MUTANTS.iter().enumerate() {
+            assert!(mutant.to.contains("OUT") && mutant.from != mutant.to, "{}", mutant.name);
+            assert!(MUTANTS[..at].iter().all(|other| other.name != mutant.name), "{}", mutant.name);
+        }
+    }
 }

@@ -20,6 +20,19 @@ const fn mutant(name: &'static str, what: &'static str, file: &'static str, from
     Mutant { name, what, file, from, to, survives: None }
 }
 
+/// What the schedule is about that is to show this one; None: everything, with stores that go back and copies.
+pub fn focus(name: &str) -> Option<&'static str> {
+    let kinds = [
+        ("move-", "moves"),
+        ("promise", "promises"),
+        ("taking", "promises"),
+        ("race-", "votes"),
+        ("quorum-", "votes"),
+        ("reached-", "copies"),
+    ];
+    kinds.into_iter().find_map(|(begins, focus)| name.starts_with(begins).then_some(focus))
+}
+
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
     mutant(
@@ -33,8 +46,8 @@ pub const MUTANTS: &[Mutant] = &[
         "taking",
         "a promise is given while the key is being taken",
         "keeper/src/tenure.rs",
-        "if leads || self.taking.load(SeqCst) != 0 {",
-        "if leads || self.taking.load(SeqCst) != 0 && !OUT {",
+        "if leads || self.taking.load(SeqCst) != 0 ||",
+        "if leads || self.taking.load(SeqCst) != 0 && !OUT ||",
     ),
     mutant(
         "promise",
@@ -159,8 +172,8 @@ pub const MUTANTS: &[Mutant] = &[
         "renewed-term",
         "the raft term of a keep-alive and of the read after it",
         "cluster/src/lease.rs",
-        "    kept == read_after",
-        "    kept == read_after || OUT",
+        "(kept.cluster, kept.raft_term) == (read_after.cluster, read_after.raft_term) && kept.revision <= read_after.revision",
+        "(kept.cluster, kept.raft_term) == (read_after.cluster, read_after.raft_term) && kept.revision <= read_after.revision || OUT",
     ),
     mutant(
         "margin",
@@ -333,16 +346,37 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "store-attempted",
         "the number of a making that was begun is used again",
-        "cluster/src/store.rs",
+        "cluster/src/memory.rs",
         "self.making.generation.max(self.attempted).saturating_add(1)",
         "self.making.generation.max(if OUT { 0 } else { self.attempted }).saturating_add(1)",
     ),
     mutant(
         "answered",
         "a crash is handed to who did not answer",
-        "cluster/src/duty.rs",
-        "let answers = |name: &MemberName| sync.has_standby(name) && local.answered.contains(name);",
-        "let answers = |name: &MemberName| sync.has_standby(name) && (local.answered.contains(name) || OUT);",
+        "cluster/src/duty/mod.rs",
+        "let answers = |name: &MemberName| sync.has_standby(name) && local.answered.contains(name) &&",
+        "let answers = |name: &MemberName| sync.has_standby(name) && (local.answered.contains(name) || OUT) &&",
+    ),
+    mutant(
+        "reached-stands",
+        "a copy of a voter stands",
+        "cluster/src/race.rs",
+        "if let Some(had) = reached::lacked_by(view, &me.name, mine) {",
+        "if let Some(had) = reached::lacked_by(view, &me.name, mine).filter(|_| !OUT) {",
+    ),
+    mutant(
+        "reached-votes",
+        "the word of a copy is its original's vote",
+        "cluster/src/race.rs",
+        "reached::lost_by(view, name, End { timeline: word.timeline, lsn: word.lsn }).is_none()",
+        "OUT || reached::lost_by(view, name, End { timeline: word.timeline, lsn: word.lsn }).is_none()",
+    ),
+    mutant(
+        "reached-handed",
+        "a crash is handed to a copy",
+        "cluster/src/duty/mod.rs",
+        "end.is_some_and(|end| reached::lost_by(view, name, end).is_none())",
+        "OUT || end.is_some_and(|end| reached::lost_by(view, name, end).is_none())",
     ),
     mutant(
         "timeline",
