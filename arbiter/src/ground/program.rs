@@ -331,6 +331,12 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let mut child = Command::new("sleep").arg("60").env(WORKS_ON, room.path()).spawn().unwrap();
         let mut other = Command::new("sleep").arg("60").env(WORKS_ON, room.path().join("other")).kill_on_drop(true).spawn().unwrap();
+        // A spawn returns while the kernel is still about to put the new program's environment where it is read: it is empty until then.
+        for id in [child.id().unwrap(), other.id().unwrap()] {
+            while std::fs::read(format!("/proc/{id}/environ")).unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
         // The child of this very process stays a zombie until it is waited for: its environment is gone by then.
         end_leftovers(room.path()).await.unwrap();
         assert!(!child.wait().await.unwrap().success());
