@@ -10,6 +10,7 @@
 use crate::config::SynchronousMode;
 use crate::leader::{Leader, Term};
 use crate::lsn::Lsn;
+use crate::mixed;
 use crate::name::{MemberName, Timeline};
 use crate::race::{self, Candidate, Judged, RaceStep};
 use crate::reason::{Decision, Reason};
@@ -159,6 +160,9 @@ pub enum Never {
     /// `deposition` is off.
     #[error("deposition is off")]
     Off,
+    /// One of Patroni's leads: it changes the sync key without a look at who holds the leader key.
+    #[error("{0} is not a member that pg_tenure runs")]
+    NotOurs(MemberName),
     /// Commits wait for nobody.
     #[error("synchronous_mode is off")]
     Asynchronous,
@@ -181,6 +185,9 @@ pub fn may_depose(view: &ClusterView, leader: &Leader, me: &Candidate) -> Result
     }
     if view.config().synchronous_mode() == SynchronousMode::Off {
         return never(Never::Asynchronous);
+    }
+    if !mixed::is_ours(view, &leader.name) {
+        return never(Never::NotOurs(leader.name.clone()));
     }
     let Some(sync) = voters_key(view, leader) else { return never(Never::KeyOfAnother) };
     if !sync.has_standby(&me.name) {
@@ -224,7 +231,7 @@ pub fn before_new_data(view: &ClusterView, me: &MemberName, bond: Option<&Bond>)
 /// Is this member to listen to the leader: could it come to depose it?
 pub fn listens(view: &ClusterView, leader: &Leader, me: &MemberName) -> bool {
     let on = view.config().deposition() && view.config().synchronous_mode() != SynchronousMode::Off;
-    on && voters_key(view, leader).is_some_and(|sync| sync.has_standby(me))
+    on && mixed::is_ours(view, &leader.name) && voters_key(view, leader).is_some_and(|sync| sync.has_standby(me))
 }
 
 /// The sync key, where it is the one that this leader's commits wait by.

@@ -43,7 +43,7 @@ enum Kind {
 use Kind::*;
 
 /// The keys at the top, as the field knows them.
-const TOP: [(&str, Kind); 37] = [
+const TOP: [(&str, Kind); 38] = [
     (
         "ttl",
         Between(
@@ -83,6 +83,7 @@ const TOP: [(&str, Kind); 37] = [
     ("sick_primary_pause", Span),
     ("sick_primary_disk_free_mb", Whole(0)),
     ("sick_primary_reserve_mb", Whole(0)),
+    ("deposition", Switch),
     ("standby_cluster", Section),
     ("postgresql", Section),
     ("tags", Section),

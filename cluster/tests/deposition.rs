@@ -105,6 +105,9 @@ fn who_deposes_and_who_never_does() {
     changed.sync = Some(inherited);
     check("one by which nothing is acknowledged yet", &changed, &lost, "rest");
     check("who is no voter", &scene(quorum_on(), 0, "n3"), &lost, "rest");
+    let mut patronis = view();
+    patronis.members.get_mut(&name("n1")).unwrap().member.tenure = None;
+    check("a leader of Patroni's, which changes the sync key without a look at the leader key", &patronis, &lost, "rest");
     let mut asked = view();
     asked.failover = request(Some("n1"), Some("n3"));
     check("a planned change is under way", &asked, &lost, "rest");

@@ -148,6 +148,13 @@ pub fn held_back(position: u64) -> ! {
     raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "hold_back").set_hint(hint))
 }
 
+/// A WAL receiver found what it must not receive from.
+pub fn does_not_receive(why: &str) -> ! {
+    let message = format!("this server does not receive WAL from here: {why}");
+    let hint = "It streams again once a later primary leads, or once the deposition is called off.";
+    raise(ErrorReport::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message, "bond").set_hint(hint))
+}
+
 /// The worker of a subscription waited in vain for what it is to confirm to its publisher.
 pub fn not_confirmed_upstream(position: u64) -> ! {
     let message = format!("the publisher is not told that {} arrived: this server may not acknowledge it", Lsn(position));

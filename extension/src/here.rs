@@ -1,8 +1,10 @@
 //! `keeper`'s host: this process of Postgres, its shared memory, its settings.
 
+use crate::hear::Places;
 use crate::shmem::{self, page};
-use crate::{mailbox, observe, publish, recovered};
+use crate::{bond, mailbox, observe, publish, recovered};
 use cluster::citus::{self, Groups};
+use cluster::deposition::{Answer, Bond};
 use cluster::described::Described;
 use cluster::health::Vitals;
 use cluster::member::Member;
@@ -13,8 +15,9 @@ use cluster::view::ClusterView;
 use dcs::Etcd;
 use dcs::remember::Remembered;
 use keeper::{Host, Server, Tenure};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -34,6 +37,13 @@ pub struct Here {
     pub wake: Arc<Notify>,
     /// Wakes the keeper.
     lease_wanted: Notify,
+    /// Wakes the listener, and how many receivers' ends it knows.
+    listen: Notify,
+    receiver_ends: Cell<u32>,
+    /// A bond is being written or taken away: what lies with the data is not known to this process.
+    keeping: AtomicBool,
+    /// Where the leader is.
+    places: Places,
     /// What was wrong with the snapshot or the other groups, so that only changes are told.
     told: RefCell<String>,
 }
@@ -42,7 +52,24 @@ impl Here {
     /// The host of a worker with these settings.
     pub fn new(etcd: Arc<Etcd>, name: MemberName, scope: Scope) -> Here {
         let (others, told, vitals) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Here { etcd, name, scope, others, vitals, wake: Arc::new(Notify::new()), lease_wanted: Notify::new(), told }
+        let (wake, lease_wanted, listen, receiver_ends) =
+            (Arc::new(Notify::new()), Notify::new(), Notify::new(), Cell::new(page().receiver_ends()));
+        let (keeping, places) = (AtomicBool::new(false), Places::default());
+        Here { etcd, name, scope, others, vitals, wake, lease_wanted, listen, receiver_ends, keeping, places, told }
+    }
+
+    /// Somebody woke this process: the listener, too, where a receiver has ended.
+    pub fn was_woken(&self) {
+        self.wake.notify_one();
+        let ends = page().receiver_ends();
+        if self.receiver_ends.replace(ends) != ends {
+            self.listen.notify_one();
+        }
+    }
+
+    /// Whoever waited for a bond to be kept was interrupted.
+    pub fn is_keeping(&self) -> bool {
+        self.keeping.load(Ordering::SeqCst)
     }
 
     /// Tells what is wrong beside the worker's own decisions, once.
@@ -105,6 +132,24 @@ impl Host for Here {
 
     fn stop_receiver(&self) {
         observe::stop_receiver();
+    }
+
+    async fn keep_bond(&self, bond: Option<&Bond>) -> Result<(), String> {
+        let directory = observe::data_dir().ok_or("there is no data directory")?;
+        let bond = bond.cloned();
+        self.keeping.store(true, Ordering::SeqCst);
+        // A disk that hangs must not hold up the renewals.
+        let kept = tokio::task::spawn_blocking(move || bond::keep(&directory, bond.as_ref())).await;
+        self.keeping.store(false, Ordering::SeqCst);
+        kept.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    async fn hear(&self, leader: &Member, patience: Duration) -> Answer {
+        self.places.hear(leader, patience).await
+    }
+
+    async fn listen_wanted(&self) {
+        self.listen.notified().await;
     }
 
     fn page(&self) -> &Tenure {

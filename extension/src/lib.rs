@@ -2,17 +2,19 @@
 //!
 //! Rooms in reading order: [`guc`] the settings, [`standing`] whose server this is, [`shmem`] the page that backends read, [`fence`] the
 //! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`wait_for_lsn`] reads that wait for a write, [`vitals`] how the server is, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
-//! lease worker (`keeper`'s loops, with [`here`] as their host), [`groups`] what a Citus coordinator shows of the other groups.
+//! lease worker (`keeper`'s loops, with [`here`] as their host), [`hear`] whether the leader lives and [`bond`] from whom a receiver must not stream, [`groups`] what a Citus coordinator shows of the other groups.
 
 use cluster::mark::Standing;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
+pub mod bond;
 pub mod error;
 pub mod fence;
 pub mod functions;
 pub mod groups;
 pub mod guc;
+pub mod hear;
 pub mod here;
 pub mod hold_back;
 pub mod mailbox;
@@ -46,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
     standing::warn_if_closed();
     if *standing::standing() == Standing::Managed {
         register_worker();
+        bond::register();
     }
 }
 

@@ -8,6 +8,7 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Duration;
 
 #[cfg(not(feature = "pg14"))]
 fn flushed() -> (Lsn, Timeline) {
@@ -120,6 +121,22 @@ pub fn stop_receiver() {
     let pid = unsafe { (*pg_sys::WalRcv).pid };
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// How long ago the WAL receiver that streams from this host and port got its last message. Read without its lock: a wrong word costs one try.
+pub fn receiver_heard(from: Option<(&str, u16)>) -> Option<Duration> {
+    let (host, port) = from?;
+    // SAFETY: words in shared memory, as above; the host is a string that ends within its field, and one that is being written is another one.
+    unsafe {
+        let receiver = pg_sys::WalRcv;
+        let streams = std::ptr::read_volatile(&raw const (*receiver).walRcvState) == pg_sys::WalRcvState::WALRCV_STREAMING;
+        let sender = std::ptr::read_volatile(&raw const (*receiver).sender_host);
+        let sender = CStr::from_bytes_until_nul(&sender.map(|letter| letter as u8)).ok()?.to_owned();
+        let same = sender.to_bytes() == host.as_bytes() && std::ptr::read_volatile(&raw const (*receiver).sender_port) == i32::from(port);
+        let last = std::ptr::read_volatile(&raw const (*receiver).lastMsgReceiptTime);
+        let ago_us = u64::try_from(pg_sys::GetCurrentTimestamp() - last).ok()?;
+        (streams && same).then(|| Duration::from_micros(ago_us))
     }
 }
 

@@ -33,7 +33,8 @@ fn judge() -> Standing {
     mark::standing(marked, &settings, inode)
 }
 
-fn data_directory() -> Option<PathBuf> {
+/// The data directory, in every process.
+pub fn data_directory() -> Option<PathBuf> {
     use std::os::unix::ffi::OsStrExt;
     // SAFETY: a C string that the process set before it loaded any library, and never changes.
     let path = unsafe { pg_sys::DataDir };

@@ -9,7 +9,7 @@ use crate::fence::layout;
 use crate::here::Here;
 use crate::shmem::{self, page};
 use crate::signals::{self, Interrupt, Signals};
-use crate::{groups, guc, mailbox, observe, vitals};
+use crate::{bond, groups, guc, mailbox, observe, vitals};
 use cluster::confirmed::{Compared, Differs};
 use cluster::lease;
 use cluster::name::{MemberName, Scope};
@@ -58,7 +58,7 @@ pub extern "C-unwind" fn tenure_lease_worker_main(_arg: pg_sys::Datum) {
 fn run() -> Result<(), Unable> {
     // Current-thread: the lease worker is one thread, and a library that starts another one starts it
     // with every signal blocked, because they are blocked before the runtime exists.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(3).build()?;
     runtime.block_on(async {
         let signals = Signals::open()?;
         if page().is_distrusted() {
@@ -67,6 +67,13 @@ fn run() -> Result<(), Unable> {
         // What is known of etcd's keys outlives a reload.
         let remembered = Arc::new(Remembered::default());
         let mut worker = from_settings(&remembered)?;
+        match bond::kept() {
+            Ok(bond) => worker.recall_bond(bond),
+            // No receiver streams until somebody has looked after it.
+            Err(why) => pgrx::warning!(
+                "pg_tenure: {why}; hint: this server receives from nobody while the file is there; make a new copy of it with tenure reinit"
+            ),
+        }
         loop {
             let reload = tokio::select! {
                 biased;
@@ -74,6 +81,7 @@ fn run() -> Result<(), Unable> {
                 death = signals::postmaster_death() => { death?; false }
                 never = worker.keep_lease() => match never {},
                 never = worker.turns() => match never {},
+                never = worker.listen() => match never {},
                 () = dcs::watch::keep_watching(worker.store.clone(), worker.host.wake.clone()) => false,
                 never = vitals::watch(&worker.host) => match never {},
                 never = groups::look_at_others(&worker) => never,
@@ -86,6 +94,10 @@ fn run() -> Result<(), Unable> {
                 }
             };
             if !reload {
+                return Ok(());
+            }
+            if worker.host.is_keeping() {
+                // The worker after this one reads what came of it.
                 return Ok(());
             }
             // SAFETY: SIGHUP's own business, done between two awaits in the process' main thread.
@@ -145,7 +157,7 @@ async fn interrupts(signals: &Signals, worker: &Worker) -> std::io::Result<bool>
             // SAFETY: ends the process at once, as Postgres does on SIGQUIT.
             Interrupt::Quit => unsafe { libc::_exit(2) },
             Interrupt::Reload => return Ok(true),
-            Interrupt::Asked => worker.host.wake.notify_one(),
+            Interrupt::Asked => worker.host.was_woken(),
         }
     }
 }

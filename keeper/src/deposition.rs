@@ -70,9 +70,8 @@ where
 
     /// What this server bound itself to before it was started, or before this worker was.
     pub fn recall_bond(&self, bond: Option<Bond>) {
-        if bond.is_some() {
-            self.host.change(|page| page.deposes_by_its_bond());
-        }
+        // The worker before this one may have ended between the file and the page.
+        self.host.change(|page| if bond.is_some() { page.deposes_by_its_bond() } else { page.end_deposing() });
         *self.bond.borrow_mut() = bond;
     }
 

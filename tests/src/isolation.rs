@@ -13,7 +13,7 @@ use crate::storm::network::Network;
 use crate::verdict::Verdict;
 use crate::wait;
 use crate::workload::{Ledger, Targets, Writer};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,16 @@ pub enum Fault {
     AgentFrozen,
     /// Everything on the host is.
     NodeFrozen,
+    /// Every process there is killed; started again when it is over.
+    NodeKilled,
     /// etcd is out of reach, clients and standbys are not.
     CutFromEtcd,
     /// Nothing is in reach.
     CutFromAll,
+    /// The other members are out of reach; etcd and clients are not.
+    CutFromMembers,
+    /// One of the other members is, both ways.
+    CutFromOne,
     /// The host of etcd's leader hangs together with ours, and both come back where they reach each other and nobody
     /// else: etcd's old leader does not know yet that it was deposed.
     HungWithEtcdsLeader,
@@ -44,8 +50,26 @@ pub struct Plan {
     pub ttl: u64,
     /// `synchronous_mode`.
     pub synchronous: bool,
+    /// Keys of the dynamic configuration, over all others.
+    pub dynamic: Value,
+    /// How long the cluster is whole before that.
+    pub calm: Duration,
     /// The same done to this Patroni instead of us.
     pub patroni: Option<PathBuf>,
+}
+
+impl Plan {
+    /// This fault for so long, without a synchronous standby and with nothing else that is special.
+    pub fn of(fault: Fault, lasts: Duration, ttl: u64) -> Plan {
+        Plan { fault, lasts, ttl, synchronous: false, dynamic: json!({}), calm: Duration::ZERO, patroni: None }
+    }
+
+    /// In quorum mode with `deposition`, in a cluster that has been whole long enough for it.
+    pub fn with_deposition(self) -> Plan {
+        let dynamic = json!({"synchronous_mode": "quorum", "deposition": "on"});
+        let calm = Duration::from_secs(self.ttl + 1);
+        Plan { synchronous: true, dynamic, calm, ..self }
+    }
 }
 
 /// What came of it.
@@ -65,6 +89,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// The longest time in which no server acknowledged anything.
     pub pause: Duration,
+    /// A voter took the key from a leader that still had it.
+    pub deposed: bool,
 }
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
@@ -76,7 +102,7 @@ const APART: u64 = 1_000_000_000;
 
 /// Makes a cluster of three, isolates its leader, heals, and counts.
 pub async fn suffer(plan: &Plan) -> Outcome {
-    let network = matches!(plan.fault, Fault::CutFromEtcd | Fault::CutFromAll | Fault::HungWithEtcdsLeader)
+    let network = (!matches!(plan.fault, Fault::AgentFrozen | Fault::NodeFrozen | Fault::NodeKilled))
         .then(|| Network::new(&[&NAMES[..], &ETCDS].concat()).expect("make a network; hint: as root, with ip(8)"));
     let cluster = settle(plan, network.as_ref()).await;
     let leader = cluster.leader().await;
@@ -93,15 +119,16 @@ pub async fn suffer(plan: &Plan) -> Outcome {
         })
         .collect();
     witness_of(&witnesses, &old).goes_on(100, PATIENCE).await;
+    wait::lasting(plan.calm).await;
 
     let struck = Instant::now();
     let healed = match (plan.fault, &network) {
         (Fault::HungWithEtcdsLeader, Some(network)) => hang_with_etcds_leader(&cluster, leader, network, plan.lasts).await,
         _ => {
-            strike(plan.fault, leader, network.as_ref(), true);
+            strike(plan.fault, &cluster, leader, network.as_ref(), true);
             wait::lasting(plan.lasts).await;
             let healed = Instant::now();
-            strike(plan.fault, leader, network.as_ref(), false);
+            strike(plan.fault, &cluster, leader, network.as_ref(), false);
             healed
         }
     };
@@ -130,6 +157,7 @@ pub async fn suffer(plan: &Plan) -> Outcome {
         last: last.name().to_owned(),
         acknowledged: all.acknowledged().count(),
         pause: all.longest_pause(),
+        deposed: cluster.nodes.iter().any(|node| deposed_somebody(node)),
         verdict,
     };
     println!("{:?} for {:?}: {}; {} lost", plan.fault, plan.lasts, outcome.verdict.summary, outcome.verdict.lost.len());
@@ -139,6 +167,11 @@ pub async fn suffer(plan: &Plan) -> Outcome {
 fn witness_of<'a>(witnesses: &'a [(String, Writer)], name: &str) -> &'a Writer {
     let found = witnesses.iter().find(|(one, _)| one == name);
     found.map(|(_, writer)| writer).unwrap_or_else(|| panic!("no witness at {name}"))
+}
+
+/// Its lease worker says that it took a key that was held.
+pub fn deposed_somebody(node: &Node) -> bool {
+    std::fs::read_to_string(node.server_log()).is_ok_and(|log| log.contains("take the leader key from the leader"))
 }
 
 /// All ledgers as one, by when each outcome was known.
@@ -165,6 +198,9 @@ async fn settle(plan: &Plan, network: Option<&Network>) -> Cluster {
         dynamic["loop_wait"] = json!(1);
         dynamic["retry_timeout"] = json!(if plan.patroni.is_some() { 3 } else { 1 });
         dynamic["synchronous_mode"] = json!(plan.synchronous);
+        for (key, value) in plan.dynamic.as_object().into_iter().flatten() {
+            dynamic[key] = value.clone();
+        }
         if let Some(lines) = config["postgresql"]["pg_hba"].as_array_mut() {
             lines.push(json!("host all all 10.0.0.0/8 scram-sha-256"));
             lines.push(json!("host replication all 10.0.0.0/8 scram-sha-256"));
@@ -234,13 +270,16 @@ async fn hang_with_etcds_leader(cluster: &Cluster, leader: &Node, network: &Netw
     healed
 }
 
-fn strike(fault: Fault, leader: &Node, network: Option<&Network>, begins: bool) {
+fn strike(fault: Fault, cluster: &Cluster, leader: &Node, network: Option<&Network>, begins: bool) {
     let name = leader.name();
+    let others = cluster.others(leader).into_iter().map(Node::name);
     match (fault, network) {
         (Fault::AgentFrozen, _) if begins => leader.freeze_arbiter(),
         (Fault::AgentFrozen, _) => leader.thaw_arbiter(),
         (Fault::NodeFrozen, _) if begins => leader.freeze(),
         (Fault::NodeFrozen, _) => leader.thaw(),
+        (Fault::NodeKilled, _) if begins => leader.kill(),
+        (Fault::NodeKilled, _) => cluster.start(leader),
         (Fault::CutFromEtcd, Some(network)) if begins => {
             network.cut(name, "e1");
             network.cut("e1", name);
@@ -251,6 +290,14 @@ fn strike(fault: Fault, leader: &Node, network: Option<&Network>, begins: bool) 
         }
         (Fault::CutFromAll, Some(network)) if begins => network.unplug(name),
         (Fault::CutFromAll, Some(network)) => network.plug(name),
-        (Fault::CutFromEtcd | Fault::CutFromAll | Fault::HungWithEtcdsLeader, _) => panic!("a cut needs a network"),
+        (Fault::CutFromMembers | Fault::CutFromOne, Some(network)) => {
+            let others = others.take(if fault == Fault::CutFromOne { 1 } else { usize::MAX });
+            let way = |one, other| if begins { network.cut(one, other) } else { network.heal(one, other) };
+            others.for_each(|other| {
+                way(name, other);
+                way(other, name);
+            });
+        }
+        (_, None) | (Fault::HungWithEtcdsLeader, _) => panic!("a cut needs a network"),
     }
 }

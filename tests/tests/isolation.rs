@@ -6,7 +6,7 @@ use stories::wait::seconds;
 
 /// Eight seconds with a lease of three: long enough for another to lead and for the old one to come back to it.
 async fn short(fault: Fault, synchronous: bool) -> Outcome {
-    let outcome = suffer(&Plan { fault, lasts: seconds(8), ttl: 3, synchronous, patroni: None }).await;
+    let outcome = suffer(&Plan { synchronous, ..Plan::of(fault, seconds(8), 3) }).await;
     assert_eq!(outcome.after_deadline, 0, "the old leader acknowledged after its deadline: {outcome:?}");
     assert_eq!(outcome.two_at_once, 0, "two servers acknowledged at once: {outcome:?}");
     outcome.verdict.nothing_doubled();
@@ -72,8 +72,7 @@ async fn a_leader_cut_from_everything_loses_nothing_with_a_synchronous_standby()
 #[tokio::test]
 async fn a_leader_alone_with_a_deposed_leader_of_etcd_is_not_renewed_by_it() {
     if can_cut() {
-        let plan = Plan { fault: Fault::HungWithEtcdsLeader, lasts: seconds(8), ttl: 10, synchronous: false, patroni: None };
-        let outcome = suffer(&plan).await;
+        let outcome = suffer(&Plan::of(Fault::HungWithEtcdsLeader, seconds(8), 10)).await;
         assert_ne!(outcome.old, outcome.last, "{outcome:?}");
         assert_eq!(outcome.two_at_once, 0, "two servers acknowledged at once: {outcome:?}");
         assert_eq!(outcome.after_deadline, 0, "the old leader acknowledged after its deadline: {outcome:?}");

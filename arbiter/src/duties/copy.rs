@@ -6,6 +6,7 @@ use crate::duties::follow::{self, unless_nostream};
 use crate::duties::leave::leave;
 use crate::duties::source;
 use crate::duties::start::start;
+use crate::duties::word;
 use crate::ground::program::{self, Run, Stragglers, WORKS_ON};
 use crate::node::Node;
 use crate::postgres::basebackup::basebackup;
@@ -89,6 +90,7 @@ async fn make(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], sourc
     node.stop(StopMode::Immediate).await?;
     node.clear_orphans().await?;
     program::end_leftovers(data_dir).await?;
+    word::take_back(node, view).await?;
     node.write_pgpass().await?;
     let mut failures = Vec::new();
     for method in methods {

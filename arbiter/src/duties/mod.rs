@@ -16,6 +16,7 @@ pub mod source;
 pub mod start;
 pub mod upgrade;
 pub mod upgrade_undone;
+pub mod word;
 
 use crate::duties::done::{Done, Judged};
 use crate::node::Node;

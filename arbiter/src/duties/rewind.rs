@@ -4,6 +4,7 @@ use crate::duties::done::Done;
 use crate::duties::follow::{self, unless_nostream};
 use crate::duties::source;
 use crate::duties::start::start;
+use crate::duties::word;
 use crate::ground::program;
 use crate::node::Node;
 use crate::node::recovery;
@@ -32,6 +33,7 @@ pub async fn rewind(node: &Node, view: &ClusterView, from: &Upstream) -> Result<
     node.clear_orphans().await?;
     program::end_leftovers(&config.postgres.data_dir).await?;
     node.speak(MemberState::Stopped, role);
+    word::take_back(node, view).await?;
     let recovery = follow::settings(node, view, &upstream);
     node.write_configuration(view, &recovery).await?;
     tracing::info!("rewinding to the history of {from} ({})", source::address(&conninfo));

@@ -41,8 +41,8 @@ thread_local! {
 /// Puts itself between a subscription's worker and its publisher. Called at the end of each transaction, of which such a worker has one
 /// before it connects; in every other process it is one load.
 pub fn before_transactions_of_a_subscription() {
-    // SAFETY: a pointer of this process, null where nothing has loaded libpqwalreceiver.
-    if unsafe { !pg_sys::WalReceiverFunctions.is_null() } && ORIGINAL.load(Relaxed).is_null() {
+    // SAFETY: pointers of this process: null where nothing has loaded libpqwalreceiver, and where this is no background worker.
+    if unsafe { !pg_sys::WalReceiverFunctions.is_null() && !pg_sys::MyBgworkerEntry.is_null() } && ORIGINAL.load(Relaxed).is_null() {
         install();
     }
 }

@@ -24,7 +24,9 @@ pub use events::Event;
 pub use gate::{Passed, Work};
 pub use keeper::renewal_was_sent_at;
 pub use mailbox::AskError;
-pub use presence::{arbiter_looked, attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_worker};
+pub use presence::{
+    arbiter_looked, attach_arbiter, attach_worker, belongs_to_this_session, own_pid, wake_arbiter, wake_listener, wake_worker,
+};
 pub use recovered::Recovered;
 pub use registration::register;
 
@@ -41,6 +43,7 @@ pub struct Page {
     tenure: keeper::Tenure,
     worker_pid: AtomicI32,
     worker_seen_ns: AtomicU64,
+    receiver_ends: AtomicU32,
     arbiter_pid: AtomicI32,
     arbiter_seen_ns: AtomicU64,
     etcd_seen_ns: AtomicU64,

@@ -87,6 +87,12 @@ pub fn wake_worker() -> bool {
     rustix::process::Pid::from_raw(pid).is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::USR2).is_ok())
 }
 
+/// WAL receiver: its connection ended, and the lease worker is to listen whether the leader lives. SIGUSR2 as for every other wake.
+pub fn wake_listener() {
+    page().receiver_ends.fetch_add(1, SeqCst);
+    wake_worker();
+}
+
 /// Makes the arbiter look again: one byte to its socket, never waiting. Whether it arrives is the
 /// arbiter's business; it looks by itself too.
 pub fn wake_arbiter() {
@@ -102,6 +108,11 @@ pub fn wake_arbiter() {
 }
 
 impl Page {
+    /// How many connections of WAL receivers have ended.
+    pub fn receiver_ends(&self) -> u32 {
+        self.receiver_ends.load(SeqCst)
+    }
+
     /// The lease worker's process; None where there is none.
     pub fn worker_pid(&self) -> Option<i32> {
         Some(self.worker_pid.load(SeqCst)).filter(|pid| *pid != 0 && alive(*pid))

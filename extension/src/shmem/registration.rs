@@ -1,6 +1,7 @@
 //! How the page comes to be: asked for while the library is loaded, laid out once before any backend runs.
 
 use super::{PAGE, Page, Recovered};
+use crate::bond;
 use crate::fence::layout::{self, ADDIN_SHMEM_INIT_LOCK};
 use crate::standing::standing;
 use cluster::fence::Mode;
@@ -73,6 +74,9 @@ unsafe extern "C-unwind" fn startup() {
             // A server on a cluster's data starts closed, also after a crash of a backend.
             let mode = if *standing() == Standing::Unmanaged { Mode::Unmanaged } else { Mode::Closed };
             (*page).tenure.begin(mode);
+            if mode != Mode::Unmanaged && !matches!(bond::kept(), Ok(None)) {
+                (*page).tenure.deposes_by_its_bond();
+            }
             (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);
             if let Err(why) = layout::as_built() {
                 (*page).distrust();

@@ -18,12 +18,15 @@ use stories::programs;
 const BY_HAND: &str = "by-hand";
 
 /// What is measured and what DESIGN promises, in milliseconds.
-const MEASURES: [(&str, &str, Option<u64>); 6] = [
+const MEASURES: [(&str, &str, Option<u64>); 9] = [
     (BY_HAND, "pg_ctl stop -m fast, pg_ctl promote", None),
     ("switchover", "planned switchover", Some(350)),
     ("postmaster", "postmaster killed, synchronous standby", Some(800)),
     ("restart", "postmaster killed, restarted in place", None),
     ("node", "node killed, ttl 3", Some(4000)),
+    ("deposed", "node killed, ttl 10, deposition", Some(800)),
+    ("deposed-frozen", "node frozen, ttl 10, deposition", Some(2000)),
+    ("deposed-cut", "node cut off, ttl 10, deposition", Some(2000)),
     ("start", "empty directories to three members", Some(5000)),
 ];
 
@@ -83,6 +86,9 @@ async fn measure(name: &str) -> Result<Duration> {
         "postmaster" => postmaster_killed(true).await,
         "restart" => postmaster_killed(false).await,
         "node" => node_killed().await,
+        "deposed" => deposed(Fault::NodeKilled).await,
+        "deposed-frozen" => deposed(Fault::NodeFrozen).await,
+        "deposed-cut" => deposed(Fault::CutFromAll).await,
         "start" => cold_start().await,
         _ => return Err(anyhow::anyhow!("{name} is no measure")).context("see bench's first lines"),
     })
@@ -101,7 +107,7 @@ async fn isolated(name: &str, fault: Fault, lasts: Duration, runs: usize) {
             if patroni.is_none() && ttl == 20 {
                 continue;
             }
-            let seen = suffer(&isolation::Plan { fault, lasts, ttl, synchronous: false, patroni }).await;
+            let seen = suffer(&isolation::Plan { patroni, ..isolation::Plan::of(fault, lasts, ttl) }).await;
             let lost = seen.verdict.lost.len();
             println!(
                 "| {name} {} s | {whose} | {} | {lost} | {} | {} | {} |",
@@ -142,6 +148,14 @@ async fn node_killed() -> Duration {
     leader.kill();
     writer.goes_on(50, PATIENCE).await;
     writer.finish().longest_pause()
+}
+
+/// In quorum mode, a TTL after the cluster was made; clients of every server tell when another one acknowledged.
+async fn deposed(fault: Fault) -> Duration {
+    let seen = suffer(&isolation::Plan::of(fault, Duration::from_secs(8), 10).with_deposition()).await;
+    seen.verdict.nothing_lost_or_doubled();
+    assert!(seen.deposed && seen.two_at_once == 0, "{seen:?}");
+    seen.pause
 }
 
 async fn cold_start() -> Duration {

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const AT_ONCE: usize = 3;
 
 /// Files of stories that run whole clusters: their servers load the installed library, and their arbiter is the built one.
-const OF_CLUSTERS: [&str; 2] = ["voters", "by_hand"];
+const OF_CLUSTERS: [&str; 3] = ["voters", "by_hand", "deposition"];
 
 /// What the stories run against.
 #[derive(Clone)]

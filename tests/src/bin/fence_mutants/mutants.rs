@@ -36,6 +36,8 @@ const INSTANCE: &str = "cluster/src/instance.rs";
 const STORE: &str = "cluster/src/store.rs";
 const STANDING: &str = "cluster/src/race.rs";
 const MARK: &str = "cluster/src/mark.rs";
+const BOND: &str = "extension/src/bond.rs";
+const DEPOSITION: &str = "cluster/src/deposition.rs";
 const DUTY: &str = "cluster/src/duty/mod.rs";
 
 /// All of them.
@@ -467,8 +469,8 @@ pub const MUTANTS: &[Mutant] = &[
         name: "promise-leader",
         guard: "failsafe_mode: who leads promises nothing",
         file: TENURE,
-        from: "        if leads || self.taking.load(SeqCst) != 0 {",
-        to: "        if self.taking.load(SeqCst) != 0 {",
+        from: "        if leads || self.taking.load(SeqCst) != 0 || self.deposing.load(SeqCst) != 0 {",
+        to: "        if self.taking.load(SeqCst) != 0 || self.deposing.load(SeqCst) != 0 {",
         stories: &[("failsafe", "who_has_promised_does_not_take_the_key")],
     },
     Mutant {
@@ -486,6 +488,30 @@ pub const MUTANTS: &[Mutant] = &[
         from: "unknown || cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), leads_in.0)",
         to: "unknown || cluster::failsafe::keeps_closed(page.is_promised(now), page.term(), page.term())",
         stories: &[("failsafe", "who_has_promised_opens_no_fence_with_a_key_that_came_late")],
+    },
+    Mutant {
+        name: "bond-promise",
+        guard: "failsafe_mode: who is bound by a deposition promises nothing",
+        file: TENURE,
+        from: " || self.deposing.load(SeqCst) != 0 {",
+        to: " {",
+        stories: &[("deposition", "a_voter_that_is_bound_does_not_receive_again_until_its_word_is_called_off")],
+    },
+    Mutant {
+        name: "bond-receiver",
+        guard: "who has deposed a leader does not receive from it",
+        file: BOND,
+        from: "Ok(Some(bond)) if deposition::may_receive(&bond, theirs) => return system,",
+        to: "Ok(Some(_)) => return system,",
+        stories: &[("deposition", "a_voter_that_is_bound_does_not_receive_again_until_its_word_is_called_off")],
+    },
+    Mutant {
+        name: "voter-hears",
+        guard: "nobody is deposed whom another voter hears: too few have spoken, and that one says so",
+        file: DEPOSITION,
+        from: "    if let Some(name) = voters().find(|name| hears(name)) {\n        return on(Reason::VoterHears(name.clone(), leader.name.clone()));\n    }\n    let mut heard = 0;",
+        to: "    let _ = hears;\n    let mut heard = sync.quorum as usize;",
+        stories: &[("deposition", "one_voters_ears_depose_nobody_whom_another_voter_hears")],
     },
     Mutant {
         name: "instance",
