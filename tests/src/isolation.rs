@@ -142,8 +142,8 @@ pub async fn suffer(plan: &Plan) -> Outcome {
     let first_elsewhere =
         ledgers.iter().filter(|(name, _)| *name != old).filter_map(|(_, ledger)| ledger.acknowledged().next()).map(|one| one.known).min();
     let by_old = || ledgers.iter().filter(|(name, _)| *name == old).flat_map(|(_, ledger)| ledger.acknowledged());
-    // A frozen agent need not keep a server from renewing its lease; whoever leads on has no deadline that passed.
-    let keeps_its_lease = plan.fault == Fault::AgentFrozen && first_elsewhere.is_none();
+    // Neither a frozen agent nor a standby out of reach need keep a server from renewing its lease; whoever leads on has no deadline that passed.
+    let keeps_its_lease = matches!(plan.fault, Fault::AgentFrozen | Fault::CutFromOne) && first_elsewhere.is_none();
     let all = merged(&ledgers);
     let verdict = wait::until("the verdict", PATIENCE, async || Verdict::of(last, &all).await.map_err(|error| format!("{error:#}"))).await;
     let outcome = Outcome {
@@ -157,7 +157,7 @@ pub async fn suffer(plan: &Plan) -> Outcome {
         last: last.name().to_owned(),
         acknowledged: all.acknowledged().count(),
         pause: all.longest_pause(),
-        deposed: cluster.nodes.iter().any(|node| deposed_somebody(node)),
+        deposed: cluster.nodes.iter().any(deposed_somebody),
         verdict,
     };
     println!("{:?} for {:?}: {}; {} lost", plan.fault, plan.lasts, outcome.verdict.summary, outcome.verdict.lost.len());
