@@ -8,7 +8,7 @@ use crate::standing::data_directory;
 use cluster::deposition::{self, Bond, FILE};
 use cluster::name::Timeline;
 use pgrx::pg_sys;
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int, c_long};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How long a receiver waits for an upstream that is being promoted; then it ends, and Postgres tries again after `wal_retrieve_retry_interval`.
 const PROMOTION: Duration = Duration::from_secs(5);
-/// Nothing in this protocol tells of a promotion, so it is asked for.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+/// In milliseconds. Nothing in this protocol tells of a promotion, so it is asked for.
+const ASK_EVERY: c_long = 20;
 
 static ORIGINAL: AtomicPtr<pg_sys::WalReceiverFunctionsType> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -89,6 +89,15 @@ fn receives() -> bool {
     unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_WAL_RECEIVER }
 }
 
+/// Waits, or until something wants this process. The latch stays as it is: the question that follows looks at it, and ends a process that is told to.
+fn pause() {
+    // SAFETY: the process' own latch.
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as c_int, ASK_EVERY, pg_sys::PG_WAIT_EXTENSION);
+    }
+}
+
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn identify_system(connection: *mut pg_sys::WalReceiverConn, timeline: *mut pg_sys::TimeLineID) -> *mut c_char {
     let began = Instant::now();
@@ -113,7 +122,7 @@ unsafe extern "C-unwind" fn identify_system(connection: *mut pg_sys::WalReceiver
         if began.elapsed() > PROMOTION {
             crate::error::does_not_receive(&why);
         }
-        std::thread::sleep(ASK_EVERY);
+        pause();
     }
 }
 

@@ -24,11 +24,14 @@ const ASK_POSTGRES: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 /// For how long the addresses of a host name are taken for the present ones.
 const ADDRESSES_LAST: Duration = Duration::from_secs(10);
 
+/// Addresses by host name, and when they were looked up.
+type Known = HashMap<String, (Vec<IpAddr>, Instant)>;
+
 /// What host names stand for. One is looked up at a time, and what is known serves until the answer comes: a name service that hangs
 /// takes one thread of this process, not the one that a renewal needs.
 #[derive(Default)]
 pub struct Places {
-    known: Arc<Mutex<HashMap<String, (Vec<IpAddr>, Instant)>>>,
+    known: Arc<Mutex<Known>>,
     asking: Arc<AtomicBool>,
 }
 
