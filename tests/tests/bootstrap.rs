@@ -12,7 +12,19 @@ use stories::wait::{self, seconds};
 
 #[tokio::test]
 async fn three_empty_nodes_become_a_primary_and_two_streaming_standbys() {
-    let cluster = Cluster::of(3).planned().await;
+    let mut cluster = Cluster::of(3).planned().await;
+    // What a shell that is used for clients may hold: lists of hosts, an option and a kind of server that no walreceiver could use.
+    let of_a_client = [
+        ("PGHOST", "10.255.255.1,10.255.255.2"),
+        ("PGHOSTADDR", "10.255.255.1,10.255.255.2"),
+        ("PGPORT", "5433,5434"),
+        ("PGTARGETSESSIONATTRS", "read-write"),
+        ("PGOPTIONS", "-c work_mem=nonsense"),
+        ("PGSERVICE", "nobody"),
+        ("PGLOADBALANCEHOSTS", "random"),
+    ];
+    let of_a_client = of_a_client.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    cluster.nodes = cluster.nodes.into_iter().map(|node| node.with_environment(of_a_client.clone())).collect();
     let started = Instant::now();
     for node in &cluster.nodes {
         cluster.start(node);

@@ -67,13 +67,36 @@ impl Programs {
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.path(name));
         command.env("LC_ALL", "C").env("PGREQUIREAUTH", REQUIRE_AUTH).stdin(Stdio::null());
-        for variable in ["PGDATA", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGPASSFILE"] {
-            command.env_remove(variable);
-        }
-        for variable in ["PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGTARGETSESSIONATTRS", "PGAPPNAME"] {
-            command.env_remove(variable);
-        }
+        forget_whom_to_reach(&mut command);
         command
+    }
+}
+
+/// By these a client of libpq finds its server. In the environment of an arbiter they are left by a shell or a container that is used for
+/// clients, too, and mean nothing for the node: its programs are told whom to reach by arguments, and a server's own receiver by
+/// `primary_conninfo`. The server would take `PGPORT` for its own port, and a list of ports, which a client may have, would keep it from
+/// starting. How a connection is protected (`PGSSLMODE` and its kin) is left as it is: without it something might be looser than what was asked for.
+const WHOM_TO_REACH: [&str; 14] = [
+    "PGDATA",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGUSER",
+    "PGDATABASE",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGOPTIONS",
+    "PGTARGETSESSIONATTRS",
+    "PGLOADBALANCEHOSTS",
+    "PGAPPNAME",
+];
+
+/// Nothing of our own environment says whom this program connects to.
+pub(crate) fn forget_whom_to_reach(command: &mut Command) {
+    for variable in WHOM_TO_REACH {
+        command.env_remove(variable);
     }
 }
 

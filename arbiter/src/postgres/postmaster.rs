@@ -113,6 +113,7 @@ impl Postmaster {
         setting.push(config_file);
         let mut command = Command::new(programs.path("postgres"));
         command.arg("-D").arg(data_dir).arg(setting).args(arguments).stdin(Stdio::null()).process_group(0).kill_on_drop(false);
+        super::forget_whom_to_reach(&mut command);
         // What the node is told by its environment, passwords too, is no business of a server that runs users' code.
         for (variable, _) in std::env::vars_os() {
             let configures = ["PATRONI_", "TENURE_"].iter().any(|prefix| variable.as_encoded_bytes().starts_with(prefix.as_bytes()));
