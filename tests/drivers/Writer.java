@@ -17,6 +17,7 @@ public class Writer {
         while (System.nanoTime() < end) {
             key++;
             while (true) {
+                long began = System.nanoTime();
                 try {
                     if (session == null) {
                         session = DriverManager.getConnection(url);
@@ -29,6 +30,11 @@ public class Writer {
                     session.commit();
                     break;
                 } catch (SQLException error) {
+                    // What takes long, and where.
+                    if (System.nanoTime() - began > 500_000_000L) {
+                        String what = session == null ? "a try to connect" : "a statement";
+                        System.out.println("pgjdbc: " + what + " ended after " + (System.nanoTime() - began) / 1_000_000 + " ms: " + error.getMessage());
+                    }
                     told.merge(session == null ? "connect" : String.valueOf(error.getSQLState()), 1, Integer::sum);
                     if (session != null) {
                         try {
@@ -42,7 +48,8 @@ public class Writer {
                 }
             }
             long now = System.nanoTime();
-            gap = Math.max(gap, now - last);
+            // What the first connection takes is the program's own start.
+            gap = key == 1 ? 0 : Math.max(gap, now - last);
             last = now;
             Thread.sleep(10);
         }
