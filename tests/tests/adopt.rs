@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::etcd::Etcd;
@@ -11,6 +11,7 @@ use stories::programs;
 use stories::room::Room;
 use stories::wait;
 use stories::workload::Ledger;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Three nodes of Patroni, and it.
 struct Field {
@@ -58,6 +59,23 @@ impl Field {
         assert!(output.status.success(), "{verb:?} on {}: {said}{}\n{}", node.name(), String::from_utf8_lossy(&output.stderr), logs());
         println!("{}: {verb:?}\n{said}", node.name());
         said
+    }
+
+    /// One that is killed as soon as it says this.
+    async fn broken_off(&self, node: &Node, verb: &[&str], at: &str) {
+        let mut command = tokio::process::Command::from(node.command(&self.cluster.room));
+        let mut child = command.args(verb).arg(node.config_file()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("run tenure");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let said = async {
+            while let Some(line) = lines.next_line().await.expect("read what it says") {
+                if line.starts_with(at) {
+                    return;
+                }
+            }
+            panic!("{verb:?} on {} never said {at}", node.name());
+        };
+        tokio::time::timeout(Duration::from_secs(60), said).await.expect("it says so in time");
+        child.kill().await.expect("kill it");
     }
 
     /// Nothing is lost, also in asynchronous mode: each change of leader was a planned one.
@@ -122,6 +140,34 @@ async fn there_and_back(mode: Value) {
     }
     writer.goes_on(50, PATIENCE).await;
     field.judged("given back", &writer.finish()).await;
+}
+
+#[tokio::test]
+async fn a_takeover_that_breaks_off_anywhere_is_gone_on_with_or_undone() {
+    let Some(patroni) = programs::patroni() else {
+        println!("SKIPPED: no Patroni here; `make patroni` installs it");
+        return;
+    };
+    let field = Field::of_patroni(&patroni, json!(false)).await;
+    let writer = field.cluster.writer().await;
+    let order = field.in_order().await;
+    let (first, second) = (order[0], order[1]);
+    // Patroni is told to stop, and nobody waits for that; then it is gone and nothing is started; then nobody waits for what was started.
+    field.broken_off(first, &["adopt"], "stopping").await;
+    field.broken_off(first, &["adopt"], "starting").await;
+    field.done(first, &["adopt"]).await;
+    // The way back breaks off before Patroni is there, and is undone.
+    field.broken_off(first, &["abandon"], "stopping").await;
+    field.done(first, &["adopt"]).await;
+    field.cluster.healthy().await;
+    assert_eq!(field.kinds().await.matches('o').count(), 1);
+    // The way there likewise.
+    field.broken_off(second, &["adopt"], "stopping").await;
+    field.done(second, &["abandon"]).await;
+    assert_eq!(field.kinds().await.matches('o').count(), 1);
+    field.cluster.healthy().await;
+    writer.goes_on(50, PATIENCE).await;
+    field.judged("broken off and gone on with", &writer.finish()).await;
 }
 
 #[tokio::test]

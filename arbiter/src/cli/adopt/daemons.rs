@@ -37,9 +37,16 @@ pub struct How {
     unit: Option<String>,
 }
 
+impl Daemon {
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        if self.kind == Kind::Ours { "the arbiter" } else { "Patroni" }
+    }
+}
+
 impl fmt::Display for Daemon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.kind == Kind::Ours { "the arbiter" } else { "Patroni" };
+        let what = self.name();
         match &self.how.unit {
             Some(unit) => write!(f, "{what} (process id {}, systemctl disable --now {unit})", self.pid.as_raw_nonzero()),
             None => write!(f, "{what} (process id {}, by SIGTERM)", self.pid.as_raw_nonzero()),
@@ -124,7 +131,7 @@ impl Daemon {
         let text = serde_json::to_string(&self.how)?;
         let path = remembered(config);
         crate::postgres::write_atomically(&path, &text, 0o600).await.context("write down how Patroni was started")?;
-        give_to_owner_of(&config.postgres.data_dir, &path)
+        give_to(owner_of(&config.postgres.data_dir)?, &path)
     }
 
     /// Stops it and waits for its end.
@@ -152,11 +159,16 @@ fn remembered(config: &NodeConfig) -> PathBuf {
     PathBuf::from(path)
 }
 
-fn give_to_owner_of(data_dir: &Path, path: &Path) -> Result<()> {
-    let owner = fs::metadata(data_dir).with_context(|| format!("look at {}", data_dir.display()))?;
+/// User and group that a directory belongs to.
+pub fn owner_of(directory: &Path) -> Result<(u32, u32)> {
+    let found = fs::metadata(directory).with_context(|| format!("look at {}", directory.display()))?;
+    Ok((found.uid(), found.gid()))
+}
+
+/// What root wrote is given to whom the data belongs to.
+pub fn give_to(owner: (u32, u32), path: &Path) -> Result<()> {
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
-            .with_context(|| format!("give {} to its owner", path.display()))?;
+        std::os::unix::fs::chown(path, Some(owner.0), Some(owner.1)).with_context(|| format!("give {} to its owner", path.display()))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! again, or undone by the other one.
 
 mod checks;
-mod daemons;
+pub(super) mod daemons;
 mod place;
 
 pub use place::Args;
@@ -49,6 +49,8 @@ pub async fn run(args: &Args, to: Kind) -> Result<()> {
     }
     place.tell_members(&view)?;
     let next = match mixed::next(&view, &place.config.name, to) {
+        // A key outlives whoever wrote it: the other command may have broken off here a moment ago.
+        Ok(Next::Done) if place.other_broke_off() || place.is_down().await? => Next::Exchange,
         Ok(next) => next,
         Err(why) if args.check => {
             return print(format!("stops: {why}\nafter that:\n{}", place.steps(&Next::Exchange, &view)?));
@@ -151,6 +153,19 @@ impl Place<'_> {
         }
     }
 
+    /// The daemon that is wanted.
+    fn wanted(&self) -> Result<Option<Daemon>> {
+        match self.to {
+            Kind::Ours => daemons::arbiter(&self.config),
+            Kind::Patroni => daemons::patroni(&self.config),
+        }
+    }
+
+    /// Neither the daemon that is wanted nor a server runs here.
+    async fn is_down(&self) -> Result<bool> {
+        Ok(self.wanted()?.is_none() && postgres::postmaster::Postmaster::adopt(&self.config.postgres.data_dir).await?.is_none())
+    }
+
     fn starts(&self, instead_of: Option<&Daemon>) -> Result<daemons::Start> {
         daemons::Start::of(&self.config, &self.args.file, self.to, self.args.start.as_deref(), instead_of)
     }
@@ -161,7 +176,27 @@ impl Place<'_> {
         }
         // Before anything is stopped: what can't be started again is not stopped.
         let running = self.running()?;
-        let start = self.starts(running.as_ref())?;
+        let wanted = self.wanted()?;
+        if self.to == Kind::Patroni
+            && let Some(daemon) = &wanted
+        {
+            // The other command may have broken off before it wrote that down.
+            daemon.remember(&self.config).await?;
+        }
+        let start = self.starts(running.as_ref().or(wanted.as_ref()))?;
+        match wanted {
+            // It may have been told to end, and not have got round to it.
+            Some(daemon) if self.other_broke_off() => {
+                print(format!("{} was to be stopped, and is", daemon.name()))?;
+                daemon.stop(self.patience()).await?;
+            }
+            Some(daemon) if running.is_none() => {
+                print(format!("{} runs already", daemon.name()))?;
+                return self.see_it_through().await;
+            }
+            _ => {}
+        }
+        self.note_begin().await?;
         if let Next::SwitchOver(whom) = next {
             self.switch_over(&whom).await?;
         }
@@ -183,7 +218,12 @@ impl Place<'_> {
         }
         print(format!("starting {start}"))?;
         start.run().await?;
+        self.see_it_through().await
+    }
+
+    async fn see_it_through(&self) -> Result<()> {
         let view = self.until(&format!("{} to run by {}", self.me(), self.to), |view| self.is_through(view)).await?;
+        self.note_end()?;
         print(format!("{} runs by {}", self.me(), self.to))?;
         print(self.next_of_all(&view))
     }

@@ -1,7 +1,9 @@
 //! Where `tenure adopt` and `tenure abandon` work: what was asked, the node, its cluster.
 
+use super::daemons;
 use crate::config::NodeConfig;
 use crate::ground::member_rest::Caller;
+use anyhow::{Context, Result};
 use cluster::mixed::Kind;
 use dcs::Etcd;
 use std::path::PathBuf;
@@ -34,4 +36,33 @@ pub struct Place<'a> {
     pub caller: Caller,
     /// What this node's member is to become.
     pub to: Kind,
+}
+
+/// Beside the data while one of the two commands is under way: which. What is found there later broke off.
+impl Place<'_> {
+    fn under_way(&self) -> PathBuf {
+        let mut path = self.config.postgres.data_dir.as_os_str().to_owned();
+        path.push(".changing");
+        PathBuf::from(path)
+    }
+
+    /// The command in the other direction broke off here: the daemon that is wanted now may have been told to end.
+    pub fn other_broke_off(&self) -> bool {
+        std::fs::read_to_string(self.under_way()).is_ok_and(|text| text.trim() != self.to.to_string())
+    }
+
+    /// From here on something is stopped.
+    pub async fn note_begin(&self) -> Result<()> {
+        let path = self.under_way();
+        crate::postgres::write_atomically(&path, &self.to.to_string(), 0o600).await.context("note what is under way")?;
+        daemons::give_to(daemons::owner_of(&self.config.postgres.data_dir)?, &path)
+    }
+
+    /// All of it is done.
+    pub fn note_end(&self) -> Result<()> {
+        match std::fs::remove_file(self.under_way()) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(why).context("note that it is done"),
+            _ => Ok(()),
+        }
+    }
 }
