@@ -199,6 +199,7 @@ mod tests {
             "arbiter f",
             "adopt --check f",
             "abandon f --start patroni --timeout 60",
+            "leave f --force",
         ] {
             let words = std::iter::once("tenure").chain(line.split_whitespace());
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

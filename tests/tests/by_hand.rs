@@ -58,6 +58,42 @@ async fn a_deposed_leader_that_is_started_by_hand_acknowledges_nothing() {
 }
 
 #[tokio::test]
+async fn a_cluster_becomes_plain_servers_in_three_commands() {
+    let cluster = Cluster::of(2).ttl(3).start().await;
+    let leader = cluster.leader().await;
+    let standby = cluster.others(leader)[0];
+    leader.query("CREATE TABLE kept AS SELECT 1 AS n").await.expect("write");
+    let leave = async |node: &Node| {
+        let mut command = tokio::process::Command::from(node.command(&cluster.room));
+        command.arg("leave").arg(node.config_file()).output().await.expect("run tenure")
+    };
+    let refused = leave(standby).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("not in maintenance mode"), "{said}");
+    assert!(standby.arbiter_runs() && standby.one("SELECT 1").await.is_ok(), "what is refused changes nothing");
+
+    cluster.cli_ok(&["pause", "--wait"]).await;
+    for node in [standby, leader] {
+        let left = leave(node).await;
+        assert!(left.status.success(), "{}{}", String::from_utf8_lossy(&left.stdout), String::from_utf8_lossy(&left.stderr));
+        assert!(!node.arbiter_runs(), "an arbiter is left");
+    }
+    cluster.etcd.kill();
+    for node in [leader, standby] {
+        pg_ctl_start(&cluster, node, "");
+        assert_eq!(node.one("SHOW shared_preload_libraries").await.expect("ask"), "");
+    }
+    leader.query("INSERT INTO kept VALUES (2)").await.expect("a plain primary writes");
+    wait::until("the row on the standby", PATIENCE, async || match standby.one("SELECT count(*) FROM kept").await {
+        Ok(count) if count == "2" => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    leader.query("DROP EXTENSION pg_tenure").await.expect("drop the extension");
+    leader.query("DROP ROLE tenure_admin, tenure_operator").await.expect("drop its roles");
+}
+
+#[tokio::test]
 async fn a_server_without_the_library_is_stopped_by_the_arbiter_that_finds_it() {
     let cluster = Cluster::of(2).ttl(3).start().await;
     let leader = cluster.leader().await;

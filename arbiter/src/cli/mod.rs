@@ -24,6 +24,7 @@ pub mod fleet;
 pub mod flush;
 pub mod history;
 pub mod init;
+pub mod leave;
 pub mod list;
 pub mod patronictl;
 pub mod pause;
@@ -79,6 +80,7 @@ pub enum Command {
     Adopt(adopt::Args),
     /// Give this node back to Patroni: our arbiter is stopped, and with it its server, which Patroni starts again.
     Abandon(adopt::Args),
+    Leave(leave::Args),
     BackupDone(backup_done::Args),
     Fleet(fleet::Args),
     Explain(explain::Args),
@@ -105,6 +107,7 @@ pub async fn run(command: Command, source: &Source, command_line: fn() -> clap::
         Command::Validate(args) => return validate::run(args),
         Command::Adopt(args) => return Box::pin(adopt::run(args, Kind::Ours)).await,
         Command::Abandon(args) => return Box::pin(adopt::run(args, Kind::Patroni)).await,
+        Command::Leave(args) => return Box::pin(leave::run(args)).await,
         Command::Roles(args) => return roles::run(args),
         Command::Completion(args) => return completion::run(args, command_line()),
         Command::Man(args) => return completion::man(args, command_line()),
@@ -151,6 +154,7 @@ pub async fn run(command: Command, source: &Source, command_line: fn() -> clap::
         Command::Init(args) => init::run(&args),
         Command::Adopt(args) => Box::pin(adopt::run(&args, Kind::Ours)).await,
         Command::Abandon(args) => Box::pin(adopt::run(&args, Kind::Patroni)).await,
+        Command::Leave(args) => Box::pin(leave::run(&args)).await,
         Command::Validate(args) => validate::run(&args),
         Command::Completion(args) => completion::run(&args, command_line()),
         Command::Man(args) => completion::man(&args, command_line()),

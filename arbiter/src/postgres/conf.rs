@@ -345,7 +345,8 @@ impl ConfigFiles {
     }
 }
 
-const HEADER: &str = "# Written by tenure: changes belong in the node's configuration file or in the dynamic configuration.";
+/// The first line of the files that we write.
+pub const HEADER: &str = "# Written by tenure: changes belong in the node's configuration file or in the dynamic configuration.";
 
 fn without_recovery(text: &str) -> String {
     let belongs = |line: &&str| {
