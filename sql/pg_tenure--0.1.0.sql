@@ -91,6 +91,12 @@ FROM tenure.lease() l,
      FROM own m) s;
 COMMENT ON VIEW tenure.health IS 'one row for monitoring: this server''s fence and lease, and its cluster (of Citus: its group) in numbers (lag in bytes)';
 
+CREATE VIEW tenure.version AS
+SELECT current_setting('tenure.library_version', true) AS library, current_setting('tenure.library_speech', true) AS speech,
+    (SELECT e.extversion FROM pg_extension e WHERE e.extname = 'pg_tenure') AS extension,
+    (SELECT a.default_version FROM pg_available_extensions a WHERE a.name = 'pg_tenure') AS installed;
+COMMENT ON VIEW tenure.version IS 'releases here: of the library that the server has loaded (and the form of keys and calls that it speaks), of these SQL objects, and of what is installed on this host';
+
 -- Acting ----------------------------------------------------------------------------------------------
 -- The lease worker writes the request to etcd; these wait for its answer. citus_group: on a Citus coordinator, which group's;
 -- its own where none is given.
@@ -116,7 +122,7 @@ CREATE FUNCTION tenure.set_config(patch jsonb, citus_group integer DEFAULT NULL)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_config_wrapper';
 COMMENT ON FUNCTION tenure.set_config(jsonb, integer) IS 'change the dynamic configuration by a merge patch (null removes), checked before it is stored';
 
--- The next three leave a request in etcd, where the member's arbiter finds it; one that nobody takes up is gone after 30 s.
+-- The next ones leave a request in etcd, where the member's arbiter finds it; one that nobody takes up is gone after 30 s.
 
 CREATE FUNCTION tenure.restart(member text DEFAULT NULL, only_pending boolean DEFAULT false,
     citus_group integer DEFAULT NULL) RETURNS text
@@ -130,6 +136,18 @@ COMMENT ON FUNCTION tenure.reload(text, integer) IS 'make a member, this one whe
 CREATE FUNCTION tenure.reinit(member text, citus_group integer DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reinit_wrapper';
 COMMENT ON FUNCTION tenure.reinit(text, integer) IS 'replace a standby''s data by a new copy';
+
+CREATE FUNCTION tenure.replay_until(member text, until timestamptz, citus_group integer DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'replay_until_wrapper';
+COMMENT ON FUNCTION tenure.replay_until(text, timestamptz, integer) IS 'let a delayed standby replay what was committed up to a time, and stop there';
+
+CREATE FUNCTION tenure.replay_pause(member text, citus_group integer DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'replay_pause_wrapper';
+COMMENT ON FUNCTION tenure.replay_pause(text, integer) IS 'let a standby stop its replay where it is';
+
+CREATE FUNCTION tenure.replay_resume(member text, citus_group integer DEFAULT NULL) RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'replay_resume_wrapper';
+COMMENT ON FUNCTION tenure.replay_resume(text, integer) IS 'let a standby''s replay go on, by the delay of its tag';
 
 -- For the arbiter --------------------------------------------------------------------------------------
 
@@ -201,12 +219,13 @@ COMMENT ON FUNCTION tenure_internal.log_running_transactions() IS 'called by the
 
 REVOKE ALL ON SCHEMA tenure, tenure_internal FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tenure, tenure_internal FROM PUBLIC;
-GRANT SELECT ON tenure.members, tenure.health TO pg_monitor, tenure_operator;
+GRANT SELECT ON tenure.members, tenure.health, tenure.version TO pg_monitor, tenure_operator;
 GRANT USAGE ON SCHEMA tenure TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.lease(), tenure.status(), tenure.config(), tenure.history(), tenure.events(), tenure.timings(),
     tenure.wait_for_lsn(pg_lsn, interval)
     TO pg_monitor, tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.switchover(text, timestamptz, integer), tenure.failover(text, integer), tenure.pause(integer), tenure.resume(integer),
-    tenure.restart(text, boolean, integer), tenure.reload(text, integer), tenure.reinit(text, integer)
+    tenure.restart(text, boolean, integer), tenure.reload(text, integer), tenure.reinit(text, integer),
+    tenure.replay_until(text, timestamptz, integer), tenure.replay_pause(text, integer), tenure.replay_resume(text, integer)
     TO tenure_operator;
 GRANT EXECUTE ON FUNCTION tenure.set_config(jsonb, integer) TO tenure_admin;

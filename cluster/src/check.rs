@@ -9,7 +9,6 @@ use crate::mixed::{self, Kind};
 use crate::name::MemberName;
 use crate::roster;
 use crate::slots::{self, SlotFacts};
-use crate::speech;
 use crate::store;
 use crate::view::ClusterView;
 use crate::watchdog;
@@ -120,8 +119,7 @@ pub fn faults(view: &ClusterView) -> Vec<Fault> {
             standing_by(view, name, &entry.member, &mut found);
         }
         of_any(name, &entry.member, &mut found);
-        let speech = entry.member.tenure.as_ref().map(|facts| facts.speech.unwrap_or_default());
-        if let Some(why) = speech.and_then(|theirs| speech::OURS.apart_from(theirs)) {
+        if let Some(why) = entry.member.apart() {
             found.member(Severity::Warning, name, format!("seen from here: {why}"), "`tenure version` shows who runs what");
         }
         if mixed::kind(&entry.member) == Kind::Patroni && view.members.values().any(|other| mixed::kind(&other.member) == Kind::Ours) {
@@ -354,6 +352,16 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
             name,
             "no arbiter runs beside it, so nothing could promote, restart or demote it".to_owned(),
             "start its arbiter",
+        );
+    }
+    if let Some(facts) = member.tenure.as_ref().filter(|_| member.is_running())
+        && let Some(arbiter) = facts.arbiter_version.as_ref().filter(|arbiter| **arbiter != facts.version)
+    {
+        found.member(
+            Severity::Notice,
+            name,
+            format!("its arbiter is of release {arbiter}, the library in its server of {}", facts.version),
+            "a restart loads the library that is installed: `tenure restart --rolling`; an arbiter is ended with SIGUSR1 and started anew",
         );
     }
     if let Some(sick) = member.tenure.as_ref().and_then(|facts| facts.sick.as_ref()) {

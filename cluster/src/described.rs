@@ -20,6 +20,12 @@ pub struct Described {
     /// A restart that waits for its time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduled_restart: Option<Scheduled>,
+    /// The arbiter's own release.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arbiter_version: Option<String>,
+    /// The release of the extension's SQL objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extension_version: Option<String>,
     /// The arbiter has seen maintenance mode, and does nothing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -41,7 +47,7 @@ pub struct Described {
     /// How the node is, seen from outside of the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vitals: Option<Vitals>,
-    /// It leads and is sick: what is wrong, and what is done about it.
+    /// It is sick: what is wrong, and, where it leads, what is done about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sick: Option<String>,
 }
@@ -51,6 +57,8 @@ impl Described {
     pub fn put_into(&self, member: &mut Member) {
         if let Some(facts) = &mut member.tenure {
             facts.oldest_wal = self.oldest_wal;
+            facts.arbiter_version = self.arbiter_version.clone();
+            facts.extension_version = self.extension_version.clone();
             facts.left_out = self.left_out.clone();
             facts.rules = self.rules.clone();
             facts.addresses = self.addresses.clone();

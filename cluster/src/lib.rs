@@ -24,6 +24,7 @@ pub mod mixed;
 pub mod parameter;
 pub mod pending;
 pub mod poolers;
+pub mod release;
 pub mod renamed;
 pub mod request;
 pub mod restart;

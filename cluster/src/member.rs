@@ -4,9 +4,8 @@ use crate::config::seconds_of;
 use crate::leader::LeaseId;
 use crate::lsn::Lsn;
 use crate::memory::Memory;
-use crate::name::Instance;
-use crate::name::Timeline;
-use crate::speech::Speech;
+use crate::name::{Instance, Timeline};
+use crate::speech::{self, Apart, Speech};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -152,8 +151,7 @@ const DELAY_MAX: u64 = i32::MAX as u64 / 1000;
 const OFF_UNLESS_SET: [&str; 5] = ["clonefrom", "nofailover", "noloadbalance", "nosync", "nostream"];
 
 impl Tags {
-    /// As the node's file has them, value by value, without those of the field's switches that are off. One that is off and stands beside its
-    /// priority stays: it has the last word there.
+    /// As the node's file has them, without those of the field's switches that are off; one beside its priority stays: it has the last word there.
     pub fn of_file(given: Map<String, Value>) -> Tags {
         let priority = |switch: &str| match switch {
             "nofailover" => given.contains_key("failover_priority"),
@@ -352,7 +350,7 @@ pub struct Member {
 /// What pg_tenure adds to its member key, under the key `tenure`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TenureFacts {
-    /// pg_tenure's own version.
+    /// The release of its library (while none runs: of its arbiter).
     #[serde(default)]
     pub version: String,
     /// Which form of keys and calls its library (while none runs: its arbiter) speaks.
@@ -361,6 +359,12 @@ pub struct TenureFacts {
     /// Which instance goes by the member's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
+    /// The release of its arbiter, where another part writes the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arbiter_version: Option<String>,
+    /// The release of the extension's SQL objects that its server shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension_version: Option<String>,
     /// An arbiter is attached to this server, so it can be promoted.
     #[serde(default)]
     pub arbiter: bool,
@@ -391,7 +395,7 @@ pub struct TenureFacts {
     /// How it is, where it looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vitals: Option<crate::health::Vitals>,
-    /// It leads and is sick: what is wrong, and what is done about it.
+    /// It is sick: what is wrong, and, where it leads, what is done about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sick: Option<String>,
     /// Fields of newer versions.
@@ -427,6 +431,11 @@ fn host_port(url: &str) -> Option<(String, u16)> {
 }
 
 impl Member {
+    /// Why this build and the member's don't understand each other, if so; of another program's member None.
+    pub fn apart(&self) -> Option<Apart> {
+        speech::OURS.apart_from(self.tenure.as_ref()?.speech.unwrap_or_default())
+    }
+
     /// Host and port of `conn_url`; the port is 5432 where none is given. None where it is no such address.
     pub fn host_port(&self) -> Option<(String, u16)> {
         host_port(&self.conn_url)

@@ -5,6 +5,7 @@
 //! over replay is paused. Where much is to be replayed this is done in strides; each begins with a pause, so that a server that reads its settings
 //! late never goes by a delay that has become too short.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// While much is left: for so long one delay holds.
@@ -17,7 +18,8 @@ pub const SHORT: Duration = Duration::from_secs(3);
 pub const BEFORE: Duration = Duration::from_millis(20);
 
 /// What is asked of a standby.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ask {
     /// Replay all that was committed up to this moment, in milliseconds since 1970, and stop there.
     Until(i64),

@@ -4,6 +4,8 @@
 //! still serves, in its member key, and whoever reads a form that it can't know keeps out, with a sentence, instead of guessing.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
 /// What one build speaks. A key without it was written before there was a second form: the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +19,39 @@ pub struct Speech {
 /// Of this build. A change of a key, of a request or of a function that the arbiter calls, which an older build would take for something else, is a
 /// new form: it is written only once a release is out that reads it.
 pub const OURS: Speech = Speech { speaks: 1, serves_from: 1 };
+
+/// The same as a text, which the library shows as its setting `tenure.library_speech`: an arbiter reads it before it calls anything there.
+pub const OURS_AS_TEXT: &std::ffi::CStr = c"1/1";
+
+/// The header by which whoever asks a member's REST says what it speaks, in this text's form.
+pub const HEADER: &str = "tenure-speech";
+
+/// As `3/2`: speaks 3, serves 2 and later ones. This form never changes: whoever reads it may be of any time.
+impl fmt::Display for Speech {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.speaks, self.serves_from)
+    }
+}
+
+/// Not of the form `3/2`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no form of keys and calls, which are told as in 3/2")]
+pub struct Unreadable(String);
+
+impl FromStr for Speech {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Speech, Unreadable> {
+        let parts = text.split_once('/').and_then(|(speaks, from)| Some((speaks.parse().ok()?, from.parse().ok()?)));
+        let (speaks, serves_from) = parts.ok_or_else(|| Unreadable(text.to_owned()))?;
+        Ok(Speech { speaks, serves_from })
+    }
+}
+
+/// Why this build does not understand who sends this header; None where it does, and for who sends none, as programs do that are not ours.
+pub fn apart_by_header(header: Option<&str>) -> Result<Option<Apart>, Unreadable> {
+    header.map(str::parse).transpose().map(|theirs: Option<Speech>| OURS.apart_from(theirs?))
+}
 
 impl Default for Speech {
     fn default() -> Speech {
@@ -73,5 +108,18 @@ mod tests {
             assert_eq!(mine.apart_from(theirs).map(|why| why.to_string()).unwrap_or_default(), why, "{mine:?} {theirs:?}");
         }
         assert_eq!(Speech::default().apart_from(OURS), None, "this build serves the first form");
+    }
+
+    #[test]
+    fn what_is_told_as_text_is_read_as_it_was_meant() {
+        assert_eq!(OURS_AS_TEXT.to_str(), Ok(OURS.to_string().as_str()));
+        assert_eq!("3/2".parse::<Speech>(), Ok(Speech { speaks: 3, serves_from: 2 }));
+        for wrong in ["", "3", "3/", "3/2/1", "-1/1", "three/two"] {
+            assert!(wrong.parse::<Speech>().is_err(), "{wrong}");
+            assert!(apart_by_header(Some(wrong)).is_err(), "{wrong}: what can't be read is not taken for the first form");
+        }
+        assert_eq!(apart_by_header(None), Ok(None));
+        assert_eq!(apart_by_header(Some("1/1")), Ok(None));
+        assert_eq!(apart_by_header(Some("9/8")), Ok(Some(Apart::Newer { theirs: 8, ours: OURS.speaks })));
     }
 }

@@ -7,6 +7,7 @@ use cluster::history::History;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::{Member, MemberEntry, MemberRole, MemberState};
 use cluster::name::{MemberName, SystemId};
+use cluster::request::MemberRequest;
 use cluster::view::{ClusterView, Initialize, Status, Versioned};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -95,7 +96,9 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
             view.announcements.insert(name(member)?, json(raw)?);
         }
         Known::Request(member) => {
-            view.requests.insert(name(member)?, json(raw)?);
+            // One that can't be read is refused by whom it is for, with a sentence.
+            let unread = |_| Versioned { value: MemberRequest::unreadable(), revision: raw.revision };
+            view.requests.insert(name(member)?, json(raw).unwrap_or_else(unread));
         }
         Known::Hold => view.hold = Some(json(raw)?),
         Known::Held => view.held = Some(json(raw)?),

@@ -12,6 +12,8 @@ use cluster::config::DynamicConfig;
 use cluster::fence::Mode;
 use cluster::leader::LeaseId;
 use cluster::parameter::{Catalogue, Parameter};
+use cluster::replay::Ask;
+use cluster::request::Wish;
 use cluster::time::Moment;
 use pgrx::datum::{Interval, JsonB, TimestampWithTimeZone};
 use pgrx::iter::TableIterator;
@@ -409,6 +411,35 @@ fn reload(member: Option<&str>, citus_group: Option<i32>) -> String {
 fn reinit(member: Option<&str>, citus_group: Option<i32>) -> String {
     let member = demanded(member, "member");
     act_on(citus_group, json!({"verb": "member", "wish": "reinit", "member": member}))
+}
+
+/// Lets a standby replay what was committed up to this moment, and stop there.
+#[pg_extern]
+fn replay_until(member: Option<&str>, until: Option<TimestampWithTimeZone>, citus_group: Option<i32>) -> String {
+    let hint = "Give a time of the past, with its zone: tenure.replay_until('n3', '2026-11-22 14:03+01').";
+    let Some(until) = until else { error::invalid("until should be a time, not NULL".to_owned(), hint) };
+    let until_ms = until.into_inner().saturating_add(POSTGRES_EPOCH_US).div_euclid(1000);
+    if until_ms > jiff::Timestamp::now().as_millisecond() {
+        error::invalid("until is yet to come".to_owned(), hint);
+    }
+    replay(member, Ask::Until(until_ms), citus_group)
+}
+
+/// Lets a standby stop its replay where it is.
+#[pg_extern]
+fn replay_pause(member: Option<&str>, citus_group: Option<i32>) -> String {
+    replay(member, Ask::Pause, citus_group)
+}
+
+/// Lets a standby's replay go on, by the delay of its tag.
+#[pg_extern]
+fn replay_resume(member: Option<&str>, citus_group: Option<i32>) -> String {
+    replay(member, Ask::Resume, citus_group)
+}
+
+fn replay(member: Option<&str>, ask: Ask, citus_group: Option<i32>) -> String {
+    let member = demanded(member, "member");
+    act_on(citus_group, json!({"verb": "member", "wish": Wish::Replay(ask), "member": member}))
 }
 
 // ---- For the arbiter ---------------------------------------------------------------------------

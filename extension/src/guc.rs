@@ -52,6 +52,13 @@ static FENCE_READS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static TTL_S: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MINIMUM_SYNCHRONOUS_COMMIT: GucSetting<SynchronousCommit> = GucSetting::<SynchronousCommit>::new(SynchronousCommit::On);
 
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => panic!("a version holds no zero byte"),
+};
+static LIBRARY_VERSION: Text = Text::new(Some(VERSION));
+static LIBRARY_SPEECH: Text = Text::new(Some(cluster::speech::OURS_AS_TEXT));
+
 /// Defines the settings. Called once, while the postmaster loads the library.
 pub fn register() {
     let start = || GucContext::Postmaster;
@@ -74,6 +81,23 @@ pub fn register() {
         &NAMESPACE,
         start(),
         open,
+    );
+    // Settings and no functions: they tell of the library whatever SQL objects there are, also none, or those of another release.
+    text(
+        c"tenure.library_version",
+        c"The release of pg_tenure that this server has loaded.",
+        c"Set by the library itself. The SQL objects may be of another one: see the view tenure.version.",
+        &LIBRARY_VERSION,
+        GucContext::Internal,
+        GucFlags::DISALLOW_IN_FILE,
+    );
+    text(
+        c"tenure.library_speech",
+        c"Which form of keys and calls the library speaks, and the oldest that it serves.",
+        c"Set by the library itself, and read by the arbiter before it calls anything.",
+        &LIBRARY_SPEECH,
+        GucContext::Internal,
+        GucFlags::DISALLOW_IN_FILE,
     );
     text(c"tenure.name", c"Name of this member, unique in its scope.", c"", &NAME, start(), open);
     GucRegistry::define_int_guc(

@@ -6,8 +6,10 @@ use crate::shmem::page;
 use cluster::citus::COORDINATOR;
 use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
+use cluster::member::MemberRole;
 use cluster::request::{MemberRequest, Wish};
 use cluster::restart::Conditions;
+use cluster::speech;
 use cluster::view::ClusterView;
 use dcs::key::Keys;
 use dcs::{Dcs, Error, Etcd};
@@ -156,11 +158,17 @@ async fn ask_member(place: &Place<'_>, view: &ClusterView, wish: Wish, member: O
     if wish == Wish::Reinit && view.leader_if(name).is_some() {
         return Err(format!("{name} is the leader: its data is the cluster's, and can't be made anew from a copy"));
     }
+    if matches!(wish, Wish::Replay(_)) && entry.member.role == MemberRole::Primary {
+        return Err(format!("{name} is the primary: there is nothing to replay"));
+    }
     if entry.member.tenure.as_ref().is_none_or(|facts| !facts.arbiter) {
         return Err(format!("no arbiter is beside {name} to do it"));
     }
     let conditions = Conditions { restart_pending: pending, ..Conditions::default() };
-    let request = MemberRequest { wish, conditions, by: place.here.name.to_string() };
+    if let Some(why) = entry.member.apart() {
+        return Err(format!("{name} would not understand it: seen from here, {why}"));
+    }
+    let request = MemberRequest { wish, conditions, by: place.here.name.to_string(), speech: speech::OURS };
     place.etcd.write_request(name, &request).await.map_err(unwritten)?;
     Ok(format!("{wish} of {name} was requested"))
 }

@@ -1,5 +1,6 @@
 //! What the arbiter does through its own functions in the server ends with it, is seen by who watches, and is never somebody else's function.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::node::{self, Node};
@@ -91,6 +92,62 @@ async fn an_extension_that_somebody_dropped_is_made_again_before_it_is_needed() 
 }
 
 /// Who owns the database that the arbiter works in makes functions that are called like ours, before ours are there.
+/// What one finds by the extension: its functions, views, their owners and rights.
+const OBJECTS: &str = "SELECT string_agg(what, E'\\n' ORDER BY what) FROM (
+    SELECT p.oid::regprocedure::text || ' ' || coalesce(p.proacl::text, '') || ' ' || p.prosrc || ' ' || p.provolatile::text || p.proparallel::text AS what
+    FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+    UNION ALL SELECT c.oid::regclass::text || ' ' || coalesce(c.relacl::text, '') || ' ' || pg_get_viewdef(c.oid)
+    FROM pg_class c WHERE c.relnamespace = 'tenure'::regnamespace AND c.relkind = 'v') objects";
+
+/// No release is older than the first, so one is made here: the SQL objects of 0.0.9 lack what the script to this release brings.
+fn an_older_release(extensions: &Path, current: &str) -> std::io::Result<[PathBuf; 2]> {
+    let script = std::fs::read_to_string(extensions.join(format!("pg_tenure--{current}.sql")))?;
+    let lacking = |statement: &&&str| statement.contains("replay_resume") || statement.contains("tenure.version");
+    let statements: Vec<&str> = script.split_inclusive(";\n").collect();
+    let created = |statement: &&&str| statement.contains("CREATE ") || statement.contains("COMMENT ");
+    let brought: String = statements.iter().filter(|statement| lacking(statement)).filter(created).copied().collect();
+    let old: String = statements
+        .iter()
+        .filter(|statement| !(lacking(statement) && created(statement)))
+        .map(|statement| statement.replace(", tenure.replay_resume(text, integer)", "").replace(", tenure.version", ""))
+        .collect();
+    let rights = "REVOKE ALL ON FUNCTION tenure.replay_resume(text, integer) FROM PUBLIC;\n\
+        GRANT EXECUTE ON FUNCTION tenure.replay_resume(text, integer) TO tenure_operator;\n\
+        GRANT SELECT ON tenure.version TO pg_monitor, tenure_operator;\n";
+    let files = [extensions.join("pg_tenure--0.0.9.sql"), extensions.join(format!("pg_tenure--0.0.9--{current}.sql"))];
+    std::fs::write(&files[0], old)?;
+    std::fs::write(&files[1], brought + rights)?;
+    Ok(files)
+}
+
+#[tokio::test]
+async fn sql_objects_of_an_older_release_follow_the_library_while_clients_write() {
+    let cluster = Cluster::of(2).ttl(3).start().await;
+    let leader = cluster.leader().await;
+    let current = leader.one("SELECT library FROM tenure.version").await.expect("ask for the library's release");
+    let share = leader.one("SELECT setting || '/extension' FROM pg_config WHERE name = 'SHAREDIR'").await.expect("ask where scripts are");
+    let Ok(files) = an_older_release(Path::new(&share), &current) else {
+        println!("SKIPPED: this user can't write scripts of extensions to {share}");
+        return;
+    };
+    let before = leader.one(OBJECTS).await.expect("what there is");
+    let writer = cluster.writer().await;
+    writer.goes_on(20, PATIENCE).await;
+    // In one statement: the arbiter looks at its objects in every turn.
+    let older = "DO $$ BEGIN DROP EXTENSION pg_tenure; CREATE EXTENSION pg_tenure VERSION '0.0.9'; END $$";
+    leader.query(older).await.expect("put an older release in its place");
+    leader.logged(&[&format!("the SQL objects of pg_tenure were brought from release 0.0.9 to {current}")], PATIENCE).await;
+    assert_eq!(leader.one("SELECT extension FROM tenure.version").await.expect("ask"), current);
+    assert_eq!(leader.one(OBJECTS).await.expect("what there is"), before, "an update leads to the same as a new installation");
+    writer.goes_on(20, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("SQL objects updated under a writer: {}", ledger.summary());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+    for file in files {
+        std::fs::remove_file(file).expect("remove the script again");
+    }
+}
+
 #[tokio::test]
 async fn nobody_elses_function_is_called_by_a_superuser() {
     let cluster = Cluster::of(1).ttl(3).start().await;

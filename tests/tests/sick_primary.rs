@@ -87,6 +87,7 @@ async fn a_primary_that_flushes_slowly_says_what_it_would_do_and_then_switches_o
     says(&cluster, "would give way to n2 by a switchover").await;
     println!("slow flushes: recognised after {} ms", began.elapsed().as_millis());
     assert!(cluster.cli_ok(&["check"]).await.contains("it is sick: a flush of WAL takes"));
+    assert!(cluster.cli_ok(&["list"]).await.contains("n1 is sick: a flush of WAL takes"));
     assert_eq!(cluster.view().await.expect("a view").leader(), Some("n1"), "it only observes");
     cluster.configure(&json!({"sick_primary": "act"})).await;
     let began = Instant::now();

@@ -389,6 +389,11 @@ fn footer(view: &ClusterView) -> String {
             lines.push_str(&format!("                      to: {candidate}\n"));
         }
     }
+    for (name, entry) in &view.members {
+        if let Some(sick) = entry.member.tenure.as_ref().and_then(|facts| facts.sick.as_deref()) {
+            lines.push_str(&format!(" {name} is sick: {sick}\n"));
+        }
+    }
     for key in &view.unreadable {
         lines.push_str(&format!(" Can't be read: {key}\n"));
     }
@@ -416,6 +421,18 @@ mod tests {
         | n2     | 127.0.0.1:15432 | Replica      | streaming |  1 |   0/4C4B400 |   4 |  0/4B571C0 |   5 |
         +--------+-----------------+--------------+-----------+----+-------------+-----+------------+-----+
         "#);
+    }
+
+    #[test]
+    fn who_is_sick_is_said_below_the_table() {
+        let mut view = sample();
+        let n1 = view.members.get_mut(&cluster::name::MemberName::new("n1").unwrap()).unwrap();
+        let facts = cluster::member::TenureFacts { sick: Some("only 20 MB are free on the disk".to_owned()), ..Default::default() };
+        n1.member.tenure = Some(facts);
+        assert_eq!(footer(&view), " n1 is sick: only 20 MB are free on the disk\n");
+        // What a program reads has the field's own fields only.
+        let tsv = members(&view, "demo", None, false, Format::Tsv).unwrap();
+        assert!(!tsv.contains("sick"), "{tsv}");
     }
 
     #[test]

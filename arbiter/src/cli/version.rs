@@ -3,6 +3,7 @@
 use super::context::{Tool, print};
 use super::groups;
 use anyhow::{Context, Result};
+use cluster::member::TenureFacts;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -35,9 +36,9 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     print("")?;
     for (name, entry) in parts.iter().flat_map(|part| &part.view.members) {
         if names.is_empty() || names.iter().any(|wished| wished == name.as_str()) {
-            let ours = entry.member.tenure.as_ref().map(|facts| facts.version.clone()).filter(|version| !version.is_empty());
+            let ours = entry.member.tenure.as_ref().filter(|facts| !facts.version.is_empty());
             let asked = tool.caller.ask(&entry.member.api_url, "GET", "patroni", None, BOUND).await;
-            match asked.and_then(|(_, text)| line(&text, ours.as_deref())) {
+            match asked.and_then(|(_, text)| line(&text, ours)) {
                 Ok(line) => print(format!("{name}: {line}"))?,
                 Err(error) => print(format!("{name}: failed to get version: {error:#}"))?,
             }
@@ -46,15 +47,18 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn line(status: &str, ours: Option<&str>) -> Result<String> {
+/// Who runs what: the library in the server, the arbiter, the SQL objects; Patroni's release is that of the surface that tools see.
+fn line(status: &str, ours: Option<&TenureFacts>) -> Result<String> {
     let status: Value = serde_json::from_str(status).context("understand the status")?;
     let surface = status.get("patroni").and_then(|patroni| patroni.get("version")).and_then(Value::as_str).unwrap_or("unknown");
     let program = match ours {
-        Some(version) => format!("pg_tenure {version} (Patroni {surface})"),
+        Some(facts) => format!("pg_tenure {} (Patroni {surface})", facts.version),
         None => format!("Patroni {surface}"),
     };
     let postgres = status.get("server_version").and_then(Value::as_u64).map(|version| format!(" PostgreSQL {}", postgres_version(version)));
-    Ok(program + &postgres.unwrap_or_default())
+    let parts = ours.map(|facts| [("arbiter", &facts.arbiter_version), ("SQL objects", &facts.extension_version)]);
+    let parts = parts.into_iter().flatten().filter_map(|(part, version)| Some(format!(", {part} {}", version.as_ref()?)));
+    Ok(program + &postgres.unwrap_or_default() + &parts.collect::<String>())
 }
 
 /// 150020 is 15.20; before 10 there were three parts.
@@ -74,7 +78,13 @@ mod tests {
     fn versions_read_as_people_write_them() {
         let status = r#"{"server_version":150020,"patroni":{"version":"4.1.5"}}"#;
         assert_eq!(line(status, None).unwrap(), "Patroni 4.1.5 PostgreSQL 15.20");
-        assert_eq!(line(status, Some("0.1.0")).unwrap(), "pg_tenure 0.1.0 (Patroni 4.1.5) PostgreSQL 15.20");
+        let facts = TenureFacts { version: "0.1.0".to_owned(), ..TenureFacts::default() };
+        assert_eq!(line(status, Some(&facts)).unwrap(), "pg_tenure 0.1.0 (Patroni 4.1.5) PostgreSQL 15.20");
+        let facts = TenureFacts { arbiter_version: Some("0.2.0".to_owned()), extension_version: Some("0.1.0".to_owned()), ..facts };
+        assert_eq!(
+            line(status, Some(&facts)).unwrap(),
+            "pg_tenure 0.1.0 (Patroni 4.1.5) PostgreSQL 15.20, arbiter 0.2.0, SQL objects 0.1.0"
+        );
         assert_eq!(postgres_version(90623), "9.6.23");
     }
 }

@@ -144,7 +144,11 @@ impl Daemon {
             tracing::debug!("the request was not taken up: {why}");
             return;
         }
-        let MemberRequest { wish, conditions, by } = request.value;
+        if let Some(why) = request.value.refused() {
+            tracing::error!("{} asked for by SQL on {} is not done: {why}", request.value.wish, request.value.by);
+            return;
+        }
+        let MemberRequest { wish, conditions, by, speech: _ } = request.value;
         tracing::info!("{wish} asked for by SQL on {by}");
         let (answer, answered) = tokio::sync::oneshot::channel();
         let snapshot_role = if self.view.leader_if(&name).is_some() { "primary" } else { "replica" };
@@ -158,6 +162,13 @@ impl Daemon {
             Wish::Restart => self.asked(Command::Restart(answer)).await,
             Wish::Reload => self.asked(Command::Reload(answer)).await,
             Wish::Reinit => self.asked(Command::Reinitialize { force: false, from_leader: false, answer }).await,
+            Wish::Replay(ask) => {
+                // Its end is told in the log, as by REST.
+                let (answer, _) = tokio::sync::oneshot::channel();
+                return self.asked(Command::Replay(ask, answer)).await;
+            }
+            // Refused above.
+            Wish::Unknown => return,
         }
         tokio::spawn(async move {
             if let Ok(Err(why)) = answered.await {

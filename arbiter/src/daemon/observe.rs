@@ -43,6 +43,8 @@ pub struct LoopMemory {
     pub stuck: Option<String>,
     /// Why the lease worker could not be attached to, as it was last told.
     pub attach_told: String,
+    /// What was said last of SQL objects that are not of the library's release.
+    pub update_told: String,
     /// Postgres was stopped for a switchover and does not serve again yet.
     pub start_owed: bool,
     /// A restart that waits for its time.
@@ -242,6 +244,8 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
     let barred = node.watchdog.bars(&config.watchdog, view.config().timing().ttl);
     let described = Described {
         pending_restart,
+        arbiter_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        extension_version: facts.as_ref().and_then(|facts| facts.extension.clone()),
         scheduled_restart: memory.scheduled_restart.clone(),
         paused: view.config().paused(),
         oldest_wal: facts.as_ref().and_then(|facts| facts.oldest_wal_lsn),

@@ -9,6 +9,7 @@ use cluster::duty::Duty;
 use cluster::local::{LocalState, Postgres};
 use cluster::member::{MemberRole, MemberState};
 use cluster::reason::Decision;
+use cluster::release::{self, Update};
 
 impl Daemon {
     /// The server that serves speaks for itself; while there is none, the arbiter does.
@@ -31,8 +32,14 @@ impl Daemon {
                     self.node.lease.speak(None);
                 }
                 let leads = matches!(seen.local.postgres, Postgres::Primary { .. });
+                if let Some(why) = seen.facts.as_ref().and_then(|facts| facts.library_is_apart()) {
+                    return self.tell_attach(format!("nothing is called in this server, since its library and this arbiter don't understand each other: {why}; hint: `tenure restart` loads the library that is installed"));
+                }
                 match extension::attach(&self.node, Some(&seen.described), leads || seen.barred.is_none()).await {
-                    Ok(()) => self.memory.attach_told.clear(),
+                    Ok(()) => {
+                        self.memory.attach_told.clear();
+                        self.update_extension(seen).await;
+                    }
                     Err(why) => self.not_attached(seen, &why).await,
                 }
             }
@@ -64,10 +71,41 @@ impl Daemon {
             }
             return self.node.wake.notify_one();
         }
-        let told = format!("{why:#}");
+        self.tell_attach(format!("attach to the lease worker: {why:#}"));
+    }
+
+    fn tell_attach(&mut self, told: String) {
         if self.memory.attach_told != told {
-            tracing::warn!("attach to the lease worker: {told}");
+            tracing::warn!("{told}");
             self.memory.attach_told = told;
+        }
+    }
+
+    /// After an upgrade of pg_tenure: who writes brings the SQL objects to its library's release, once every server has a library that serves them.
+    async fn update_extension(&mut self, seen: &Seen) {
+        let Some((installed, library)) = seen.facts.as_ref().and_then(|facts| Some((facts.extension.as_deref()?, facts.library()?))) else {
+            return;
+        };
+        if seen.fence_until.is_none() || !matches!(seen.local.postgres, Postgres::Primary { .. }) {
+            return;
+        }
+        let said = match release::update(&self.view, installed, library) {
+            Update::Nothing => return self.memory.update_told.clear(),
+            Update::Waits(names) => {
+                let names = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                Ok(format!(
+                    "the SQL objects of pg_tenure stay at release {installed} until the servers of these members have loaded {library}: {names}; hint: `tenure restart --rolling`"
+                ))
+            }
+            Update::Due => extension::update(&self.node, installed, library).await,
+        };
+        let told = said.as_ref().map_or_else(|why| format!("{why:#}"), Clone::clone);
+        if self.memory.update_told != told {
+            match said {
+                Ok(said) => tracing::info!("{said}"),
+                Err(why) => tracing::warn!("update the SQL objects of pg_tenure: {why:#}"),
+            }
+            self.memory.update_told = told;
         }
     }
 

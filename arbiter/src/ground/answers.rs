@@ -27,7 +27,12 @@ async fn status(caller: &Caller, view: &ClusterView, name: &MemberName) -> Resul
     let entry = view.members.get(name).context("it has no member key")?;
     let patience = if mixed::kind(&entry.member) == Kind::Patroni { PATIENCE_WITH_PATRONI } else { PATIENCE };
     let (status, text) = caller.ask(&entry.member.api_url, "GET", "patroni", None, patience).await?;
-    serde_json::from_str(&text).with_context(|| format!("status {status} is no JSON"))
+    let answer: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("status {status} is no JSON"))?;
+    // Patroni's says nothing of it.
+    match cluster::speech::apart_by_header(answer["tenure"]["speech"].as_str())? {
+        None => Ok(answer),
+        Some(why) => anyhow::bail!("seen from here, {why}"),
+    }
 }
 
 /// For how long a promise of `failsafe_mode` binds the member yet; None where none does, or it does not answer.

@@ -3,6 +3,7 @@
 use crate::ground::secret::Secret;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
+use cluster::speech;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header;
@@ -67,6 +68,7 @@ impl Caller {
             .uri(format!("/{path}"))
             .header(header::HOST, &address.authority)
             .header(header::CONTENT_TYPE, "application/json")
+            .header(speech::HEADER, speech::OURS.to_string())
             .header(header::CONNECTION, "close");
         // Looks are open to everybody, so nobody has to be told the password for one.
         if let Some(pair) = self.authentication.as_ref().filter(|_| method != "GET") {

@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use crate::postgres::query::{identifier, literal};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cluster::described::Described;
 
 /// What the extension must be told once the server takes connections.
@@ -31,6 +31,19 @@ async fn describe_only(node: &Node, described: Option<&Described>) -> Result<()>
     let Some(described) = described else { return Ok(()) };
     let text = literal(&serde_json::to_string(described)?);
     node.sql.execute(&format!("SELECT tenure_internal.describe({text})")).await.context("tell the lease worker what it is to publish")
+}
+
+/// Brings the SQL objects to the release of the server's library, where a script leads there; the sentence for the log.
+pub async fn update(node: &Node, from: &str, to: &str) -> Result<String> {
+    let (from_text, to_text) = (literal(from), literal(to));
+    let path = format!(
+        "SELECT coalesce((SELECT path FROM pg_extension_update_paths('pg_tenure') WHERE source = {from_text} AND target = {to_text}), '')"
+    );
+    if node.sql.text(&path).await?.is_empty() {
+        bail!("no script leads from {from} to {to} on this host; hint: install pg_tenure {to} as a whole");
+    }
+    node.sql.execute(&format!("ALTER EXTENSION pg_tenure UPDATE TO {}", identifier(to))).await?;
+    Ok(format!("the SQL objects of pg_tenure were brought from release {from} to {to}, that of the server's library"))
 }
 
 /// Grants what an existing cluster (one taken over) may lack: the extension.

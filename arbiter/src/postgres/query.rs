@@ -9,6 +9,7 @@ use cluster::mark::Identity;
 use cluster::name::Timeline;
 use cluster::parameter::Parameter;
 use cluster::slots::SlotSeen;
+use cluster::speech;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,6 +80,9 @@ pub struct ServerFacts {
     /// The settings of the extension that say whose server this is; None where the library is not loaded.
     #[serde(default)]
     pub tenure: Option<BTreeMap<String, String>>,
+    /// The release of the extension's SQL objects in this database; None where they are not there.
+    #[serde(default)]
+    pub extension: Option<String>,
     /// `synchronous_standby_names` in force.
     pub synchronous_standby_names: String,
     /// What a commit waits for where a session says nothing else.
@@ -110,6 +114,20 @@ impl ServerFacts {
             name: text("tenure.name"),
             group: text("tenure.group").parse().ok(),
         })
+    }
+
+    /// The release of the library that the server has loaded; None where none is, or one that does not say it.
+    pub fn library(&self) -> Option<&str> {
+        self.tenure.as_ref()?.get("tenure.library_version").map(String::as_str)
+    }
+
+    /// Why this arbiter and that library don't understand each other; None where they do. A library that says nothing of it speaks the first form.
+    pub fn library_is_apart(&self) -> Option<String> {
+        let told = self.tenure.as_ref()?.get("tenure.library_speech").map_or("1/1", String::as_str);
+        match told.parse::<speech::Speech>() {
+            Ok(theirs) => speech::OURS.apart_from(theirs).map(|why| why.to_string()),
+            Err(unreadable) => Some(unreadable.to_string()),
+        }
     }
 
     /// The furthest position this server holds: written on a primary; received or replayed on a standby, whichever is later.
@@ -266,7 +284,9 @@ SELECT json_build_object(
                  (SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1), boot_val)) ORDER BY name)
                  FROM pg_settings s WHERE pending_restart), '[]'),
   'on_command_line', (SELECT coalesce(json_object_agg(name, coalesce(setting, '')), '{}') FROM pg_settings WHERE source = 'command line'),
-  'tenure', (SELECT json_object_agg(name, coalesce(setting, '')) FROM pg_settings WHERE name IN ('tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group')),
+  'tenure', (SELECT json_object_agg(name, coalesce(setting, '')) FROM pg_settings WHERE name IN ('tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
+                 'tenure.library_version', 'tenure.library_speech')),
+  'extension', (SELECT extversion FROM pg_extension WHERE extname = 'pg_tenure'),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),
   'synchronous_commit', current_setting('synchronous_commit'),
   'primary_conninfo', current_setting('primary_conninfo'),

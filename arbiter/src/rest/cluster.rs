@@ -158,6 +158,7 @@ pub fn status(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, n
 fn tenure(snapshot: &Snapshot, now: Instant) -> Value {
     let mut tenure = Map::new();
     tenure.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+    tenure.insert("speech".to_owned(), json!(cluster::speech::OURS.to_string()));
     // What etcd said before it went away is no longer so where this node's own lease has run out: it holds the key no more, as far as
     // it can know.
     let ran_out = health::lease_ran_out(snapshot, now);

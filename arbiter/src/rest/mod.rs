@@ -38,10 +38,11 @@ use crate::ground::present;
 use crate::ground::tls;
 use crate::node::snapshot::{NodeHandle, Snapshot};
 use crate::postgres::query::ServerFacts;
+use ::cluster::speech;
 use access::Access;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use health::Query;
 use listen::{Answering, Peer};
@@ -278,6 +279,9 @@ async fn reply(shared: &Shared, access: &Access, peer: &Peer, answering: &Answer
         if let Err(refused) = access.admits(request.headers(), peer, request.uri().path(), &view).await {
             return refused;
         }
+        if let Err(refused) = understood(request.headers()) {
+            return refused;
+        }
         if page::is_of_another_site(request.headers(), access, &view) {
             return Reply::text(
                 403,
@@ -291,6 +295,16 @@ async fn reply(shared: &Shared, access: &Access, peer: &Peer, answering: &Answer
     match tokio::time::timeout(route.within, perform(shared, route, answering, request)).await {
         Ok(Ok(reply) | Err(reply)) => reply,
         Err(_) => Reply::text(503, format!("no answer within {} seconds", route.within.as_secs())),
+    }
+}
+
+/// What a build of another time asks for is not guessed at. Looks are: they tell who is of which time.
+fn understood(headers: &HeaderMap) -> Result<(), Reply> {
+    let told = headers.get(speech::HEADER).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match speech::apart_by_header(told.as_deref()) {
+        Ok(None) => Ok(()),
+        Ok(Some(why)) => Err(Reply::text(409, format!("not done: of who asks, {why}"))),
+        Err(unreadable) => Err(Reply::text(409, format!("not done: {unreadable}"))),
     }
 }
 

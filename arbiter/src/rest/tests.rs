@@ -79,6 +79,24 @@ async fn every_route_that_changes_something_asks_for_credentials() {
 }
 
 #[tokio::test]
+async fn who_speaks_another_form_is_refused_and_may_look() {
+    let mut world = world("");
+    for (told, why) in [("9/8", "upgrade this one"), ("three", "no form of keys and calls")] {
+        for route in ROUTES.iter().filter(|route| changes(&route.method)) {
+            let (status, says) = ask(&world, &route.method, route.path, &[("tenure-speech", told)], "{}").await;
+            assert!(status == 409 && says.contains(why), "{} {}: {status} {says}", route.method, route.path);
+        }
+        let (status, says) = ask(&world, &Method::GET, "/patroni", &[("tenure-speech", told)], "").await;
+        assert!(status == 200 && says.contains(r#""speech":"1/1""#), "{status} {says}");
+    }
+    assert!(world.commands.try_recv().is_err(), "nothing reached the daemon");
+    // A neighbour, and a program of the field's, which says nothing.
+    for headers in [&[("tenure-speech", "2/1")][..], &[]] {
+        assert_eq!(ask(&world, &Method::DELETE, "/restart", headers, "").await.0, 503, "nobody answers for the daemon here");
+    }
+}
+
+#[tokio::test]
 async fn looks_are_open_and_answer_while_etcd_is_away() {
     let world = world(PASSWORD);
     for (path, status, part) in [

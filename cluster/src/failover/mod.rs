@@ -126,6 +126,10 @@ pub fn unfit(view: &ClusterView, name: &MemberName, switchover: bool) -> Option<
     if member.tags.nofailover() {
         return Some("it is tagged nofailover".to_owned());
     }
+    // What is handed over is read by who takes it.
+    if let Some(why) = member.apart() {
+        return Some(format!("seen from here, {why}"));
+    }
     if let Some(facts) = &member.tenure
         && !facts.arbiter
     {
