@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 /// What an upgrade calls.
 const NEEDED: [&str; 10] =
     ["postgres", "pg_ctl", "initdb", "pg_upgrade", "pg_dump", "pg_dumpall", "pg_restore", "pg_resetwal", "pg_controldata", "psql"];
-/// And what makes the standbys and the statistics.
-const NEEDED_LATER: [&str; 2] = ["pg_basebackup", "vacuumdb"];
+/// And what makes the standbys and the statistics, and what shows that a server had no commit at its end.
+const NEEDED_LATER: [&str; 3] = ["pg_basebackup", "pg_waldump", "vacuumdb"];
 
 /// Looks.
 pub async fn look(config: &NodeConfig, old: &Programs, server: &Server, databases: &[Database], to: u32) -> Result<Files> {
@@ -28,7 +28,7 @@ pub async fn look(config: &NodeConfig, old: &Programs, server: &Server, database
     if !files.missing_programs.is_empty() {
         return Ok(files);
     }
-    files.found = major(&new).await;
+    (files.found, files.found_minor) = release(&new).await.unwrap_or_default();
     if files.found != Some(to) {
         return Ok(files);
     }
@@ -46,14 +46,20 @@ pub async fn look(config: &NodeConfig, old: &Programs, server: &Server, database
     Ok(files)
 }
 
-/// The major version that `postgres --version` says.
-async fn major(programs: &Programs) -> Option<u32> {
+/// The major version and the minor release that `postgres --version` says.
+async fn release(programs: &Programs) -> Option<(Option<u32>, Option<u32>)> {
     let mut command = programs.command("postgres");
     command.arg("--version");
     let said = run(command).await.ok()?;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let number = text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
-    number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+    Some(numbers(&String::from_utf8_lossy(&said.stdout)))
+}
+
+/// `postgres (PostgreSQL) 17.12 (Debian 17.12-0+deb13u1)`; a beta (`18beta1`) has no minor release.
+fn numbers(text: &str) -> (Option<u32>, Option<u32>) {
+    let word = text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit())).unwrap_or_default();
+    let major = word.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
+    let minor = word.split_once('.').and_then(|(_, minor)| minor.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok());
+    (major, minor)
 }
 
 async fn described(programs: &Programs) -> Result<Catalogue> {
@@ -122,6 +128,17 @@ fn is_mount_point(data_dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_has_two_numbers() {
+        for (text, expected) in [
+            ("postgres (PostgreSQL) 17.12 (Debian 17.12-0+deb13u1)\n", (Some(17), Some(12))),
+            ("postgres (PostgreSQL) 18beta1\n", (Some(18), None)),
+            ("", (None, None)),
+        ] {
+            assert_eq!(numbers(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_library_is_known_by_its_bare_name() {

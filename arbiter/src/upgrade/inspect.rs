@@ -25,9 +25,11 @@ SELECT json_build_object(
   'slots', coalesce((SELECT json_agg(json_build_array(slot_name, coalesce(plugin, 'a physical standby')) ORDER BY slot_name)
              FROM pg_replication_slots WHERE NOT temporary), '[]'),
   'version', current_setting('server_version_num')::int / 10000,
+  'minor', current_setting('server_version_num')::int % 10000,
   'checksums', current_setting('data_checksums') = 'on',
   'inner_tablespaces', coalesce((SELECT json_agg(spcname) FROM pg_tablespace
              WHERE starts_with(pg_tablespace_location(oid), current_setting('data_directory') || '/')), '[]'),
+  'tablespaces', coalesce((SELECT json_agg(spcname ORDER BY spcname) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')), '[]'),
   'closed_databases', coalesce((SELECT json_agg(datname) FROM pg_database WHERE NOT datallowconn AND datname <> 'template0'), '[]'),
   'settings', coalesce((SELECT json_agg(name ORDER BY name) FROM pg_settings
              WHERE source IN ('configuration file', 'command line', 'database', 'user') AND name !~ '[.]'), '[]'),

@@ -2,6 +2,7 @@
 
 pub mod obstacle;
 pub mod step;
+pub mod twin;
 
 /// The oldest major version that pg_tenure runs on.
 pub const OLDEST: u32 = 14;
@@ -18,6 +19,20 @@ pub fn reachable(from: u32, to: u32) -> Result<(), String> {
         return Err(format!("pg_tenure is built for PostgreSQL {OLDEST} to {NEWEST}, not for {to}"));
     }
     Ok(())
+}
+
+/// Which day's release this is, as the number of the day's release of 17: the minor releases of all major versions come on the same days. None
+/// for a version whose numbers we do not know.
+pub fn day(major: u32, minor: u32) -> Option<u32> {
+    let (later, earlier) = match major {
+        14 => (0, 13),
+        15 => (0, 8),
+        16 => (0, 4),
+        17 => (0, 0),
+        18 => (6, 0),
+        _ => return None,
+    };
+    Some((minor + later).saturating_sub(earlier))
 }
 
 /// The major version that a directory of programs names, where it names one: `15` in `/usr/lib/postgresql/15/bin`.
@@ -56,6 +71,16 @@ mod tests {
             let said = reachable(from, to).err().unwrap_or_default();
             assert!(said.contains(words) && said.is_empty() == words.is_empty(), "{from} to {to}: {said}");
         }
+    }
+
+    #[test]
+    fn minor_releases_of_one_day_have_one_number() {
+        for day_of in [[(14, 19), (15, 14), (16, 10), (17, 6), (18, 0)], [(14, 25), (15, 20), (16, 16), (17, 12), (18, 6)]] {
+            let days: std::collections::BTreeSet<_> = day_of.iter().map(|(major, minor)| day(*major, *minor)).collect();
+            assert_eq!(days.len(), 1, "{day_of:?}: {days:?}");
+        }
+        assert!(day(15, 20) > day(17, 11), "this pair failed");
+        assert_eq!(day(13, 1), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What stands in the way of a major upgrade, each with its cure: from what the server, its databases and each node's files say.
 
+use super::day;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -59,10 +60,14 @@ pub struct Server {
     pub slots: Vec<(String, String)>,
     /// Logical slots among these are not carried by `pg_upgrade` before this server's version 17.
     pub version: u32,
+    /// Its minor release.
+    pub minor: u32,
     /// Data checksums are on.
     pub checksums: bool,
     /// Tablespaces inside of the data directory.
     pub inner_tablespaces: Vec<String>,
+    /// All of the users' own.
+    pub tablespaces: Vec<String>,
     /// Databases that allow no connections, apart from template0.
     pub closed_databases: Vec<String>,
     /// Settings from files or the command line whose names no library brings.
@@ -129,6 +134,8 @@ pub struct Files {
     pub missing_programs: Vec<String>,
     /// The major version that the new `postgres` says it is.
     pub found: Option<u32>,
+    /// Its minor release.
+    pub found_minor: Option<u32>,
     /// Libraries that the databases or the settings need and the new version has not.
     pub missing_libraries: Vec<String>,
     /// Extensions that the new version has not.
@@ -187,6 +194,15 @@ pub fn of_server(server: &Server) -> Vec<Obstacle> {
     if !server.inner_tablespaces.is_empty() {
         let what = format!("tablespaces lie inside of the data directory: {}", names(&server.inner_tablespaces));
         found.push(obstacle(Stops, "tablespaces", what, "move them out of it: ALTER TABLE ... SET TABLESPACE, then DROP TABLESPACE"));
+    }
+    if !server.tablespaces.is_empty() {
+        let what = format!("tablespaces, of which no second copy is made on the same host: {}", names(&server.tablespaces));
+        found.push(obstacle(
+            StopsLogical,
+            "tablespace_copies",
+            what,
+            "use --in-place, or move what is in them: ALTER TABLE ... SET TABLESPACE pg_default",
+        ));
     }
     if !server.closed_databases.is_empty() {
         let what = format!("databases allow no connections: {}", names(&server.closed_databases));
@@ -346,6 +362,16 @@ pub fn of_files(files: &Files, to: u32, server: &Server) -> Vec<Obstacle> {
             format!("install PostgreSQL {to} there"),
         ));
         return of_member(found, &files.member);
+    }
+    if let Some(minor) = files.found_minor
+        && let (Some(here), Some(there)) = (day(server.version, server.minor), day(to, minor))
+        && there < here
+    {
+        let what = format!(
+            "PostgreSQL {to}.{minor} was released before {}.{}, of which pg_upgrade may carry what it does not know",
+            server.version, server.minor
+        );
+        found.push(obstacle(Stops, "minor_release", what, format!("update PostgreSQL {to} to its newest minor release")));
     }
     for library in &files.missing_libraries {
         let cure = match library.as_str() {

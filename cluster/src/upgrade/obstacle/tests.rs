@@ -30,11 +30,12 @@ fn nothing_stands_in_the_way_of_a_plain_server() {
 fn each_fact_of_the_server_is_named_with_its_weight() {
     use Weight::*;
     let list = || vec!["x".to_owned()];
-    let rows: [(Server, &str, Weight); 9] = [
+    let rows: [(Server, &str, Weight); 10] = [
         (Server { superuser: false, ..server() }, "rights", Stops),
         (Server { prepared: list(), ..server() }, "prepared_transactions", Stops),
         (Server { slots: vec![("s".to_owned(), "pgoutput".to_owned())], ..server() }, "replication_slots", Stops),
         (Server { inner_tablespaces: list(), ..server() }, "tablespaces", Stops),
+        (Server { tablespaces: list(), ..server() }, "tablespace_copies", StopsLogical),
         (Server { closed_databases: list(), ..server() }, "closed_databases", Stops),
         (Server { wal_level: "replica".to_owned(), ..server() }, "wal_level", StopsLogical),
         (Server { free_slots: 0, ..server() }, "slots_left", StopsLogical),
@@ -82,10 +83,12 @@ fn each_fact_of_a_nodes_files_is_named_with_its_member() {
     use Weight::*;
     let list = || vec!["x".to_owned()];
     let large = Server { bytes: 1 << 39, ..server() };
-    let rows: [(Files, &Server, &str, Weight); 10] = [
+    let newer = Server { minor: 20, ..server() };
+    let rows: [(Files, &Server, &str, Weight); 11] = [
         (Files { bin_dir: None, ..files() }, &server(), "programs", Stops),
         (Files { missing_programs: list(), ..files() }, &server(), "programs", Stops),
         (Files { found: Some(16), ..files() }, &server(), "programs", Stops),
+        (Files { found_minor: Some(11), ..files() }, &newer, "minor_release", Stops),
         (Files { missing_libraries: list(), ..files() }, &server(), "libraries", Stops),
         (Files { missing_extensions: list(), ..files() }, &server(), "extensions", Stops),
         (Files { unknown_settings: list(), ..files() }, &server(), "settings", Note),
@@ -98,6 +101,14 @@ fn each_fact_of_a_nodes_files_is_named_with_its_member() {
         let found = of_files(&files, 17, server);
         assert_eq!(kinds(&found), [(kind, weight)]);
         assert_eq!(found[0].member.as_deref(), Some("n1"), "{kind}");
+    }
+}
+
+#[test]
+fn a_minor_release_of_the_same_day_or_later_is_no_obstacle() {
+    let newer = Server { minor: 20, ..server() };
+    for minor in [Some(12), Some(13), None] {
+        assert_eq!(of_files(&Files { found_minor: minor, ..files() }, 17, &newer), [], "{minor:?}");
     }
 }
 
