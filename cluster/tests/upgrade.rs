@@ -87,7 +87,7 @@ fn old_data_is_replaced_by_a_copy_once_the_new_primary_serves() {
 #[test]
 fn a_half_done_upgrade_comes_before_anything_that_the_data_says() {
     let half = |step, failed| {
-        let journal = Journal { from: 15, to: 17, step, old: system(), new: Some(new()) };
+        let journal = Journal { from: 15, to: 17, step, old: system(), new: Some(new()), twin: None };
         let mut local = local("n1", DataDir::Damaged { why: "pg_control is missing".to_owned() }, Postgres::Stopped);
         local.upgrade = Some(Box::new(HalfUpgraded { journal, failed }));
         local

@@ -226,8 +226,15 @@ impl Etcd {
     }
 
     /// The cluster goes on as another database system, that of a new major version: one write, if this leader's key and what the cluster
-    /// was are as judged. Positions and timelines of the old one mean nothing in it.
-    pub async fn upgraded(&self, leader: &Leader, judged: &ClusterView, to: &SystemId, upgraded: Upgraded) -> Result<()> {
+    /// was are as judged. Positions and timelines of the old one mean nothing in it; its own timeline is `timeline`.
+    pub async fn upgraded(
+        &self,
+        leader: &Leader,
+        judged: &ClusterView,
+        to: &SystemId,
+        timeline: Timeline,
+        upgraded: Upgraded,
+    ) -> Result<()> {
         let keys = &self.keys;
         let when = vec![
             self.is_leader(leader),
@@ -244,7 +251,7 @@ impl Etcd {
         let mut then = vec![
             TxnOp::put(keys.store(), to_bytes(&making), None),
             TxnOp::put(keys.initialize(), to.0.as_str(), None),
-            TxnOp::put(keys.claimed_timeline(), to_bytes(&Timeline(1)), None),
+            TxnOp::put(keys.claimed_timeline(), to_bytes(&timeline), None),
             TxnOp::put(keys.failover(), "{}", None),
         ];
         then.extend([keys.history(), keys.status(), keys.failsafe()].map(|key| TxnOp::delete(key, None)));

@@ -3,28 +3,9 @@
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use stories::cluster::{Cluster, PATIENCE};
+use stories::majors::{from, later};
 use stories::node::Node;
 use stories::wait::{self, seconds};
-
-/// The major version that the stories run on.
-fn from() -> u32 {
-    let bin = stories::programs::postgres_bin();
-    let part = bin.iter().filter_map(|part| part.to_str()?.parse().ok()).next_back();
-    part.expect("PostgreSQL's programs lie in a directory that names the version")
-}
-
-/// A later major version beside that one with pg_tenure in it; None, said loudly, where there is none.
-fn later() -> Option<u32> {
-    let has = |major: &u32| {
-        let root = PathBuf::from(format!("/usr/lib/postgresql/{major}"));
-        root.join("bin/pg_upgrade").exists() && root.join("lib/pg_tenure.so").exists()
-    };
-    let found = (from() + 1..=18).rev().find(has);
-    if found.is_none() {
-        println!("SKIPPED IN PART: no later major version with pg_tenure is installed beside PostgreSQL {}", from());
-    }
-    found
-}
 
 const ONE_OF_EACH: [&str; 13] = [
     "CREATE TABLE no_identity (a int)",

@@ -41,6 +41,7 @@ pub mod show_config;
 pub mod switchover;
 pub mod topology;
 pub mod upgrade;
+pub mod upgrading;
 pub mod validate;
 pub mod version;
 

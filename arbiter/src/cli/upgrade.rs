@@ -3,6 +3,7 @@
 use super::context::{Tool, confirm, must_be_interactive, print, refuse, refuse_with};
 use super::groups::{self, Part};
 use super::list::yaml;
+use super::upgrading;
 use crate::upgrade::Checked;
 use anyhow::{Context, Result};
 use cluster::name::MemberName;
@@ -24,35 +25,39 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
-    /// The major version to upgrade to.
-    #[arg(long, value_name = "MAJOR")]
-    pub to: u32,
+    /// The major version to upgrade to. Without --check or --in-place it is made beside the present one and follows it, until the two change places.
+    #[arg(long, value_name = "MAJOR", required_unless_present_any = ["status", "switch", "back", "finish", "cancel", "compare"])]
+    pub to: Option<u32>,
     /// Only look what stands in the way; exit code 1 where something does.
     #[arg(long)]
     pub check: bool,
     /// Upgrade now: the primary is stopped, carried over with hard links and started; the standbys are copied anew.
     #[arg(long, conflicts_with = "check")]
     pub in_place: bool,
+    #[command(flatten)]
+    steps: upgrading::Steps,
     /// Do not ask for confirmation.
     #[arg(long)]
     pub force: bool,
-    /// Output format of --check.
+    /// Output format of --check and --status.
     #[arg(short, long, value_enum, default_value_t)]
     pub format: super::check::Format,
 }
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
-    if args.in_place {
-        return in_place(tool, args).await;
-    }
-    if !args.check {
-        let hint = "give --check to look what stands in the way, or --in-place for an upgrade with a pause for writers";
-        return Err(refuse_with("an upgrade without a pause, by logical replication, is not served", hint));
-    }
+    let to = match args.to {
+        Some(to) if args.in_place => return in_place(tool, args, to).await,
+        Some(to) if args.check => to,
+        to => {
+            let (cluster, group) = (args.cluster.as_deref(), args.group);
+            let asked = upgrading::Asked { cluster, group, to, force: args.force, format: args.format, steps: &args.steps };
+            return upgrading::run(tool, &asked).await;
+        }
+    };
     let mut several = Vec::new();
     for part in groups::all(tool, args.cluster.as_deref(), args.group).await? {
-        let answers = futures_util::future::join_all(part.view.members.keys().map(|name| ask(tool, &part, name, args.to))).await;
+        let answers = futures_util::future::join_all(part.view.members.keys().map(|name| ask(tool, &part, name, to))).await;
         several.push((part.target.group, answers));
     }
     let found: Vec<(Option<u32>, Obstacle)> =
@@ -71,20 +76,20 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     }
     if count(Weight::Stops) > 0 {
         return Err(refuse_with(
-            format!("{} obstacle(s) stop an upgrade to PostgreSQL {}", count(Weight::Stops), args.to),
+            format!("{} obstacle(s) stop an upgrade to PostgreSQL {}", count(Weight::Stops), to),
             "remove them as each says, then check again",
         ));
     }
     if args.format == super::check::Format::Text {
         let logical = count(Weight::StopsLogical);
         let beside = if logical == 0 { String::new() } else { format!(" ({logical} obstacle(s) to a path by logical replication)") };
-        print(format!("Nothing stops an upgrade in place to PostgreSQL {}{beside}", args.to))?;
+        print(format!("Nothing stops an upgrade in place to PostgreSQL {to}{beside}"))?;
     }
     Ok(())
 }
 
 /// Asks the leader, which does it; what is begun goes on if this command ends.
-async fn in_place(tool: &Tool, args: &Args) -> Result<()> {
+async fn in_place(tool: &Tool, args: &Args, to: u32) -> Result<()> {
     let parts = groups::all(tool, args.cluster.as_deref(), args.group).await?;
     let [part] = &parts[..] else {
         return Err(refuse_with(
@@ -93,7 +98,7 @@ async fn in_place(tool: &Tool, args: &Args) -> Result<()> {
         ));
     };
     let Some(leader) = &part.view.leader else { return Err(refuse_with("nobody leads", "`tenure check` says more")) };
-    let (scope, to) = (&part.target.scope, args.to);
+    let scope = &part.target.scope;
     if !args.force {
         must_be_interactive("a major upgrade")?;
         let question = format!(
@@ -105,7 +110,7 @@ async fn in_place(tool: &Tool, args: &Args) -> Result<()> {
         }
     }
     let api_url = part.view.members.get(&leader.name).map_or("", |entry| entry.member.api_url.as_str());
-    let body = json!({"to": to, "in_place": true});
+    let body = json!({"to": to, "do": "in_place"});
     match tool.caller.ask(api_url, "POST", "upgrade", Some(&body), UPGRADE_BOUND).await {
         Ok((200, _)) => print(format!(
             "Upgraded: {scope} is of PostgreSQL {to}, led by {}. Its standbys are copied anew: `tenure list -W` shows it",

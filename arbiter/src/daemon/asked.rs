@@ -3,9 +3,9 @@
 use super::Daemon;
 use crate::daemon::observe::Seen;
 use crate::daemon::words::word;
-use crate::duties::{restart, upgrade};
+use crate::duties::{change_places, restart, upgrade};
 use crate::node::settings;
-use crate::node::snapshot::Command;
+use crate::node::snapshot::{Command, Wanted};
 use cluster::duty::Duty;
 use cluster::local::Postgres;
 use cluster::request::{MemberRequest, Wish};
@@ -66,7 +66,7 @@ impl Daemon {
                     let _ = answer.send(done.map_err(|why| format!("{why:#}")));
                 });
             }
-            Command::Upgrade(to, answer) => self.upgrade(to, answer),
+            Command::Upgrade(wanted, answer) => self.upgrade(wanted, answer),
             Command::Reinitialize { force, from_leader, answer } => {
                 let _ = answer.send(self.reinitialize(force, from_leader));
             }
@@ -94,8 +94,8 @@ impl Daemon {
         }
     }
 
-    /// Begins a major upgrade in place; who asked is told how it ended.
-    fn upgrade(&mut self, to: u32, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
+    /// Begins a major upgrade in place, or the change of places with the twin; who asked is told how it ended.
+    fn upgrade(&mut self, wanted: Wanted, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
         let refused = match self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
             Some((_, duty)) => Some(format!("{} already in progress", word(duty))),
             None if self.view.leader_if(&self.node.config.name).is_none() => Some("this member does not lead: ask the leader".to_owned()),
@@ -111,7 +111,10 @@ impl Daemon {
         self.interrupt_procedure();
         let (node, view) = (self.node.clone(), self.view.clone());
         let task = tokio::spawn(async move {
-            let done = upgrade::upgrade(&node, &view, to).await;
+            let done = match wanted {
+                Wanted::InPlace(to) => upgrade::upgrade(&node, &view, to).await,
+                Wanted::ChangePlaces => change_places::change(&node, &view).await,
+            };
             let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
             done
         });

@@ -1,5 +1,5 @@
 //! What goes on beside the loop, at its own pace, for as long as the arbiter runs: the page is read, the node is looked at,
-//! the watchdog is fed for it, and virtual addresses are held for it.
+//! the watchdog is fed for it, virtual addresses are held for it, and the twin of a major upgrade is cared for.
 
 use crate::address::Right;
 use crate::config::NodeConfig;
@@ -7,7 +7,7 @@ use crate::node::Node;
 use crate::node::page::Page;
 use crate::node::snapshot::Snapshot;
 use crate::node::vitals;
-use crate::upkeep::{addresses, page, reads, watchdog};
+use crate::upkeep::{addresses, page, reads, twin, watchdog};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ pub fn begin(node: &Node, configured: &watch::Sender<Arc<NodeConfig>>, shown: &w
     let (right, rights) = watch::channel(Right::default());
     tasks.spawn(reads::keep(node.clone(), configured.subscribe(), shown.clone(), pages.clone(), right));
     tasks.spawn(addresses::keep(node.clone(), configured.subscribe(), shown.clone(), pages.clone(), rights));
+    tasks.spawn(twin::keep(node.clone(), shown.clone()));
     tasks.spawn(vitals::keep(node.clone(), shown.clone()));
     tasks.spawn(watchdog::keep(node.clone(), configured.subscribe(), shown.clone(), pages));
     Beside { _tasks: tasks }

@@ -166,6 +166,7 @@ impl Daemon {
             knowledge: self.node.knowledge.clone(),
             config: self.node.config.clone(),
             sql: self.node.sql.clone(),
+            twin: self.node.twin.clone(),
         };
         systemd::tell(&[NotifyState::Ready]);
         let rest = tokio::spawn(rest::serve(listener, node, self.gate.subscribe()));
@@ -218,6 +219,9 @@ impl Daemon {
         keeping_citus.abort();
         keeping_poolers.abort();
         drop(beside);
+        if !self.leaving {
+            upkeep::twin::at_end(&self.node).await;
+        }
         upkeep::addresses::at_end(&self.node).await;
         watching.abort();
         rest.abort();

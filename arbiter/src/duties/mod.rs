@@ -1,5 +1,6 @@
 //! The duties whose work is files and programs; which duty is whose procedure stands in `steward::duties`.
 
+pub mod change_places;
 pub mod copy;
 pub mod demote_cluster;
 pub mod done;

@@ -1,37 +1,33 @@
 //! The upgrade in place, on the leader: the server is stopped behind the fence, `pg_upgrade --link` carries it, the standbys are copied anew.
 
 use crate::duties::done::Done;
-use crate::duties::upgrade_undone;
+use crate::duties::{change_places, upgrade_undone};
 use crate::ground::program::WORKS_ON;
 use crate::node::{Node, slots};
 use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::postmaster::StopMode;
 use crate::postgres::{Programs, read_if_there, run, sync_data_directory, sync_directory, write_atomically};
-use crate::upgrade::{Checked, check, journal, trial};
+use crate::upgrade::{carried, demanded, journal, trial};
 use anyhow::{Context, Result, bail};
 use cluster::member::{MemberRole, MemberState};
+use cluster::name::Timeline;
 use cluster::store::Upgraded;
-use cluster::upgrade::obstacle::{Obstacle, Weight};
+use cluster::upgrade::obstacle::Weight;
 use cluster::upgrade::step::{Journal, Owed, Step};
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use steward::switchover::wait_for_writers;
 use tokio::process::Command;
 
 /// From the drain to the stop, which ends it.
 const DRAIN_MOST: Duration = Duration::from_secs(5);
-/// Another member's own check.
-const CHECK_BOUND: Duration = Duration::from_secs(160);
 /// Pause before etcd is asked again after it gave no answer.
 const RETRY: Duration = Duration::from_millis(250);
 /// The port in the name of the socket of a server that nobody else reaches.
 const PORT: &str = "50432";
-/// What is kept of the old directory besides what `pg_upgrade` carries: rules, settings of ALTER SYSTEM, and what the user began with.
-const KEPT: [&str; 4] = ["pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.base.conf"];
 
 /// What the steps work from.
 struct Upgrade<'a> {
@@ -47,10 +43,10 @@ struct Upgrade<'a> {
 /// Begins.
 pub async fn upgrade(node: &Node, view: &ClusterView, to: u32) -> Result<Done> {
     let began = Instant::now();
-    nothing_stops(node, view, to).await?;
+    demanded::nothing_stops(node, view, to, Weight::Stops).await?;
     let control = controldata::read(&node.programs, &node.config.postgres.data_dir).await?;
     let from = slots::major(&node.config).await.context("PG_VERSION can't be read")?;
-    let noted = Journal { from, to, step: Step::Prepare, old: control.system_id, new: None };
+    let noted = Journal { from, to, step: Step::Prepare, old: control.system_id, new: None, twin: None };
     tracing::info!("upgrading in place from PostgreSQL {from} to {to}");
     let done = go_on(node, view, noted, Step::Prepare).await;
     node.note_upgrade(done.is_err());
@@ -62,6 +58,15 @@ pub async fn upgrade(node: &Node, view: &ClusterView, to: u32) -> Result<Done> {
 /// Brings what an interruption left to the end that it is owed.
 pub async fn resume(node: &Node, view: &ClusterView, owed: Owed) -> Result<Done> {
     let Some(noted) = journal::read(&node.config).await? else { return Ok(Done::LookAgain) };
+    if let Some(from) = noted.twin {
+        let _hands = node.twin.hands.lock().await;
+        let done = match owed {
+            Owed::GoOn(_) => change_places::finish(node, &noted, from).await,
+            Owed::Undo | Owed::Discard => change_places::call_off(node, &noted).await,
+            Owed::Wait => Ok(()),
+        };
+        return done.map(|()| Done::LookAgain);
+    }
     let done = match owed {
         Owed::Undo => upgrade_undone::undo(node, &noted).await,
         Owed::Discard => upgrade_undone::discard(node, &noted).await,
@@ -75,30 +80,6 @@ pub async fn resume(node: &Node, view: &ClusterView, owed: Owed) -> Result<Done>
         Owed::Wait => Ok(()),
     };
     done.map(|()| Done::LookAgain)
-}
-
-/// Every member looks once more, this one and its databases too.
-async fn nothing_stops(node: &Node, view: &ClusterView, to: u32) -> Result<()> {
-    let body = json!({"to": to, "check": true});
-    let mut found = Box::pin(check(&node.config, &node.sql, view, true, to)).await?.obstacles;
-    for (name, entry) in view.members.iter().filter(|(name, _)| **name != node.config.name) {
-        let (status, text) = node
-            .caller
-            .ask(&entry.member.api_url, "POST", "upgrade", Some(&body), CHECK_BOUND)
-            .await
-            .with_context(|| format!("ask {name} what stands in the way"))?;
-        if status != 200 {
-            bail!("{name} does not say what stands in the way there: status code {status}, {}", text.trim());
-        }
-        let checked: Checked = serde_json::from_str(&text).with_context(|| format!("understand what {name} says"))?;
-        found.extend(checked.obstacles);
-    }
-    let stops = |obstacle: &Obstacle| (obstacle.weight == Weight::Stops).then(|| obstacle.what.clone());
-    let stops: Vec<String> = found.iter().filter_map(stops).collect();
-    if !stops.is_empty() {
-        bail!("nothing was begun: {}; hint: `tenure upgrade --to {to} --check` says what to do", stops.join("; "));
-    }
-    Ok(())
 }
 
 async fn go_on(node: &Node, view: &ClusterView, noted: Journal, first: Step) -> Result<()> {
@@ -148,27 +129,7 @@ impl Upgrade<'_> {
         write_atomically(&self.rules(), "local all all trust\n", 0o600).await?;
         let preloaded = self.node.sql.text("SELECT current_setting('shared_preload_libraries')").await?;
         write_atomically(&self.place.join("preloaded"), &preloaded, 0o600).await?;
-        if config.postgres.config_dir == *data_dir {
-            for name in KEPT {
-                if let Some(text) = read_if_there(&data_dir.join(name)).await? {
-                    write_atomically(&self.data.join(name), &text, 0o600).await?;
-                }
-            }
-        }
-        copy_the_users_own(data_dir, &self.data).await?;
-        for name in ["postgresql.conf", "postgresql.base.conf"] {
-            let file = self.data.join(name);
-            if file.is_file() {
-                let mut command = self.new.command("postgres");
-                command.arg("-D").arg(&self.data).arg(format!("--config-file={}", file.display())).args(["-C", "wal_level"]);
-                run(command).await.with_context(|| {
-                    format!(
-                        "PostgreSQL {} does not take {name} and postgresql.auto.conf as they are: take out what it does not know",
-                        self.noted.to
-                    )
-                })?;
-            }
-        }
+        carried::files(config, &self.new, &self.data, self.noted.to).await?;
         journal::write(config, &self.noted).await
     }
 
@@ -180,7 +141,7 @@ impl Upgrade<'_> {
     /// How a server of the new version is started: with the libraries of the old one, as some are loaded at the start or not at all.
     async fn options(&self) -> Result<String> {
         let preloaded = read_if_there(&self.place.join("preloaded")).await?.unwrap_or_default();
-        Ok(format!("-c hba_file={} {}", quoted(&self.rules()), trial::preloading(&preloaded)))
+        Ok(format!("-c hba_file={} {}", trial::quoted(&self.rules()), trial::preloading(&preloaded)))
     }
 
     async fn hold(&self, view: &ClusterView) -> Result<()> {
@@ -216,11 +177,13 @@ impl Upgrade<'_> {
 
     async fn transfer(&self) -> Result<()> {
         self.say(Step::Transfer);
-        let command = trial::pg_upgrade(&self.node.config, &self.new, &self.old, &self.data, &self.place).await?;
+        let command =
+            trial::pg_upgrade(&self.node.config, &self.new, &self.old, &self.node.config.postgres.data_dir, &self.data, &self.place)
+                .await?;
         let mut command = self.marked(command);
-        let rules = format!("-c hba_file={}", quoted(&self.rules()));
+        let rules = format!("-c hba_file={}", trial::quoted(&self.rules()));
         command
-            .args(["--link", "--no-sync", "--jobs", &jobs()])
+            .args(["--link", "--no-sync", "--jobs", &carried::jobs()])
             .arg("--old-options")
             .arg(&rules)
             .arg("--new-options")
@@ -236,7 +199,7 @@ impl Upgrade<'_> {
         self.say(Step::Statistics);
         let options = format!(
             "-c listen_addresses='' -c unix_socket_directories={} -c unix_socket_permissions=0700 -c port={PORT} {}",
-            quoted(&self.place),
+            trial::quoted(&self.place),
             self.options().await?
         );
         let mut start = self.marked(self.new.command("pg_ctl"));
@@ -249,7 +212,7 @@ impl Upgrade<'_> {
             bail!("the new server does not start: {}", crate::postgres::tail(&words));
         }
         let mut analyze = self.marked(self.new.command("vacuumdb"));
-        analyze.args(["--all", "--analyze-only", "--quiet", "--jobs", &jobs(), "--port", PORT]).arg("--host").arg(&self.place);
+        analyze.args(["--all", "--analyze-only", "--quiet", "--jobs", &carried::jobs(), "--port", PORT]).arg("--host").arg(&self.place);
         analyze.arg("--username").arg(&self.node.config.postgres.authentication.superuser.username);
         let analyzed = run(analyze).await;
         let mut stop = self.marked(self.new.command("pg_ctl"));
@@ -277,7 +240,7 @@ impl Upgrade<'_> {
                 let leader = view.leader_if(&node.config.name).filter(|_| view.system_id() == Some(&self.noted.old));
                 let Some(leader) = leader else { return Ok(false) };
                 let upgraded = Upgraded { old: self.noted.old.clone(), from: self.noted.from, to: self.noted.to };
-                node.etcd.upgraded(leader, &view, new, upgraded).await.map(|()| true)
+                node.etcd.upgraded(leader, &view, new, Timeline(1), upgraded).await.map(|()| true)
             };
             match written.await {
                 Ok(true) => return Ok(()),
@@ -318,40 +281,4 @@ impl Upgrade<'_> {
         });
         Ok(())
     }
-}
-
-/// Files of the user's in the data directory: certificates, keys, what settings name. What both versions make themselves stays as it is.
-async fn copy_the_users_own(from: &Path, to: &Path) -> Result<()> {
-    const THEIRS: [&str; 10] = [
-        "PG_VERSION",
-        "postmaster.pid",
-        "postmaster.opts",
-        "postgresql.conf",
-        "backup_label",
-        "backup_manifest",
-        "current_logfiles",
-        "standby.signal",
-        "recovery.signal",
-        "tablespace_map",
-    ];
-    let mut entries = tokio::fs::read_dir(from).await.with_context(|| format!("read directory {}", from.display()))?;
-    while let Some(entry) = entries.next_entry().await? {
-        let name = entry.file_name();
-        let text = name.to_string_lossy();
-        let ours = text == dcs::remember::FILE || text == cluster::mark::FILE || text.contains(".tenure") || text.ends_with(".old");
-        if !entry.file_type().await?.is_file() || ours || THEIRS.contains(&&*text) || to.join(&name).exists() {
-            continue;
-        }
-        tokio::fs::copy(entry.path(), to.join(&name)).await.with_context(|| format!("copy {text}"))?;
-    }
-    Ok(())
-}
-
-/// As one word of a shell.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
-}
-
-fn jobs() -> String {
-    std::thread::available_parallelism().map_or(1, usize::from).min(8).to_string()
 }

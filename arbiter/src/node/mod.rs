@@ -21,6 +21,7 @@ pub mod slots;
 pub mod snapshot;
 pub mod store;
 pub mod timings;
+pub mod twin;
 pub mod vitals;
 pub mod watchdog;
 
@@ -100,6 +101,8 @@ pub struct Node {
     pub addresses: Arc<crate::address::Addresses>,
     /// The watchdog device.
     pub watchdog: Arc<crate::node::watchdog::Watchdog>,
+    /// What is under way with the twin of a major upgrade.
+    pub twin: Arc<crate::node::twin::TwinWork>,
     /// What an operator wants of this standby's replay.
     pub replay: Arc<crate::node::replay::Replay>,
     /// How this node is, seen from outside of the server.
@@ -175,6 +178,7 @@ impl Node {
             addresses: Arc::default(),
             watchdog: Arc::default(),
             vitals: Arc::default(),
+            twin: Arc::default(),
             replay: Arc::default(),
             writing: Arc::default(),
             page,

@@ -52,8 +52,8 @@ pub enum Command {
     ForgetRestart(oneshot::Sender<Result<(), String>>),
     /// Replay of this standby, by hand: answered when it is where it was to go.
     Replay(cluster::replay::Ask, oneshot::Sender<Result<String, String>>),
-    /// Upgrade the cluster in place to this major version.
-    Upgrade(u32, oneshot::Sender<Result<(), String>>),
+    /// A major upgrade: a step of it that stops the server.
+    Upgrade(Wanted, oneshot::Sender<Result<(), String>>),
     /// Replace this standby's data by a new copy.
     Reinitialize {
         /// A job that is under way is ended first.
@@ -63,6 +63,15 @@ pub enum Command {
         /// Started, or why not.
         answer: oneshot::Sender<Result<(), String>>,
     },
+}
+
+/// What stops the server for a major upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Upgrade the cluster in place to this major version.
+    InPlace(u32),
+    /// The server and its twin change places.
+    ChangePlaces,
 }
 
 impl Command {
@@ -103,4 +112,6 @@ pub struct NodeHandle {
     pub knowledge: Arc<crate::node::known::Knowledge>,
     /// The node's own server.
     pub sql: Arc<crate::postgres::query::LocalSql>,
+    /// What is under way with the twin of a major upgrade.
+    pub twin: Arc<crate::node::twin::TwinWork>,
 }

@@ -14,7 +14,8 @@
 //! | PATCH, PUT | `/config` | 200, 400, 409, 503 |
 //! | POST | `/failsafe` | 200 `Accepted`, 500, 502, 503: the leader asks for a promise |
 //! | POST | `/restart` `/reload` `/reinitialize` | 200 or 202, 400, 409, 422, 500, 503 |
-//! | POST | `/upgrade` | 200 what stands in the way of a major upgrade, or that it is done; 400, 412, 503 |
+//! | GET | `/upgrade` | 200 how far a major upgrade is on this node |
+//! | POST | `/upgrade` | 200 what stands in the way of a major upgrade, or that a step of it is done; 202 it is begun; 400, 412, 503 |
 //! | POST | `/replay` | 200 paused there or going on, 400, 503: ours, for delayed standbys |
 //! | DELETE | `/restart` | 200, 404 |
 //!
@@ -157,6 +158,7 @@ enum Purpose {
     Reload,
     Reinitialize,
     Upgrade,
+    Upgrading,
     Replay,
 }
 
@@ -173,7 +175,7 @@ const fn route(method: Method, path: &'static str, purpose: Purpose, within: Dur
 }
 
 /// Every route, by its first path segment; a GET that is not here is a health check.
-static ROUTES: [Route; 21] = [
+static ROUTES: [Route; 22] = [
     route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
     route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
     route(Method::GET, "/history", Purpose::History, GET_WITHIN),
@@ -183,6 +185,7 @@ static ROUTES: [Route; 21] = [
     route(Method::GET, "/journal", Purpose::Journal, GET_WITHIN),
     route(Method::GET, "/parameters", Purpose::Parameters, GET_WITHIN),
     route(Method::GET, "/ui", Purpose::Page, GET_WITHIN),
+    route(Method::GET, "/upgrade", Purpose::Upgrading, GET_WITHIN),
     route(Method::POST, "/switchover", Purpose::Switchover, Duration::from_secs(75)),
     route(Method::POST, "/failsafe", Purpose::PromiseFailsafe, GET_WITHIN),
     route(Method::DELETE, "/switchover", Purpose::ForgetSwitchover, WRITE_WITHIN),
@@ -347,6 +350,7 @@ async fn perform(shared: &Shared, route: &Route, answering: &Answering, request:
         Purpose::Reload => actions::reload(node).await,
         Purpose::Reinitialize => actions::reinitialize(node, &body).await,
         Purpose::Upgrade => upgrade::asked(node, &body).await,
+        Purpose::Upgrading => Ok(Reply::json(200, &node.twin.told().without_names())),
         Purpose::Replay => actions::replay(node, &body).await,
     }
 }

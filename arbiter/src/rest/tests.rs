@@ -38,6 +38,7 @@ pub(crate) fn world(authentication: &str) -> World {
         promise: Default::default(),
         timings: Default::default(),
         knowledge: Arc::default(),
+        twin: Arc::default(),
         config: Arc::new(config),
         sql: Arc::new(LocalSql::new(LocalServer { data_dir: "/nowhere".into(), port: 1, ways: Vec::new() }, &nobody, "postgres")),
     };

@@ -1,9 +1,12 @@
 //! A new major version of PostgreSQL (docs/upgrade.md): what stands in its way, the trial, and what is written down of one that has begun.
 
+pub mod carried;
+pub mod demanded;
 pub mod files;
 pub mod inspect;
 pub mod journal;
 pub mod trial;
+pub mod twin;
 
 use crate::config::NodeConfig;
 use crate::postgres::query::LocalSql;

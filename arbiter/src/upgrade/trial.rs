@@ -29,7 +29,7 @@ async fn in_place(config: &NodeConfig, new: &Programs, old: &Programs, server: &
     tokio::fs::DirBuilder::new().mode(0o700).create(place).await.with_context(|| format!("create {}", place.display()))?;
     let empty = place.join("data");
     make_empty(config, new, server.checksums, server.version, &empty).await?;
-    let mut command = pg_upgrade(config, new, old, &empty, place).await?;
+    let mut command = pg_upgrade(config, new, old, &config.postgres.data_dir, &empty, place).await?;
     // Some libraries, ours among them, are loaded at the start or not at all.
     command.arg("--check").arg("--new-options").arg(preloading(&server.preloaded.join(",")));
     let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
@@ -65,8 +65,15 @@ fn new_major(new: &Programs) -> Option<u32> {
     path.iter().filter_map(|part| part.to_str()?.rsplit('-').next()?.parse().ok()).next_back()
 }
 
-/// `pg_upgrade` from the node's data into this directory, run in `place`, which has the sockets.
-pub async fn pg_upgrade(config: &NodeConfig, new: &Programs, old: &Programs, directory: &Path, place: &Path) -> Result<Command> {
+/// `pg_upgrade` from this data of the old version into this directory, run in `place`, which has the sockets.
+pub async fn pg_upgrade(
+    config: &NodeConfig,
+    new: &Programs,
+    old: &Programs,
+    from: &Path,
+    directory: &Path,
+    place: &Path,
+) -> Result<Command> {
     let postgres = &config.postgres;
     let credentials = &postgres.authentication.superuser;
     let password_file = place.join("pgpass");
@@ -76,7 +83,7 @@ pub async fn pg_upgrade(config: &NodeConfig, new: &Programs, old: &Programs, dir
     let mut command = new.command("pg_upgrade");
     command.env("PGPASSFILE", &password_file).current_dir(place);
     command.arg("--old-bindir").arg(directory_of(old)).arg("--new-bindir").arg(directory_of(new));
-    command.arg("--old-datadir").arg(&postgres.data_dir).arg("--new-datadir").arg(directory);
+    command.arg("--old-datadir").arg(from).arg("--new-datadir").arg(directory);
     command.arg("--socketdir").arg(place).arg("--username").arg(&credentials.username);
     command.arg("--old-port").arg(postgres.listen.port.to_string());
     // Only a name of the socket in `place`; pg_upgrade wants another one than the old server's.
@@ -90,6 +97,11 @@ pub fn preloading(libraries: &str) -> String {
     let plain = |character: &char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-' | '.' | ',' | '/');
     let libraries: String = libraries.replace("$libdir/", "").chars().filter(plain).collect();
     format!("-c shared_preload_libraries='{libraries}'")
+}
+
+/// As one word of a shell.
+pub fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
 /// What it said last, with the reports that it wrote.

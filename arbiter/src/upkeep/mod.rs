@@ -8,6 +8,7 @@ pub mod reads;
 pub mod remote;
 mod rules;
 pub mod slots;
+pub mod twin;
 pub mod watchdog;
 
 use crate::citus;

@@ -69,7 +69,7 @@ fn half_upgraded(view: &ClusterView, local: &LocalState, half: &HalfUpgraded) ->
         Some(now) if Some(now) == half.journal.new.as_ref() => Identity::New,
         Some(_) | None => Identity::Other,
     };
-    let duty = match step::owed(half.journal.step, leads, identity, half.failed) {
+    let duty = match step::owed(half.journal.step, leads, identity, half.failed, half.journal.twin.is_some()) {
         // Its old data is spoiled and the new can't be brought to its place: another member has the old data whole.
         Owed::Wait if leads == Leads::Me && identity == Identity::Old => Duty::Release,
         Owed::Wait => Duty::Rest,

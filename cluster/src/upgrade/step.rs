@@ -5,6 +5,7 @@
 //! `tenure/store`), changed in one write that compares the leader key. So a failover before that write calls the upgrade off by itself,
 //! as the cluster goes on with the data that it knows, and after it no server with the old data may lead.
 
+use crate::lsn::Lsn;
 use crate::name::SystemId;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,10 @@ pub struct Journal {
     /// The one that takes its place, once it is made.
     #[serde(default)]
     pub new: Option<SystemId>,
+    /// Where the new data was made by a twin that followed, from which position on the old one follows it: then the old data is whole at
+    /// every step, and only the last two are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<Lsn>,
 }
 
 /// An upgrade that began here and did not end.
@@ -104,10 +109,19 @@ pub enum Owed {
 }
 
 /// What an interruption after `step` began means. It is called when the node's arbiter finds the note: after a crash, or after a step that
-/// failed. `failed`: the step was tried by this arbiter and did not work; then it isn't tried for ever.
-pub fn owed(step: Step, leads: Leads, identity: Identity, failed: bool) -> Owed {
+/// failed. `failed`: the step was tried by this arbiter and did not work; then it isn't tried for ever. `whole`: the old data is whole at every
+/// step, as a twin made the new.
+pub fn owed(step: Step, leads: Leads, identity: Identity, failed: bool, whole: bool) -> Owed {
     use Step::*;
     match (step, identity) {
+        // The write may have been sent, and may yet be done as long as this node leads: it is sent again. Nobody else has the key to do so.
+        (Announce, Identity::Old) if whole => match leads {
+            Leads::Me => Owed::GoOn(Announce),
+            Leads::Another => Owed::Undo,
+            Leads::Nobody => Owed::Wait,
+        },
+        // A twin's change of places has no step whose old data is spoiled.
+        (Statistics, Identity::Old) if whole => Owed::Undo,
         // etcd has taken the new one: there is no way but forward, for whoever leads.
         (Announce | Exchange, Identity::New) => Owed::GoOn(Exchange),
         // Before the write nobody can say so: these keys are of another making.
@@ -140,8 +154,8 @@ mod tests {
         Spoiled,
     }
 
-    fn old_data(step: Step) -> OldData {
-        if step < Step::Statistics { OldData::Whole } else { OldData::Spoiled }
+    fn old_data(step: Step, whole: bool) -> OldData {
+        if whole || step < Step::Statistics { OldData::Whole } else { OldData::Spoiled }
     }
 
     #[test]
@@ -153,14 +167,14 @@ mod tests {
                     .flat_map(move |identity| [false, true].map(|failed| (step, leads, identity, failed)))
             })
         });
-        for (step, leads, identity, failed) in worlds {
-            let owed = owed(step, leads, identity, failed);
-            let world = format!("{step:?} {leads:?} {identity:?} failed: {failed}: {owed:?}");
+        for ((step, leads, identity, failed), whole) in worlds.flat_map(|world| [(world, false), (world, true)]) {
+            let owed = owed(step, leads, identity, failed, whole);
+            let world = format!("{step:?} {leads:?} {identity:?} failed: {failed}, whole: {whole}: {owed:?}");
             // The old server is started again only on data that no new server has written to.
-            assert!(owed != Owed::Undo || old_data(step) == OldData::Whole, "{world}");
+            assert!(owed != Owed::Undo || old_data(step, whole) == OldData::Whole, "{world}");
             // Data is thrown away only while another member leads with the old data, and only what is of no more use.
             assert!(owed != Owed::Discard || (leads == Leads::Another && identity == Identity::Old), "{world}");
-            assert!(owed != Owed::Discard || old_data(step) == OldData::Spoiled, "{world}");
+            assert!(owed != Owed::Discard || old_data(step, whole) == OldData::Spoiled, "{world}");
             // Once etcd has the new system, nothing goes back.
             assert!(identity != Identity::New || matches!(owed, Owed::GoOn(Step::Exchange) | Owed::Wait), "{world}");
             // What etcd is told is told by the leader alone.
@@ -171,7 +185,7 @@ mod tests {
             }
             // Nobody waits for ever on a view that can be the truth: who leads with the old data, or the write, ends it.
             if owed == Owed::Wait {
-                let passing = leads == Leads::Nobody || (leads == Leads::Me && failed);
+                let passing = leads == Leads::Nobody || (leads == Leads::Me && failed && !whole);
                 let impossible = identity == Identity::Other
                     || (identity == Identity::New && step < Step::Announce)
                     || (identity == Identity::Old && step == Step::Exchange);
@@ -196,7 +210,12 @@ mod tests {
             (Exchange, Another, New, false, GoOn(Exchange)),
             (Exchange, Me, Old, false, Wait),
         ] {
-            assert_eq!(owed(step, leads, identity, failed), expected, "{step:?} {leads:?} {identity:?} {failed}");
+            assert_eq!(owed(step, leads, identity, failed, false), expected, "{step:?} {leads:?} {identity:?} {failed}");
+        }
+        for (leads, identity, expected) in
+            [(Me, Old, GoOn(Announce)), (Another, Old, Undo), (Nobody, Old, Wait), (Another, New, GoOn(Exchange)), (Me, Other, Wait)]
+        {
+            assert_eq!(owed(Announce, leads, identity, true, true), expected, "by a twin: {leads:?} {identity:?}");
         }
     }
 }

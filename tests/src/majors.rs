@@ -1,0 +1,23 @@
+//! The major version of PostgreSQL that the stories run on, and a later one beside it.
+
+use std::path::PathBuf;
+
+/// The major version that the stories run on.
+pub fn from() -> u32 {
+    let bin = crate::programs::postgres_bin();
+    let part = bin.iter().filter_map(|part| part.to_str()?.parse().ok()).next_back();
+    part.expect("PostgreSQL's programs lie in a directory that names the version")
+}
+
+/// A later major version beside that one with pg_tenure in it; None, said loudly, where there is none.
+pub fn later() -> Option<u32> {
+    let has = |major: &u32| {
+        let root = PathBuf::from(format!("/usr/lib/postgresql/{major}"));
+        root.join("bin/pg_upgrade").exists() && root.join("lib/pg_tenure.so").exists()
+    };
+    let found = (from() + 1..=18).rev().find(has);
+    if found.is_none() {
+        println!("SKIPPED IN PART: no later major version with pg_tenure is installed beside PostgreSQL {}", from());
+    }
+    found
+}
