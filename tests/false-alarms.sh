@@ -25,6 +25,8 @@ freeze_one_after_the_other() {
         kill -CONT "$pid" || true
     done
 }
+said() { find "$DEMO_DIR" -name '*.log' -type f -exec cat {} + | grep -c "$1" || true; }
+promoted=$(said 'promoted: timeline')
 if [ -n "${DEPOSITION:-}" ]; then
     tenure -c "$DEMO_DIR/n1/node.yml" edit-config --force -s synchronous_mode=quorum -s deposition=on >/dev/null
     freeze_one_after_the_other &
@@ -36,7 +38,7 @@ fi
 grep -h "is sick" "$DEMO_DIR"/n?.log | sed 's/^/said: /' || true
 echo "called sick: $(cat "$DEMO_DIR"/n?.log | grep -c 'is sick' || true) times in $SECONDS_LONG s"
 if [ -n "${DEPOSITION:-}" ]; then
-    logs() { find "$DEMO_DIR" -name '*.log' -type f -exec cat {} +; }
-    echo "voters that spoke: $(logs | grep -c 'race: depose the leader' || true); called off: $(logs | grep -c 'race: call the deposition off' || true)"
-    echo "changes of leader: $(logs | grep -cE 'leader: took the leader key' || true), of these by deposition: $(logs | grep -c 'race: take the leader key from the leader' || true)"
+    [ "$(said 'pg_tenure race:')" -gt 0 ] || { echo "no word of a lease worker in the logs below $DEMO_DIR: nothing was counted" >&2; exit 1; }
+    echo "voters that spoke: $(said 'race: depose the leader'); called off: $(said 'race: call the deposition off')"
+    echo "changes of leader: $(($(said 'promoted: timeline') - promoted)), of these by deposition: $(said 'race: take the leader key from the leader')"
 fi
