@@ -3,10 +3,11 @@
 use crate::postgres::Server;
 use crate::time::Part;
 use crate::worker::now;
-use crate::world::World;
+use crate::world::{Node, World};
 use cluster::citus;
 use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
+use cluster::name::MemberName;
 use cluster::reached::{self, End};
 use cluster::store::{self, Memory};
 use cluster::sync::SyncState;
@@ -93,7 +94,8 @@ impl World {
         if self.setting.sync {
             let key = self.judge.borrow().sync.clone().unwrap_or_default();
             let trusted = self.originals().filter(|(_, node)| node.name != *name && key.may_lead(&node.name));
-            let lacking: Vec<_> = trusted.filter(|(other, _)| !self.has(*other, commit, end)).map(|(_, node)| &node.name).collect();
+            let has = |node: &Node| self.of_name(&node.name).any(|other| self.has(other, commit, end));
+            let lacking: Vec<_> = trusted.filter(|(_, node)| !has(node)).map(|(_, node)| &node.name).collect();
             // The leader of the key may lead without any vote, its standbys with as many as the quorum asks for.
             let voters = lacking.iter().filter(|name| key.has_standby(name)).count();
             if voters > key.quorum as usize || voters < lacking.len() {
@@ -318,6 +320,11 @@ impl World {
         }
     }
 
+    /// The node of this name, and the copy that goes by it. Which of them confirmed is known by how far it came, not by the name.
+    fn of_name(&self, name: &MemberName) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(move |at| self.nodes[*at].name == *name)
+    }
+
     fn is_one_of_two(&self, at: usize) -> bool {
         self.nodes.get(self.setting.nodes).is_some_and(|copy| copy.name == self.nodes[at].name)
     }
@@ -351,7 +358,11 @@ impl World {
         let key = key.unwrap_or_default();
         // One that is being copied has no data to lead with; what it gets is the leader's.
         let voters = self.originals().map(|(_, node)| node).filter(|node| key.has_standby(&node.name));
-        let has: Vec<_> = voters.filter_map(|node| node.data.borrow().disk().map(|disk| disk.wal.commits())).collect();
+        let of_disks = |node: &Node| {
+            let disks = self.of_name(&node.name).filter_map(|at| self.nodes[at].data.borrow().disk().map(|disk| disk.wal.commits()));
+            disks.reduce(|one, other| &one | &other)
+        };
+        let has: Vec<_> = voters.filter_map(of_disks).collect();
         let judge = self.judge.borrow();
         let missing = |commit: &&u64| has.iter().filter(|commits| !commits.contains(commit)).count() > key.quorum as usize;
         let lost = judge.acknowledged.iter().filter(missing).min().copied();
