@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a primary that is sick costs, ours and Patroni's: two nodes, synchronous, the first one's data on a disk of its own; a writer goes on all the while.
-# sick.sh tenure|patroni hang|slow|full|slots [SECONDS]: prints after how long another member leads, or that none does within SECONDS.
+# sick.sh tenure|patroni hang|slow|eio|full|slots|cpu [SECONDS]: prints after how long another member leads, or that none does within SECONDS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "sick: needs root, for a disk in a file" >&2; exit 1; }
@@ -66,6 +66,14 @@ fault() {
   case $FAULT in
     hang) fsfreeze -f "$DIR/disk" ;;
     slow) printf 3000 >"$DIR/flush" ;;
+    eio) printf EIO >"$DIR/flush" ;;
+    # Three hundredths of one processor for all of the first node. CGROUP: a group of the cpu controller that this may make one below.
+    cpu)
+      mkdir -p "$CGROUP/sick"
+      if [ -e "$CGROUP/sick/cpu.max" ]; then echo "3000 100000" >"$CGROUP/sick/cpu.max"; else echo 100000 >"$CGROUP/sick/cpu.cfs_period_us"; echo 3000 >"$CGROUP/sick/cpu.cfs_quota_us"; fi
+      for process in /proc/[0-9]*; do
+        case "$(readlink "$process/cwd" 2>/dev/null)" in "$DIR/n1"* | "$DIR/disk"*) echo "${process#/proc/}" >"$CGROUP/sick/cgroup.procs" 2>/dev/null || true ;; esac
+      done ;;
     full) fallocate -l $(($(df --output=avail -B1 "$DIR/disk" | tail -1) - 200 * 1048576)) "$DIR/disk/filler" ;;
     slots) for _ in $(seq 60); do (exec "${as_postgres[@]}" bash -c "while ! $PG_BIN/psql -Xq 'host=127.0.0.1 port=$P1 user=postgres dbname=postgres' -c 'SELECT pg_sleep(1000)'; do sleep 0.5; done") >/dev/null 2>&1 & done ;;
   esac
@@ -77,10 +85,12 @@ fault() {
   if [ "$(key leader)" = n2 ]; then echo "$WHO, $FAULT: n2 leads after $((($(date +%s%N) - began) / 1000000)) ms"; fi
   sleep 5
   fsfreeze -u "$DIR/disk" 2>/dev/null || true
+  if [ -d "$CGROUP/sick" ]; then while read -r process; do echo "$process" >"$CGROUP/cgroup.procs" 2>/dev/null || true; done <"$CGROUP/sick/cgroup.procs"; fi
   printf 0 >"$DIR/flush"; rm -f "$DIR/disk/filler"
   sleep 5
 }
-export -f fault key; export WHO FAULT SECONDS_MOST DIR E P1 PG_BIN
+CGROUP=${CGROUP:-$(if [ -d /sys/fs/cgroup/cpu ]; then echo /sys/fs/cgroup/cpu; else echo /sys/fs/cgroup; fi)}
+export -f fault key; export CGROUP WHO FAULT SECONDS_MOST DIR E P1 PG_BIN
 declare -p as_postgres >"$DIR/words"
 install -m 755 "${PAUSE:-target/release/pause}" "$DIR/pause"
 PGPASSWORD=demo "$DIR/pause" --ports $P1,$P2 -- bash -c ". $DIR/words; fault"
