@@ -8,10 +8,12 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that tells its result")]
 
 mod mutants;
+mod shipped;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use mutants::{MUTANTS, Mutant, focus};
+use shipped::SHIPPED;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -50,13 +52,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<bool> {
-    let sim = build()?;
+    let wanted = |mutant: &&Mutant| arguments.words.is_empty() || arguments.words.iter().any(|word| mutant.name.contains(word.as_str()));
+    let chosen: Vec<&Mutant> = MUTANTS.iter().chain(SHIPPED).filter(wanted).collect();
+    ensure!(!chosen.is_empty(), "no mutant has one of these words in its name");
+    let sim = build(&chosen)?;
     let as_is = Trial::of(&sim, "", arguments)?;
     ensure!(as_is.broke.is_none(), "the simulation fails without any mutant: {:?}", as_is.broke);
     println!("| taken out | fails at seed | after steps | with |\n|---|---|---|---|");
-    let wanted = |mutant: &&Mutant| arguments.words.is_empty() || arguments.words.iter().any(|word| mutant.name.contains(word.as_str()));
     let mut sound = true;
-    for mutant in MUTANTS.iter().filter(wanted) {
+    for mutant in &chosen {
         let trial = Trial::of(&sim, mutant.name, arguments)?;
         let row = |seed: &str, with: &str| println!("| `{}`: {} | {seed} | {} | {with} |", mutant.name, mutant.what, trial.steps);
         match (&trial.broke, mutant.survives) {
@@ -101,7 +105,7 @@ impl Trial {
 }
 
 /// Copies the tree, puts the mutants in, builds the simulation.
-fn build() -> Result<PathBuf> {
+fn build(chosen: &[&Mutant]) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().context("find the tree")?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| source.join("target"), PathBuf::from);
     // A directory of its own: cargo takes a package of the same name in the same place of another tree for the same one.
@@ -122,7 +126,7 @@ fn build() -> Result<PathBuf> {
         std::fs::write(&path, before + text).with_context(|| format!("write {file}"))
     };
     append("cluster/src/lib.rs", SWITCH)?;
-    for mutant in MUTANTS {
+    for mutant in chosen {
         put_in(&copy, mutant)?;
     }
     let output = Command::new("cargo")

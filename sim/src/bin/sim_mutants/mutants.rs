@@ -16,7 +16,8 @@ pub struct Mutant {
     pub survives: Option<&'static str>,
 }
 
-const fn mutant(name: &'static str, what: &'static str, file: &'static str, from: &'static str, to: &'static str) -> Mutant {
+/// One that the simulation has to notice.
+pub const fn mutant(name: &'static str, what: &'static str, file: &'static str, from: &'static str, to: &'static str) -> Mutant {
     Mutant { name, what, file, from, to, survives: None }
 }
 
