@@ -1,5 +1,6 @@
 //! A changed TTL: everything that hangs on the lease moves onto a new one.
 
+use crate::race::Taking;
 use crate::{Host, Moving, Worker};
 use cluster::leader::{LeaseId, Term};
 use cluster::lease;
@@ -57,9 +58,10 @@ where
         match moved {
             Ok(term) => {
                 // A key that waits for the end of this node's promise waits for it on its new lease, too.
+                let opening = Taking::opening(&self.host);
                 let now = self.clock();
                 let waits = moving.judged.is_some_and(|judged| self.promise_keeps_closed(view, self.host.server(), judged, now));
-                self.moved_to(held, moving.onto, term.filter(|_| !waits && self.may_serve(view))).await;
+                self.moved_to(held, moving.onto, term.filter(|_| !waits && self.may_serve(view)), Some(opening)).await;
             }
             Err(why) => {
                 let told = format!("TTL not changed to {} s: {why}", moving.onto.grant.ttl.as_secs());
@@ -83,7 +85,7 @@ where
         let on_new = |at: LeaseId| at == lease;
         if leader.is_some_and(|leader| on_new(leader.lease)) || leader.is_none() && view.lease_of(&self.name).is_some_and(on_new) {
             // The next turn opens the page by a view that was read after this.
-            self.moved_to(held, moving.onto, None).await;
+            self.moved_to(held, moving.onto, None, None).await;
         } else if leader.map(|leader| leader.term) == moving.judged {
             self.send_move(view, held, moving).await;
         } else {
@@ -93,12 +95,13 @@ where
         true
     }
 
-    async fn moved_to(&self, held: Held, onto: Held, term: Option<Term>) {
+    async fn moved_to(&self, held: Held, onto: Held, term: Option<Term>, opening: Option<Taking<'_, H>>) {
         self.moving.set(None);
         self.held.set(Some(onto));
         if let Some(term) = term {
             self.host.change(|page| page.open(term.0, onto.grant.lease.0, onto.deadline));
         }
+        drop(opening);
         self.tell("lease", &format!("the lease now lives for {} s", onto.grant.ttl.as_secs()));
         self.host.want_lease();
         // The keeper may have found the new one already.

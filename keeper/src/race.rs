@@ -46,13 +46,20 @@ fn name_of(step: &RaceStep) -> &'static str {
 
 /// The page says that the key is being taken, until this is dropped: also where a reload ends the turn in the middle, or
 /// this node would promise nobody anything from then on.
-struct Taking<'a, H: Host>(&'a H);
+pub(crate) struct Taking<'a, H: Host>(&'a H);
 
 impl<'a, H: Host> Taking<'a, H> {
     /// None where a promise of `failsafe_mode` forbids it.
     fn begin(host: &'a H) -> Option<Self> {
         let now = host.clock();
         host.change(|page| page.begin_taking(now)).then_some(Taking(host))
+    }
+
+    /// Before promises are looked at, where the key is in this node's name already: of a promise and an opening at the same instant, at least
+    /// one sees the other, also where this process is frozen in between.
+    pub(crate) fn opening(host: &'a H) -> Self {
+        host.change(|page| page.begin_opening());
+        Taking(host)
     }
 }
 

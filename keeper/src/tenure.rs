@@ -10,6 +10,9 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64};
 
+/// A promise that is said again until the same moment moves by a nanosecond each time; two that are meant to differ are further apart.
+const SAID_AGAIN_NS: u64 = 1000;
+
 /// What the fence goes by. All zero is "unmanaged".
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -234,18 +237,36 @@ impl Tenure {
     /// Each side writes its own word first and reads the other's after that, all sequentially
     /// consistent: of a promise and a take at the same instant, at least one sees the other.
     pub fn promise(&self, until: Moment, now: Moment) -> bool {
-        let before = self.promised_until_ns.fetch_max(until.as_nanos(), SeqCst);
+        let said = self.say_promise(until);
         let leads = matches!(self.mode(), Mode::Open | Mode::Draining) && now < self.fence().deadline;
         if leads || self.taking.load(SeqCst) != 0 || self.deposing.load(SeqCst) != 0 {
-            self.promised_until_ns.store(before, SeqCst);
+            self.take_promise_back(said);
             return false;
         }
         true
     }
 
+    /// Writes a promise; gives what stood there before, and what stands there now: a value that nobody wrote before, so that who takes it back
+    /// takes back no other promise. Several sessions may promise at once, one of them a backend that was frozen since before the others began.
+    fn say_promise(&self, until: Moment) -> (u64, u64) {
+        let longer = |before: u64| if before < until.as_nanos() { until.as_nanos() } else { before.saturating_add(1) };
+        let before = match self.promised_until_ns.fetch_update(SeqCst, SeqCst, |before| Some(longer(before))) {
+            Ok(before) | Err(before) => before,
+        };
+        (before, longer(before))
+    }
+
+    /// Only where nobody has promised since: who did counts on what stands there.
+    fn take_promise_back(&self, (before, said): (u64, u64)) {
+        let _ = self.promised_until_ns.compare_exchange(said, before, SeqCst, SeqCst);
+    }
+
     /// Arbiter: this promise is over before its time. False where it is another that binds by now.
     pub fn end_promise(&self, until: Moment) -> bool {
-        self.promised_until_ns.compare_exchange(until.as_nanos(), 0, SeqCst, SeqCst).is_ok()
+        let until = until.as_nanos();
+        // Said again, a promise lies some nanoseconds later.
+        let ours = |promised: u64| (until..until.saturating_add(SAID_AGAIN_NS)).contains(&promised).then_some(0);
+        self.promised_until_ns.fetch_update(SeqCst, SeqCst, ours).is_ok()
     }
 
     /// This node has promised not to take the leader key.
@@ -263,7 +284,12 @@ impl Tenure {
         free
     }
 
-    /// Worker: the take has ended, one way or the other.
+    /// Worker: the key is in this node's name, and the page may be about to open by it. Said before promises are looked at.
+    pub fn begin_opening(&self) {
+        self.taking.store(1, SeqCst);
+    }
+
+    /// Worker: the take, or the opening, has ended, one way or the other.
     pub fn end_taking(&self) {
         self.taking.store(0, SeqCst);
     }
@@ -326,5 +352,31 @@ mod tests {
         page.open(7, 100, at(14));
         assert!(page.token() > first, "fencing_token grows with the making of the keys");
         assert_eq!((page.mode(), page.term(), page.token()), (Mode::Open, 7, citus::order(2, 7)));
+    }
+
+    #[test]
+    fn a_promise_that_is_refused_takes_no_other_one_back() {
+        // (until when the refused one was to bind, until when the other one binds)
+        for (refused, given) in [(20, 30), (20, 20), (20, 10)] {
+            let page = Tenure::default();
+            page.begin(Mode::Closed);
+            assert!(page.begin_taking(at(1)));
+            // Its backend is frozen after its word, while the take ends and another session promises.
+            let said = page.say_promise(at(refused));
+            page.end_taking();
+            assert!(page.promise(at(given), at(1)));
+            page.take_promise_back(said);
+            assert!(page.is_promised(at(given - 1)), "refused {refused}, given {given}");
+        }
+        let page = Tenure::default();
+        page.begin(Mode::Closed);
+        assert!(page.begin_taking(at(1)));
+        assert!(!page.promise(at(20), at(1)) && !page.is_promised(at(2)), "alone, it leaves nothing behind");
+        page.end_taking();
+        page.begin_opening();
+        assert!(!page.promise(at(20), at(1)), "and none is given while the page may be about to open");
+        page.end_taking();
+        assert!(page.promise(at(20), at(1)) && page.promise(at(20), at(1)));
+        assert!(!page.end_promise(at(19)) && page.end_promise(at(20)) && !page.is_promised(at(1)));
     }
 }

@@ -1,5 +1,6 @@
 //! The turns: look at the cluster, settle the page, publish, race.
 
+use crate::race::Taking;
 use crate::{Host, RETRY, STAND_DOWN, Server, Worker, first_of};
 use cluster::closed;
 use cluster::instance::{self, InUse};
@@ -117,6 +118,7 @@ where
             return self.give_up_misplaced(view, held, now).await;
         };
         self.misplaced_since.set(None);
+        let opening = (page.term() != leader.term.0).then(|| Taking::opening(&self.host));
         if self.promise_keeps_closed(view, server, leader.term, now) {
             // A take whose answer was lost was carried out after all, and meanwhile this node promised the
             // old leader to stay away: the key waits until the promise has run out.
@@ -134,6 +136,7 @@ where
         if self.may_serve(view) {
             self.host.change(|page| page.open(leader.term.0, leader.lease.0, held.deadline));
         }
+        drop(opening);
         if server.is_primary() {
             self.unpromoted_since.set(None);
             return;
