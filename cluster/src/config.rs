@@ -1,6 +1,6 @@
 //! The dynamic configuration (`config`) and the rules between its timings.
 
-use crate::lease;
+use crate::{given, lease};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -100,8 +100,6 @@ pub const MAXIMUM_LAG_DEFAULT_BYTES: u64 = 1_048_576;
 /// Default `primary_start_timeout`, in seconds, as the field has it.
 pub const PRIMARY_START_TIMEOUT_DEFAULT_S: u64 = 300;
 
-/// Longest time in the configuration, some thirty years: sums of several still fit, whatever stands in etcd.
-const SECONDS_MAX: u64 = 1_000_000_000;
 /// Default `member_slots_ttl`, in seconds, as the field has it.
 pub const MEMBER_SLOTS_TTL_DEFAULT_S: u64 = 1800;
 
@@ -152,23 +150,15 @@ impl DynamicConfig {
     }
 
     fn seconds(&self, key: &str) -> Option<u64> {
-        let seconds = match self.0.get(key)? {
-            Value::Number(number) => number.as_u64().or_else(|| number.as_f64().map(|s| s.max(0.0) as u64)),
-            Value::String(text) => text.trim().trim_end_matches('s').trim().parse().ok(),
-            _ => None,
-        };
-        seconds.map(|seconds| seconds.min(SECONDS_MAX))
+        self.0.get(key).and_then(given::seconds)
     }
 
-    fn truthy(&self, key: &str) -> bool {
-        match self.0.get(key) {
-            Some(Value::Bool(set)) => *set,
-            Some(Value::String(text)) => {
-                matches!(text.to_lowercase().as_str(), "on" | "true" | "yes" | "1")
-            }
-            Some(Value::Number(number)) => number.as_i64() == Some(1),
-            _ => false,
-        }
+    fn is_on(&self, key: &str) -> bool {
+        self.0.get(key).and_then(given::switch) == Some(true)
+    }
+
+    fn whole(&self, key: &str) -> Option<i64> {
+        self.0.get(key).and_then(given::whole)
     }
 
     /// ttl, loop_wait and retry_timeout, fitted to each other as the field does it: ttl at least
@@ -195,55 +185,47 @@ impl DynamicConfig {
         }
         match self.0.get("synchronous_mode") {
             Some(Value::String(text)) if text.eq_ignore_ascii_case("quorum") => SynchronousMode::Quorum,
-            _ if self.truthy("synchronous_mode") => SynchronousMode::On,
+            _ if self.is_on("synchronous_mode") => SynchronousMode::On,
             _ => SynchronousMode::Off,
         }
     }
 
     /// `synchronous_mode_strict`: rather no writes than writes on one node.
     pub fn synchronous_mode_strict(&self) -> bool {
-        self.truthy("synchronous_mode_strict")
-    }
-
-    fn integer(&self, key: &str) -> Option<i64> {
-        match self.0.get(key)? {
-            Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|value| value as i64)),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        }
+        self.is_on("synchronous_mode_strict")
     }
 
     /// `synchronous_node_count`: how many standbys confirm a commit, where there are so many; 1 unless set. In
     /// strict mode never less than 1.
     pub fn synchronous_node_count(&self) -> usize {
         let least = i64::from(self.synchronous_mode_strict());
-        usize::try_from(self.integer("synchronous_node_count").unwrap_or(1).max(least)).unwrap_or(0)
+        usize::try_from(self.whole("synchronous_node_count").unwrap_or(1).max(least)).unwrap_or(0)
     }
 
     /// `synchronous_domains`, a setting of ours: 1 where each commit is to be confirmed in another failure domain.
     pub fn synchronous_domains(&self) -> usize {
-        usize::from(self.integer("synchronous_domains").unwrap_or(0) > 0)
+        usize::from(self.whole("synchronous_domains").unwrap_or(0) > 0)
     }
 
     /// `maximum_lag_on_syncnode`, in bytes: a synchronous standby that lags more is replaced. None where it is
     /// off, which 0 and -1 say too.
     pub fn maximum_lag_on_syncnode(&self) -> Option<u64> {
-        self.integer("maximum_lag_on_syncnode").and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0)
+        self.whole("maximum_lag_on_syncnode").and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0)
     }
 
     /// `maximum_lag_on_failover`, in bytes.
     pub fn maximum_lag_on_failover(&self) -> u64 {
-        self.0.get("maximum_lag_on_failover").and_then(Value::as_u64).unwrap_or(MAXIMUM_LAG_DEFAULT_BYTES)
+        self.whole("maximum_lag_on_failover").and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(MAXIMUM_LAG_DEFAULT_BYTES)
     }
 
     /// `check_timeline`: a candidate behind the known timeline may never stand.
     pub fn check_timeline(&self) -> bool {
-        self.truthy("check_timeline")
+        self.is_on("check_timeline")
     }
 
     /// `pause`: maintenance mode.
     pub fn paused(&self) -> bool {
-        self.truthy("pause")
+        self.is_on("pause")
     }
 
     /// `member_slots_ttl`: how long the slot of a member that is gone is kept; 30 minutes unless set, as the field has it.
@@ -262,18 +244,15 @@ impl DynamicConfig {
         self.span("backup_within")
     }
 
-    /// A time as a number of seconds, or with its unit.
     fn span(&self, key: &str) -> Option<Duration> {
-        let text = self.0.get(key).and_then(Value::as_str).map(str::trim);
-        let scaled = text.and_then(seconds_of);
-        scaled.or_else(|| self.seconds(key)).map(Duration::from_secs)
+        self.seconds(key).map(Duration::from_secs)
     }
 
     /// `hold_back_logical`, a setting of ours: whom logical consumers wait for.
     pub fn hold_back(&self) -> HoldBack {
         match self.0.get("hold_back_logical") {
             None | Some(Value::Null) => HoldBack::WhereCommitsWait,
-            Some(_) if self.truthy("hold_back_logical") => HoldBack::Always,
+            Some(_) if self.is_on("hold_back_logical") => HoldBack::Always,
             Some(_) => HoldBack::Never,
         }
     }
@@ -296,17 +275,17 @@ impl DynamicConfig {
 
     /// One of its numbers.
     pub(crate) fn sick_primary_whole(&self, key: &str, default: u64) -> u64 {
-        self.integer(key).and_then(|value| u64::try_from(value).ok()).unwrap_or(default)
+        self.whole(key).and_then(|value| u64::try_from(value).ok()).unwrap_or(default)
     }
 
     /// `deposition`, a setting of ours: in the synchronous modes the voters need not wait for the lease of a leader that is lost.
     pub fn deposition(&self) -> bool {
-        self.truthy("deposition")
+        self.is_on("deposition")
     }
 
     /// `failsafe_mode`.
     pub fn failsafe_mode(&self) -> bool {
-        self.truthy("failsafe_mode")
+        self.is_on("failsafe_mode")
     }
 
     /// `primary_start_timeout` (`master_start_timeout` of old): how long a crashed primary may take
@@ -340,20 +319,6 @@ impl DynamicConfig {
     pub fn use_slots(&self) -> bool {
         self.postgresql().and_then(|section| section.get("use_slots")).and_then(Value::as_bool).unwrap_or(true)
     }
-}
-
-/// A time as a number of seconds, or with its unit; None where it is none.
-pub fn seconds_of(text: &str) -> Option<u64> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..split].parse().ok()?;
-    let scale = match text[split..].trim() {
-        "" | "s" => 1,
-        "min" | "m" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return None,
-    };
-    Some(number.saturating_mul(scale).min(SECONDS_MAX))
 }
 
 #[cfg(test)]
@@ -393,7 +358,7 @@ mod tests {
             (r#"{"member_slots_ttl":"30min"}"#, 1800),
             (r#"{"member_slots_ttl":"2 h"}"#, 7200),
             (r#"{"member_slots_ttl":"soon"}"#, 1800),
-            (r#"{"member_slots_ttl":"18446744073709551615 d"}"#, SECONDS_MAX),
+            (r#"{"member_slots_ttl":"18446744073709551615 d"}"#, given::SECONDS_MAX),
         ] {
             assert_eq!(config(json).member_slots_ttl().as_secs(), seconds, "{json}");
             assert_eq!(config(json).missed_member_ttl().as_secs(), seconds, "{json}");
@@ -414,6 +379,16 @@ mod tests {
             (r#"{"synchronous_mode":true,"standby_cluster":{"host":"a"}}"#, SynchronousMode::Off),
         ] {
             assert_eq!(config(json).synchronous_mode(), mode, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_given_as_a_text_is_a_limit() {
+        for (json, bytes) in
+            [("{}", MAXIMUM_LAG_DEFAULT_BYTES), (r#"{"maximum_lag_on_failover":0}"#, 0), (r#"{"maximum_lag_on_failover":"0"}"#, 0)]
+        {
+            assert!(config(json).faults().is_empty(), "{json}");
+            assert_eq!(config(json).maximum_lag_on_failover(), bytes, "{json}");
         }
     }
 

@@ -14,6 +14,7 @@ pub mod backup;
 pub mod config;
 pub mod described;
 pub mod failover;
+pub mod given;
 pub mod hba;
 pub mod history;
 pub mod instance;

@@ -1,6 +1,6 @@
 //! What one node says of itself: the value of `members/<name>` and its tags.
 
-use crate::config::seconds_of;
+use crate::given::{seconds_of, switch, yes_or_no};
 use crate::leader::LeaseId;
 use crate::lsn::Lsn;
 use crate::memory::Memory;
@@ -161,8 +161,7 @@ impl Tags {
         let off = |value: &Value| match value {
             Value::Null | Value::Bool(false) => true,
             Value::Number(number) => number.as_f64() == Some(0.0),
-            // The words by which YAML 1.1, which the field's files are in, says so.
-            Value::String(text) => matches!(text.to_lowercase().as_str(), "" | "false" | "no" | "off"),
+            Value::String(text) => text.is_empty() || yes_or_no(text) == Some(false),
             Value::Array(list) => list.is_empty(),
             Value::Object(map) => map.is_empty(),
             Value::Bool(true) => false,
@@ -193,7 +192,7 @@ impl Tags {
         let pairs = [("nofailover", "failover_priority"), ("nosync", "sync_priority")];
         let conflict = |(switch, priority): (&str, &str)| {
             let number = self.integer(priority)?;
-            let set = self.0.get(switch).map(|_| self.truthy(switch))?;
+            let set = self.0.get(switch).map(|_| self.is_on(switch))?;
             let word = if set { "True" } else { "False" };
             (set == (number > 0)).then(|| {
                 format!("Conflicting configuration between {switch}: {word} and {priority}: {number}. Defaulting to {switch}: {word}")
@@ -202,15 +201,10 @@ impl Tags {
         pairs.into_iter().filter_map(conflict).collect()
     }
 
-    fn truthy(&self, tag: &str) -> bool {
-        match self.0.get(tag) {
-            Some(Value::Bool(set)) => *set,
-            Some(Value::String(text)) => {
-                matches!(text.to_lowercase().as_str(), "true" | "on" | "yes" | "1")
-            }
-            Some(Value::Number(number)) => number.as_i64().is_some_and(|n| n != 0),
-            _ => false,
-        }
+    fn is_on(&self, tag: &str) -> bool {
+        // To the field a tag is on with any number but 0.
+        let on = |value: &Value| switch(value).unwrap_or_else(|| value.as_i64().is_some_and(|number| number != 0));
+        self.0.get(tag).is_some_and(on)
     }
 
     fn integer(&self, tag: &str) -> Option<i64> {
@@ -224,7 +218,7 @@ impl Tags {
     /// Never to be leader: `nofailover`, or a `failover_priority` of 0 or less where the former is absent.
     pub fn nofailover(&self) -> bool {
         match self.0.get("nofailover") {
-            Some(_) => self.truthy("nofailover"),
+            Some(_) => self.is_on("nofailover"),
             None => self.integer("failover_priority").is_some_and(|priority| priority <= 0),
         }
     }
@@ -237,7 +231,7 @@ impl Tags {
     /// Never to be a synchronous standby: `nosync`, a `sync_priority` of 0 or less where that is absent, or `nostream`.
     pub fn nosync(&self) -> bool {
         let said = match self.0.get("nosync") {
-            Some(_) => self.truthy("nosync"),
+            Some(_) => self.is_on("nosync"),
             None => self.integer("sync_priority").is_some_and(|priority| priority <= 0),
         };
         said || self.nostream()
@@ -250,12 +244,12 @@ impl Tags {
 
     /// Out of the balancing of reads: `/replica` answers 503.
     pub fn noloadbalance(&self) -> bool {
-        self.truthy("noloadbalance")
+        self.is_on("noloadbalance")
     }
 
     /// Streams from nobody: follows by the archive alone. It may lead like any other; it has no slot to be kept for it.
     pub fn nostream(&self) -> bool {
-        self.truthy("nostream")
+        self.is_on("nostream")
     }
 
     /// In which room, building or zone it stands: two members with the same word fail together.
@@ -292,7 +286,7 @@ impl Tags {
 
     /// A preferred source for clones.
     pub fn clonefrom(&self) -> bool {
-        self.truthy("clonefrom")
+        self.is_on("clonefrom")
     }
 
     /// The member to stream from instead of the leader.

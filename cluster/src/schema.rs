@@ -4,6 +4,7 @@
 use crate::admission::{self, Section as Place};
 use crate::citus::{Prefer, address_of as address};
 use crate::config::{ConfigError, DynamicConfig};
+use crate::given::{self, seconds, switch};
 use crate::lease;
 use serde_json::{Map, Value};
 
@@ -153,34 +154,23 @@ fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'st
     (strsim::damerau_levenshtein(name, near) <= 1 + name.chars().count() / 4).then_some(near)
 }
 
-/// A whole number, as the configuration's methods read it.
-fn whole(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.trim().trim_end_matches('s').trim().parse().ok(),
-        _ => None,
-    }
-}
-
-fn is_switch(value: &Value) -> bool {
-    match value {
-        Value::Bool(_) => true,
-        Value::String(text) => matches!(text.to_lowercase().as_str(), "on" | "off" | "true" | "false" | "yes" | "no" | "1" | "0"),
-        _ => false,
-    }
-}
-
 /// YAML reads a bare `off` as false.
 fn is_sick_primary(value: &Value) -> bool {
     let word = value.as_str().map(str::to_lowercase);
     *value == Value::Bool(false) || matches!(word.as_deref(), Some("off" | "observe" | "act"))
 }
 
+/// A number of seconds has no fraction here, and is not less than nothing.
 fn is_span(value: &Value) -> bool {
-    let Value::String(text) = value else { return whole(value).is_some_and(|seconds| seconds >= 0) };
-    let text = text.trim();
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    split > 0 && matches!(text[split..].trim(), "" | "s" | "m" | "min" | "h" | "d")
+    match value {
+        Value::Number(number) => number.as_u64().is_some(),
+        value => seconds(value).is_some(),
+    }
+}
+
+/// The same for a whole number.
+fn whole(value: &Value) -> Option<i64> {
+    given::whole(value).filter(|_| !value.is_f64())
 }
 
 /// What stands there, in as many words as an error has room for.
@@ -195,8 +185,8 @@ impl Kind {
             Whole(_) | Between(..) if whole(value).is_none() => "a whole number",
             Whole(least) => return too_small(key, value, least),
             Between(least, most, why) => return too_small(key, value, least).or_else(|| too_great(key, value, most, why)),
-            Switch if !is_switch(value) => "on or off",
-            SwitchOrQuorum if !is_switch(value) && *value != "quorum" => "on, off or quorum",
+            Switch if switch(value).is_none() => "on or off",
+            SwitchOrQuorum if switch(value).is_none() && *value != "quorum" => "on, off or quorum",
             SickPrimary if !is_sick_primary(value) => "off, observe or act",
             Boolean if !value.is_boolean() => "true or false",
             Span if !is_span(value) => "seconds, or a number with s, min, h or d",

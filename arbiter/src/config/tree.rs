@@ -1,6 +1,7 @@
 //! The file as a tree of values, and a cursor on it that knows its dotted key and notes what is wrong.
 
 use crate::ground::secret::Secret;
+use cluster::given::{seconds_of, yes_or_no};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -58,15 +59,11 @@ pub fn described(value: &Value) -> String {
     }
 }
 
-/// The words that YAML 1.1 (and so Patroni's files) and PostgreSQL take for truth values.
+/// A truth value, or a word for one. Not a number: in a file that is more likely to be meant for another line.
 pub fn truth(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(value) => Some(*value),
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" => Some(true),
-            "false" | "no" | "off" => Some(false),
-            _ => None,
-        },
+        Value::String(text) => yes_or_no(text),
         _ => None,
     }
 }
@@ -136,7 +133,7 @@ impl<'a> At<'a> {
     /// A count of seconds.
     pub fn seconds(&self) -> Option<u64> {
         let value = self.value?;
-        let number = value.as_u64().or_else(|| value.as_str()?.trim().trim_end_matches('s').parse().ok());
+        let number = value.as_u64().or_else(|| seconds_of(value.as_str()?.trim()));
         number.or_else(|| self.wrong(value, "a whole number of seconds"))
     }
 

@@ -3,8 +3,8 @@
 use crate::citus::groups::{COORDINATOR, Groups};
 use crate::citus::keys::{GateWord, GatedWord, HeldWord, HoldRequest};
 use crate::citus::nodes::wanted;
+use crate::given::seconds;
 use crate::view::ClusterView;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -51,10 +51,6 @@ pub fn prefer(groups: &Groups, group: u32, file: Option<Prefer>) -> Prefer {
 /// How long statements that are under way get to end before a planned change, where nothing else is said: more than nearly all that serve
 /// somebody who waits take, and no longer than such a one waits.
 pub const GRACE: Duration = Duration::from_secs(5);
-
-fn seconds(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
-}
 
 /// The same (`citus.grace`): by the coordinator's dynamic configuration, else by its node's file.
 pub fn grace(groups: &Groups, file_s: Option<u64>) -> Duration {
