@@ -258,8 +258,8 @@ impl DynamicConfig {
     }
 
     /// `sick_primary`, a setting of ours: what is done about a leader that lives and is of little use.
-    pub fn sick_primary(&self) -> crate::health::Mode {
-        use crate::health::Mode;
+    pub fn sick_primary(&self) -> crate::health::vitals::Mode {
+        use crate::health::vitals::Mode;
         match self.0.get("sick_primary") {
             None | Some(Value::Null) => Mode::default(),
             Some(Value::String(text)) if text.eq_ignore_ascii_case("act") => Mode::Act,

@@ -18,6 +18,7 @@ pub mod given;
 pub mod hba;
 pub mod history;
 pub mod instance;
+pub mod kind;
 pub mod leader;
 pub mod mark;
 pub mod member;

@@ -388,7 +388,7 @@ pub struct TenureFacts {
     pub memory: Option<Box<Memory>>,
     /// How it is, where it looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vitals: Option<crate::health::Vitals>,
+    pub vitals: Option<crate::health::vitals::Vitals>,
     /// It is sick: what is wrong, and, where it leads, what is done about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sick: Option<String>,

@@ -6,35 +6,12 @@
 
 use crate::config::SynchronousMode;
 use crate::failover::{self, FailoverRequest};
+pub use crate::kind::{Kind, kind};
 use crate::leader::Leader;
-use crate::member::{Member, MemberEntry};
+use crate::member::MemberEntry;
 use crate::name::MemberName;
 use crate::quorum::{Rules, StandbySeen};
 use crate::view::ClusterView;
-use std::fmt;
-
-/// Who runs a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// An arbiter and a lease worker.
-    Ours,
-    /// Patroni.
-    Patroni,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Ours => "pg_tenure",
-            Kind::Patroni => "Patroni",
-        })
-    }
-}
-
-/// Who runs this member, as its key says: ours have always had facts of their own in it.
-pub fn kind(member: &Member) -> Kind {
-    if member.tenure.is_some() { Kind::Ours } else { Kind::Patroni }
-}
 
 /// The member of this name has a key, and it is Patroni's.
 pub fn is_patronis(view: &ClusterView, name: &MemberName) -> bool {

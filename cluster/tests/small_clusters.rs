@@ -14,6 +14,7 @@ use cluster::member::{MemberRole, MemberState};
 use cluster::name::{MemberName, Timeline};
 use cluster::race::{self, RaceStep};
 use cluster::reason::Reason;
+use cluster::roles::{self, On, Role};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Initialize, LastTerm, Versioned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +43,7 @@ impl Wal {
         Wal { timeline: 1, lsn: HIGH, lines: vec![] }
     }
 
-    fn behind_the_fork() -> Wal {
+    fn after_the_fork() -> Wal {
         Wal { timeline: 2, lsn: HIGH, lines: vec![(1, FORK)] }
     }
 
@@ -97,6 +98,21 @@ struct Cluster {
     announcements: BTreeMap<MemberName, Versioned<Announcement>>,
     /// Every term that saw a promotion.
     promoted: BTreeSet<Term>,
+}
+
+/// The roles in which a node may be seen to rest after this duty, as the table has it: by way of those that nobody rests in.
+fn comes_to(from: Role, on: On) -> BTreeSet<Role> {
+    const REST: [Role; 5] = [Role::Uninitialized, Role::Stopped, Role::Standby, Role::Primary, Role::Ended];
+    let (mut at_rest, mut on_the_way) = (BTreeSet::new(), BTreeSet::new());
+    let mut ahead: Vec<Role> = roles::next(from, on).into_iter().collect();
+    while let Some(role) = ahead.pop() {
+        if REST.contains(&role) {
+            at_rest.insert(role);
+        } else if on_the_way.insert(role) {
+            ahead.extend(roles::TABLE.iter().filter(|row| row.from == role && !row.on.is_told()).map(|row| row.to));
+        }
+    }
+    at_rest
 }
 
 impl Cluster {
@@ -214,8 +230,20 @@ impl Cluster {
         }
     }
 
-    /// What the arbiter of node `at` brings about.
+    /// What the arbiter of node `at` brings about: where a node then is, the table of roles says as well.
     fn apply(&mut self, at: usize, duty: Duty) {
+        let role = |cluster: &Cluster| Role::seen(&cluster.local(&cluster.nodes[at]));
+        let (before, on, data) = (role(self), On::told(&duty), self.nodes[at].data.clone());
+        let told = format!("{duty:?}");
+        self.carry_out(at, duty);
+        if data != self.nodes[at].data {
+            let (before, after) = (before.unwrap(), role(self).unwrap());
+            let may = comes_to(before, on.unwrap());
+            assert!(may.contains(&after), "{told} of {before} came to {after}; the table of roles says {may:?}");
+        }
+    }
+
+    fn carry_out(&mut self, at: usize, duty: Duty) {
         let highest = self
             .nodes
             .iter()
@@ -458,7 +486,7 @@ fn check(start: &Cluster, blow: Option<(u32, Blow)>) {
 
 fn every_data() -> Vec<Data> {
     let mut all = vec![Data::Empty, Data::Incomplete];
-    for wal in [Wal::before_the_fork(), Wal::past_the_fork(), Wal::behind_the_fork()] {
+    for wal in [Wal::before_the_fork(), Wal::past_the_fork(), Wal::after_the_fork()] {
         for server in [
             Server::Stopped(Ended::CleanPrimary),
             Server::Stopped(Ended::CrashedPrimary),

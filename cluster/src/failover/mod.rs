@@ -5,8 +5,8 @@ pub mod request;
 pub use request::FailoverRequest;
 
 use crate::config::SynchronousMode;
+use crate::kind::{Kind, kind};
 use crate::member::postgres_is;
-use crate::mixed::{self, Kind};
 use crate::name::MemberName;
 use crate::view::ClusterView;
 use std::fmt;
@@ -194,7 +194,7 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
             Some(why) => reasons.push(format!("{name}: {why}")),
             None => {
                 // Of two kinds, one whose server is fenced.
-                let theirs = mixed::kind(&entry.member) == Kind::Patroni;
+                let theirs = kind(&entry.member) == Kind::Patroni;
                 fit.push((theirs, -entry.member.tags.failover_priority(), std::cmp::Reverse(entry.member.position()), name.clone()));
             }
         }

@@ -8,8 +8,10 @@
 //! long, and that answered just now; and a node that came to lead a moment ago keeps the key: it can't go back and forth.
 
 mod flushes;
+pub mod vitals;
 
 pub use flushes::{Flushes, Lateness};
+pub use vitals::{Mode, Vitals};
 
 use crate::config::DynamicConfig;
 use crate::failover;
@@ -17,7 +19,6 @@ use crate::lsn::Lsn;
 use crate::name::MemberName;
 use crate::time::Moment;
 use crate::view::ClusterView;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -31,18 +32,6 @@ const SPACE_AFTER: Duration = Duration::from_secs(2);
 /// Durations below this are no news; those above are told in four steps for each power of two, so that the member key is not written
 /// again for each.
 const WORTH_TELLING_MS: u64 = 256;
-
-/// `sick_primary`: what is done about a sick leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// Nobody looks.
-    Off,
-    /// What is seen is said, with what would be done.
-    #[default]
-    Observe,
-    /// Leadership goes to who is better off.
-    Act,
-}
 
 /// The settings of this room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,40 +69,6 @@ impl Rules {
     }
 }
 
-/// What a node sees of itself. What is well is zero, or absent.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Vitals {
-    /// Worker: the shortest WAL flush of late, or how long the present one has been going on where none has ended.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub flush_ms: u64,
-    /// Worker: by how much its own timer is late.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub late_ms: u64,
-    /// Worker: statements failed of late since the disk is full or gives errors.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub disk_errors: bool,
-    /// Worker: connections were refused of late for want of a slot.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub refused: bool,
-    /// Arbiter: how long a few bytes took to come to the disk, or have been under way.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub disk_ms: u64,
-    /// Arbiter: how long a new connection took, or has been refused or waited for.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub connect_ms: u64,
-    /// Arbiter: what is free on the fullest of its disks, where that is little.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_free_mb: Option<u64>,
-    /// Arbiter: what the disk said to a write.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_fault: Option<String>,
-}
-
-fn is_zero(value: &u64) -> bool {
-    *value == 0
-}
-
 /// A duration as it is told.
 pub fn rounded(span: Duration) -> u64 {
     let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -121,17 +76,6 @@ pub fn rounded(span: Duration) -> u64 {
 }
 
 impl Vitals {
-    /// The worker's part from here, the arbiter's from there.
-    pub fn with_outside(self, outside: &Vitals) -> Vitals {
-        Vitals {
-            disk_ms: outside.disk_ms,
-            connect_ms: outside.connect_ms,
-            disk_free_mb: outside.disk_free_mb,
-            disk_fault: outside.disk_fault.clone(),
-            ..self
-        }
-    }
-
     /// What is not as it should be.
     pub fn symptoms(&self, rules: &Rules) -> Vec<Symptom> {
         let slow = |ms: u64| ms > 0 && Duration::from_millis(ms) >= rules.slow;
