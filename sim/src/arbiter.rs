@@ -1,4 +1,4 @@
-//! The arbiter as `arbiter/src/{daemon,apply,node_lease,switchover,tend}.rs` have it, over simulated time.
+//! The arbiter's loop, its look at the node and its round of upkeep as `arbiter/src/{daemon,upkeep}` have them, over simulated time; the rest is `steward`.
 
 mod failsafe;
 mod founding;
@@ -268,7 +268,7 @@ impl Arbiter {
                     self.world.nodes[self.at].wake_worker.notify(&self.world.time);
                 }
             }
-            Postgres::Stopped if !self.lease.speaking() => self.speak(MemberState::Stopped, MemberRole::Replica),
+            Postgres::Stopped if !self.lease.keeps() => self.speak(MemberState::Stopped, MemberRole::Replica),
             Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => {}
         }
     }
@@ -388,7 +388,7 @@ impl Arbiter {
             self.begin_first_checkpoint();
         }
         self.publish_failsafe(view, leader).await?;
-        synchronous::tend(self, view, leader, facts).await
+        synchronous::keep_up(self, view, leader, facts).await
     }
 
     async fn history(&self, view: &ClusterView, leader: &Leader) -> Result<()> {

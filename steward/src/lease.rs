@@ -83,8 +83,17 @@ impl<K: Keeper> NodeLease<K> {
         *locked(&self.held) = held;
     }
 
-    /// From now on the arbiter keeps the lease and speaks for the node; None: the lease worker does.
-    pub fn speak(&self, word: Option<Word>) {
+    /// From now on the arbiter keeps the lease, and says this in the member key.
+    pub fn take_over(&self, word: Word) {
+        self.want(Some(word));
+    }
+
+    /// From now on the lease worker keeps the lease and speaks for the node.
+    pub fn hand_to_worker(&self) {
+        self.want(None);
+    }
+
+    fn want(&self, word: Option<Word>) {
         let mut wanted = locked(&self.wanted);
         if *wanted != word {
             *wanted = word;
@@ -94,13 +103,13 @@ impl<K: Keeper> NodeLease<K> {
     }
 
     /// The arbiter keeps the lease now.
-    pub fn speaking(&self) -> bool {
+    pub fn keeps(&self) -> bool {
         locked(&self.wanted).is_some()
     }
 
     /// Another instance goes by the name: what is held is not counted on, and nothing is written.
     pub fn keep_out(&self) {
-        self.speak(None);
+        self.hand_to_worker();
         self.hold(None);
     }
 
@@ -126,7 +135,7 @@ impl<K: Keeper> NodeLease<K> {
                     said = None;
                     Duration::MAX
                 }
-                Some(word) => match self.tend(word, &mut said).await {
+                Some(word) => match self.keep_once(word, &mut said).await {
                     Ok(ttl) => lease::renew_every(ttl),
                     Err(why) => {
                         self.keeper.debug(format_args!("lease not kept: {why}"));
@@ -139,7 +148,7 @@ impl<K: Keeper> NodeLease<K> {
     }
 
     /// Renews or gets the lease and keeps the word in the member key up to date.
-    async fn tend(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Duration, NoLease> {
+    async fn keep_once(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Duration, NoLease> {
         let held = match self.current() {
             Some(held) => leases::renew(self.keeper.store(), || self.keeper.clock(), held.grant.lease).await.map(|renewed| renewed.held),
             None => Err(Error::LeaseGone),

@@ -27,7 +27,7 @@ const PROMOTION_PATIENCE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// One step; the order is `cluster::quorum`'s. True if something was changed and another look is due.
-pub async fn tend<S: Server>(server: &S, view: &ClusterView, leader: &Leader, facts: &Facts) -> Result<bool> {
+pub async fn keep_up<S: Server>(server: &S, view: &ClusterView, leader: &Leader, facts: &Facts) -> Result<bool> {
     let rules = Rules::of(view.config());
     let key = view.sync.as_ref().map(|sync| sync.value.clone()).unwrap_or_default();
     let revision = ClusterView::revision_of(&view.sync);

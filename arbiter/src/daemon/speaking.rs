@@ -29,7 +29,7 @@ impl Daemon {
                 let serving =
                     self.procedure.as_ref().is_none_or(|(_, duty)| matches!(duty, Duty::Rest | Duty::Follow { .. } | Duty::Promote { .. }));
                 if serving && !self.memory.stopping {
-                    self.node.lease.speak(None);
+                    self.node.lease.hand_to_worker();
                 }
                 let leads = matches!(seen.local.postgres, Postgres::Primary { .. });
                 if let Some(why) = seen.facts.as_ref().and_then(|facts| facts.library_is_apart()) {
@@ -43,10 +43,8 @@ impl Daemon {
                     Err(why) => self.not_attached(seen, &why).await,
                 }
             }
-            Postgres::Stopped if !self.node.lease.speaking() => self.node.speak(MemberState::Stopped, self.node.standby_role(&self.view)),
-            Postgres::Starting { .. }
-                if !self.node.lease.speaking() && cluster::duty::keeps_lease_for_recovery(&self.view, &seen.local) =>
-            {
+            Postgres::Stopped if !self.node.lease.keeps() => self.node.speak(MemberState::Stopped, self.node.standby_role(&self.view)),
+            Postgres::Starting { .. } if !self.node.lease.keeps() && cluster::duty::keeps_lease_for_recovery(&self.view, &seen.local) => {
                 tracing::warn!("Postgres recovers from the crash of one of its processes: the arbiter keeps the lease meanwhile");
                 let role = if self.view.is_standby_cluster() { MemberRole::StandbyLeader } else { MemberRole::Primary };
                 self.node.speak(MemberState::Starting, role);

@@ -200,7 +200,7 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
         node.start_and_wait(&nothing, &recovery).await?;
     }
     // From here on the lease worker keeps the lease, and opens the fence.
-    node.lease.speak(None);
+    node.lease.hand_to_worker();
     if fresh {
         node.sql.ensure_roles(&postgres.authentication).await?;
         for user in &config.bootstrap.users {

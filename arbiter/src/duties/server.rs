@@ -198,7 +198,7 @@ impl Server for Node {
     }
 
     fn fall_silent(&self) {
-        self.lease.speak(None);
+        self.lease.hand_to_worker();
     }
 
     async fn release_addresses(&self) {

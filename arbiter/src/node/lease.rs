@@ -152,9 +152,14 @@ impl NodeLease {
         self.0.current().map(|held| Instant::now() + held.deadline.since(boottime()))
     }
 
-    /// From now on the arbiter keeps the lease and speaks for the node; None: the lease worker does.
-    pub fn speak(&self, word: Option<Word>) {
-        self.0.speak(word);
+    /// From now on the arbiter keeps the lease, and says this in the member key.
+    pub fn take_over(&self, word: Word) {
+        self.0.take_over(word);
+    }
+
+    /// From now on the lease worker keeps the lease and speaks for the node.
+    pub fn hand_to_worker(&self) {
+        self.0.hand_to_worker();
     }
 
     /// What the member key is to say besides, while it is ours to write.
@@ -169,8 +174,8 @@ impl NodeLease {
     }
 
     /// The arbiter keeps the lease now.
-    pub fn speaking(&self) -> bool {
-        self.0.speaking()
+    pub fn keeps(&self) -> bool {
+        self.0.keeps()
     }
 
     /// Is the name in use by another instance, as this view shows?

@@ -339,22 +339,22 @@ impl Node {
 
     /// Says what this node is doing while no server speaks for it.
     pub fn speak(&self, state: MemberState, role: MemberRole) {
-        self.lease.speak(Some(Word { state, role, progress_percent: None, reason: None }));
+        self.lease.take_over(Word { state, role, progress_percent: None, reason: None });
     }
 
     /// As [`Node::speak`], with why nothing is done, or why the last copy failed: nobody should have to look for it.
     pub fn speak_reason(&self, state: MemberState, role: MemberRole, reason: String) {
-        self.lease.speak(Some(Word { state, role, progress_percent: None, reason: Some(reason) }));
+        self.lease.take_over(Word { state, role, progress_percent: None, reason: Some(reason) });
     }
 
     /// As [`Node::speak`], with how far a clone is.
     pub fn speak_progress(&self, percent: u8) {
-        self.lease.speak(Some(Word {
+        self.lease.take_over(Word {
             state: MemberState::CreatingReplica,
             role: MemberRole::Uninitialized,
             progress_percent: Some(percent),
             reason: None,
-        }));
+        });
     }
 
     /// The password file for connections to other members.

@@ -41,7 +41,7 @@ pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &S
     slots::keep(node, view, Some(leader), facts).await?;
     let changed = configuration(node, view, &Recovery::None).await?;
     rules::look(node).await;
-    Ok(synchronous::tend(node, view, leader, &facts.into()).await? || changed)
+    Ok(synchronous::keep_up(node, view, leader, &facts.into()).await? || changed)
 }
 
 /// One round on a primary that nobody's lease backs just now: what keeps it from leading may be the configuration itself, so a change of

@@ -227,11 +227,11 @@ impl Server for Arbiter {
     }
 
     fn speak(&self, state: MemberState, role: MemberRole) {
-        self.lease.speak(Some(Word { state, role, progress_percent: None, reason: None }));
+        self.lease.take_over(Word { state, role, progress_percent: None, reason: None });
     }
 
     fn fall_silent(&self) {
-        self.lease.speak(None);
+        self.lease.hand_to_worker();
     }
 
     /// There are none.
