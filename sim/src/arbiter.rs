@@ -15,7 +15,7 @@ use cluster::failsafe::Members;
 use cluster::leader::Leader;
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
-use cluster::member::{MemberRole, MemberState, Tags};
+use cluster::member::{MemberRole, MemberState};
 use cluster::name::{MemberName, Timeline};
 use cluster::quorum::{Rules, Setting, Trust};
 use cluster::standby_cluster::Remote;
@@ -185,6 +185,10 @@ impl Arbiter {
             return true;
         }
         match done {
+            Ok(Done::Stopped) => {
+                self.world.arbiter_ends(self.at);
+                self.not_before.set(self.world.now() + AFTER_FAILURE);
+            }
             Ok(_) => self.not_before.set(Duration::ZERO),
             Err(why) => {
                 self.tell(&format!("failed: {why:#}"));
@@ -308,15 +312,15 @@ impl Arbiter {
         self.down_since.set(since);
         let local = LocalState {
             name: self.name.clone(),
-            tags: Tags::default(),
+            tags: world.nodes[self.at].wished.tags.borrow().clone(),
             data,
             postgres,
             lease_valid: self.lease.lease().is_some(),
             rewind_failed: self.rewind_failed.borrow().clone(),
             may_clone_over: true,
             down_for: since.map_or(Duration::ZERO, |since| world.now() - since),
-            stopping: false,
-            reinit: false,
+            stopping: world.nodes[self.at].wished.stop.get(),
+            reinit: world.nodes[self.at].wished.reinit.get(),
             cloning: Default::default(),
             start_failed: None,
             request_due: true,
@@ -427,6 +431,7 @@ impl Arbiter {
         match copied {
             Ok(data) => {
                 *self.world.nodes[self.at].data.borrow_mut() = data;
+                self.world.nodes[self.at].wished.reinit.set(false);
                 *self.rewind_failed.borrow_mut() = None;
                 let view = self.view.borrow().clone();
                 self.start(&view, self.follow_of(Some(from))).await

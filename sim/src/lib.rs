@@ -15,6 +15,7 @@ mod schedule;
 mod store;
 mod time;
 mod wal;
+mod wishes;
 mod worker;
 mod world;
 
@@ -134,7 +135,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     let report = Report {
         seed,
         setting: format!(
-            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}{}",
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}{}{}",
             setting.nodes,
             match (setting.sync, setting.quorum) {
                 (true, true) => "quorum",
@@ -149,6 +150,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
             if setting.forgets { ", etcd forgets" } else { "" },
             if setting.copies { ", copies" } else { "" },
             if setting.deposes { ", deposition" } else { "" },
+            if setting.wishes { ", wishes" } else { "" },
         ),
         steps: world.time.steps.get(),
         simulated: world.now(),

@@ -85,6 +85,9 @@ impl World {
         if self.setting.deposes && self.lose_leader(span) {
             return;
         }
+        if self.setting.wishes && self.wish(span) {
+            return;
+        }
         if self.setting.forgets && self.apart.per_mille(60) {
             // More often than else: the window of a lost move is one round trip.
             return self.change_ttl(span);
@@ -315,6 +318,7 @@ impl World {
 
     pub fn arbiter_starts(self: &Rc<Self>, at: usize) {
         if !self.nodes[at].off.get() && !self.time.lives((at, Part::Arbiter)) {
+            self.forget_wishes(at);
             arbiter::spawn(self, at);
         }
     }

@@ -8,7 +8,7 @@ use cluster::config::DynamicConfig;
 use cluster::deposition::{Answer, Bond};
 use cluster::instance::Instance;
 use cluster::lsn::Lsn;
-use cluster::member::{Member, MemberRole, MemberState, Tags, TenureFacts};
+use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
 use cluster::name::{SystemId, Timeline};
 use cluster::slots::Publication;
 use cluster::time::Moment;
@@ -44,7 +44,7 @@ pub(crate) fn configured(world: &World, at: usize) -> Member {
         role: MemberRole::Replica,
         version: dcs::SURFACE_VERSION.to_owned(),
         checkpoint_after_promote: None,
-        tags: Tags::default(),
+        tags: world.nodes[at].wished.tags.borrow().clone(),
         pending_restart: false,
         xlog_location: None,
         replay_lsn: None,

@@ -6,6 +6,7 @@ use crate::postgres::Server;
 use crate::random::Random;
 use crate::time::{Changes, Part, Process, Signal, Time};
 use crate::wal::Data;
+use crate::wishes::Wished;
 use cluster::name::{MemberName, Scope, SystemId};
 use cluster::time::Moment;
 use dcs::Error;
@@ -71,6 +72,8 @@ pub(crate) struct Node {
     pub wake_listener: Signal,
     /// The arbiter that is (or was last) there, for those that send it requests.
     pub arbiter: RefCell<Weak<Arbiter>>,
+    /// What operators wish of it.
+    pub wished: Wished,
     /// The postmaster ended; the arbiter has not looked yet.
     pub postmaster_gone: Cell<bool>,
     /// Something on this node changed: a server ready, ended, promoted.
@@ -172,6 +175,8 @@ pub struct Options {
     pub deposes: bool,
     /// What the schedule is about, where it is about one thing.
     pub focus: Option<Focus>,
+    /// Operators wish for something at times, in seven of ten runs.
+    pub wishes: bool,
 }
 
 /// What is chosen for one run.
@@ -197,6 +202,8 @@ pub(crate) struct Setting {
     pub deposes: bool,
     /// Faults of these numbers only.
     pub focus: Option<Focus>,
+    /// Operators wish for something at times.
+    pub wishes: bool,
 }
 
 pub(crate) struct World {
@@ -243,6 +250,7 @@ impl World {
             // Drawn apart, so that a seed's other choices stay what they were before there was this one.
             failsafe: Random::new(!options.seed).per_mille(400),
             deposes: options.deposes && Random::new(options.seed ^ 0x4445_504f_5345).per_mille(700),
+            wishes: options.wishes && Random::new(options.seed ^ 0x5749_5348).per_mille(700),
             forgets: options.forgets && Random::new(options.seed ^ 0x464f_5247_4554).per_mille(400),
             copies: options.copies && Random::new(options.seed ^ 0x434f_5049_4553).per_mille(400),
             focus: options.focus,
@@ -253,6 +261,8 @@ impl World {
             bad_clocks,
             quorum: setting.quorum && setting.sync && !bad_clocks,
             deposes: setting.deposes && setting.sync,
+            // A backup would bring maintenance mode back, and nobody ends that.
+            wishes: setting.wishes && !setting.forgets,
             ..setting
         };
         let setting = options.focus.map_or(setting.clone(), |focus| focus.set(setting));
@@ -278,6 +288,7 @@ impl World {
             wake_arbiter: Signal::default(),
             wake_listener: Signal::default(),
             arbiter: RefCell::default(),
+            wished: Wished::default(),
             postmaster_gone: Cell::new(false),
             changed: Changes::default(),
         };

@@ -123,7 +123,7 @@ impl Server for Arbiter {
     }
 
     fn tags(&self) -> Tags {
-        Tags::default()
+        self.world.nodes[self.at].wished.tags.borrow().clone()
     }
 
     fn standbys(&self) -> &Standbys {

@@ -42,6 +42,9 @@ struct Arguments {
     /// Draws one kind of event far more often than others: moves, promises, votes or copies.
     #[arg(long, value_parser = |word: &str| Focus::of(word).ok_or("moves, promises, votes or copies"))]
     focus: Option<Focus>,
+    /// Operators wish for something: maintenance mode, tags, a failover by name, an arbiter's end, a new copy; in seven of ten runs.
+    #[arg(long)]
+    wishes: bool,
 }
 
 #[derive(Default)]
@@ -98,8 +101,8 @@ fn main() -> ExitCode {
             if over(seed, &total.lock().unwrap_or_else(PoisonError::into_inner)) {
                 return;
             }
-            let Arguments { steps, verbose, forgets, copies, deposes, focus, .. } = arguments;
-            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes, focus });
+            let Arguments { steps, verbose, forgets, copies, deposes, focus, wishes, .. } = arguments;
+            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes, focus, wishes });
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             if arguments.verbose && report.violation.is_none() {
                 report.schedule.iter().for_each(|line| println!("{line}"));
