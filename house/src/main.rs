@@ -2,7 +2,7 @@
 
 mod imports;
 mod map;
-mod programs;
+mod places;
 mod reader;
 mod rooms;
 mod source;
@@ -19,7 +19,7 @@ const CRATES: [(&str, usize); 10] = [
     ("keeper", 0),
     ("steward", 0),
     ("extension", 3),
-    ("arbiter", 4),
+    ("arbiter", 3),
     ("sim", 1),
     ("writer", 0),
     ("tests", 2),
@@ -112,9 +112,9 @@ fn look(root: &Path) -> std::io::Result<(String, String)> {
         against.len(),
         order.join(" > ")
     ));
-    let programs = programs::faults(&root.join("arbiter/src"), &arbiter.files)?;
+    let places = places::faults(&root.join("arbiter/src"), &arbiter.files)?;
     let map = map::faults(root, &architecture, &MAPPED)?;
-    for line in against.into_iter().chain(programs).chain(map).chain(reader::faults(root, &architecture)) {
+    for line in against.into_iter().chain(places).chain(map).chain(reader::faults(root, &architecture)) {
         faults.push_str(&format!("house: {line}\n"));
     }
     Ok((counts, faults))

@@ -25,6 +25,7 @@ pub mod etcd;
 pub mod flush;
 pub mod memory;
 pub mod node;
+pub mod session;
 pub mod view;
 
 pub mod arp;

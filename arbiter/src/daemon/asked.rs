@@ -3,7 +3,7 @@
 use super::Daemon;
 use crate::daemon::observe::Seen;
 use crate::daemon::words::word;
-use crate::duties::{change_places, restart, upgrade};
+use crate::duties::{change_places, replay, restart, upgrade};
 use crate::node::settings;
 use crate::node::snapshot::{Command, Wanted};
 use cluster::duty::Duty;
@@ -60,7 +60,7 @@ impl Daemon {
                 // Beside the loop: it may take as long as there is WAL to replay.
                 let (node, view) = (self.node.clone(), self.view.clone());
                 tokio::spawn(async move {
-                    let done = crate::node::replay::perform(&node, &view, ask).await;
+                    let done = replay::perform(&node, &view, ask).await;
                     let said = done.as_deref().map_or_else(|why| format!("{why:#}"), str::to_owned);
                     tracing::info!("replay by hand ({ask:?}): {said}");
                     let _ = answer.send(done.map_err(|why| format!("{why:#}")));

@@ -8,9 +8,9 @@ use crate::node::recovery;
 use crate::node::settings;
 use crate::postgres;
 use crate::postgres::controldata::{self, ClusterState, ControlData};
+use crate::postgres::facts::{FenceSeen, ServerFacts};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster};
-use crate::postgres::query::{FenceSeen, ServerFacts};
 use crate::upkeep::remote;
 use anyhow::{Context, Result};
 use cluster::described::Described;
@@ -375,7 +375,7 @@ fn of_facts(facts: &ServerFacts) -> Postgres {
         timeline: facts.timeline,
         position: facts.position(),
         upstream: recovery::address_in(&facts.primary_conninfo),
-        streaming: facts.receiver.as_ref().is_some_and(postgres::query::Receiver::is_streaming),
+        streaming: facts.receiver.as_ref().is_some_and(postgres::facts::Receiver::is_streaming),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a procedure works from, and how it ended.
 
-use crate::postgres::query::ServerFacts;
+use crate::postgres::facts::ServerFacts;
 use cluster::local::LocalState;
 use cluster::view::ClusterView;
 use std::sync::Arc;

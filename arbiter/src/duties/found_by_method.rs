@@ -4,7 +4,7 @@
 use crate::config::{BootstrapMethod, PostgresConfig, ServerRole};
 use crate::ground::program::{self, Run, Stragglers, WORKS_ON};
 use crate::node::Node;
-use crate::node::settings;
+use crate::node::{configuration, settings};
 use crate::postgres::local::{LocalServer, Way};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster, StopMode, kill_orphans, last_words};
@@ -68,9 +68,9 @@ async fn alone(node: &Node, method: &BootstrapMethod, sockets: &Path) -> Result<
     let files = postgres.files();
     let control = controldata::read(&node.programs, &postgres.data_dir).await.context("the method left no usable data directory")?;
     let dynamic = DynamicConfig(config.bootstrap.dcs.clone());
-    let mut parameters = settings::parameters(config, &dynamic, &node.knowledge.known(), ServerRole::Primary, None);
+    let mut parameters = settings::parameters(config, &dynamic, &node.knowledge.known(), ServerRole::Primary);
     let _ = parameters.raise_to(&control.required);
-    files.write(&parameters, &Recovery::None).await.context("write postgresql.conf")?;
+    configuration::write(&files, &parameters, &Recovery::None).await?;
     let hba = sockets.join("pg_hba.conf");
     write_atomically(&hba, "local all all trust\n", 0o600).await?;
     let text = |path: &Path| path.display().to_string();

@@ -7,7 +7,7 @@
 use crate::duties::done::Done;
 use crate::ground::answers;
 use crate::node::Node;
-use crate::postgres::query::ServerFacts;
+use crate::postgres::facts::ServerFacts;
 use anyhow::{Context, Result};
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};

@@ -2,7 +2,7 @@
 
 use crate::duties::done::Done;
 use crate::node::Node;
-use crate::postgres::query::ServerFacts;
+use crate::postgres::facts::ServerFacts;
 use crate::postgres::server_log;
 use crate::upkeep;
 use anyhow::Result;

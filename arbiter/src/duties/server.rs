@@ -9,9 +9,9 @@ use crate::node::timings::Timed;
 use crate::node::{hook, recovery};
 use crate::postgres::conf::Recovery;
 use crate::postgres::controldata::{self, ClusterState};
+use crate::postgres::facts::{self, ServerFacts};
 use crate::postgres::postmaster::{Postmaster, StopMode};
 use crate::postgres::promote::promote;
-use crate::postgres::query::{self, ServerFacts};
 use crate::upkeep::{self, slots};
 use anyhow::{Context, Result, bail};
 use cluster::history::History;
@@ -34,8 +34,8 @@ use steward::server::{Ended, Stop};
 use steward::synchronous::Standbys;
 use steward::{Done, Facts, Host, Judged, Sender, Server, Tone};
 
-impl From<&query::Sender> for Sender {
-    fn from(seen: &query::Sender) -> Sender {
+impl From<&facts::Sender> for Sender {
+    fn from(seen: &facts::Sender) -> Sender {
         Sender {
             application_name: seen.application_name.clone(),
             streaming: seen.state.as_deref() == Some("streaming"),

@@ -7,7 +7,8 @@
 use crate::config::NodeConfig;
 use crate::node::paths;
 use crate::postgres::conf::{ConfigFiles, Parameters, Recovery};
-use crate::postgres::query::{LocalSql, ServerFacts};
+use crate::postgres::facts::ServerFacts;
+use crate::postgres::query::LocalSql;
 use crate::postgres::{Programs, read_if_there, write_atomically};
 use anyhow::{Context, Result};
 use cluster::parameter::Catalogue;

@@ -3,6 +3,7 @@
 pub mod callback;
 pub mod changes;
 pub mod citus;
+pub mod configuration;
 pub mod extension;
 pub mod hba;
 pub mod hook;
@@ -12,6 +13,7 @@ pub mod lease;
 pub mod memory;
 pub mod page;
 pub mod paths;
+mod process;
 pub mod promise;
 pub mod recovery;
 pub mod remote;
@@ -25,31 +27,22 @@ pub mod twin;
 pub mod vitals;
 pub mod watchdog;
 
-use crate::config::{NodeConfig, ServerRole};
+use crate::config::NodeConfig;
 use crate::ground::member_rest::Caller;
 use crate::node::callback::Callbacks;
-use crate::node::known::Known;
 use crate::node::lease::{NodeLease, Word};
-use crate::postgres::conf::{Parameters, Recovery};
+use crate::postgres::Programs;
 use crate::postgres::local::{LocalServer, Way};
-use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
+use crate::postgres::postmaster::Postmaster;
 use crate::postgres::query::LocalSql;
-use crate::postgres::{Programs, controldata};
-use crate::postgres::{mark, pgpass};
-use anyhow::{Context, Result, bail};
-use cluster::config::DynamicConfig;
+use anyhow::{Result, bail};
 use cluster::failsafe::Members;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
-use cluster::quorum::{Rules, Setting, Trust};
-use cluster::view::ClusterView;
 use dcs::Etcd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-
-/// A primary that is told to stop keeps its virtual addresses so long at most.
-const FAREWELL: Duration = Duration::from_millis(300);
 
 /// So many starts in a row may end before the server is ready, before the node says so and waits.
 const STARTS: u32 = 3;
@@ -355,239 +348,6 @@ impl Node {
             progress_percent: Some(percent),
             reason: None,
         });
-    }
-
-    /// The password file for connections to other members.
-    pub async fn write_pgpass(&self) -> Result<()> {
-        let authentication = &self.config.postgres.authentication;
-        let roles = [Some(&authentication.replication), authentication.rewind.as_ref(), Some(&authentication.superuser)];
-        let entries: Vec<pgpass::Entry<'_>> =
-            roles.into_iter().flatten().map(|credentials| pgpass::Entry { address: None, credentials }).collect();
-        pgpass::write(&self.config.postgres.pgpass, &entries).await
-    }
-
-    /// What a server of this node in recovery is: it leads a standby cluster, or it follows a member.
-    pub fn standby_role(&self, view: &ClusterView) -> MemberRole {
-        let leads = view.leader_if(&self.config.name).is_some() && view.is_standby_cluster();
-        if leads { MemberRole::StandbyLeader } else { MemberRole::Replica }
-    }
-
-    fn server_role(&self, view: &ClusterView, recovery: &Recovery) -> ServerRole {
-        match recovery {
-            Recovery::None => ServerRole::Primary,
-            Recovery::Standby { .. } if self.standby_role(view) == MemberRole::StandbyLeader => ServerRole::StandbyLeader,
-            Recovery::Standby { .. } => ServerRole::Replica,
-        }
-    }
-
-    /// Writes every configuration file for the next start or reload; true if something changed.
-    pub async fn write_configuration(&self, view: &ClusterView, recovery: &Recovery) -> Result<bool> {
-        let synchronous = match recovery {
-            Recovery::None => self.standbys.now().setting,
-            Recovery::Standby { .. } => Setting::nobody(),
-        };
-        self.write_configuration_with(view, recovery, &synchronous).await
-    }
-
-    /// As [`Node::write_configuration`], with these synchronous standbys.
-    pub async fn write_configuration_with(&self, view: &ClusterView, recovery: &Recovery, synchronous: &Setting) -> Result<bool> {
-        // The loop's procedures come one after another; `tenure replay` is beside them.
-        let _alone = self.writing.lock().await;
-        let recovery = &self.replay.over(recovery);
-        let files = self.config.postgres.files();
-        let dynamic = self.dynamic(view);
-        // Where the cluster does not manage synchronous standbys, the user's own setting stands.
-        let managed = dynamic.synchronous_mode() != cluster::config::SynchronousMode::Off || synchronous.count > 0;
-        let role = self.server_role(view, recovery);
-        let parameters = self.settled(view, recovery, &dynamic, managed.then_some(synchronous)).await;
-        let mut changed = files.write(&parameters, recovery).await.context("write postgresql.conf")?;
-        files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
-        hba::adopt(&files).await?;
-        for (kind, path) in [(hba::File::Hba, files.hba()), (hba::File::Ident, files.ident())] {
-            let wanted = hba::wanted(kind, &self.config, &dynamic, role);
-            changed |= hba::write(&path, &wanted).await.with_context(|| format!("write {}", path.display()))?;
-        }
-        if let Some(password) = &self.config.etcd.password {
-            crate::postgres::write_atomically(&paths::etcd_password_file(&self.config), password.reveal(), 0o600).await?;
-        }
-        self.write_pgpass().await?;
-        self.knowledge.tell(settings::left_out(&self.config, &dynamic, &self.knowledge.known()));
-        let refused: Vec<String> =
-            [hba::File::Hba, hba::File::Ident].into_iter().flat_map(|file| hba::refused(file, &self.config, &dynamic, role)).collect();
-        let told = std::mem::replace(&mut self.state().told_rules, refused.clone());
-        for line in refused.iter().filter(|line| !told.contains(line)) {
-            tracing::warn!("{line}; hint: write the line into each node's file too (docs/security.md)");
-        }
-        Ok(changed)
-    }
-
-    /// The server's settings without what it would not take.
-    async fn settled(&self, view: &ClusterView, recovery: &Recovery, dynamic: &DynamicConfig, synchronous: Option<&Setting>) -> Parameters {
-        if let Err(why) = self.knowledge.recall(&self.programs, &self.config).await {
-            tracing::warn!("what PostgreSQL knows of parameters is not known, so most of the dynamic configuration is left out: {why:#}");
-        }
-        let role = self.server_role(view, recovery);
-        let major = crate::node::slots::major(&self.config).await;
-        let settle = |known: &Known| {
-            let mut parameters = settings::parameters(&self.config, dynamic, known, role, synchronous);
-            crate::node::citus::by_role(&self.config, view, recovery, &mut parameters);
-            if self.state().leaving {
-                parameters.own.insert("tenure.member".to_owned(), settings::member_leaving(&self.config).to_string());
-            }
-            crate::node::slots::settings(major, dynamic, &self.config.postgres.database, &mut parameters);
-            parameters
-        };
-        self.knowledge.settled(&self.programs, &self.config.postgres.files(), recovery, settle).await
-    }
-
-    /// Finds out beforehand what the server would take as primary: a promotion must not wait for that.
-    pub async fn settle_as_primary(&self, view: &ClusterView) {
-        self.settled(view, &Recovery::None, &self.dynamic(view), None).await;
-    }
-
-    /// The dynamic configuration, or the one of the file while there is none in etcd.
-    pub fn dynamic(&self, view: &ClusterView) -> cluster::config::DynamicConfig {
-        view.config
-            .as_ref()
-            .map_or_else(|| cluster::config::DynamicConfig(self.config.bootstrap.dcs.clone()), |config| config.value.clone())
-    }
-
-    /// Makes the server read its configuration again.
-    pub async fn reload(&self) -> Result<()> {
-        self.sql.reload().await?;
-        self.state().rules_owed = true;
-        self.callbacks.reloaded(&self.config);
-        self.look_after_reload();
-        Ok(())
-    }
-
-    /// As [`Node::reload`], and returns once our own session goes by what was read.
-    pub async fn reload_and_see(&self) -> Result<()> {
-        self.sql.reload_and_see().await?;
-        self.state().rules_owed = true;
-        self.callbacks.reloaded(&self.config);
-        self.look_after_reload();
-        Ok(())
-    }
-
-    /// Looks what the server did not take of what it has read. Beside: whoever reloads in a hurry must not wait for it.
-    fn look_after_reload(&self) {
-        let node = self.clone();
-        tokio::spawn(async move {
-            if node.knowledge.look_after_reload(&node.sql, &node.config.postgres.files()).await {
-                node.wake.notify_one();
-            }
-        });
-    }
-
-    /// Starts the server and returns as soon as its process runs.
-    pub async fn start(&self, view: &ClusterView, recovery: &Recovery) -> Result<Postmaster> {
-        let files = self.config.postgres.files();
-        self.note_leaving(false);
-        memory::before_start(&self.config, &self.etcd).await.context("lay down what is known of etcd's keys")?;
-        crate::postgres::promote::forget(&self.config.postgres.data_dir).await?;
-        if *recovery == Recovery::None
-            && let Some(sync) = view.sync.as_ref().filter(|sync| sync.value.leader.as_deref() == Some(self.config.name.as_str()))
-        {
-            // Those may be promoted: not one commit without them, from the first on.
-            let rules = Rules::of(&self.dynamic(view));
-            self.standbys.begin(rules.at_start(&Trust::of(&sync.value)));
-        }
-        self.write_configuration(view, recovery).await?;
-        files.signal(recovery).await.context("write standby.signal")?;
-        let dynamic = self.dynamic(view);
-        let mut parameters = self.settled(view, recovery, &dynamic, None).await;
-        if matches!(recovery, Recovery::Standby { .. }) {
-            let control = controldata::read(&self.programs, &self.config.postgres.data_dir).await?;
-            for name in parameters.raise_to(&control.required) {
-                tracing::info!("{name} is raised to what the primary's WAL asks for until the configuration says as much");
-            }
-        }
-        // Whoever starts it the next time, without us perhaps: the data says whose it is.
-        mark::write(&self.config.postgres.data_dir, settings::identity(&self.config)).await?;
-        let postgres = &self.config.postgres;
-        let arguments = parameters.arguments();
-        let postmaster = Postmaster::start(&self.programs, &postgres.data_dir, &files.main(), &arguments, &postgres.server_log).await?;
-        self.adopted(Some(postmaster.clone()));
-        self.wake.notify_one();
-        Ok(postmaster)
-    }
-
-    /// Starts the server and waits until it takes connections.
-    pub async fn start_and_wait(&self, view: &ClusterView, recovery: &Recovery) -> Result<()> {
-        let postmaster = self.start(view, recovery).await?;
-        match postmaster.ready().await? {
-            Readiness::Ended => bail!("Postgres ended while it started: {}", last_words(&self.config.postgres.server_log).await),
-            _ => Ok(()),
-        }
-    }
-
-    /// Stops the server; a fast stop that takes too long becomes an immediate one. True if it was clean.
-    pub async fn stop(&self, mode: StopMode) -> Result<bool> {
-        self.stop_within(mode, steward::stop::PATIENCE).await
-    }
-
-    /// As [`Node::stop`], with this much patience for a fast stop.
-    pub async fn stop_within(&self, mode: StopMode, patience: Duration) -> Result<bool> {
-        let Some(postmaster) = self.postmaster() else { return Ok(true) };
-        hook::before_stop(&self.config).await;
-        postmaster.stop(mode)?;
-        let hurry = async {
-            match self.config.citus {
-                Some(_) => crate::postgres::citus_daemon::hurry(&postmaster).await,
-                None => std::future::pending().await,
-            }
-        };
-        let stop = async {
-            tokio::select! {
-                in_time = tokio::time::timeout(patience, postmaster.exited()) => in_time.is_ok(),
-                () = hurry => false,
-            }
-        };
-        // The sessions end in a moment and tell their clients so, which they can do only from the address that the clients came to.
-        let farewell = async {
-            let _ = tokio::time::timeout(FAREWELL, postmaster.exited()).await;
-            self.addresses.release(&self.config.vip).await;
-        };
-        let (stopped, ()) = tokio::join!(stop, farewell);
-        if stopped {
-            self.callbacks.stopped(&self.config);
-            return Ok(mode != StopMode::Immediate);
-        }
-        tracing::warn!(
-            "Postgres did not stop within {} s: stopping it in immediate mode, so it recovers at its next start",
-            patience.as_secs()
-        );
-        postmaster.stop(StopMode::Immediate)?;
-        if tokio::time::timeout(Duration::from_secs(10), postmaster.exited()).await.is_err() {
-            postmaster.signal(rustix::process::Signal::KILL)?;
-            postmaster.exited().await;
-        }
-        self.clear_orphans().await?;
-        self.callbacks.stopped(&self.config);
-        Ok(false)
-    }
-
-    /// Ends the server whatever state it is in. When this returns, no process of it will ever run an instruction of its own again.
-    pub async fn end_by_force(&self) -> Result<()> {
-        if let Some(postmaster) = self.postmaster() {
-            postmaster.signal(rustix::process::Signal::KILL)?;
-        }
-        let held = crate::postgres::postmaster::kill_all(&self.config.postgres.data_dir).await?;
-        if held > 0 {
-            tracing::warn!("{held} processes were killed and wait in the kernel for a disk that does not answer: they end with that");
-        }
-        self.addresses.release(&self.config.vip).await;
-        Ok(())
-    }
-
-    /// After the postmaster's death: nothing of its server is left when this returns.
-    pub async fn clear_orphans(&self) -> Result<()> {
-        let killed = crate::postgres::postmaster::kill_orphans(&self.config.postgres.data_dir).await?;
-        if killed > 0 {
-            tracing::warn!("killed {killed} processes that the dead postmaster left behind");
-        }
-        Ok(())
     }
 }
 

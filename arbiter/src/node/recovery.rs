@@ -4,7 +4,8 @@
 use crate::config::{Credentials, NodeConfig};
 use crate::node::known::{Known, LeftOut};
 use crate::postgres::conf::{Recovery, conninfo, parameters_of};
-use crate::postgres::query::{ServerFacts, member_conninfo};
+use crate::postgres::facts::ServerFacts;
+use crate::postgres::query::member_conninfo;
 use cluster::admission::{Admission, recovery_admission};
 use cluster::config::DynamicConfig;
 use cluster::member::Tags;

@@ -1,17 +1,19 @@
-//! What this node's Postgres is configured to: Patroni's parameters, and the `tenure.*` settings for
-//! the extension.
+//! What this node's Postgres is set to, and why: one pure function of the node's file, the dynamic configuration, the cluster, and what the
+//! server is to be. `configuration.rs` writes it.
 
 use crate::config::NodeConfig;
 use crate::config::ServerRole;
 use crate::node::known::{Known, LeftOut};
 use crate::node::paths::{etcd_password_file, wake_socket};
-use crate::postgres::conf::{self, Parameters, parameters_of};
-use crate::postgres::query::ServerFacts;
+use crate::node::{citus, slots};
+use crate::postgres::conf::{self, Contribution, Parameters, Recovery, parameters_of};
+use crate::postgres::facts::ServerFacts;
 use cluster::admission::{Admission, Section, admission, is_name};
-use cluster::config::DynamicConfig;
+use cluster::config::{DynamicConfig, SynchronousMode};
 use cluster::mark::Identity;
 use cluster::pending::{self, Pending};
 use cluster::quorum::Setting;
+use cluster::view::ClusterView;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -98,14 +100,65 @@ pub fn left_out(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known) -> 
     left_out
 }
 
-/// The settings of this node's server in this role under this dynamic configuration, with these synchronous standbys.
-pub fn parameters(
-    config: &NodeConfig,
-    dynamic: &DynamicConfig,
-    known: &Known,
-    role: ServerRole,
-    synchronous: Option<&Setting>,
-) -> Parameters {
+/// All that decides what a server is set to, besides what is known of the program.
+#[derive(Debug, Clone, Copy)]
+pub struct Basis<'a> {
+    /// The node's file.
+    pub config: &'a NodeConfig,
+    /// The cluster.
+    pub view: &'a ClusterView,
+    /// A primary, or whom it follows.
+    pub recovery: &'a Recovery,
+    /// Whom its commits are to wait for, where the cluster says so; None where that is left to what the server was set to before.
+    pub synchronous: Option<&'a Setting>,
+    /// The node is about to leave its cluster.
+    pub leaving: bool,
+    /// The release of the data directory, where there is one.
+    pub major: Option<u32>,
+}
+
+/// The dynamic configuration, or the one of the file while there is none in etcd.
+pub fn dynamic(config: &NodeConfig, view: &ClusterView) -> DynamicConfig {
+    view.config.as_ref().map_or_else(|| DynamicConfig(config.bootstrap.dcs.clone()), |entry| entry.value.clone())
+}
+
+/// In recovery, this node leads a standby cluster.
+pub fn leads_standby_cluster(config: &NodeConfig, view: &ClusterView) -> bool {
+    view.leader_if(&config.name).is_some() && view.is_standby_cluster()
+}
+
+/// The role whose sections count.
+pub fn role(config: &NodeConfig, view: &ClusterView, recovery: &Recovery) -> ServerRole {
+    match recovery {
+        Recovery::None => ServerRole::Primary,
+        Recovery::Standby { .. } if leads_standby_cluster(config, view) => ServerRole::StandbyLeader,
+        Recovery::Standby { .. } => ServerRole::Replica,
+    }
+}
+
+/// What the server is set to: same facts, same settings.
+pub fn of(basis: &Basis<'_>, known: &Known) -> Parameters {
+    let Basis { config, view, recovery, synchronous, leaving, major } = *basis;
+    let dynamic = dynamic(config, view);
+    let mut parameters = parameters(config, &dynamic, known, role(config, view, recovery));
+    // Where the cluster does not manage synchronous standbys, the user's own setting stands.
+    let managed = |setting: &&Setting| dynamic.synchronous_mode() != SynchronousMode::Off || setting.count > 0;
+    if let Some(setting) = synchronous.filter(managed) {
+        parameters.own.insert("synchronous_standby_names".to_owned(), setting.to_string());
+    }
+    if leaving {
+        parameters.own.insert("tenure.member".to_owned(), member_leaving(config).to_string());
+    }
+    // Who leads is primary, or is being promoted.
+    let leads = *recovery == Recovery::None || view.leader_if(&config.name).is_some();
+    parameters.take_in(citus::by_role(config, leads, &parameters));
+    parameters.take_in(slots::settings(major, &dynamic));
+    parameters.slots_database = slots::kept_by_server(major, &parameters).then(|| config.postgres.database.clone());
+    parameters
+}
+
+/// The settings of this node's server in this role under this dynamic configuration, whoever leads.
+pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known, role: ServerRole) -> Parameters {
     let addresses = config.postgres.listen.addresses();
     let identity = conf::Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };
     let postgres = &config.postgres;
@@ -120,13 +173,8 @@ pub fn parameters(
     let section = format!("parameters_{role}");
     parameters.overlay(admitted(config, dynamic, known, &section, of_role, told));
     parameters.overlay(taken(known, &section, of_role, told));
-    if let Some(setting) = synchronous {
-        parameters.own.insert("synchronous_standby_names".to_owned(), setting.to_string());
-    }
-    // Without the primary a standby asks again every 5 s by default; a new primary should not wait that long for its standbys.
-    parameters.file.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "1s".to_owned());
-    tenure(config, dynamic, &mut parameters);
-    crate::node::citus::adjust(config, &mut parameters);
+    parameters.take_in(tenure(config, dynamic));
+    parameters.take_in(citus::settings(config, &parameters));
     parameters
 }
 
@@ -137,7 +185,7 @@ pub fn pending(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known, fact
         pending::note(&mut pending, &setting.name, &setting.value, setting.wanted.as_deref().unwrap_or(""));
     }
     // The command line is the same in every role.
-    for (name, wanted) in &parameters(config, dynamic, known, ServerRole::Primary, None).argv {
+    for (name, wanted) in &parameters(config, dynamic, known, ServerRole::Primary).argv {
         if let Some(running) = facts.on_command_line.get(name) {
             pending::note(&mut pending, name, running, wanted);
         }
@@ -145,16 +193,19 @@ pub fn pending(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known, fact
     pending
 }
 
-fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Parameters) {
+fn tenure(config: &NodeConfig, dynamic: &DynamicConfig) -> Contribution {
     let text = |path: &std::path::Path| path.display().to_string();
+    let mut ours = Contribution::default();
     for (name, value) in [
         ("tenure.scope", config.scope.to_string()),
         ("tenure.namespace", config.namespace.clone()),
         ("tenure.name", config.name.to_string()),
     ] {
-        parameters.argv.insert(name.to_owned(), value);
+        ours.argv.insert(name, value);
     }
-    let mut set = |name: &str, value: String| parameters.own.insert(name.to_owned(), value);
+    // Without the primary a standby asks again every 5 s by default; a new primary should not wait that long for its standbys.
+    ours.unless_given.insert("wal_retrieve_retry_interval", "1s".to_owned());
+    let mut set = |name: &'static str, value: String| ours.own.insert(name, value);
     set("tenure.etcd_endpoints", config.etcd.endpoints.join(","));
     set("tenure.member", member(config).to_string());
     set("tenure.wake_socket", text(&wake_socket(config)));
@@ -170,6 +221,7 @@ fn tenure(config: &NodeConfig, dynamic: &DynamicConfig, parameters: &mut Paramet
         set("tenure.etcd_username", user.clone());
         set("tenure.etcd_password_file", text(&etcd_password_file(config)));
     }
+    ours
 }
 
 /// Who this node is.
@@ -213,26 +265,169 @@ pub fn member_leaving(config: &NodeConfig) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cluster::leader::{Leader, LeaseId, Term};
+    use cluster::name::MemberName;
     use cluster::parameter::Catalogue;
+    use cluster::versioned::Versioned;
 
-    #[test]
-    fn what_runs_code_counts_only_where_the_nodes_own_file_says_the_same() {
+    /// What a node's file says besides what each has to say, at the top and below `postgresql`.
+    fn node(top: &str, below: &str) -> NodeConfig {
         let room = tempfile::tempdir().unwrap();
         let file = room.path().join("node.yml");
         std::fs::write(room.path().join("postgres"), "").unwrap();
-        let own = "scope: s\nname: n1\nrestapi: {listen: 127.0.0.1:1, connect_address: 127.0.0.1:1}\netcd3: {host: 127.0.0.1:2}\n\
-            bootstrap: {dcs: {postgresql: {parameters: {archive_command: own}}}}\n\
-            postgresql: {listen: 127.0.0.1:3, connect_address: 127.0.0.1:3, data_dir: /nowhere/data, bin_dir: ROOM,\n\
-            \x20 authentication: {superuser: {username: p}, replication: {username: r}}}\n";
-        std::fs::write(&file, own.replace("ROOM", room.path().to_str().unwrap())).unwrap();
-        let config = NodeConfig::load(&file, std::iter::empty()).unwrap();
+        let text = format!(
+            "scope: s\nname: n1\nrestapi: {{listen: 127.0.0.1:1, connect_address: 127.0.0.1:1}}\netcd3: {{host: 127.0.0.1:2}}\n{top}\n\
+            postgresql: {{listen: 127.0.0.1:3, connect_address: 127.0.0.1:3, data_dir: /nowhere/data, bin_dir: {},\n\
+            \x20 authentication: {{superuser: {{username: p}}, replication: {{username: r}}}}{below}}}\n",
+            room.path().display()
+        );
+        std::fs::write(&file, text).unwrap();
+        NodeConfig::load(&file, std::iter::empty()).unwrap()
+    }
+
+    fn view(leads: bool, dynamic: Value) -> ClusterView {
+        let leader = Leader { name: MemberName::new("n1").unwrap(), lease: LeaseId(1), term: Term(7) };
+        let value = DynamicConfig(dynamic.as_object().unwrap().clone());
+        ClusterView { leader: leads.then_some(leader), config: Some(Versioned { value, revision: 1 }), ..ClusterView::default() }
+    }
+
+    /// One server, described by what decides.
+    struct Case {
+        config: NodeConfig,
+        leads: bool,
+        dynamic: Value,
+        standby: bool,
+        synchronous: Option<&'static str>,
+        leaving: bool,
+        major: Option<u32>,
+    }
+
+    impl Case {
+        fn of(config: NodeConfig) -> Case {
+            Case { config, leads: false, dynamic: json!({}), standby: false, synchronous: None, leaving: false, major: Some(17) }
+        }
+
+        fn settled(&self) -> Parameters {
+            let standby = Recovery::Standby { primary_conninfo: None, primary_slot_name: None, extra: BTreeMap::new() };
+            let recovery = if self.standby { standby } else { Recovery::None };
+            let synchronous = self.synchronous.map(|text| Setting::read(text).unwrap());
+            let view = view(self.leads, self.dynamic.clone());
+            let basis = Basis {
+                config: &self.config,
+                view: &view,
+                recovery: &recovery,
+                synchronous: synchronous.as_ref(),
+                leaving: self.leaving,
+                major: self.major,
+            };
+            let known = Known::default();
+            assert_eq!(of(&basis, &known), of(&basis, &known));
+            of(&basis, &known)
+        }
+
+        #[track_caller]
+        fn is(&self, name: &str, wanted: Option<&str>) {
+            let Parameters { file, argv, own, .. } = self.settled();
+            // What stands last counts: on the command line, then ours, then the rest of the file.
+            let found = argv.get(name).or(own.get(name)).or(file.get(name));
+            assert_eq!(found.map(String::as_str), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn synchronous_standbys_are_the_clusters_only_where_it_manages_them() {
+        const NAMES: &str = "synchronous_standby_names";
+        let users_own = || node("", ", parameters: {synchronous_standby_names: theirs}");
+        for (mode, given, wanted) in [
+            ("off", None, "theirs"),
+            ("off", Some(""), "theirs"),
+            // What the server began with stands until the steps have taken it back.
+            ("off", Some("FIRST 1 (n2)"), "given"),
+            ("on", Some("FIRST 1 (n2)"), "given"),
+            ("on", Some(""), "given"),
+            ("on", None, "theirs"),
+            ("quorum", Some("ANY 1 (n2,n3)"), "given"),
+        ] {
+            let case = Case { synchronous: given, dynamic: json!({"synchronous_mode": mode}), ..Case::of(users_own()) };
+            let given = case.synchronous.map(|text| Setting::read(text).unwrap().to_string());
+            case.is(NAMES, Some(if wanted == "theirs" { wanted.to_owned() } else { given.unwrap() }.as_str()));
+        }
+    }
+
+    #[test]
+    fn a_roles_section_counts_in_that_role_only() {
+        let roles = || {
+            node(
+                "",
+                ", parameters_primary: {work_mem: 9MB}, parameters_replica: {work_mem: 5MB}, parameters_standby_leader: {work_mem: 7MB}",
+            )
+        };
+        for (standby, leads, dynamic, wanted) in [
+            (false, true, json!({}), "9MB"),
+            (true, false, json!({}), "5MB"),
+            // About to be promoted, it is a standby still.
+            (true, true, json!({}), "5MB"),
+            (true, true, json!({"standby_cluster": {"host": "h"}}), "7MB"),
+        ] {
+            Case { standby, leads, dynamic, ..Case::of(roles()) }.is("work_mem", Some(wanted));
+        }
+    }
+
+    #[test]
+    fn a_coordinators_standby_reads_from_standbys_until_it_leads() {
+        const READS: &str = "citus.use_secondary_nodes";
+        let citus = |group: u32| node(&format!("citus: {{group: {group}, database: app}}"), "");
+        for (group, standby, leads, wanted) in
+            [(0, true, false, Some("always")), (0, true, true, Some("never")), (0, false, false, Some("never")), (1, true, false, None)]
+        {
+            let case = Case { standby, leads, ..Case::of(citus(group)) };
+            case.is(READS, wanted);
+            case.is("wal_level", Some("logical"));
+            case.is("shared_preload_libraries", Some("citus,pg_tenure"));
+            case.is("max_prepared_transactions", Some("200"));
+        }
+        let told = node("citus: {group: 0, database: app}", ", parameters: {citus.use_secondary_nodes: never}");
+        let case = Case { standby: true, ..Case::of(told) };
+        case.is(READS, Some("never"));
+        case.is("tenure.sessions_read_only", None);
+        Case::of(node("", "")).is("wal_level", Some("replica"));
+    }
+
+    #[test]
+    fn logical_slots_ask_for_what_keeps_their_copies() {
+        let slots = json!({"slots": {"s": {"type": "logical", "database": "app", "plugin": "pgoutput"}}});
+        for (major, by_itself) in [(Some(16), false), (Some(17), true), (None, false)] {
+            let case = Case { dynamic: slots.clone(), major, standby: true, ..Case::of(node("", "")) };
+            case.is("hot_standby_feedback", Some("on"));
+            case.is("sync_replication_slots", by_itself.then_some("on"));
+            assert_eq!(case.settled().slots_database.is_some(), by_itself, "{major:?}");
+        }
+        let none = Case::of(node("", ""));
+        none.is("hot_standby_feedback", None);
+        assert_eq!(none.settled().slots_database, None);
+        let users_own = Case::of(node("", ", parameters: {sync_replication_slots: 'yes'}"));
+        assert!(users_own.settled().slots_database.is_some());
+    }
+
+    #[test]
+    fn a_node_on_its_way_out_says_that_it_is_not_to_be_synchronous() {
+        for leaving in [false, true] {
+            let case = Case { leaving, ..Case::of(node("", "")) };
+            let member = &case.settled().own["tenure.member"];
+            assert_eq!(member.contains("nosync"), leaving, "{member}");
+        }
+    }
+
+    #[test]
+    fn what_runs_code_counts_only_where_the_nodes_own_file_says_the_same() {
+        let config = node("bootstrap: {dcs: {postgresql: {parameters: {archive_command: own}}}}", "");
         let text = "archive_command\tsighup\tx\tSTRING\nrestore_command\tsighup\tx\tSTRING\nwork_mem\tuser\tx\tINTEGER\n";
         let known = Known { catalogue: Catalogue::described(text).into(), ..Known::default() };
         for (archive_command, counts) in [("own", true), ("foreign", false)] {
             let parameters = json!({"archive_command": archive_command, "restore_command": "foreign", "work_mem": "8MB"});
             let document = json!({"postgresql": {"parameters": parameters}});
             let dynamic = DynamicConfig(document.as_object().unwrap().clone());
-            let settled = super::parameters(&config, &dynamic, &known, ServerRole::Primary, None).file;
+            let settled = super::parameters(&config, &dynamic, &known, ServerRole::Primary).file;
             assert_eq!(settled.get("archive_command").map(String::as_str), counts.then_some("own"));
             assert!(!settled.contains_key("restore_command"));
             assert_eq!(settled.get("work_mem").map(String::as_str), Some("8MB"));

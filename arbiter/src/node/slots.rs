@@ -1,7 +1,7 @@
-//! What a node remembers of its slots between two looks (`upkeep/slots.rs`), and what they ask of the server's settings.
+//! What a node remembers of its slots between two looks (`upkeep/slots.rs`), and what they add to the server's settings.
 
 use crate::config::NodeConfig;
-use crate::postgres::conf::Parameters;
+use crate::postgres::conf::{Contribution, Parameters};
 use cluster::config::DynamicConfig;
 use cluster::name::Timeline;
 use cluster::slots::{self, Copied};
@@ -61,28 +61,32 @@ pub async fn major(config: &NodeConfig) -> Option<u32> {
     version.trim().parse().ok()
 }
 
-/// What slots ask of the server's settings.
-pub fn settings(major: Option<u32>, dynamic: &DynamicConfig, database: &str, parameters: &mut Parameters) {
-    let native = major.is_some_and(|major| major * 10_000 >= slots::NATIVE_SYNC);
+fn syncs_by_itself(major: Option<u32>) -> bool {
+    major.is_some_and(|major| major * 10_000 >= slots::NATIVE_SYNC)
+}
+
+/// What slots add to the server's settings.
+pub fn settings(major: Option<u32>, dynamic: &DynamicConfig) -> Contribution {
+    let mut more = Contribution::default();
     if slots::keeps_logical(dynamic) {
-        for_logical(native, &mut parameters.file);
+        // Without it the primary vacuums catalog rows away that the standbys' copies need.
+        more.file.insert("hot_standby_feedback", "on".to_owned());
+        // A copy is trusted once the primary keeps its rows, and it learns of that with this interval (10 s by default).
+        more.unless_given.insert("wal_receiver_status_interval", "2s".to_owned());
+        if syncs_by_itself(major) {
+            more.file.insert("sync_replication_slots", "on".to_owned());
+        }
     }
-    let synchronises = parameters.file.get("sync_replication_slots").is_some_and(|value| is_on(value));
-    parameters.slots_database = (native && synchronises).then(|| database.to_owned());
+    more
+}
+
+/// The server keeps logical slots on standbys by itself under these settings.
+pub fn kept_by_server(major: Option<u32>, settled: &Parameters) -> bool {
+    syncs_by_itself(major) && settled.file.get("sync_replication_slots").is_some_and(|value| is_on(value))
 }
 
 /// As the server reads a switch, in any beginning of the word that is no other's.
 fn is_on(value: &str) -> bool {
     let value = value.trim().to_ascii_lowercase();
     value == "1" || value == "on" || ["true", "yes"].iter().any(|word| !value.is_empty() && word.starts_with(&value))
-}
-
-fn for_logical(native: bool, file: &mut BTreeMap<String, String>) {
-    // Without it the primary vacuums catalog rows away that the standbys' copies need.
-    file.insert("hot_standby_feedback".to_owned(), "on".to_owned());
-    // A copy is trusted once the primary keeps its rows, and it learns of that with this interval (10 s by default).
-    file.entry("wal_receiver_status_interval".to_owned()).or_insert_with(|| "2s".to_owned());
-    if native {
-        file.insert("sync_replication_slots".to_owned(), "on".to_owned());
-    }
 }

@@ -1,6 +1,6 @@
 //! What the daemon last saw and decided: the one value that REST answers are made from.
 
-use crate::postgres::query::ServerFacts;
+use crate::postgres::facts::ServerFacts;
 use cluster::described::Described;
 use cluster::duty::Duty;
 use cluster::health::Symptom;

@@ -73,6 +73,19 @@ pub struct Parameters {
     pub slots_database: Option<String>,
 }
 
+/// What one part of the node adds to the settings: a value, so that who adds it decides nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contribution {
+    /// For the command line, whatever anybody gave.
+    pub argv: BTreeMap<&'static str, String>,
+    /// For postgresql.conf, whatever anybody gave.
+    pub file: BTreeMap<&'static str, String>,
+    /// For postgresql.conf, where nobody gave another value.
+    pub unless_given: BTreeMap<&'static str, String>,
+    /// For the end of postgresql.conf.
+    pub own: BTreeMap<&'static str, String>,
+}
+
 /// What is fixed for a node when its settings are settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity<'a> {
@@ -114,6 +127,17 @@ impl Parameters {
             |name: &str| self.argv.contains_key(name) || OURS.contains(&name) || ON_COMMAND_LINE.iter().any(|(known, ..)| *known == name);
         let settings: Vec<_> = settings.into_iter().filter(|(name, _)| !ours(name)).collect();
         self.file.extend(settings);
+    }
+
+    /// Adds what a part of the node contributes.
+    pub fn take_in(&mut self, more: Contribution) {
+        let named = |of: BTreeMap<&'static str, String>| of.into_iter().map(|(name, value)| (name.to_owned(), value));
+        self.argv.extend(named(more.argv));
+        self.file.extend(named(more.file));
+        self.own.extend(named(more.own));
+        for (name, value) in named(more.unless_given) {
+            self.file.entry(name).or_insert(value);
+        }
     }
 
     /// For a standby: raises what must not be lower than on the primary whose log it replays. The names of those raised are
@@ -271,7 +295,7 @@ impl ConfigFiles {
     }
 
     /// Writes `postgresql.conf` (its first version is kept as `postgresql.base.conf`, once); true if it changed.
-    pub async fn write(&self, parameters: &Parameters, recovery: &Recovery) -> Result<bool> {
+    pub async fn write_main(&self, parameters: &Parameters, recovery: &Recovery) -> Result<bool> {
         let (main, base) = (self.main(), self.base());
         let before = read_if_there(&main).await?;
         if read_if_there(&base).await?.is_none() {
@@ -548,8 +572,8 @@ mod tests {
             primary_slot_name: Some("n1".to_owned()),
             extra: BTreeMap::new(),
         };
-        assert!(files.write(&parameters, &standby).await.unwrap());
-        assert!(!files.write(&parameters, &standby).await.unwrap());
+        assert!(files.write_main(&parameters, &standby).await.unwrap());
+        assert!(!files.write_main(&parameters, &standby).await.unwrap());
         files.signal(&standby).await.unwrap();
         assert!(directory.path().join("standby.signal").exists());
         let text = std::fs::read_to_string(files.main()).unwrap();
@@ -562,7 +586,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|have| have == line), "{line} in {text}");
         }
-        assert!(files.write(&parameters, &Recovery::None).await.unwrap());
+        assert!(files.write_main(&parameters, &Recovery::None).await.unwrap());
         files.signal(&Recovery::None).await.unwrap();
         assert!(!directory.path().join("standby.signal").exists());
         assert_eq!(std::fs::read_to_string(files.base()).unwrap(), "max_wal_size = 1GB\n");

@@ -105,7 +105,7 @@ impl Node {
         let mut parameters = Parameters::settle(&identity, &local, &BTreeMap::new());
         // The extension is another crate's business.
         parameters.argv.remove("shared_preload_libraries");
-        self.files().write(&parameters, recovery).await.unwrap();
+        self.files().write_main(&parameters, recovery).await.unwrap();
         self.files().signal(recovery).await.unwrap();
         // As initdb's rules let the superuser in, with the password.
         let mut lines = vec!["local all all scram-sha-256".to_owned()];

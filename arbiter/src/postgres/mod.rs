@@ -6,6 +6,7 @@ pub mod citus_daemon;
 pub mod conf;
 pub mod controldata;
 pub mod credentials;
+pub mod facts;
 pub mod initdb;
 pub mod local;
 pub mod mark;

@@ -3,7 +3,7 @@
 use super::health;
 use crate::ground::present::{self, Role};
 use crate::node::snapshot::Snapshot;
-use crate::postgres::query::ServerFacts;
+use crate::postgres::facts::ServerFacts;
 use cluster::duty::Duty;
 use cluster::local::{DataDir, Postgres};
 use cluster::lsn::Lsn;
@@ -110,7 +110,7 @@ pub fn status(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, n
         put("replication_state", json!(state));
     }
     if let Some(facts) = facts.filter(|facts| !facts.replication.is_empty()) {
-        let sender = |sender: &crate::postgres::query::Sender| {
+        let sender = |sender: &crate::postgres::facts::Sender| {
             json!({
                 "usename": sender.usename, "application_name": sender.application_name, "client_addr": sender.client_addr.as_deref().and_then(|address| address.split('/').next()),
                 "state": sender.state, "sync_state": sender.sync_state, "sync_priority": sender.sync_priority,

@@ -3,7 +3,7 @@
 use super::{cluster, health};
 use crate::ground::present::{self, Role};
 use crate::node::snapshot::Snapshot;
-use crate::postgres::query::{FenceCounts, ServerFacts};
+use crate::postgres::facts::{FenceCounts, ServerFacts};
 use cluster_rules::health::Symptom;
 use cluster_rules::histogram::Histogram;
 use cluster_rules::local::Postgres;
@@ -220,7 +220,7 @@ mod tests {
             cut: 3,
             timings: [(
                 "race".to_owned(),
-                crate::postgres::query::FenceTiming { counts: vec![0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], seconds: 0.004 },
+                crate::postgres::facts::FenceTiming { counts: vec![0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], seconds: 0.004 },
             )]
             .into(),
             ..FenceCounts::default()

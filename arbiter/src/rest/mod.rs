@@ -38,7 +38,7 @@ use crate::config::RestConfig;
 use crate::ground::present;
 use crate::ground::tls;
 use crate::node::snapshot::{NodeHandle, Snapshot};
-use crate::postgres::query::ServerFacts;
+use crate::postgres::facts::ServerFacts;
 use ::cluster::speech;
 use access::Access;
 use axum::body::{Body, to_bytes};

@@ -9,6 +9,7 @@ pub mod remote;
 mod rules;
 pub mod slots;
 pub mod twin;
+pub mod vitals;
 pub mod watchdog;
 
 use crate::citus;
@@ -16,7 +17,7 @@ use crate::node::Node;
 use crate::node::extension;
 use crate::node::recovery;
 use crate::postgres::conf::Recovery;
-use crate::postgres::query::ServerFacts;
+use crate::postgres::facts::ServerFacts;
 use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;

@@ -2,7 +2,8 @@
 
 use crate::config::NodeConfig;
 use crate::node::Node;
-use crate::postgres::query::{ServerFacts, demand_ours};
+use crate::postgres::facts::ServerFacts;
+use crate::postgres::query::demand_ours;
 use anyhow::{Context, Result, bail};
 use cluster::leader::Leader;
 use cluster::lsn::Lsn;
