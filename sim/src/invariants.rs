@@ -7,7 +7,8 @@ use crate::world::{Node, World};
 use cluster::citus;
 use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
-use cluster::name::MemberName;
+use cluster::lsn::Lsn;
+use cluster::name::{MemberName, Timeline};
 use cluster::reached::{self, End};
 use cluster::store::{self, Memory};
 use cluster::sync::SyncState;
@@ -357,7 +358,12 @@ impl World {
         self.judge.borrow_mut().sync.clone_from(&key);
         let key = key.unwrap_or_default();
         // One that is being copied has no data to lead with; what it gets is the leader's.
-        let voters = self.originals().map(|(_, node)| node).filter(|node| key.has_standby(&node.name));
+        // Whoever has less than its name had is refused, whatever the key says of the name.
+        let is_told = |node: &Node| {
+            let end = node.data.borrow().disk().map(|disk| End { timeline: Timeline(disk.wal.timeline), lsn: Lsn(disk.wal.end()) });
+            self.setting.copies && end.is_some_and(|end| reached::lacked_by(view, &node.name, end).is_some())
+        };
+        let voters = self.originals().map(|(_, node)| node).filter(|node| key.has_standby(&node.name) && !is_told(node));
         let of_disks = |node: &Node| {
             let disks = self.of_name(&node.name).filter_map(|at| self.nodes[at].data.borrow().disk().map(|disk| disk.wal.commits()));
             disks.reduce(|one, other| &one | &other)
