@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 /// The process of the lease worker.
 pub struct Here {
@@ -33,6 +33,8 @@ pub struct Here {
     pub others: RefCell<Option<(Groups, Moment)>>,
     /// How this server is, as last seen.
     pub vitals: RefCell<Option<Vitals>>,
+    /// Held while a request of SQL's is served.
+    pub serving: Mutex<()>,
     /// Wakes the turns.
     pub wake: Arc<Notify>,
     /// Wakes the keeper.
@@ -55,7 +57,21 @@ impl Here {
         let (wake, lease_wanted, listen, receiver_ends) =
             (Arc::new(Notify::new()), Notify::new(), Notify::new(), Cell::new(page().receiver_ends()));
         let (keeping, places) = (AtomicBool::new(false), Places::default());
-        Here { etcd, name, scope, others, vitals, wake, lease_wanted, listen, receiver_ends, keeping, places, told }
+        Here {
+            etcd,
+            name,
+            scope,
+            others,
+            vitals,
+            serving: Mutex::new(()),
+            wake,
+            lease_wanted,
+            listen,
+            receiver_ends,
+            keeping,
+            places,
+            told,
+        }
     }
 
     /// Somebody woke this process: the listener, too, where a receiver has ended.

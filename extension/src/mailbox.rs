@@ -52,6 +52,7 @@ enum Request {
 
 /// Serves the request in the mailbox, if there is one.
 pub async fn serve(here: &Here, view: &ClusterView) {
+    let _serving = here.serving.lock().await;
     let Some((id, text)) = page().take_request() else { return };
     let answer = match serde_json::from_str(&text) {
         Ok(Asked { group, request }) => match other_group(group) {

@@ -24,6 +24,9 @@ use std::time::Duration;
 /// A few loads: often enough that a wrong word is not relied on for long.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a reload waits for a request of SQL's: longer than a write to an etcd that answers takes.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The worker's loops over etcd, in this process.
 pub type Worker = keeper::Worker<Arc<Etcd>, Here>;
 
@@ -156,7 +159,27 @@ async fn interrupts(signals: &Signals, worker: &Worker) -> std::io::Result<bool>
             // A crash elsewhere: nothing in shared memory may be touched any more.
             // SAFETY: ends the process at once, as Postgres does on SIGQUIT.
             Interrupt::Quit => unsafe { libc::_exit(2) },
-            Interrupt::Reload => return Ok(true),
+            Interrupt::Reload => return reload(signals, worker).await,
+            Interrupt::Asked => worker.host.was_woken(),
+        }
+    }
+}
+
+/// A reload lets a request of SQL's that is being served come to its end, for a while: dropped midway, its outcome is known to nobody.
+async fn reload(signals: &Signals, worker: &Worker) -> std::io::Result<bool> {
+    let served = tokio::time::timeout(REQUEST_PATIENCE, worker.host.serving.lock());
+    tokio::pin!(served);
+    loop {
+        let interrupt = tokio::select! {
+            biased;
+            interrupt = signals.next() => interrupt?,
+            _ = &mut served => return Ok(true),
+        };
+        match interrupt {
+            Interrupt::End => return Ok(false),
+            // SAFETY: as in `interrupts`.
+            Interrupt::Quit => unsafe { libc::_exit(2) },
+            Interrupt::Reload => {}
             Interrupt::Asked => worker.host.was_woken(),
         }
     }
