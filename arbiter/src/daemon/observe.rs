@@ -132,6 +132,8 @@ impl LoopMemory {
 
 /// What was seen.
 pub struct Seen {
+    /// When the look began.
+    pub began: Instant,
     /// For the decision.
     pub local: LocalState,
     /// The server's own words, while it answers.
@@ -148,6 +150,7 @@ pub struct Seen {
 
 /// Looks at this node.
 pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> Result<Seen> {
+    let began = Instant::now();
     let data_dir = &node.config.postgres.data_dir;
     if node.postmaster().is_none() && !memory.in_surgery {
         // Somebody may have started the server by hand, or it survived the arbiter before us.
@@ -257,7 +260,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
         rules: node.rules_at_fault().iter().take(LEFT_OUT_MOST).map(|said| said.chars().take(RULE_MOST).collect()).collect(),
     };
     let local = LocalState { fence_open: fence_until.is_some_and(|until| Instant::now() < until), ..local };
-    Ok(Seen { local, facts, fence_until, described, symptoms: health.lasting, barred })
+    Ok(Seen { began, local, facts, fence_until, described, symptoms: health.lasting, barred })
 }
 
 /// So many settings that are left out stand in the member key; the log names all.

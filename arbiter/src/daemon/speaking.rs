@@ -115,7 +115,7 @@ impl Daemon {
             Postgres::Stopped | Postgres::Starting { .. } | Postgres::Silent => return,
         };
         if !matches!(self.procedure, Some((_, Duty::Bootstrap))) {
-            self.node.callbacks.serves(&self.node.config, &role);
+            self.node.callbacks.seen(&self.node.config, &role, seen.began);
         }
     }
 

@@ -4,7 +4,7 @@ use crate::config::NodeConfig;
 use crate::ground::program::{Run, Stragglers};
 use cluster::member::MemberRole;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// What a callback is told; the word is Patroni's.
@@ -43,6 +43,8 @@ struct Told {
     role: Option<MemberRole>,
     /// The next start is a restart.
     restart: bool,
+    /// When the role last changed.
+    changed: Option<Instant>,
 }
 
 impl Told {
@@ -57,8 +59,14 @@ impl Told {
             Some(_) if restart => Action::Restart,
             _ => Action::Start,
         };
-        (self.up, self.role) = (true, Some(role.clone()));
+        (self.up, self.role, self.changed) = (true, Some(role.clone()), Some(Instant::now()));
         Some(action)
+    }
+
+    /// As [`Told::serves`], by a look that began then: one that began before the last change saw what was before it.
+    fn seen(&mut self, role: &MemberRole, began: Instant) -> Option<Action> {
+        let older = self.changed.is_some_and(|changed| began < changed);
+        if older { None } else { self.serves(role) }
     }
 
     /// What is due now that this node gave the leadership up while its server is down.
@@ -87,9 +95,17 @@ fn hold<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Callbacks {
-    /// The server takes connections in this role. Told again and again: only a change calls something.
+    /// The server takes connections in this role from now on.
     pub fn serves(&self, config: &NodeConfig, role: &MemberRole) {
         let due = hold(&self.told).serves(role);
+        if let Some(action) = due {
+            self.call(config, action, role);
+        }
+    }
+
+    /// A look that began then found the server serving in this role. Told again and again: only a change calls something.
+    pub fn seen(&self, config: &NodeConfig, role: &MemberRole, began: Instant) {
+        let due = hold(&self.told).seen(role, began);
         if let Some(action) = due {
             self.call(config, action, role);
         }
@@ -181,6 +197,18 @@ mod tests {
         Action::*,
         MemberRole::{Primary, Replica},
     };
+
+    /// Found by a story: the loop's look of just before a promotion called `on_role_change` with `replica` after it.
+    #[test]
+    fn a_look_that_began_before_the_last_change_tells_nothing() {
+        let mut told = Told::default();
+        let before = Instant::now();
+        assert_eq!(told.serves(&Replica), Some(Start));
+        assert_eq!(told.serves(&Primary), Some(RoleChange));
+        assert_eq!(told.seen(&Replica, before), None);
+        assert_eq!(told.seen(&Primary, Instant::now()), None);
+        assert_eq!(told.seen(&Replica, Instant::now()), Some(RoleChange));
+    }
 
     #[test]
     fn each_change_is_told_once_with_the_fields_word() {
