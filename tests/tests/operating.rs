@@ -125,10 +125,9 @@ async fn sql_on_one_member_restarts_and_renews_another() {
     };
     assert_eq!(may("public").await, "");
     assert_eq!(may("pg_monitor").await, "config events history lease status timings wait_for_lsn");
-    let acting = "config events failover history lease pause reinit reload restart resume status switchover timings wait_for_lsn";
+    let acting = "config events failover history lease pause reinit reload replay_pause replay_resume replay_until restart resume status switchover timings wait_for_lsn";
     assert_eq!(may("tenure_operator").await, acting);
-    let configuring =
-        "config events failover history lease pause reinit reload restart resume set_config status switchover timings wait_for_lsn";
+    let configuring = "config events failover history lease pause reinit reload replay_pause replay_resume replay_until restart resume set_config status switchover timings wait_for_lsn";
     assert_eq!(may("tenure_admin").await, configuring);
     // Whoever may only look may not act.
     for action in ["restart('n1')", "reload('n1')", "reinit('n1')", "set_config('{}')"] {
