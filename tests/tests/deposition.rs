@@ -18,14 +18,14 @@ async fn voting(ttl: u64) -> Cluster {
     cluster
 }
 
-/// The leader set apart, or the cluster's network cut, for five seconds; no lease of three would have been waited for.
-async fn short(fault: Fault) -> Option<Outcome> {
+/// The leader set apart, or the cluster's network cut, for so many seconds; its lease is three.
+async fn apart(fault: Fault, lasts: u64) -> Option<Outcome> {
     let root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if !root && fault != Fault::NodeFrozen {
         println!("SKIPPED: cuts need root");
         return None;
     }
-    let outcome = suffer(&Plan::of(fault, seconds(5), 3).with_deposition()).await;
+    let outcome = suffer(&Plan::of(fault, seconds(lasts), 3).with_deposition()).await;
     assert_eq!(outcome.two_at_once, 0, "two servers acknowledged at once: {outcome:?}");
     assert_eq!(outcome.after_deadline, 0, "the old leader acknowledged after its deadline: {outcome:?}");
     outcome.verdict.nothing_lost_or_doubled();
@@ -56,21 +56,22 @@ async fn a_node_that_dies_whole_costs_no_lease() {
 
 #[tokio::test]
 async fn a_frozen_leader_is_deposed_and_acknowledges_nothing_when_it_thaws() {
-    if let Some(outcome) = short(Fault::NodeFrozen).await {
+    if let Some(outcome) = apart(Fault::NodeFrozen, 5).await {
         is_deposed(&outcome);
     }
 }
 
 #[tokio::test]
 async fn a_leader_that_reaches_etcd_and_no_voter_is_deposed() {
-    if let Some(outcome) = short(Fault::CutFromMembers).await {
+    // It renews its lease all the while: without a deposition it would lead on, however long. On a machine that is busy the voters take seconds.
+    if let Some(outcome) = apart(Fault::CutFromMembers, 15).await {
         is_deposed(&outcome);
     }
 }
 
 #[tokio::test]
 async fn one_voters_ears_depose_nobody_whom_another_voter_hears() {
-    if let Some(outcome) = short(Fault::CutFromOne).await {
+    if let Some(outcome) = apart(Fault::CutFromOne, 5).await {
         assert!(!outcome.deposed && outcome.old == outcome.last, "{outcome:?}");
     }
 }
