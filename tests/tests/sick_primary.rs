@@ -125,33 +125,6 @@ async fn a_primary_switches_over_before_its_disk_is_full() {
 }
 
 #[tokio::test]
-async fn a_switchover_away_from_a_full_disk_works_both_times() {
-    if !geteuid().is_root() {
-        return;
-    }
-    let room = Room::new();
-    let disk = Disk::new(&room, "n1").expect("make a disk");
-    let plan = Cluster::of(2).ttl(5).dynamic("sick_primary", json!("off"));
-    let cluster = started(plan, room, |_, node| node.with_data_in(disk.path())).await;
-    let writer = cluster.writer().await;
-    for round in 1..=2 {
-        disk.fill(0).expect("fill the disk");
-        let began = Instant::now();
-        cluster.cli_ok(&["switchover", "story", "--leader", "n1", "--candidate", "n2", "--force"]).await;
-        println!("round {round}, away from a full disk: {} ms", began.elapsed().as_millis());
-        writer.goes_on(30, PATIENCE).await;
-        assert_eq!(cluster.view().await.expect("a view").leader(), Some("n2"));
-        disk.free();
-        cluster.healthy().await;
-        cluster.cli_ok(&["switchover", "story", "--leader", "n2", "--candidate", "n1", "--force"]).await;
-        cluster.healthy().await;
-    }
-    let ledger = writer.finish();
-    println!("a full disk, twice: {}", ledger.summary());
-    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
-}
-
-#[tokio::test]
 async fn a_primary_without_a_free_slot_gives_way() {
     let cluster = started(plan("act"), Room::new(), |_, node| node).await;
     tokio::time::sleep(seconds(6)).await;
