@@ -69,7 +69,7 @@ X
 }
 
 rust() {
-  local version=$1 suite=$2 image=rust:$1-slim-$2 sysroot
+  local version=$1 suite=$2 image=rust:$1-slim-$2 sysroot host other without=()
   had "$image" && return
   say "$image can't be pulled: make it of debian:$suite-slim and this machine's Rust"
   debian "$suite"
@@ -86,7 +86,13 @@ rust() {
   cp -L /etc/ssl/certs/ca-certificates.crt "$WORK/context/authorities/" 2>/dev/null || true
   cp -L "${CARGO_HOME:-$HOME/.cargo}"/config.toml "$WORK/context/cargo/" 2>/dev/null || true
   mkdir "$WORK/context/rust"
-  tar -C "$sysroot" --exclude=./share --exclude=./lib/rustlib/src --exclude=./lib/rustlib/wasm32* --exclude=./etc -c . | tar -C "$WORK/context/rust" -x
+  # Without what it has to compile for other machines.
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  for other in "$sysroot"/lib/rustlib/*/lib; do
+    other=${other%/lib}
+    if [ "${other##*/}" != "$host" ]; then without+=("--exclude=./lib/rustlib/${other##*/}"); fi
+  done
+  tar -C "$sysroot" --exclude=./share --exclude=./lib/rustlib/src --exclude=./etc "${without[@]}" -c . | tar -C "$WORK/context/rust" -x
   cat >"$WORK/context/Dockerfile" <<X
 FROM debian:$suite-slim
 COPY rust /usr/local/rust

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The stories on every major version of PostgreSQL that is served, and on two versions of etcd: `matrix.sh 17 18`, or all without a name.
-# docs/versions.md gets what ran, when, and what failed or was skipped; `matrix.sh report` only writes that anew.
+# docs/versions.md gets what ran, when, and what failed or was skipped; `matrix.sh report` only writes that anew, `matrix.sh build 17 18` only
+# makes the roots and compiles.
 #
 # The servers are those that others build: this machine's own, Debian's and Ubuntu's in minimal roots, and those of three PyPI packages.
 # Everything is compiled on this machine, the extension once for each major against its headers; in a root it only runs. What was made is
@@ -144,8 +145,8 @@ server() { # NAME: sets MAJOR, CONFIG (pg_config as seen from here), ROOT (or no
 # One library for a major, also for its minors: that one build meets several of them is part of what is tried.
 library() { # MAJOR CONFIG
   local to=$DIR/built/pg_tenure-$1.so of
-  # Whatever the product is made of; a change of a story or a page builds nothing anew.
-  local product=(. ':!tests' ':!docs' ':!docker' ':!debian' ':!*.md')
+  # Whatever the product is made of; a change of a story, a page or a script builds nothing anew.
+  local product=(Cargo.toml Cargo.lock cluster dcs keeper steward extension arbiter writer sql)
   of=$({ git -c "safe.directory=$TREE" ls-files --stage -- "${product[@]}" && git -c "safe.directory=$TREE" diff HEAD -- "${product[@]}"; } | cksum)
   [ -e "$to" ] && [ "$(cat "$to.of" 2>/dev/null)" = "$of" ] && return
   say "the product for PostgreSQL $1"
@@ -168,10 +169,20 @@ etcd_of() { # SUITE; prints a directory for PATH
   echo "$bin"
 }
 
+# The programs of the stories; they know no major.
+stories() {
+  local tests=()
+  for test in $RING; do tests+=(--test "$test"); done
+  mkdir -p "$DIR/run"
+  cargo nextest list --locked --workspace --exclude pg_tenure "${tests[@]}" --list-type binaries-only --message-format json >"$DIR/run/binaries.json"
+  cargo metadata --locked --format-version 1 --all-features >"$DIR/run/metadata.json"
+}
+
 column() {
-  local name=$1 result=$DIR/results/$1 path=$PATH etcd tests=()
+  local name=$1 result=$DIR/results/$1 path=$PATH etcd
   server "$name"
   library "$MAJOR" "$CONFIG"
+  [ -z "$ONLY_BUILD" ] || return 0
   install -m 755 "$DIR/built/pg_tenure-$MAJOR.so" "$("$CONFIG" --pkglibdir)/pg_tenure.so"
   install -m 644 extension/pg_tenure.control sql/pg_tenure--*.sql "$("$CONFIG" --sharedir)/extension/"
   if [ -z "$ROOT" ] && [ "$ETCD" != machine ]; then
@@ -182,10 +193,8 @@ column() {
   if [ -n "$ROOT" ] && [ "$ETCD" = machine ]; then install -m 755 "$(command -v etcd)" "$(command -v etcdctl)" "$ROOT/usr/local/bin/"; fi
 
   say "the stories on PostgreSQL $name"
-  mkdir -p "$DIR/results" "$DIR/run"
-  for test in $RING; do tests+=(--test "$test"); done
-  cargo nextest list --locked --workspace --exclude pg_tenure "${tests[@]}" --list-type binaries-only --message-format json >"$DIR/run/binaries.json"
-  cargo metadata --locked --format-version 1 --all-features >"$DIR/run/metadata.json"
+  mkdir -p "$DIR/results"
+  stories
   local run=(nextest run --binaries-metadata "$DIR/run/binaries.json" --cargo-metadata "$DIR/run/metadata.json" --workspace-remap "$TREE" --no-fail-fast
     -E 'package(tenure-tests)')
   # Its own way to servers, etcd and `tenure`; nothing else of this shell's.
@@ -251,12 +260,15 @@ mkdir -p "$DIR/roots"
 exec 9>"$DIR/lock"
 flock -n 9 || fail "another make matrix uses $DIR; hint: give this one a directory of its own: MATRIX_DIR=/var/tmp/other make matrix"
 
+ONLY_BUILD=
+if [ "${1:-}" = build ]; then ONLY_BUILD=yes; shift; fi
 # By name of a column, or by major: all of its columns.
 wanted=$(for asked in "${@:-all}"; do
   awk -v asked="$asked" 'NF && (asked == "all" || asked == $1 || asked == $2) { print $1 }' <<<"$COLUMNS_ALL"
 done | sort -uV)
 [ -n "$wanted" ] || fail "no column is called $*; there are:" $(awk 'NF { print $1 }' <<<"$COLUMNS_ALL")
 for name in $wanted; do column "$name"; done
+if [ -n "$ONLY_BUILD" ]; then stories; exit; fi
 # The next `make install` builds its own.
 cargo clean --quiet --locked --release -p pg_tenure
 report
