@@ -148,14 +148,18 @@ library() { # MAJOR CONFIG
   # Whatever the product is made of; a change of a story, a page or a script builds nothing anew.
   local product=(Cargo.toml Cargo.lock cluster dcs keeper steward extension arbiter writer sql)
   of=$({ git -c "safe.directory=$TREE" ls-files --stage -- "${product[@]}" && git -c "safe.directory=$TREE" diff HEAD -- "${product[@]}"; } | cksum)
-  [ -e "$to" ] && [ "$(cat "$to.of" 2>/dev/null)" = "$of" ] && return
+  # Somebody may compile for the next column while the stories of this one run.
+  mkdir -p "$DIR/built"
+  exec 8>"$DIR/built/lock"
+  flock 8
+  [ ! -e "$to" ] || [ "$(cat "$to.of" 2>/dev/null)" != "$of" ] || { exec 8>&-; return; }
   say "the product for PostgreSQL $1"
   # Two majors give files of the same name, and cargo would take the one for the other.
   cargo clean --quiet --locked --release -p pg_tenure
-  PGRX_PG_CONFIG_PATH=$2 cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-writer --no-default-features --features "pg_tenure/pg$1"
-  mkdir -p "$DIR/built"
+  PGRX_PG_CONFIG_PATH=$2 cargo build --locked --release -p pg_tenure -p tenure-arbiter -p tenure-writer --lib --bin tenure --bin pause --no-default-features --features "pg_tenure/pg$1"
   cp "$TARGET/release/libpg_tenure.so" "$to"
   echo "$of" >"$to.of"
+  exec 8>&-
 }
 
 # etcd of a root, run here by that root's own loader.
@@ -257,11 +261,14 @@ report() {
 [ "$(id -u)" = 0 ] || fail "needs root, for debootstrap and namespaces: sudo make matrix"
 command -v cargo-nextest >/dev/null || fail "needs cargo-nextest; hint: cargo install --locked cargo-nextest"
 mkdir -p "$DIR/roots"
-exec 9>"$DIR/lock"
-flock -n 9 || fail "another make matrix uses $DIR; hint: give this one a directory of its own: MATRIX_DIR=/var/tmp/other make matrix"
-
 ONLY_BUILD=
-if [ "${1:-}" = build ]; then ONLY_BUILD=yes; shift; fi
+if [ "${1:-}" = build ]; then
+  ONLY_BUILD=yes
+  shift
+else
+  exec 9>"$DIR/lock"
+  flock -n 9 || fail "another make matrix uses $DIR; hint: give this one a directory of its own: MATRIX_DIR=/var/tmp/other make matrix"
+fi
 # By name of a column, or by major: all of its columns.
 wanted=$(for asked in "${@:-all}"; do
   awk -v asked="$asked" 'NF && (asked == "all" || asked == $1 || asked == $2) { print $1 }' <<<"$COLUMNS_ALL"
@@ -270,6 +277,6 @@ done | sort -uV)
 for name in $wanted; do column "$name"; done
 if [ -n "$ONLY_BUILD" ]; then stories; exit; fi
 # The next `make install` builds its own.
-cargo clean --quiet --locked --release -p pg_tenure
+flock "$DIR/built/lock" cargo clean --quiet --locked --release -p pg_tenure
 report
 say "docs/versions.md is written"
