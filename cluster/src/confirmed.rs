@@ -27,14 +27,26 @@ pub struct Look {
     pub flags_are_two: bool,
     /// How far this server has flushed, asked after that.
     pub flushed: Lsn,
+    /// The length of a segment of WAL, in bytes.
+    pub segment: u64,
     /// What the synchronous standbys have confirmed by what the server's own functions say, asked before; None where too few are there.
     pub said: Option<Levels>,
+}
+
+impl Look {
+    /// The furthest that a standby can truthfully say: what it has written and flushed came from here, and only what is flushed here is sent.
+    /// What it has applied may be the end of that segment. Whoever replays the record that ends a segment (`pg_switch_wal`,
+    /// `archive_timeout`, the end of a base backup) goes on after the segment's padding at once, and says so while this server still flushes the padding.
+    fn most(&self) -> Levels {
+        let applied = self.flushed.0.checked_next_multiple_of(self.segment).map_or(self.flushed, Lsn);
+        [self.flushed, self.flushed, applied]
+    }
 }
 
 /// What is read can't be what it is taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Differs {
-    /// No standby can have more than there is.
+    /// No standby can have more than there is; [`Look::most`].
     Ahead {
         /// At this level.
         level: usize,
@@ -87,8 +99,9 @@ pub struct Compared {
 impl Compared {
     /// Takes one more look into account.
     pub fn with(&mut self, look: &Look) -> Result<(), Differs> {
-        if let Some((level, &read)) = look.read.iter().enumerate().find(|(_, read)| **read > look.flushed) {
-            return Err(Differs::Ahead { level, read, flushed: look.flushed });
+        let most = look.most();
+        if let Some(level) = (0..3).find(|&level| look.read[level] > most[level]) {
+            return Err(Differs::Ahead { level, read: look.read[level], flushed: look.flushed });
         }
         // Two flags: nothing is said of standbys before it is known whether there are any.
         let known = if look.flags_are_two { matches!(look.status, 0 | 1 | 3) } else { look.status <= 1 };
@@ -136,7 +149,7 @@ mod tests {
     }
 
     fn look(read: [u64; 3], said: Option<[u64; 3]>) -> Look {
-        Look { read: levels(read), status: 3, flags_are_two: true, flushed: Lsn(1000), said: said.map(levels) }
+        Look { read: levels(read), status: 3, flags_are_two: true, flushed: Lsn(1000), segment: 1024, said: said.map(levels) }
     }
 
     #[test]
@@ -159,6 +172,22 @@ mod tests {
         let mut compared = Compared::default();
         assert_eq!(compared.with(&look([1000, 1000, 1000], None)), Ok(()));
         assert!(matches!(compared.with(&look([0, 0x7f00_1234_5678, 0], None)), Err(Differs::Ahead { level: 1, .. })));
+        // 1000 lies in a segment that ends at 1024, 1024 in one that ends there.
+        for (flushed, read, ahead) in [
+            (1000, [1000, 1000, 1024], None),
+            (1000, [1000, 1000, 1025], Some(2)),
+            (1000, [1000, 1024, 1024], Some(1)),
+            (1000, [1024, 1000, 1000], Some(0)),
+            (1024, [1024, 1024, 1024], None),
+            (1024, [1024, 1024, 1025], Some(2)),
+        ] {
+            let seen = Compared::default().with(&Look { flushed: Lsn(flushed), ..look(read, None) });
+            let level = seen.err().map(|why| match why {
+                Differs::Ahead { level, .. } => level,
+                other => panic!("{other}"),
+            });
+            assert_eq!(level, ahead, "{flushed} {read:?}");
+        }
         for (status, flags_are_two, fine) in [(0, true, true), (1, true, true), (2, true, false), (3, true, true), (4, true, false)]
             .into_iter()
             .chain([(0, false, true), (1, false, true), (2, false, false), (3, false, false)])

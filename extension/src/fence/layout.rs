@@ -62,7 +62,9 @@ pub fn look() -> Option<Look> {
     let (read, status) = standbys::as_read();
     // SAFETY: the process is attached to shared memory.
     let flushed = Lsn(unsafe { standbys::flushed_here() });
-    Some(Look { read, status, flags_are_two: standbys::flags_are_two(), flushed, said })
+    // SAFETY: set when the server started and never again.
+    let segment = u64::from(unsafe { pg_sys::wal_segment_size }.cast_unsigned());
+    Some(Look { read, status, flags_are_two: standbys::flags_are_two(), flushed, segment, said })
 }
 
 /// By the server's own functions, which know what they were built with. They take each walsender's spinlock for some loads.
