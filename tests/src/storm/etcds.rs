@@ -84,9 +84,26 @@ impl Ground {
                 words.push("--accept-loss");
             }
         }
+        Some(self.operate(&words).await)
+    }
+
+    /// What an operator does who is told that a rewind failed and that `tenure reinit` makes a new copy: just that, while somebody else leads.
+    pub async fn make_copies_anew(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for node in &self.cluster.nodes {
+            // Its last word, so not one that was acted on already.
+            if node.log().trim_end().ends_with("`tenure reinit` makes a new copy") {
+                said.push(self.operate(&["reinit", crate::node::SCOPE, node.name(), "--force"]).await);
+            }
+        }
+        said
+    }
+
+    /// A command, and what it answered.
+    async fn operate(&self, words: &[&str]) -> String {
         let first = &self.cluster.nodes[0];
         let mut command = tokio::process::Command::from(first.command(&self.cluster.room));
-        command.arg("-c").arg(first.config_file()).args(&words).kill_on_drop(true);
+        command.arg("-c").arg(first.config_file()).args(words).kill_on_drop(true);
         let output = tokio::time::timeout(Duration::from_secs(10), command.output()).await;
         let said = match output {
             Ok(Ok(output)) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -94,7 +111,7 @@ impl Ground {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no end within 10 s".to_owned(),
         };
-        Some(format!("{}: {}", words.join(" "), said.trim().replace('\n', "; ")))
+        format!("{}: {}", words.join(" "), said.trim().replace('\n', "; "))
     }
 
     /// The cluster is whole: whatever etcd forgot is known again.

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 /// Acknowledged statements that make a cluster healthy, after it looks so.
 const PROOF: u64 = 20;
 
-/// How long the operator of an etcd that forgot waits before looking.
+/// How long an operator waits before looking.
 const OPERATOR: Duration = Duration::from_secs(5);
 
 /// The clients.
@@ -318,6 +318,9 @@ async fn healed(ground: &Ground, clients: &Clients, weather: &Weather) -> Result
         // An operator looks at it after some seconds, and again.
         if operated.elapsed() > OPERATOR {
             if let Some(said) = ground.make_keys_anew(began, weather.base.is_synchronous()).await {
+                println!("            {said}");
+            }
+            for said in ground.make_copies_anew().await {
                 println!("            {said}");
             }
             operated = Instant::now();
