@@ -7,6 +7,7 @@
 use crate::cluster::{Cluster, PATIENCE};
 use crate::etcd::Etcd;
 use crate::node::{Config, Node};
+use crate::phases::{Phases, Struck};
 use crate::place::Place;
 use crate::room::Room;
 use crate::storm::network::Network;
@@ -91,6 +92,8 @@ pub struct Outcome {
     pub pause: Duration,
     /// A voter took the key from a leader that still had it.
     pub deposed: bool,
+    /// Where the time of the failover went; None where nobody else led, or where Patroni did.
+    pub phases: Option<Phases>,
 }
 
 const NAMES: [&str; 3] = ["n1", "n2", "n3"];
@@ -121,7 +124,7 @@ pub async fn suffer(plan: &Plan) -> Outcome {
     witness_of(&witnesses, &old).goes_on(100, PATIENCE).await;
     wait::lasting(plan.calm).await;
 
-    let struck = Instant::now();
+    let struck = Struck::now();
     let healed = match (plan.fault, &network) {
         (Fault::HungWithEtcdsLeader, Some(network)) => hang_with_etcds_leader(&cluster, leader, network, plan.lasts).await,
         _ => {
@@ -138,7 +141,7 @@ pub async fn suffer(plan: &Plan) -> Outcome {
     witness_of(&witnesses, last.name()).goes_on(50, PATIENCE).await;
     let ledgers: Vec<(String, Ledger)> = witnesses.into_iter().map(|(name, writer)| (name, writer.finish())).collect();
     let last = cluster.leader().await;
-    let deadline = struck + Duration::from_secs(plan.ttl);
+    let deadline = struck.at() + Duration::from_secs(plan.ttl);
     let first_elsewhere =
         ledgers.iter().filter(|(name, _)| *name != old).filter_map(|(_, ledger)| ledger.acknowledged().next()).map(|one| one.known).min();
     let by_old = || ledgers.iter().filter(|(name, _)| *name == old).flat_map(|(_, ledger)| ledger.acknowledged());
@@ -147,7 +150,11 @@ pub async fn suffer(plan: &Plan) -> Outcome {
     let keeps_its_lease = reaches_etcd && first_elsewhere.is_none();
     let all = merged(&ledgers);
     let verdict = wait::until("the verdict", PATIENCE, async || Verdict::of(last, &all).await.map_err(|error| format!("{error:#}"))).await;
+    let led_on = plan.patroni.is_some() || last.name() == old;
+    let phases =
+        if led_on { None } else { Phases::of(&cluster, struck, &all).await.inspect_err(|why| println!("no phases: {why:#}")).ok() };
     let outcome = Outcome {
+        phases,
         after_deadline: if keeps_its_lease {
             0
         } else {
@@ -162,6 +169,9 @@ pub async fn suffer(plan: &Plan) -> Outcome {
         verdict,
     };
     println!("{:?} for {:?}: {}; {} lost", plan.fault, plan.lasts, outcome.verdict.summary, outcome.verdict.lost.len());
+    if let Some(phases) = outcome.phases {
+        println!("{phases}");
+    }
     outcome
 }
 

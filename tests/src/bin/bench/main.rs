@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use stories::by_hand::ByHand;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::isolation::{self, Fault, suffer};
+use stories::phases::{Phases, Struck};
 use stories::programs;
 
 const BY_HAND: &str = "by-hand";
@@ -68,8 +69,9 @@ async fn main() -> Result<()> {
         }
         let mut seen = Vec::new();
         for run in 1..=runs {
-            let took = measure(name).await?;
-            let _ = writeln!(std::io::stderr(), "{what}: run {run}: {} ms", took.as_millis());
+            let (took, phases) = measure(name).await?;
+            let phases = phases.map_or_else(String::new, |phases| format!(" ({phases})"));
+            let _ = writeln!(std::io::stderr(), "{what}: run {run}: {} ms{phases}", took.as_millis());
             seen.push(took);
         }
         seen.sort();
@@ -79,17 +81,20 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn measure(name: &str) -> Result<Duration> {
+/// A pause, and where it went where the new leader can tell.
+type Measured = (Duration, Option<Phases>);
+
+async fn measure(name: &str) -> Result<Measured> {
     Ok(match name {
-        BY_HAND => ByHand::start().await.switchover().await.longest_pause(),
-        "switchover" => switchover().await,
-        "postmaster" => postmaster_killed(true).await,
-        "restart" => postmaster_killed(false).await,
-        "node" => node_killed().await,
+        BY_HAND => (ByHand::start().await.switchover().await.longest_pause(), None),
+        "switchover" => (switchover().await, None),
+        "postmaster" => (postmaster_killed(true).await, None),
+        "restart" => (postmaster_killed(false).await, None),
+        "node" => node_killed().await?,
         "deposed" => deposed(Fault::NodeKilled).await,
         "deposed-frozen" => deposed(Fault::NodeFrozen).await,
         "deposed-cut" => deposed(Fault::CutFromAll).await,
-        "start" => cold_start().await,
+        "start" => (cold_start().await, None),
         _ => return Err(anyhow::anyhow!("{name} is no measure")).context("see bench's first lines"),
     })
 }
@@ -140,22 +145,24 @@ async fn postmaster_killed(synchronous: bool) -> Duration {
     writer.finish().longest_pause()
 }
 
-async fn node_killed() -> Duration {
+async fn node_killed() -> Result<Measured> {
     let cluster = Cluster::of(3).ttl(3).start().await;
     let leader = cluster.leader().await;
     let writer = cluster.writer().await;
     writer.goes_on(100, PATIENCE).await;
+    let struck = Struck::now();
     leader.kill();
     writer.goes_on(50, PATIENCE).await;
-    writer.finish().longest_pause()
+    let ledger = writer.finish();
+    Ok((ledger.longest_pause(), Some(Phases::of(&cluster, struck, &ledger).await?)))
 }
 
 /// In quorum mode, a TTL after the cluster was made; clients of every server tell when another one acknowledged.
-async fn deposed(fault: Fault) -> Duration {
+async fn deposed(fault: Fault) -> Measured {
     let seen = suffer(&isolation::Plan::of(fault, Duration::from_secs(8), 10).with_deposition()).await;
     seen.verdict.nothing_lost_or_doubled();
     assert!(seen.deposed && seen.two_at_once == 0, "{seen:?}");
-    seen.pause
+    (seen.pause, seen.phases)
 }
 
 async fn cold_start() -> Duration {
