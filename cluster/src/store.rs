@@ -107,12 +107,7 @@ pub fn judge(memory: &Memory, view: &ClusterView) -> Result<(), Doubt> {
     if made.by != memory.making.by {
         return Err(Doubt::AnotherMaking);
     }
-    if memory.etcd != 0 && view.etcd != 0 && view.etcd != memory.etcd {
-        return Err(Doubt::AnotherEtcd { known: memory.etcd, found: view.etcd });
-    }
-    if view.revision < memory.revision {
-        return Err(Doubt::Revision { known: memory.revision, found: view.revision });
-    }
+    judge_answer(memory, view.etcd, view.revision)?;
     let term = view.last_term();
     if term < memory.term {
         return Err(Doubt::Term { known: memory.term, found: term });
@@ -126,6 +121,23 @@ pub fn judge(memory: &Memory, view: &ClusterView) -> Result<(), Doubt> {
         if found != 0 && found < known {
             return Err(Doubt::Key { what, known, found });
         }
+    }
+    Ok(())
+}
+
+/// The part of [`judge`] that needs no keys: can an answer of this cluster of etcd (0: it does not say) at this revision be of the etcd that is remembered?
+///
+/// The answer has to be a linearizable one, and `memory` as it was before it was asked for. Where the keys were made anew since, this doubts what
+/// is true until a view was read, and nothing is lost by that: whoever asks looks at a view then.
+pub fn judge_answer(memory: &Memory, etcd: u64, revision: i64) -> Result<(), Doubt> {
+    if memory.system_id.is_none() {
+        return Ok(());
+    }
+    if memory.etcd != 0 && etcd != 0 && etcd != memory.etcd {
+        return Err(Doubt::AnotherEtcd { known: memory.etcd, found: etcd });
+    }
+    if revision < memory.revision {
+        return Err(Doubt::Revision { known: memory.revision, found: revision });
     }
     Ok(())
 }

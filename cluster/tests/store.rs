@@ -89,6 +89,22 @@ fn a_view_that_can_not_follow_on_what_is_known_is_not_believed() {
     assert!(matches!(store::judge(&memory(), &foreign), Err(Doubt::AnotherSystem { .. })));
 }
 
+#[test]
+fn an_answer_without_keys_is_judged_by_its_etcd_and_its_revision() {
+    let table = [
+        ("as it was", 7, 100, None),
+        ("it went on", 7, 101, None),
+        ("one revision back", 7, 99, Some(Doubt::Revision { known: 100, found: 99 })),
+        ("another etcd", 8, 1000, Some(Doubt::AnotherEtcd { known: 7, found: 8 })),
+        ("it does not say which", 0, 100, None),
+        ("it does not say which, one revision back", 0, 99, Some(Doubt::Revision { known: 100, found: 99 })),
+    ];
+    for (what, etcd, revision, doubt) in table {
+        assert_eq!(store::judge_answer(&memory(), etcd, revision).err(), doubt, "{what}");
+        assert_eq!(store::judge_answer(&Memory::default(), etcd, revision), Ok(()), "{what}: who remembers nothing has nothing to compare");
+    }
+}
+
 fn last(term: i64) -> Option<Versioned<LastTerm>> {
     Some(Versioned { value: LastTerm { holder: name("n1"), how: "taken".to_owned() }, revision: term })
 }

@@ -37,6 +37,9 @@ pub enum Error {
         /// What it says.
         view: Box<ClusterView>,
     },
+    /// etcd answered, and it is not the one that this node remembers: nothing is known.
+    #[error("{0}: its answer does not count")]
+    WentBack(Doubt),
     /// etcd refuses: wrong credentials, missing rights, or a request it does not take.
     #[error("etcd refuses: {0}")]
     Refused(String),
@@ -45,6 +48,6 @@ pub enum Error {
 impl Error {
     /// Nothing is known, not even whether what was asked for was done, or will be yet. Never to be acted on as a no.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, Error::Unreachable(_) | Error::Unproven(_))
+        matches!(self, Error::Unreachable(_) | Error::Unproven(_) | Error::WentBack(_))
     }
 }

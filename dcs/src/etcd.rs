@@ -12,7 +12,7 @@ use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease::Standing;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::request::{MemberRequest, REQUEST_TTL};
-use cluster::store::{Making, Rebuild, Upgraded};
+use cluster::store::{Making, Memory, Rebuild, Upgraded};
 use cluster::sync::SyncState;
 use cluster::view::{ClusterView, LastTerm};
 use etcd_client::{
@@ -93,6 +93,11 @@ impl Etcd {
     /// What this node remembers, where it does.
     pub fn remembered(&self) -> Option<&Arc<Remembered>> {
         self.remembered.as_ref()
+    }
+
+    /// What is remembered when something is asked: nothing for the tool, which believes everything.
+    fn asked(&self) -> Memory {
+        self.remembered.as_ref().map(|remembered| remembered.memory()).unwrap_or_default()
     }
 
     /// What etcd says, believed or not.

@@ -7,6 +7,7 @@ use cluster::leader::{Leader, LeaseId};
 use cluster::lease;
 use cluster::member::Member;
 use cluster::name::MemberName;
+use cluster::store::Doubt;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use std::future::Future;
@@ -70,6 +71,9 @@ pub struct Renewed {
     pub held: Held,
     /// The leader key as it was after the renewal.
     pub leader: Option<Leader>,
+    /// Why nothing may rest on it: the etcd that answered is not the one that this node remembers. The lease lives there, and with it the key in which members
+    /// say what they know.
+    pub doubt: Option<Doubt>,
 }
 
 /// Renews a lease and proves it: `cluster::lease::counts` has the argument. [`Error::LeaseGone`] is a fact here.
@@ -82,7 +86,7 @@ pub async fn renew(store: &impl Leases, clock: impl Fn() -> Moment, lease: Lease
                 return Err(Error::Unproven("the keep-alive was answered under one raft term, a read after it under another"));
             }
             let deadline = lease::deadline(sent, kept.grant.ttl);
-            Ok(Renewed { held: Held { grant: kept.grant, deadline }, leader: look.leader })
+            Ok(Renewed { held: Held { grant: kept.grant, deadline }, leader: look.leader, doubt: look.doubt })
         }
         // A leader of before does not know the leases that were granted since. A lease that was got here carries a key of
         // the cluster for as long as it lives.
@@ -157,6 +161,7 @@ mod tests {
     use crate::key::Keys;
     use crate::memory::{Fate, Memory, at_once};
     use cluster::name::Scope;
+    use std::sync::Arc;
 
     fn memory() -> Memory {
         Memory::new(Keys::new("service", &Scope::new("demo").unwrap()))
@@ -212,6 +217,25 @@ mod tests {
         assert!(matches!(renewed(later), Err(Error::Unproven(_))), "{:?}", renewed(later));
         at_once(Dcs::revoke(&store.0, later)).unwrap().unwrap();
         assert_eq!(renewed(later), Err(Error::LeaseGone), "no key hangs on it any more");
+    }
+
+    #[test]
+    fn nothing_rests_on_a_lease_that_an_etcd_keeps_which_went_back() {
+        let memory = memory().remembering(Arc::default());
+        memory.put_by_hand(memory.keys().initialize(), b"7");
+        let lease = acquired(&memory).unwrap().held.grant.lease;
+        let saved = memory.save();
+        let renewed = || at_once(renew(&memory, Moment::default, lease)).unwrap().unwrap();
+        memory.put_by_hand("/x".to_owned(), b"");
+        assert!(at_once(Dcs::load_view(&memory)).unwrap().is_ok());
+        assert_eq!(renewed().doubt, None);
+        memory.restore(&saved, Duration::ZERO);
+        let (known, found) = (memory.revision() + 1, memory.revision());
+        assert_eq!(renewed().doubt, Some(Doubt::Revision { known, found }));
+        // It lives there, and the member key on it: members say in it what they know.
+        assert_eq!(renewed().held.grant.lease, lease);
+        memory.put_by_hand("/x".to_owned(), b"");
+        assert_eq!(renewed().doubt, None, "what shows no key can't know more; the view does");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod verbs;
 use crate::codec::to_bytes;
 use crate::error::Error;
 use crate::key::Keys;
+use crate::remember::Remembered;
 use crate::verbs::Result;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease::Standing;
@@ -20,7 +21,7 @@ use cluster::view::{ClusterView, LastTerm};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -102,6 +103,8 @@ enum Write {
 pub struct Memory {
     keys: Keys,
     state: Mutex<State>,
+    /// By what answers are judged, where one node alone asks.
+    remembered: Option<Arc<Remembered>>,
 }
 
 impl Memory {
@@ -120,7 +123,16 @@ impl Memory {
             deposed: None,
             asks_deposed: false,
         };
-        Memory { keys, state: Mutex::new(state) }
+        Memory { keys, state: Mutex::new(state), remembered: None }
+    }
+
+    /// As `Etcd::remembering`, for a test of one node.
+    pub fn remembering(self, remembered: Arc<Remembered>) -> Memory {
+        Memory { remembered: Some(remembered), ..self }
+    }
+
+    fn asked(&self) -> cluster::store::Memory {
+        self.remembered.as_ref().map(|remembered| remembered.memory()).unwrap_or_default()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -472,7 +484,6 @@ mod tests {
 
     #[test]
     fn what_a_restored_or_an_emptied_store_says_is_not_believed_by_who_remembers() {
-        use crate::remember::Remembered;
         use cluster::store::Doubt;
         let memory = memory();
         let remembered = Remembered::default();
@@ -499,6 +510,25 @@ mod tests {
         memory.lose();
         assert!(matches!(look(&memory), Err(Error::Doubted { doubt: Doubt::Emptied(..), .. })));
         assert_eq!(memory.revision(), 1);
+    }
+
+    #[test]
+    fn a_key_that_is_taken_in_an_etcd_that_went_back_meanwhile_makes_no_leader() {
+        let memory = memory().remembering(Arc::default());
+        memory.put_by_hand(memory.keys().initialize(), b"7");
+        let lease = grant(&memory, 10).lease;
+        let saved = memory.save();
+        for key in ["/x", "/y", "/z"] {
+            memory.put_by_hand(key.to_owned(), b"");
+        }
+        assert!(at_once(memory.load_view()).unwrap().is_ok());
+        // Between that view and the write: each key that the write compares has the revision that it compares.
+        memory.restore(&saved, Duration::ZERO);
+        assert!(matches!(take(&memory, "a", lease), Err(why @ Error::WentBack(_)) if why.is_unknown()));
+        let leader = Leader { name: name("a"), lease, term: Term(memory.revision()) };
+        let member = serde_json::from_value(serde_json::json!({"conn_url": "", "api_url": "", "state": "running", "role": "primary"}));
+        let moved = at_once(memory.move_leader(&leader, &member.unwrap(), lease)).unwrap();
+        assert!(matches!(moved, Err(Error::WentBack(_))), "{moved:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a node remembers of etcd's keys, shared by its loops: each view is judged by it, and the believed ones add to it.
 
 use crate::error::Error;
-use crate::verbs::Result;
+use crate::verbs::{LeaderLook, Result};
+use cluster::leader::Term;
 use cluster::store::{self, Doubt, Memory};
 use cluster::view::ClusterView;
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,18 @@ impl Remembered {
         let mut state = self.state();
         state.memory.attempted = state.memory.attempted.max(generation);
         state.news = true;
+    }
+
+    /// Judges the look that proves a renewal by what was remembered when it was asked for.
+    pub fn judge_look(asked: &Memory, look: LeaderLook) -> LeaderLook {
+        let doubt = store::judge_answer(asked, look.at.cluster, look.at.revision).err();
+        LeaderLook { doubt, ..look }
+    }
+
+    /// Judges the answer to a write that makes this node the leader: an etcd that went back between the view and the write may have the very revisions
+    /// that the write compares. Whatever was written there, a view tells what it is worth.
+    pub fn judge_term(asked: &Memory, term: Term) -> Result<Term> {
+        store::judge_answer(asked, 0, term.0).map(|()| term).map_err(Error::WentBack)
     }
 
     /// Judges a view by what was remembered when etcd was asked and by what the others say in it that they know, and adds it to the memory

@@ -11,7 +11,7 @@ use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
 use cluster::race::Judged;
-use cluster::store::Making;
+use cluster::store::{Doubt, Making};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Status};
 use std::future::Future;
@@ -42,6 +42,8 @@ pub struct LeaderLook {
     pub leader: Option<Leader>,
     /// Where the member of etcd stood that answered.
     pub at: Standing,
+    /// Why this is no answer of the etcd that the node remembers, where it is none.
+    pub doubt: Option<Doubt>,
 }
 
 /// Who takes over in [`Dcs::hand_over`], and what is written with it.

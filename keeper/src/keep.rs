@@ -50,8 +50,10 @@ where
                 if let Some(now) = self.held.get().filter(|now| now.grant.lease == held.grant.lease) {
                     self.held.set(Some(Held { deadline: deadline.max(now.deadline), ..now }));
                     // Kept by an etcd that is not believed, the lease keeps nobody else away.
-                    if self.host.page().lease() == held.grant.lease.0 && !self.doubts() {
+                    if self.host.page().lease() == held.grant.lease.0 && !self.doubts() && renewed.doubt.is_none() {
                         self.renew_page(renewed.leader.as_ref(), held.grant.lease, deadline);
+                    } else if renewed.doubt.is_some() {
+                        self.host.look_again();
                     }
                 }
                 lease::renew_every(held.grant.ttl)
@@ -79,10 +81,15 @@ where
 
     /// The lease lives on; the page only where the leader key hung on it still after the renewal, in the page's own
     /// term, and no write is under way that would put the key elsewhere.
+    ///
+    /// A page whose time is over is opened again by a view only, never by a renewal. Until that moment nobody else can have led; after it somebody may have,
+    /// and an etcd that was restored to before that shows the old key on the old lease, in the old term. A view is judged by what the members
+    /// say in it that they know; the leader key alone says nothing of them.
     fn renew_page(&self, leader: Option<&Leader>, lease: LeaseId, deadline: Moment) {
         let term = self.host.page().term();
         let ours = leader.is_some_and(|leader| leader.name == self.name && leader.lease == lease && leader.term.0 == term);
-        if ours && self.moving.get().is_none() {
+        let runs = self.clock() < self.host.page().fence().deadline;
+        if ours && runs && self.moving.get().is_none() {
             self.host.change(|page| page.renew(deadline));
         } else {
             self.host.look_again();

@@ -61,7 +61,8 @@ impl LocalDcs for Store {
         travel!(self.keep_alive(; lease))
     }
     async fn look_at_leader(&self) -> Result<LeaderLook> {
-        travel!(self.look_at_leader(;))
+        let asked = self.remembered.memory();
+        Ok(Remembered::judge_look(&asked, travel!(self.look_at_leader(;))?))
     }
     async fn is_in_use(&self, lease: LeaseId) -> Result<bool> {
         travel!(self.is_in_use(; lease))
@@ -74,7 +75,8 @@ impl LocalDcs for Store {
     }
     async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
         self.world.takes(self.process.0);
-        travel!(self.take_leader(name, judged; &name, lease, &judged))
+        let asked = self.remembered.memory();
+        Remembered::judge_term(&asked, travel!(self.take_leader(name, judged; &name, lease, &judged))?)
     }
     async fn hand_over(&self, hand_over: &HandOver) -> Result<Term> {
         travel!(self.hand_over(hand_over; &hand_over))
@@ -86,7 +88,8 @@ impl LocalDcs for Store {
         travel!(self.note_term(leader; &leader, judged))
     }
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
-        travel!(self.move_leader(leader, member; &leader, &member, lease))
+        let asked = self.remembered.memory();
+        Remembered::judge_term(&asked, travel!(self.move_leader(leader, member; &leader, &member, lease))?)
     }
     async fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> Result<()> {
         if let Some(server) = self.world.server(self.process.0).filter(|_| self.process.1 == Part::Worker) {

@@ -119,7 +119,7 @@ impl<K: Keeper> NodeLease<K> {
         match leases::renew(self.keeper.store(), || self.keeper.clock(), lease).await {
             Ok(renewed) => {
                 self.hold(Some(renewed.held));
-                true
+                renewed.doubt.is_none()
             }
             Err(_) => false,
         }

@@ -93,10 +93,10 @@ async fn give_up(node: &Node, config: &crate::config::VipConfig, held: Held, rig
 
 async fn renewed(node: &Node, held: Held) -> Option<Held> {
     match dcs::lease::renew(&*node.etcd, boottime, held.grant.lease).await {
-        Ok(renewed) => Some(renewed.held),
+        Ok(renewed) if renewed.doubt.is_none() => Some(renewed.held),
         Err(Error::LeaseGone) => None,
         // Unknown: it counts as long as it did.
-        Err(_) => (boottime() < held.deadline).then_some(held),
+        Ok(_) | Err(_) => (boottime() < held.deadline).then_some(held),
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Etcd, on, standing, unchanged};
 use crate::codec::to_bytes;
 use crate::error::Error;
 use crate::key::Known;
+use crate::remember::Remembered;
 use crate::verbs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::deposition::Guarded;
@@ -51,6 +52,7 @@ impl Dcs for Etcd {
     }
 
     async fn look_at_leader(&self) -> Result<LeaderLook> {
+        let asked = self.asked();
         let key = self.keys.leader();
         let key = key.as_str();
         let answer = self.call(|mut client: Client| async move { client.get(key, None).await }).await?;
@@ -58,7 +60,7 @@ impl Dcs for Etcd {
             let name = MemberName::new(kv.value_str().ok()?).ok()?;
             Some(Leader { name, lease: LeaseId(kv.lease()), term: Term(kv.mod_revision()) })
         });
-        Ok(LeaderLook { leader, at: standing(answer.header())? })
+        Ok(Remembered::judge_look(&asked, LeaderLook { leader, at: standing(answer.header())?, doubt: None }))
     }
 
     async fn is_in_use(&self, lease: LeaseId) -> Result<bool> {
@@ -82,6 +84,7 @@ impl Dcs for Etcd {
     }
 
     async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
+        let asked = self.asked();
         let mut when = vec![
             // Of a leader that is deposed the term is the revision of its key.
             unchanged(self.keys.leader(), if judged.deposes { judged.after.0 } else { 0 }),
@@ -98,7 +101,7 @@ impl Dcs for Etcd {
         if judged.failover != 0 {
             then.push(TxnOp::put(self.keys.failover(), "{}", None));
         }
-        self.guarded("what the race was judged by", when, then).await.map(Term)
+        Remembered::judge_term(&asked, self.guarded("what the race was judged by", when, then).await.map(Term)?)
     }
 
     async fn hand_over(&self, hand_over: &HandOver) -> Result<Term> {
@@ -129,12 +132,13 @@ impl Dcs for Etcd {
     }
 
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
+        let asked = self.asked();
         let then = vec![
             self.put_leader(&leader.name, lease),
             self.last_term(&leader.name, "moved to another lease"),
             TxnOp::put(self.keys.member(&leader.name), to_bytes(member), on(lease)),
         ];
-        self.guarded("the leader key", vec![self.is_leader(leader)], then).await.map(Term)
+        Remembered::judge_term(&asked, self.guarded("the leader key", vec![self.is_leader(leader)], then).await.map(Term)?)
     }
 
     async fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> Result<()> {

@@ -3,6 +3,7 @@
 use super::{CLUSTER, Guard, LEAST_TTL, Lease, Memory, Write, put};
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
+use crate::remember::Remembered;
 use crate::verbs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, Result};
 use cluster::config::DynamicConfig;
 use cluster::deposition::Guarded;
@@ -22,11 +23,16 @@ use std::time::Duration;
 
 impl Dcs for Memory {
     async fn load_view(&self) -> Result<ClusterView> {
-        self.call(|state| {
+        let asked = self.asked();
+        let view = self.call(|state| {
             let raws =
                 state.keys.iter().map(|(key, stored)| Raw { key, value: &stored.value, revision: stored.modified, lease: stored.lease });
             Ok(ClusterView { etcd: CLUSTER, ..codec::view(&self.keys, state.revision, raws) })
-        })
+        })?;
+        match &self.remembered {
+            Some(remembered) => remembered.believe(&asked, view),
+            None => Ok(view),
+        }
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Grant> {
@@ -60,14 +66,16 @@ impl Dcs for Memory {
     }
 
     async fn look_at_leader(&self) -> Result<LeaderLook> {
+        let asked = self.asked();
         let key = self.keys.leader();
-        self.call(|state| {
+        let look = self.call(|state| {
             let leader = state.keys.get(&key).and_then(|stored| {
                 let name = MemberName::new(std::str::from_utf8(&stored.value).ok()?).ok()?;
                 Some(Leader { name, lease: LeaseId(stored.lease), term: Term(stored.modified) })
             });
-            Ok(LeaderLook { leader, at: state.standing() })
-        })
+            Ok(LeaderLook { leader, at: state.standing(), doubt: None })
+        });
+        Ok(Remembered::judge_look(&asked, look?))
     }
 
     async fn is_in_use(&self, lease: LeaseId) -> Result<bool> {
@@ -91,6 +99,7 @@ impl Dcs for Memory {
     }
 
     async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
+        let asked = self.asked();
         let mut when = vec![
             Guard::Modified(self.keys.leader(), if judged.deposes { judged.after.0 } else { 0 }),
             Guard::Modified(self.keys.last_term(), judged.after.0),
@@ -109,7 +118,7 @@ impl Dcs for Memory {
             }
             then
         };
-        self.guarded("what the race was judged by", when, then).map(Term)
+        Remembered::judge_term(&asked, self.guarded("what the race was judged by", when, then).map(Term)?)
     }
 
     async fn hand_over(&self, hand_over: &HandOver) -> Result<Term> {
@@ -137,6 +146,7 @@ impl Dcs for Memory {
     }
 
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
+        let asked = self.asked();
         let then = || {
             vec![
                 self.put_leader(&leader.name, lease),
@@ -144,7 +154,7 @@ impl Dcs for Memory {
                 Write::Put(self.keys.member(&leader.name), to_bytes(member), lease),
             ]
         };
-        self.guarded("the leader key", vec![self.is_leader(leader)], then).map(Term)
+        Remembered::judge_term(&asked, self.guarded("the leader key", vec![self.is_leader(leader)], then).map(Term)?)
     }
 
     async fn announce(&self, name: &MemberName, word: &Announcement, lease: LeaseId) -> Result<()> {

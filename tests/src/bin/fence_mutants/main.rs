@@ -22,12 +22,18 @@ const AT_ONCE: usize = 3;
 /// Files of stories that run whole clusters: their servers load the installed library, and their arbiter is the built one.
 const OF_CLUSTERS: [&str; 3] = ["voters", "by_hand", "deposition"];
 
+/// Tests of one crate, by what stands for their file, and how they are built: with the guard out.
+const OF_CRATES: [(&str, &[&str]); 2] =
+    [("worker", &["-p", "tenure-keeper", "--test", "worker"]), ("keeper", &["-p", "tenure-keeper", "--lib"])];
+
 /// What the stories run against.
 #[derive(Clone)]
 struct Built {
     library: PathBuf,
     /// The directory of PostgreSQL's programs, and the arbiter; None where no story runs a cluster.
     cluster: Option<(PathBuf, PathBuf)>,
+    /// Tests of one crate, by their file.
+    of_crates: Vec<(&'static str, PathBuf)>,
 }
 
 /// The copy of the tree and what is built from it.
@@ -81,7 +87,27 @@ impl Bench {
         } else {
             None
         };
-        Ok(Built { library, cluster })
+        let wanted = OF_CRATES.into_iter().filter(|(test, _)| stories.iter().any(|(file, _)| file == test));
+        let of_crates = wanted.map(|(test, which)| Ok((test, self.build_tests(name, test, which)?))).collect::<Result<_>>()?;
+        Ok(Built { library, cluster, of_crates })
+    }
+
+    /// Builds tests of one crate of the copy.
+    fn build_tests(&self, name: &str, test: &str, which: &[&str]) -> Result<PathBuf> {
+        let output = Command::new("cargo")
+            .args(["test", "--locked", "--no-run"])
+            .args(which)
+            .current_dir(&self.copy)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .output()
+            .context("run cargo test")?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{test} with {name} does not build:\n{text}");
+        let built =
+            text.lines().filter(|line| line.contains("Executable")).find_map(|line| Some(line.rsplit_once('(')?.1.trim_end_matches(')')));
+        let kept = self.libraries.join(format!("{name}.{test}"));
+        std::fs::copy(self.copy.join(built.with_context(|| format!("cargo names no program of {test}:\n{text}"))?), &kept)?;
+        Ok(kept)
     }
 
     /// Makes an installation of PostgreSQL with this library; gives the directory of its programs. A server finds its libraries by
@@ -115,15 +141,23 @@ impl Bench {
     /// Runs one story against what was built: None where it passes, else what it said.
     fn story(&self, built: &Built, (file, test): (&str, &str)) -> Result<Option<String>> {
         let cluster = built.cluster.iter().flat_map(|(bin, arbiter)| [("PG_BIN", bin), ("TENURE_BIN", arbiter)]);
-        let output = Command::new("cargo")
-            .args(["test", "--quiet", "--locked", "-p", "tenure-tests", "--test", file, "--", "--exact", test])
+        let mut command = match built.of_crates.iter().find(|(name, _)| *name == file) {
+            Some((_, program)) => Command::new(program),
+            None => {
+                let mut cargo = Command::new("cargo");
+                cargo.args(["test", "--quiet", "--locked", "-p", "tenure-tests", "--test", file, "--"]);
+                cargo
+            }
+        };
+        let output = command
+            .args(["--exact", test])
             .current_dir(&self.source)
             .env("TENURE_TEST_LIBRARY", &built.library)
             .envs(cluster)
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .output()
-            .context("run cargo test")?;
+            .context("run the test")?;
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(text.contains("running 1 test"), "{file} has no test {test}:\n{text}");
         if output.status.success() {
