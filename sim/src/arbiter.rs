@@ -225,8 +225,8 @@ impl Arbiter {
             local.lease_valid = self.lease.confirm(&view).await;
         }
         let mut decision = duty::decide(emptied.as_ref().unwrap_or(&view), &local);
-        if decision.what == Duty::Bootstrap && !matches!(local.data, DataDir::Present(_)) {
-            // A second database system is not simulated: no empty node founds one.
+        if decision.what == Duty::Bootstrap && !matches!(local.data, DataDir::Present(_)) && !self.world.setting.founds {
+            // A second database system beside a first one is not simulated: no empty node founds one.
             decision.what = Duty::Rest;
         }
         if !(fresh || emptied.is_some() && decision.what == Duty::Bootstrap) {
@@ -295,6 +295,7 @@ impl Arbiter {
         let data = match &*world.nodes[self.at].data.borrow() {
             Data::Empty => DataDir::Empty,
             Data::Incomplete(what) => DataDir::Incomplete { what: what.clone() },
+            Data::Present(disk) if disk.founding => DataDir::Incomplete { what: "founding the cluster".to_owned() },
             Data::Present(disk) => {
                 let (timeline, checkpoint, ended) = match &postgres {
                     Postgres::Primary { timeline, flushed } => (*timeline, *flushed, Ended::CrashedPrimary),

@@ -5,6 +5,7 @@ use crate::time::Part;
 use crate::worker::now;
 use crate::world::{Node, World};
 use cluster::citus;
+use cluster::deposition::Bond;
 use cluster::fence::{self, Mode};
 use cluster::leader::LeaseId;
 use cluster::lsn::Lsn;
@@ -41,6 +42,8 @@ pub(crate) struct Judge {
     pub confirmed_after_standing: u64,
     /// How often a leader was deposed.
     pub deposed: u64,
+    /// By which bond each node said its last word that deposes.
+    spoke_bound: BTreeMap<usize, Bond>,
     /// The leader by the key, in the newest term.
     leads: Option<usize>,
     term: i64,
@@ -126,11 +129,15 @@ impl World {
         }
     }
 
-    /// **bound_servers_confirm_nothing**: whoever has bound itself by a deposition confirms nothing to a server of a timeline that the deposed one may be on.
+    /// **bound_servers_confirm_nothing**: whoever has said its word by a bond confirms nothing to a server of a timeline that the deposed one may be on.
+    ///
+    /// The bond alone forbids only that a receiver begins. One that runs when it is written may confirm once more, above all one that is frozen and goes on: the
+    /// word is said after it has ended, and with the position of then, so what it confirmed is in the word.
     pub fn bound_servers_confirm_nothing(&self, me: &Server, source: &Server) {
-        if !self.bond_allows(me.at, source.at) {
+        let bond = self.bond(me.at).filter(|bond| self.judge.borrow().spoke_bound.get(&me.at) == Some(bond));
+        if bond.is_some() && !self.bond_allows(me.at, source.at) {
             let (me, source) = (&self.nodes[me.at].name, &self.nodes[source.at].name);
-            self.violated("bound_servers_confirm_nothing", format!("{me} confirms to {source} although {:?} binds it", me));
+            self.violated("bound_servers_confirm_nothing", format!("{me} confirms to {source} although it has said its word by {bond:?}"));
         }
     }
 
@@ -394,6 +401,9 @@ impl World {
     pub fn announces(&self, me: &Server, word: &Announcement) {
         if let Ok(view) = now(self.etcd.load_view()) {
             self.is_told_from_its_copy(me.at, &view, word);
+        }
+        if let Some(bond) = self.bond(me.at).filter(|_| word.deposes) {
+            self.judge.borrow_mut().spoke_bound.insert(me.at, bond);
         }
         if word.stands && !word.primary && me.receiver_running(self) {
             self.violated(

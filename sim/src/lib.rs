@@ -135,7 +135,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     let report = Report {
         seed,
         setting: format!(
-            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}{}{}",
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}{}{}{}",
             setting.nodes,
             match (setting.sync, setting.quorum) {
                 (true, true) => "quorum",
@@ -151,6 +151,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
             if setting.copies { ", copies" } else { "" },
             if setting.deposes { ", deposition" } else { "" },
             if setting.wishes { ", wishes" } else { "" },
+            if setting.founds { ", founded" } else { "" },
         ),
         steps: world.time.steps.get(),
         simulated: world.now(),
@@ -177,17 +178,31 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     report
 }
 
-/// A cluster that exists: its first node has data, the others are empty.
+/// A cluster that exists: its first node has data, the others are empty. Or there is none yet, and nobody has any.
 fn found(world: &World) {
-    let mut wal = Wal::new();
-    let checkpoint = (wal.end(), 1);
-    wal.write(114, 0);
-    let disk =
-        Disk { wal, ended: Ended::CleanPrimary, checkpoint, known: BTreeSet::from([1]), standby_names: Setting::nobody(), bond: None };
-    *world.nodes[0].data.borrow_mut() = Data::Present(disk);
+    if world.setting.founds {
+        return;
+    }
+    *world.nodes[0].data.borrow_mut() = Data::Present(world.first_disk());
     let keys = world.etcd.keys();
     world.etcd.put_by_hand(keys.initialize(), system().0.as_bytes());
     world.etcd.put_by_hand(keys.config(), &dcs::codec::to_bytes(&worker::configuration(world).0));
+}
+
+impl World {
+    /// As `initdb` leaves it.
+    fn first_disk(&self) -> Disk {
+        let mut wal = Wal::new();
+        if self.setting.founds {
+            // Each is another database system.
+            self.branches.set(self.branches.get() + 1);
+            wal.branch = self.branches.get();
+        }
+        let checkpoint = (wal.end(), 1);
+        wal.write(114, 0);
+        let (known, standby_names) = (BTreeSet::from([1]), Setting::nobody());
+        Disk { wal, ended: Ended::CleanPrimary, checkpoint, known, standby_names, bond: None, founding: false }
+    }
 }
 
 /// Clients of one node: each transaction writes an id that nobody else uses.
@@ -195,6 +210,10 @@ async fn write_for_ever(world: Rc<World>, at: usize) {
     loop {
         world.time.sleep(world.random.between(5 * MS, 90 * MS)).await;
         let Some(server) = world.serving(at).filter(|server| !server.in_recovery.get() && server.under_way.get() < 6) else { continue };
+        // Nobody has a role in a database of a cluster that does not exist yet.
+        if world.nodes[at].data.borrow().disk().is_some_and(|disk| disk.founding) {
+            continue;
+        }
         world.commits.set(world.commits.get() + 1);
         let (id, cancels) = (world.commits.get(), world.random.per_mille(30));
         server.under_way.set(server.under_way.get() + 1);

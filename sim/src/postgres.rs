@@ -514,6 +514,6 @@ impl World {
         let server = self.serving(from)?;
         let mut wal: Wal = disk.wal.clone();
         wal.truncate(self.sendable(&server));
-        Some(Data::Present(Disk { wal, ended: Ended::Standby, standby_names: Setting::nobody(), ..disk.clone() }))
+        Some(Data::Present(Disk { wal, ended: Ended::Standby, standby_names: Setting::nobody(), founding: false, ..disk.clone() }))
     }
 }

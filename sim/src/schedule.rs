@@ -59,8 +59,20 @@ impl World {
 
     /// Faults one after another, then everything heals. Gives the moment by which it has.
     pub async fn trouble(self: Rc<Self>, steps: u64, healed: Rc<std::cell::Cell<Option<Duration>>>) {
-        self.time.sleep(Duration::from_secs(15)).await;
-        let mut healed_by = self.now();
+        let mut healed_by = Duration::ZERO;
+        if self.setting.founds {
+            // From the first moment on; and at some moment of the founding etcd's answers to one node are lost.
+            self.time.sleep(self.apart.between(Duration::ZERO, Duration::from_secs(1))).await;
+            let (at, from) = (self.apart.index(self.setting.nodes), self.apart.between(Duration::ZERO, Duration::from_secs(3)));
+            let span = self.apart.between(Duration::ZERO, Duration::from_secs(self.setting.ttl));
+            healed_by = self.now() + from + span;
+            self.after(from, move |world| {
+                let text = format!("cut etcd's answers to {} for {:.3} s", world.nodes[at].name, span.as_secs_f64());
+                world.cut(&text, vec![(world.etcd_place(), at)], span);
+            });
+        } else {
+            self.time.sleep(Duration::from_secs(15)).await;
+        }
         for _ in 0..steps {
             let pause = match self.random.index(4) {
                 0 => self.random.between(Duration::ZERO, 50 * MS),

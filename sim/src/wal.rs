@@ -95,6 +95,8 @@ pub(crate) struct Disk {
     pub standby_names: Setting,
     /// What a deposition binds this server to.
     pub bond: Option<Bond>,
+    /// Marked as half-made: the cluster that is founded with it does not exist yet.
+    pub founding: bool,
 }
 
 /// What is in a data directory.

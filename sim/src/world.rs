@@ -177,6 +177,8 @@ pub struct Options {
     pub focus: Option<Focus>,
     /// Operators wish for something at times, in seven of ten runs.
     pub wishes: bool,
+    /// No node has data when the run begins, in four of ten runs without the stores and copies above.
+    pub founds: bool,
 }
 
 /// What is chosen for one run.
@@ -204,6 +206,8 @@ pub(crate) struct Setting {
     pub focus: Option<Focus>,
     /// Operators wish for something at times.
     pub wishes: bool,
+    /// The cluster is founded in the run.
+    pub founds: bool,
 }
 
 pub(crate) struct World {
@@ -253,6 +257,7 @@ impl World {
             wishes: options.wishes && Random::new(options.seed ^ 0x5749_5348).per_mille(700),
             forgets: options.forgets && Random::new(options.seed ^ 0x464f_5247_4554).per_mille(400),
             copies: options.copies && Random::new(options.seed ^ 0x434f_5049_4553).per_mille(400),
+            founds: options.founds && Random::new(options.seed ^ 0x464f_554e_4453).per_mille(400),
             focus: options.focus,
         };
         let bad_clocks = setting.bad_clocks && setting.sync;
@@ -263,6 +268,8 @@ impl World {
             deposes: setting.deposes && setting.sync,
             // A backup would bring maintenance mode back, and nobody ends that.
             wishes: setting.wishes && !setting.forgets,
+            // A store that went back to before the founding, or a copy of nothing, would be a second system.
+            founds: setting.founds && !setting.forgets && !setting.copies,
             ..setting
         };
         let setting = options.focus.map_or(setting.clone(), |focus| focus.set(setting));

@@ -8,7 +8,17 @@ use std::time::SystemTime;
 const STEPS: u64 = 25;
 
 fn run(seed: u64) -> Report {
-    sim::run(&Options { seed, steps: STEPS, verbose: false, forgets: false, copies: false, deposes: false, focus: None, wishes: false })
+    sim::run(&Options {
+        seed,
+        steps: STEPS,
+        verbose: false,
+        forgets: false,
+        copies: false,
+        deposes: false,
+        focus: None,
+        wishes: false,
+        founds: false,
+    })
 }
 
 fn check(seeds: impl Iterator<Item = u64>) {

@@ -7,6 +7,7 @@
 //! What this crate never does: it reads no clock, starts no process, touches no file and no socket. It asks its host.
 
 pub mod duties;
+pub mod founding;
 mod host;
 mod judged;
 pub mod lease;

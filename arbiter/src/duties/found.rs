@@ -23,19 +23,17 @@ use cluster::store::{self, Making, Memory};
 use cluster::sync::SyncState;
 use cluster::upstream::Upstream;
 use cluster::view::{ClusterView, Versioned};
-use dcs::{Dcs, Error, FirstKeys};
+use dcs::{Dcs, FirstKeys};
 use std::time::Duration;
+use steward::founding;
 
 /// How long a lease may take to come before the claim is given up.
 const LEASE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Pause before etcd is asked again after it gave no answer.
-const RETRY: Duration = Duration::from_millis(250);
-
 /// Makes the cluster, or finds that another node does.
 pub async fn bootstrap(node: &Node, data: &DataDir) -> Result<()> {
     node.speak(MemberState::InitializingNewCluster, MemberRole::Uninitialized);
-    let Some((claim, lease)) = claim(node).await? else { return Ok(()) };
+    let Some((claim, lease)) = founding::claim(node, || lease(node)).await? else { return Ok(()) };
     tracing::info!("founding the cluster {}: this node makes the first data directory", node.config.scope);
     let made = make(node, data, claim, lease).await;
     let follows = cluster::config::DynamicConfig(node.config.bootstrap.dcs.clone()).standby_cluster().is_some();
@@ -46,32 +44,11 @@ pub async fn bootstrap(node: &Node, data: &DataDir) -> Result<()> {
         }
     }
     if made.is_err()
-        && let Err(why) = give_back(node, claim).await
+        && let Err(why) = founding::give_back(node, claim).await
     {
         tracing::warn!("the claim to found the cluster was not released: {why}");
     }
     made
-}
-
-/// The claim, once etcd has said whose it is; `None`: another node makes the cluster. A claim that was written while its answer was lost
-/// hangs on our own lease, which is kept: whoever gave up here would take it for another node's, and so would all others, for ever.
-async fn claim(node: &Node) -> Result<Option<(i64, LeaseId)>> {
-    let mut sent = false;
-    loop {
-        let lease = match lease(node).await {
-            Ok(lease) => lease,
-            Err(_) if sent => continue,
-            Err(why) => return Err(why),
-        };
-        match node.etcd.claim_initialize(&node.config.name, lease).await {
-            Ok(claim) => return Ok(Some((claim, lease))),
-            Err(Error::Lost(_)) => return Ok(None),
-            Err(why) if why.is_unknown() => tracing::warn!("the claim to found the cluster got no answer: {why}"),
-            Err(why) => return Err(why).context("claim the making of the cluster"),
-        }
-        sent = true;
-        tokio::time::sleep(RETRY).await;
-    }
 }
 
 /// The founding did not work: what it left is put aside, to be looked at, before this node or another one may try again.
@@ -87,25 +64,6 @@ async fn failed(node: &Node) -> Result<()> {
 pub fn failed_state(node: &Node) -> MemberState {
     let what = if node.config.founding_method().is_some() { "custom bootstrap failed" } else { "initdb failed" };
     MemberState::from(what.to_owned())
-}
-
-/// Until etcd has said that it is given back, for the reason that `claim` has.
-async fn give_back(node: &Node, claim: i64) -> Result<(), Error> {
-    loop {
-        match try_give_back(node, claim).await {
-            Err(why) if why.is_unknown() => tokio::time::sleep(RETRY).await,
-            // Gone, by a try whose answer was lost or with the lease.
-            Err(Error::Lost(_)) => return Ok(()),
-            done => return done,
-        }
-    }
-}
-
-async fn try_give_back(node: &Node, claim: i64) -> Result<(), Error> {
-    if let Some(leader) = node.etcd.look().await?.leader_if(&node.config.name) {
-        node.etcd.release_leader(leader).await?;
-    }
-    node.etcd.unclaim_initialize(claim).await
 }
 
 async fn lease(node: &Node) -> Result<LeaseId> {
@@ -228,7 +186,7 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
         post_bootstrap(node, command).await?;
     }
     mark.clear().await?;
-    node.etcd.found(&leader, claim, &control.system_id).await.context("write the cluster's identity")?;
+    founding::finish(node, &leader, claim, &control.system_id).await?;
     tracing::info!("the cluster {} exists, database system {}, term {term}", config.scope, control.system_id);
     Ok(())
 }

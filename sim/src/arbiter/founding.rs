@@ -1,20 +1,21 @@
-//! etcd that forgot, as `arbiter/src/{memory,bootstrap}.rs` have it: what lies with the data, and founding the cluster again.
+//! Founding, and etcd that forgot, as `arbiter/src/{memory,bootstrap}.rs` have it: what lies with the data, and founding the cluster again.
 
-use super::{Arbiter, RETRY};
+use super::Arbiter;
 use crate::postgres::Recovery;
-use crate::worker::now;
+use crate::wal::{Data, Disk};
+use crate::worker::{configuration, now};
 use crate::world::{MS, system};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use cluster::config::SynchronousMode;
 use cluster::leader::{Leader, LeaseId};
 use cluster::local::Postgres;
 use cluster::member::{MemberRole, MemberState};
-use cluster::store::Making;
+use cluster::store::{self, Making};
 use cluster::sync::SyncState;
 use cluster::view::{ClusterView, Versioned};
-use dcs::{Dcs, Error, FirstKeys};
+use dcs::{Dcs, FirstKeys};
 use std::time::Duration;
-use steward::{Done, Host, Server};
+use steward::{Done, Host, Server, founding};
 
 /// How long a lease may take to come, and the server to serve.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,79 +41,81 @@ impl Arbiter {
     }
 
     /// The claim, the first leader, the server; only then does the cluster exist for the others.
-    pub(super) async fn found_again(&self) -> Result<Done> {
+    pub(super) async fn found_it(&self) -> Result<Done> {
         self.speak(MemberState::InitializingNewCluster, MemberRole::Uninitialized);
-        let Some((claim, lease)) = self.claim().await? else { return Ok(Done::LookAgain) };
-        let made = self.make(claim, lease).await;
+        let Some((claim, lease)) = founding::claim(self, || self.lease_in_time()).await? else { return Ok(Done::LookAgain) };
+        let fresh = self.is_fresh();
+        let made = self.make(claim, lease, fresh).await;
+        if made.is_err() && fresh {
+            self.speak(MemberState::from("initdb failed".to_owned()), MemberRole::Uninitialized);
+            self.world.server_dies(self.at);
+            *self.world.nodes[self.at].data.borrow_mut() = Data::Empty;
+        }
         if made.is_err() {
-            while self.give_back(claim).await.is_err_and(|why| why.is_unknown()) {
-                self.world.time.sleep(RETRY).await;
-            }
+            let _ = founding::give_back(self, claim).await;
         }
         made
     }
 
-    /// The claim, once etcd has said whose it is.
-    async fn claim(&self) -> Result<Option<(i64, LeaseId)>> {
-        let mut sent = false;
-        loop {
-            let lease = match self.lease_in_time().await {
-                Some(lease) => lease,
-                None if sent => continue,
-                None => bail!("no lease could be had from etcd"),
-            };
-            let name = self.name.clone();
-            match self.ask(move |etcd| now(etcd.claim_initialize(&name, lease))).await {
-                Ok(claim) => return Ok(Some((claim, lease))),
-                Err(Error::Lost(_)) => return Ok(None),
-                Err(why) if why.is_unknown() => {}
-                Err(why) => return Err(why.into()),
-            }
-            sent = true;
-            self.world.time.sleep(RETRY).await;
-        }
+    /// There is no data, or what a founding left that did not come to its end.
+    fn is_fresh(&self) -> bool {
+        self.world.nodes[self.at].data.borrow().disk().is_none_or(|disk| disk.founding)
     }
 
-    async fn lease_in_time(&self) -> Option<LeaseId> {
+    async fn lease_in_time(&self) -> Result<LeaseId> {
         let until = self.world.now() + PATIENCE;
         while self.world.now() <= until {
             if let Some(lease) = self.lease.lease() {
-                return Some(lease);
+                return Ok(lease);
             }
             self.world.time.sleep(20 * MS).await;
         }
-        None
+        bail!("no lease could be had from etcd")
     }
 
-    async fn give_back(&self, claim: i64) -> dcs::Result<()> {
-        let view = self.ask(|etcd| now(etcd.load_view())).await?;
-        if let Some(leader) = view.leader_if(&self.name).cloned() {
-            self.ask(move |etcd| now(etcd.release_leader(&leader))).await?;
-        }
-        self.ask(move |etcd| now(etcd.unclaim_initialize(claim))).await
+    /// As `initdb`: a database system of its own.
+    async fn init(&self) {
+        self.world.server_dies(self.at);
+        *self.world.nodes[self.at].data.borrow_mut() = Data::Empty;
+        self.world.time.sleep(self.world.apart.mostly(50 * MS, 3000 * MS)).await;
+        *self.world.nodes[self.at].data.borrow_mut() = Data::Present(Disk { founding: true, ..self.world.first_disk() });
     }
 
-    async fn make(&self, claim: i64, lease: LeaseId) -> Result<Done> {
+    async fn make(&self, claim: i64, lease: LeaseId, fresh: bool) -> Result<Done> {
         let memory = self.remembered.memory();
-        let generation = memory.next_generation();
-        let config = memory.config.map(|config| config.value).context("nothing is remembered")?;
-        let sync = memory.sync.map(|sync| sync.value).filter(|sync| sync.leader.as_deref() == Some(self.name.as_str()));
+        let before = memory.system_id.is_some() && !fresh;
+        let generation = if before { memory.next_generation() } else { 1 };
+        let config = match memory.config {
+            Some(config) if before => config.value,
+            None if before => bail!("nothing is remembered"),
+            _ => configuration(&self.world),
+        };
+        if fresh {
+            self.init().await;
+            // Making the data took a moment, in which members that have data of the cluster had time to say so.
+            let view = self.store().view().await?;
+            store::may_found(&view, &self.name, None, false, false)?;
+        }
+        let sync = memory.sync.as_ref().map(|sync| sync.value.clone()).filter(|sync| sync.leader.as_deref() == Some(self.name.as_str()));
         let synchronous = config.synchronous_mode() != SynchronousMode::Off;
         let sync = sync.or_else(|| SyncState::before_promotion(None, &self.name, synchronous));
         let first = FirstKeys {
             config: config.clone(),
             making: Making { generation, by: format!("{} at {claim}", self.name), upgraded: None },
             sync: sync.clone(),
-            timeline: Some(memory.timeline),
+            timeline: before.then_some(memory.timeline),
         };
-        self.remembered.attempt(generation);
-        self.keep_memory();
+        if before {
+            self.remembered.attempt(generation);
+            self.keep_memory();
+        }
         let name = self.name.clone();
         let term = self.ask(move |etcd| now(etcd.lead_first(&name, lease, claim, &first))).await?;
         if self.world.server(self.at).is_none() {
             let known = |sync| Versioned { value: sync, revision: 0 };
-            let view =
-                ClusterView { config: Some(Versioned { value: config, revision: 0 }), sync: sync.map(known), ..ClusterView::default() };
+            // The key of a first founding trusts nobody, and nobody can confirm anything yet.
+            let kept = sync.filter(|_| before && memory.sync.is_some()).map(known);
+            let view = ClusterView { config: Some(Versioned { value: config, revision: 0 }), sync: kept, ..ClusterView::default() };
             self.start(&view, Recovery::None).await?;
         }
         let until = self.world.now() + PATIENCE * 12;
@@ -128,7 +131,10 @@ impl Arbiter {
             server.attached.set(true);
         }
         let leader = Leader { name: self.name.clone(), lease, term };
-        self.ask(move |etcd| now(etcd.found(&leader, claim, &system()))).await?;
+        if let Some(disk) = self.world.nodes[self.at].data.borrow_mut().disk_mut() {
+            disk.founding = false;
+        }
+        founding::finish(self, &leader, claim, &system()).await?;
         Ok(Done::LookAgain)
     }
 }

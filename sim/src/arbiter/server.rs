@@ -327,7 +327,7 @@ impl Server for Arbiter {
     }
 
     async fn found(&self, _judged: Judged<'_, Facts>) -> Result<Done> {
-        self.found_again().await
+        self.found_it().await
     }
 
     async fn clone_from(&self, _judged: Judged<'_, Facts>, from: &Upstream) -> Result<Done> {

@@ -45,6 +45,9 @@ struct Arguments {
     /// Operators wish for something: maintenance mode, tags, a failover by name, an arbiter's end, a new copy; in seven of ten runs.
     #[arg(long)]
     wishes: bool,
+    /// The cluster is founded in the run, in four of ten runs: all nodes are empty when it begins.
+    #[arg(long)]
+    founds: bool,
 }
 
 #[derive(Default)]
@@ -101,8 +104,8 @@ fn main() -> ExitCode {
             if over(seed, &total.lock().unwrap_or_else(PoisonError::into_inner)) {
                 return;
             }
-            let Arguments { steps, verbose, forgets, copies, deposes, focus, wishes, .. } = arguments;
-            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes, focus, wishes });
+            let Arguments { steps, verbose, forgets, copies, deposes, focus, wishes, founds, .. } = arguments;
+            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes, focus, wishes, founds });
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             if arguments.verbose && report.violation.is_none() {
                 report.schedule.iter().for_each(|line| println!("{line}"));

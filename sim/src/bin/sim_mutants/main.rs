@@ -85,7 +85,12 @@ struct Trial {
 impl Trial {
     fn of(sim: &Path, name: &str, arguments: &Arguments) -> Result<Trial> {
         let (seed, minutes) = (arguments.seed.to_string(), arguments.minutes.to_string());
-        let about = focus(name).map_or(vec!["--forgets", "--copies"], |focus| vec!["--focus", focus]);
+        let about = match focus(name) {
+            Some(focus) => vec!["--focus", focus],
+            None if name.starts_with("depose-") => vec!["--deposes"],
+            None if name.starts_with("found-") => vec!["--founds"],
+            None => vec!["--forgets", "--copies"],
+        };
         let output = Command::new(sim)
             .args(["--seed", &seed, "--minutes", &minutes])
             .args(about)
