@@ -47,6 +47,12 @@ pub fn whom_to_ask(view: &ClusterView, sent: Option<&Members>, me: &MemberName) 
     Ok(all.map(|(name, address)| (name.clone(), address.clone())).collect())
 }
 
+/// One member's answer must come within this part of the TTL: a busy member may take its time, as what it promises is counted from before it was asked.
+/// etcd was asked for half of the TTL before, so with a quarter for the answers the next round is over before what this one gave.
+pub fn answer_patience(ttl: Duration) -> Duration {
+    ttl / 4
+}
+
 /// Why a member does not promise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

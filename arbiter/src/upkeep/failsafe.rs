@@ -22,12 +22,6 @@ use dcs::Dcs;
 use serde_json::json;
 use std::time::Duration;
 
-/// One member's answer must come within this part of the TTL: a busy member may take its time, as what it promises is counted from before it was asked.
-/// etcd was asked for half of the TTL before, so with a quarter for the answers the next round is over before what this one gave.
-fn answer_patience(ttl: Duration) -> Duration {
-    ttl / 4
-}
-
 /// Keeps the `failsafe` key equal to the members while the mode is on, and empty while it is off.
 pub async fn publish(node: &Node, view: &ClusterView, leader: &cluster::leader::Leader) -> Result<()> {
     let Some(members) = cluster::failsafe::key_to_write(view) else { return Ok(()) };
@@ -54,7 +48,7 @@ pub async fn ask_all(node: &Node, view: &ClusterView) -> Result<()> {
     let asks = known.iter().map(|(name, api_url)| {
         let (body, by_patroni) = (&body, &by_patroni);
         async move {
-            let answer = node.caller.ask(api_url, "POST", "failsafe", Some(body), answer_patience(ttl)).await;
+            let answer = node.caller.ask(api_url, "POST", "failsafe", Some(body), cluster::failsafe::answer_patience(ttl)).await;
             match answer {
                 // Patroni says the same and promises nothing: its standby may take the key as soon as it finds none.
                 Ok((200, _)) if by_patroni(name) => bail!("{name} is not known to be run by pg_tenure, and Patroni's answer is no promise"),

@@ -17,8 +17,6 @@ use std::rc::Rc;
 use std::time::Duration;
 use steward::Host;
 
-const ANSWER_PATIENCE: Duration = Duration::from_millis(600);
-
 /// The answers so far.
 type Answers = Rc<(RefCell<Vec<Option<Duration>>>, Changes)>;
 
@@ -63,7 +61,7 @@ impl Arbiter {
             let shortest = || answers.iter().try_fold(ttl, |shortest, promised| Some(shortest.min((*promised)?)));
             (answers.len() == members.len() || answers.contains(&None)).then(shortest)
         });
-        self.world.time.timeout(ANSWER_PATIENCE, all).await.flatten()
+        self.world.time.timeout(failsafe::answer_patience(ttl), all).await.flatten()
     }
 
     fn ask_for_promise(&self, to: usize, ttl: Duration, answers: &Answers) {
