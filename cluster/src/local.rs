@@ -117,6 +117,8 @@ pub struct LocalState {
     pub may_clone_over: bool,
     /// How long Postgres has been down although this node leads (crash, failed start).
     pub down_for: Duration,
+    /// Its server was primary, and recovers from the crash of one of its processes: the postmaster lives, all sessions are gone.
+    pub crashed: bool,
     /// The node is asked to stop (SIGTERM).
     pub stopping: bool,
     /// A reinit was asked for.

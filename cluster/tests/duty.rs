@@ -50,6 +50,10 @@ fn leads(view: &mut ClusterView, local: &mut LocalState, ended: Ended, postgres:
     local.postgres = postgres;
 }
 
+fn starting() -> Postgres {
+    Postgres::Starting { since: Duration::from_secs(7) }
+}
+
 /// Nobody leads, and this is what the node has.
 fn alone(view: &mut ClusterView, local: &mut LocalState, data: DataDir, postgres: Postgres) {
     view.leader = None;
@@ -571,6 +575,66 @@ fn while_it_leads() {
             Duty::Rest,
             "maintenance",
         ),
+        (
+            "its server recovers from a crash, and a synchronous standby has everything",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, starting());
+                local.crashed = true;
+                (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3"));
+            },
+            Duty::HandOver { to: name("n3") },
+            "crashed while n3 has every",
+        ),
+        (
+            "its server recovers from a crash, and enough voters are there",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, starting());
+                local.crashed = true;
+                (view.config, view.sync) = (config(json!({"synchronous_mode": "quorum"})), sync_key("n2", "n1 n3"));
+                view.sync.as_mut().unwrap().value.quorum = 1;
+            },
+            Duty::Release,
+            "crashed while enough voters",
+        ),
+        (
+            "the same, and that one does not answer",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, starting());
+                local.crashed = true;
+                (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3"));
+                local.answered.clear();
+            },
+            Duty::Rest,
+            "starting",
+        ),
+        (
+            "the same in maintenance mode",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, starting());
+                local.crashed = true;
+                (view.config, view.sync) = (config(json!({"pause": true, "synchronous_mode": true})), sync_key("n2", "n3"));
+            },
+            Duty::Rest,
+            "maintenance",
+        ),
+        (
+            "its server recovers from a crash, asynchronous",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, starting());
+                local.crashed = true;
+            },
+            Duty::Rest,
+            "starting",
+        ),
+        (
+            "its server starts, and was not primary before",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, starting());
+                (view.config, view.sync) = (sync_mode(), sync_key("n2", "n3"));
+            },
+            Duty::Rest,
+            "starting",
+        ),
         // Known to be imprecise: it did not crash; the hand-over itself is lossless and right.
         (
             "stopped cleanly, and a synchronous standby has everything",
@@ -589,7 +653,6 @@ fn while_it_leads() {
 
 #[test]
 fn the_arbiter_keeps_the_lease_through_a_crash_recovery_unless_a_synchronous_standby_can_take_over() {
-    let starting = || Postgres::Starting { since: Duration::from_secs(7) };
     let cases: &[(&str, Twist, bool)] = &[
         ("a leader recovers", |_, _| {}, true),
         ("it serves", |_, local| local.postgres = primary(1, LOW), false),

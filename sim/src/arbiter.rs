@@ -324,6 +324,8 @@ impl Arbiter {
             reinit: world.nodes[self.at].wished.reinit.get(),
             cloning: Default::default(),
             start_failed: None,
+            // A server dies with all of its processes here.
+            crashed: false,
             request_due: true,
             start_owed: false,
             strange: None,

@@ -151,6 +151,8 @@ pub trait Server: Host {
     fn stop(&self, how: Stop, patience: Duration) -> impl Future<Output = Result<bool>>;
     /// Nothing that a dead postmaster left behind is left when this returns.
     fn clear_orphans(&self) -> impl Future<Output = Result<()>>;
+    /// Ends it whatever state it is in: no process of it runs an instruction of its own when this returns.
+    fn end_by_force(&self) -> impl Future<Output = Result<()>>;
     /// How it has ended.
     fn ended(&self) -> impl Future<Output = Result<Ended>>;
     /// A synchronous standby on its way out: the primary is told and takes it off its list, within a bounded time.

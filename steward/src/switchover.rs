@@ -59,11 +59,12 @@ pub async fn serve<S: Server>(server: &S, judged: Judged<'_, S::Seen>, candidate
     Ok(Done::LookAgain)
 }
 
-/// The postmaster is dead and a synchronous standby has everything: it goes on at once.
+/// The server crashed and a synchronous standby has everything: it goes on at once. A postmaster that lives, and recovers, ends with the rest: its
+/// server could lead again, or fail again on the disk that it failed on.
 pub async fn hand_over_after_crash<S: Server>(server: &S, view: &ClusterView, to: &MemberName) -> Result<Done> {
     server.speak(MemberState::Crashed, MemberRole::Demoted);
-    // What the postmaster left behind could still write: not one of it may live when another leads.
-    server.clear_orphans().await?;
+    // What is left could still write: not one of it may live when another leads.
+    server.end_by_force().await?;
     let leader = view.leader_if(server.name()).context("this node leads no more")?;
     hand_over(server, leader, to, None).await?;
     server.warn(format_args!("Postgres crashed: leadership handed over to {to}, which has every acknowledged commit"));

@@ -100,6 +100,36 @@ async fn a_primary_that_flushes_slowly_says_what_it_would_do_and_then_switches_o
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
 
+/// PostgreSQL panics, recovers in place and panics again at the checkpoint after that, with a postmaster that lives all the while.
+#[tokio::test]
+async fn a_failed_flush_beside_a_healthy_synchronous_standby_costs_no_ttl() {
+    let mut flush = None;
+    let cluster = started(Cluster::of(2).ttl(20).dynamic("synchronous_mode", json!(true)), Room::new(), |room, node| {
+        let made = Flush::in_room(room);
+        let node = node.with_environment(made.environment());
+        flush = Some(made);
+        node
+    })
+    .await;
+    let flush = flush.expect("it was made");
+    let trusted = |view: &stories::view::View| view.json("sync")["sync_standby"].as_str().is_some_and(|names| names.contains("n2"));
+    cluster.wait_within(PATIENCE, "n2 in the sync key", trusted).await;
+    let writer = cluster.writer().await;
+    writer.goes_on(30, PATIENCE).await;
+    let began = Instant::now();
+    flush.says("EIO");
+    let after = gave_way(&cluster, began).await;
+    println!("flushes fail: another leads after {} ms", after.as_millis());
+    writer.goes_on(30, PATIENCE).await;
+    flush.says("0");
+    let ledger = writer.finish();
+    println!("flushes fail: {}", ledger.summary());
+    // Its lease runs for 15 s at the least.
+    assert!(after < seconds(12), "{after:?}");
+    cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
 #[tokio::test]
 async fn a_primary_switches_over_before_its_disk_is_full() {
     if !geteuid().is_root() {

@@ -63,6 +63,8 @@ pub struct LoopMemory {
     pub received: Received,
     /// The revision of the request that is due, and since when it was seen to be.
     pub request_due: Option<(i64, Instant)>,
+    /// The postmaster whose server was last seen to be primary.
+    pub served: Option<i32>,
     /// Since when the postmaster has been stopped by a signal.
     pub frozen_since: Option<Instant>,
     /// How this node and the others are.
@@ -114,6 +116,21 @@ impl LoopMemory {
                 Duration::ZERO
             }
         }
+    }
+
+    /// The server that was primary recovers from the crash of one of its processes, under the same postmaster. Its file says "ready" all the while;
+    /// of one that somebody stops it says "stopping".
+    async fn crashed(&mut self, node: &Node, postgres: &Postgres) -> bool {
+        let process = node.postmaster().map(|postmaster| postmaster.pid());
+        match postgres {
+            Postgres::Primary { .. } => self.served = process,
+            Postgres::Starting { .. } if process.is_some() && self.served == process => {
+                let file = PidFile::read(&node.config.postgres.data_dir).await.ok().flatten();
+                return file.and_then(|file| file.status).is_some_and(|status| status != "stopping");
+            }
+            _ => {}
+        }
+        false
     }
 
     /// For how long the postmaster has been stopped by a signal.
@@ -179,6 +196,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
         memory.down_since = None;
     }
     let frozen_for = memory.frozen_for(node).await;
+    let crashed = memory.crashed(node, &postgres).await;
     let start_failed = node.start_failed();
     let health = memory.health.look(node, view);
     let in_need = leads && (start_failed.is_some() || !frozen_for.is_zero() || !health.lasting.is_empty());
@@ -222,6 +240,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
                 .any(|method| matches!(method, ReplicaMethod::Command(command) if command.no_leader)),
         },
         start_failed,
+        crashed,
         request_due: request_due(view),
         request_waits: memory.request_waits(view),
         frozen_for,
@@ -346,7 +365,11 @@ async fn server(node: &Node, received: &mut Received) -> (Postgres, Option<Serve
     if node.postmaster().is_none() {
         return (Postgres::Stopped, None);
     }
-    match node.sql.facts().await {
+    let asked = match node.sql.facts().await {
+        Err(why) if postgres::query::is_lost(&why) => node.sql.facts().await,
+        asked => asked,
+    };
+    match asked {
         Ok(mut facts) => {
             if facts.in_recovery {
                 let receives = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);

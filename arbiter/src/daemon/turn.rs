@@ -220,8 +220,8 @@ impl Daemon {
     fn begin(&mut self, decision: Decision<Duty>, seen: Seen) -> Duration {
         let loop_wait = self.view.config().timing().loop_wait;
         let pause = observe::due_in(&self.view).map_or(loop_wait, |due| due.min(loop_wait).max(Duration::from_millis(1)));
-        if matches!((&decision.what, &self.procedure), (Duty::GiveWay { .. }, Some((_, Duty::Rest)))) {
-            // Housekeeping may wait for the very disk that makes this node sick.
+        if matches!((&decision.what, &self.procedure), (Duty::GiveWay { .. } | Duty::HandOver { .. }, Some((_, Duty::Rest)))) {
+            // Housekeeping may wait for the very disk that makes this node sick, or for a server that crashed.
             self.interrupt_procedure();
             self.procedure = None;
         }

@@ -225,6 +225,15 @@ impl Server for Node {
         Node::clear_orphans(self).await
     }
 
+    async fn end_by_force(&self) -> Result<()> {
+        let lived = self.postmaster().is_some();
+        Node::end_by_force(self).await?;
+        if lived {
+            self.callbacks.ended();
+        }
+        Ok(())
+    }
+
     async fn ended(&self) -> Result<Ended> {
         let control = controldata::read(&self.programs, &self.config.postgres.data_dir).await?;
         let is_clean = control.state == ClusterState::ShutDown;

@@ -149,7 +149,8 @@ impl Node {
         };
         let server = LocalServer { data_dir: postgres.data_dir.clone(), port: postgres.listen.port, ways };
         let session = || LocalSql::new(server.clone(), &postgres.authentication.superuser, &postgres.database);
-        let (sql, page) = (Arc::new(session()), Arc::new(crate::node::page::Reader { sql: session(), changed: Notify::new() }));
+        let (sql, page) =
+            (Arc::new(session().telling(wake.clone())), Arc::new(crate::node::page::Reader { sql: session(), changed: Notify::new() }));
         let lease = Arc::new(NodeLease::new(etcd.clone(), config.clone(), wake.clone()));
         let programs = config.postgres.programs_at_start();
         Node {

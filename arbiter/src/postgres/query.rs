@@ -9,8 +9,8 @@ use cluster::parameter::Parameter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use tokio::sync::Mutex;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Notify};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Statement};
@@ -23,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The server cancels our statements after 2 s; past this the connection itself is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// A session that lasted for less is no news when it ends: the next look makes another, and would make one after the other.
+const LASTED: Duration = Duration::from_millis(250);
+
 /// Session settings under which no statement's text is logged, whatever happens to it.
 pub const QUIET: &str = "-c log_statement=none -c log_min_duration_statement=-1 -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c log_parser_stats=off -c debug_print_parse=off -c synchronous_commit=local";
@@ -34,6 +37,8 @@ pub struct LocalSql {
     preferred: AtomicUsize,
     config: std::sync::Mutex<tokio_postgres::Config>,
     session: Mutex<Option<Session>>,
+    /// Told when the persistent connection ends: with it the server, perhaps, or all of its processes but the postmaster.
+    ended: Option<Arc<Notify>>,
 }
 
 #[derive(Clone)]
@@ -51,7 +56,12 @@ impl LocalSql {
         if let Some(password) = &superuser.password {
             config.password(password.reveal());
         }
-        LocalSql { server, preferred: AtomicUsize::new(0), config: std::sync::Mutex::new(config), session: Mutex::new(None) }
+        LocalSql { server, preferred: AtomicUsize::new(0), config: std::sync::Mutex::new(config), session: Mutex::new(None), ended: None }
+    }
+
+    /// As it is, and whenever the persistent connection ends this is told.
+    pub fn telling(self, ended: Arc<Notify>) -> LocalSql {
+        LocalSql { ended: Some(ended), ..self }
     }
 
     /// The next connection is made with these: the node's file was read again. The present one stays.
@@ -281,6 +291,10 @@ impl LocalSql {
 
     /// A session by the first way that leads to the server. Where the socket's line of pg_hba lets nobody in, TCP's may.
     async fn connect(&self, config: &tokio_postgres::Config, more_options: &str) -> Result<Client> {
+        self.connect_telling(config, more_options, None).await
+    }
+
+    async fn connect_telling(&self, config: &tokio_postgres::Config, more_options: &str, ended: Option<&Arc<Notify>>) -> Result<Client> {
         let ways = &self.server.ways;
         let first = self.preferred.load(Ordering::Relaxed);
         let mut failures = Vec::new();
@@ -288,7 +302,7 @@ impl LocalSql {
             let at = (first + turn) % ways.len();
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
                 let stream = self.server.reach(&ways[at]).await?;
-                self.speak_as(config, stream, more_options).await
+                self.speak_as(config, stream, more_options, ended).await
             });
             match connected.await.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))) {
                 Ok(client) => {
@@ -304,15 +318,25 @@ impl LocalSql {
         Err(last.context(format!("connect to the local server{before}")))
     }
 
-    async fn speak_as(&self, config: &tokio_postgres::Config, stream: Stream, more_options: &str) -> Result<Client> {
+    async fn speak_as(
+        &self,
+        config: &tokio_postgres::Config,
+        stream: Stream,
+        more_options: &str,
+        ended: Option<&Arc<Notify>>,
+    ) -> Result<Client> {
         let mut config = config.clone();
         // What a database or a role may have set must not bend what we ask.
         let options = "-c statement_timeout=2000 -c search_path=pg_catalog -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed -c DateStyle=ISO";
         config.options(format!("{options} {more_options}").trim_end());
         let (client, connection) = config.connect_raw(stream, NoTls).await?;
+        let (ended, began) = (ended.cloned(), Instant::now());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("the connection to the local server ended: {error}");
+            }
+            if let Some(ended) = ended.filter(|_| began.elapsed() > LASTED) {
+                ended.notify_one();
             }
         });
         Ok(client)
@@ -321,7 +345,7 @@ impl LocalSql {
     /// A session over this stream, for tests with false servers.
     #[cfg(test)]
     pub async fn speak(&self, stream: Stream, more_options: &str) -> Result<Client> {
-        self.speak_as(&self.config(), stream, more_options).await
+        self.speak_as(&self.config(), stream, more_options, None).await
     }
 
     async fn session(&self) -> Result<Session> {
@@ -330,7 +354,7 @@ impl LocalSql {
             return Ok(session.clone());
         }
         *held = None;
-        let client = self.connect(&self.config(), "").await?;
+        let client = self.connect_telling(&self.config(), "", self.ended.as_ref()).await?;
         let facts = answer(client.prepare(FACTS)).await.context("prepare the question for the server's state")?;
         let foreign = answer(client.prepare(FOREIGN)).await.context("prepare the question whose the functions of pg_tenure are")?;
         let session = Session { client: Arc::new(client), facts, foreign };
@@ -403,6 +427,12 @@ pub struct ExtensionMissing;
 pub fn is_starting(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
     causes.any(|cause| cause.code() == Some(&SqlState::CANNOT_CONNECT_NOW))
+}
+
+/// The session is over, as all of its server may be: another one says more.
+pub fn is_lost(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    causes.any(|cause| cause.is_closed() || matches!(cause.code(), Some(&SqlState::CRASH_SHUTDOWN | &SqlState::ADMIN_SHUTDOWN)))
 }
 
 /// The server itself said no: whatever it is that it refused, it lives.

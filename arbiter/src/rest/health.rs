@@ -251,6 +251,7 @@ pub(crate) mod tests {
             reinit: false,
             cloning: Default::default(),
             start_failed: None,
+            crashed: false,
             request_due: false,
             start_owed: false,
             strange: None,

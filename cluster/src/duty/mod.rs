@@ -208,6 +208,8 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
         },
         (DataDir::Present(_), Postgres::Standby { .. }) if local.lease_valid => on(Promote { term: leader.term }, mine()),
         (DataDir::Present(_), Postgres::Standby { .. }) => on(Rest, Reason::LeaseUnconfirmed),
+        // Its recovery may take long, or end as its server did.
+        (DataDir::Present(_), Postgres::Starting { .. }) if let Some(decision) = handed_over_after_crash(view, local) => decision,
         (DataDir::Present(_), Postgres::Starting { .. }) if local.down_for > view.config().primary_start_timeout() => start_timeout(view),
         (DataDir::Present(_), Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (DataDir::Present(_), Postgres::Silent) if let Some(GivesWay { what, way: way @ Way::ByForce(_) }) = &local.gives_way => {
@@ -257,9 +259,17 @@ fn start_timeout(view: &ClusterView) -> Decision<Duty> {
     Decision::new(Duty::Release, Reason::StartTimeout(view.config().primary_start_timeout().as_secs()))
 }
 
+/// All processes but the postmaster are gone, and whoever has every acknowledged commit goes on at once: nobody waits for this server's recovery.
+fn handed_over_after_crash(view: &ClusterView, local: &LocalState) -> Option<Decision<Duty>> {
+    match lossless_successor(view, local).filter(|_| local.crashed)? {
+        Successor::Known(standby) => Some(Decision::new(Duty::HandOver { to: standby.clone() }, Reason::CrashedSyncStandbyReady(standby))),
+        Successor::AmongVoters(voters) => Some(Decision::new(Duty::Release, Reason::CrashedQuorumReady(voters))),
+    }
+}
+
 /// The leader's postmaster lives and its server starts: after a crash of one of its processes Postgres recovers by itself, and
 /// meanwhile no lease worker runs. Does the arbiter keep the leadership for it? Not where a synchronous standby has every acknowledged
-/// commit: that one takes over when the lease runs out, as nothing is lost by it and a recovery may take long.
+/// commit: that one takes over, as nothing is lost by it and a recovery may take long.
 pub fn keeps_lease_for_recovery(view: &ClusterView, local: &LocalState) -> bool {
     matches!((&local.data, &local.postgres), (DataDir::Present(_), Postgres::Starting { .. }))
         && view.leader_if(&local.name).is_some()

@@ -185,6 +185,7 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         reinit: false,
         cloning: Default::default(),
         start_failed: None,
+        crashed: false,
         request_due: false,
         start_owed: false,
         strange: None,

@@ -254,6 +254,11 @@ impl Server for Arbiter {
         Ok(())
     }
 
+    async fn end_by_force(&self) -> Result<()> {
+        self.world.stop_server_within(self.at, false, Duration::ZERO).await;
+        Ok(())
+    }
+
     async fn ended(&self) -> Result<steward::server::Ended> {
         let data = self.world.nodes[self.at].data.borrow();
         let disk = data.disk().context("there is no data")?;
