@@ -248,6 +248,16 @@ fn only_the_present_leaders_request_is_served() {
     assert_eq!(citus::hold_wanted(&asking("a", 5)).map(|(revision, _)| revision), Some(9));
     assert_eq!(citus::hold_wanted(&asking("a", 4)), None);
     assert_eq!(citus::hold_wanted(&asking("b", 5)), None);
+    let groups = Groups::from([(1, asking("a", 5)), (2, asking("a", 4)), (3, group(5, &[]))]);
+    for (requests, expected) in [
+        (&[(1, 9)][..], true),
+        (&[(2, 9), (1, 9)], true),
+        // Asked anew, of a leader before, never, in no group; and nobody.
+        (&[(1, 8), (2, 9), (3, 9), (4, 9)], false),
+        (&[], false),
+    ] {
+        assert_eq!(citus::are_wanted(&groups, requests), expected, "{requests:?}");
+    }
     let answered = ClusterView {
         held: Some(Versioned { value: HeldWord { request: 9, coordinator: name("c"), term: 1, refused: None }, revision: 10 }),
         ..asking("a", 5)

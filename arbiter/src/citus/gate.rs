@@ -5,7 +5,8 @@
 //! Nothing depends on it but comfort: who does not answer costs errors there, not the change. Each gate opens by itself when the word goes
 //! with the coordinator's lease, when the arbiter that closed it ends, and after a time that stands in the server's shared memory.
 
-use super::Keeper;
+use super::asked::{as_long_as, asked_no_more, gate_gone};
+use super::{Changes, Keeper};
 use crate::node::Node;
 use crate::postgres::query::demand_ours;
 use anyhow::{Context, Result};
@@ -35,6 +36,8 @@ pub struct Gate {
     closed: Option<Closed>,
     /// Its own session: the daemon's may be busy with a checkpoint. Kept for the next time.
     session: Option<Client>,
+    /// The process of that session.
+    backend: i32,
 }
 
 struct Closed {
@@ -54,6 +57,7 @@ impl Gate {
             // It waits for statements for as long as the grace says, and each call has a bound of its own.
             let session = node.sql.open_as(super::SESSION, None, "-c statement_timeout=0").await?;
             demand_ours(&session).await?;
+            self.backend = session.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
             self.session = Some(session);
         }
         self.session.as_ref().context("no session")
@@ -133,8 +137,18 @@ impl Keeper {
                 let (grace, beside) = (Duration::from_millis(gate.grace_ms), Duration::from_millis(gate.beside_ms));
                 let mut answer = GatedWord { gate: word, leader: leader.name.clone(), term: leader.term.0, closed: false, left: 0 };
                 self.node.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
-                self.gate.await_earlier(&self.node, grace, gate.reads).await;
-                answer.left = self.gate.close(&self.node, word, super::hold::limit(view) + beside, gate.reads, grace).await?;
+                if let Err(why) = self.gate.connect(&self.node).await {
+                    tracing::debug!("Citus: {why:#}");
+                }
+                let (sql, backend) = (self.node.sql.clone(), self.gate.backend);
+                let gone = || gate_gone(&self.node.etcd, self.changes.clone(), word);
+                let waited = as_long_as(&sql, &[backend], gone(), self.gate.await_earlier(&self.node, grace, gate.reads)).await;
+                // Who waits here goes on with the next round, which is about to begin.
+                let Some(()) = waited else { return Ok(()) };
+                let most = super::hold::limit(view) + beside;
+                let closed = as_long_as(&sql, &[backend], gone(), self.gate.close(&self.node, word, most, gate.reads, grace)).await;
+                let Some(left) = closed else { return Ok(()) };
+                answer.left = left?;
                 answer.closed = true;
                 self.node.etcd.answer_gate(&answer, leader).await.context("answer the coordinator")?;
             }
@@ -171,40 +185,51 @@ impl Keeper {
     }
 
     /// The coordinator's side, before writers are held: first the other nodes, then this one, whose clients so wait for less. Gives how many
-    /// transactions are still under way.
-    pub(super) async fn close_gates(&mut self, groups: &Groups, leader: &Leader, closing: &Closing) -> u32 {
+    /// transactions are still under way; None where none of the requests is to be served any more.
+    pub(super) async fn close_gates(
+        &mut self,
+        groups: &Groups,
+        requests: &[(u32, i64)],
+        leader: &Leader,
+        closing: &Closing,
+    ) -> Option<u32> {
         self.wait_in_step(BEFORE).await;
         if let Err(why) = self.gate.connect(&self.node).await {
             tracing::debug!("Citus: {why:#}");
         }
         let reads = self.node.config.citus.as_ref().is_some_and(|citus| citus.hold_reads);
-        let mut left = 0;
-        let others = workers(groups);
-        if others.is_empty() {
-            self.gate.await_earlier(&self.node, closing.grace, reads).await;
-        } else {
-            self.gated = others;
-            let mut gate = std::mem::take(&mut self.gate);
-            let (asked, ()) =
-                tokio::join!(self.ask_others(groups, reads, leader, closing), gate.await_earlier(&self.node, closing.grace, reads));
-            self.gate = gate;
-            match asked {
-                Ok(there) => left = there,
-                Err(why) => tracing::warn!("Citus: other groups were not asked to wait, statements that start there may fail: {why:#}"),
-            }
-            // What was waited for here may have been of interest to others.
-            self.wake.notify_one();
-        }
+        self.gated = workers(groups);
+        let mut gate = std::mem::take(&mut self.gate);
+        let (sql, backend) = (self.node.sql.clone(), gate.backend);
+        let over = || asked_no_more(&self.scope, self.changes.clone(), requests);
         let most = closing.limit + closing.grace + closing.cooldown;
-        match self.gate.close(&self.node, 0, most, reads, closing.grace).await {
-            Ok(here) => left += here,
-            Err(why) => tracing::warn!("Citus: reads through this node may fail: {why:#}"),
-        }
+        let closed = async {
+            let earlier = gate.await_earlier(&self.node, closing.grace, reads);
+            // On the heap: a round of the keeper is a small future.
+            let both = Box::pin(async { tokio::join!(self.ask_others(groups, requests, reads, leader, closing), earlier) });
+            let (there, ()) = Box::pin(as_long_as(&sql, &[backend], over(), both)).await?;
+            let there = there.unwrap_or_else(|why| {
+                tracing::warn!("Citus: other groups were not asked to wait, statements that start there may fail: {why:#}");
+                0
+            });
+            let closing = gate.close(&self.node, 0, most, reads, closing.grace);
+            let here = Box::pin(as_long_as(&sql, &[backend], over(), closing)).await?;
+            let here = here.unwrap_or_else(|why| {
+                tracing::warn!("Citus: reads through this node may fail: {why:#}");
+                0
+            });
+            Some(there + here)
+        };
+        let left = closed.await;
+        self.gate = gate;
         left
     }
 
-    /// Returns when every group that has heard has closed its gate, or had the time for it.
-    async fn ask_others(&self, groups: &Groups, reads: bool, leader: &Leader, closing: &Closing) -> Result<u32> {
+    /// Returns when every group that has heard has closed its gate, or had the time for it, or when nobody asks for that any more.
+    async fn ask_others(&self, groups: &Groups, requests: &[(u32, i64)], reads: bool, leader: &Leader, closing: &Closing) -> Result<u32> {
+        if self.gated.is_empty() {
+            return Ok(0);
+        }
         let generation = groups.get(&COORDINATOR).map_or(0, ClusterView::store_generation);
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let word = GateWord {
@@ -215,6 +240,7 @@ impl Keeper {
             beside_ms: milliseconds(closing.grace * 2 + closing.cooldown),
         };
         let asked = Instant::now();
+        let mut changes: Changes = self.changes.clone();
         let word = self.scope.close_gates(&self.gated, &word, leader).await?;
         loop {
             let groups = self.scope.load_groups().await?;
@@ -224,12 +250,15 @@ impl Keeper {
             // They wait twice: before they close their gates, and after that.
             let patience = if busy { ANSWERS + closing.grace * 2 } else { ANSWERS };
             let rest = patience.saturating_sub(asked.elapsed());
+            if !citus::are_wanted(&groups, requests) {
+                return Ok(0);
+            }
             if missing.is_empty() || rest.is_zero() {
                 tell_missing(&missing, patience);
                 return Ok(answers.values().flatten().map(|word| word.left).sum());
             }
             // Who has heard may fall silent, and who was silent may have been so for as long as it is given.
-            let _ = tokio::time::timeout(rest, self.wake.notified()).await;
+            let _ = tokio::time::timeout(rest, changes.changed()).await;
         }
     }
 

@@ -5,21 +5,17 @@
 //! would wait for the first, and with it the second group.
 
 use super::Keeper;
+use super::asked::{as_long_as, asked_no_more};
 use super::gate::Closing;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use cluster::citus::{self, Groups, NodeRole, Release, Row, Step};
 use cluster::leader::Leader;
 use cluster::view::ClusterView;
-use dcs::Etcd;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// The savepoint before a group's part of the transaction.
 const BEFORE: &str = "before";
-
-/// Between two tries to end a statement that waits for nothing any more.
-const CANCEL_AGAIN: Duration = Duration::from_millis(100);
 
 /// The groups whose writers wait.
 #[derive(Default)]
@@ -103,13 +99,21 @@ impl Keeper {
                 && !self.holds.failed.contains_key(&request)
         };
         let asking = groups.iter().filter_map(|(group, view)| Some((*group, view, citus::hold_wanted(view)?)));
-        let asking: Vec<_> = asking.filter(|(group, view, (request, _))| asks(group, view, *request)).collect();
+        let mut asking: Vec<_> = asking.filter(|(group, view, (request, _))| asks(group, view, *request)).collect();
         let grace = citus::grace(groups, self.node.config.citus.as_ref().and_then(|citus| citus.grace_s));
         let mut left = 0;
         if self.holds.is_empty()
             && let Some(cooldown) = asking.iter().map(|(_, view, _)| super::cooldown(&self.node, view)).max()
         {
-            left = self.close_gates(groups, leader, &Closing { grace, cooldown, limit }).await;
+            let requests: Vec<_> = asking.iter().map(|(group, _, (request, _))| (*group, *request)).collect();
+            match self.close_gates(groups, &requests, leader, &Closing { grace, cooldown, limit }).await {
+                Some(still) => left = still,
+                None => {
+                    let groups: Vec<String> = requests.iter().map(|(group, _)| group.to_string()).collect();
+                    tracing::warn!("Citus: writers of group {} are not held: nobody asks for it any more", groups.join(", "));
+                    asking.clear();
+                }
+            }
         }
         for (group, view, (request, asked)) in asking {
             let begins = Begins {
@@ -165,29 +169,17 @@ impl Keeper {
             database.run(&format!("SAVEPOINT {BEFORE}")).await?;
             backends.push(database.backend().await?);
         }
-        let (sql, scope, wake) = (self.node.sql.clone(), self.scope.clone(), self.wake.clone());
-        let begun = {
-            let mut begin = std::pin::pin!(self.begin_hold(begins));
-            let cancelling = async {
-                no_longer_asked(&scope, &wake, group, request).await;
-                loop {
-                    for backend in &backends {
-                        if let Err(why) = sql.run("SELECT pg_cancel_backend($1)", &[backend]).await {
-                            tracing::debug!("Citus: {why:#}");
-                        }
-                    }
-                    // It may have been between two statements.
-                    tokio::time::sleep(CANCEL_AGAIN).await;
-                }
-            };
-            tokio::select! {
-                begun = &mut begin => begun,
-                () = cancelling => Ok(()),
+        let (sql, scope, changes) = (self.node.sql.clone(), self.scope.clone(), self.changes.clone());
+        let requests = [(group, request)];
+        let over = asked_no_more(&scope, changes, &requests);
+        let why = match as_long_as(&sql, &backends, over, self.begin_hold(begins)).await {
+            Some(Ok(())) => return Ok(Begun::Held),
+            Some(Err(why)) => why,
+            None => {
+                self.holds.held.remove(&group);
+                anyhow!("nobody asks for it any more")
             }
         };
-        // What it was woken by may have been of interest to others.
-        self.wake.notify_one();
-        let Err(why) = begun else { return Ok(Begun::Held) };
         tracing::warn!("Citus: writers of group {group} are not held: {why:#}");
         for database in &mut self.databases {
             database.run(&format!("ROLLBACK TO {BEFORE}")).await.with_context(|| format!("go on without a hold of group {group}"))?;
@@ -242,19 +234,6 @@ impl Keeper {
             hold.released = Some(why);
         }
         Ok(())
-    }
-}
-
-/// Returns when this request is not to be served any more.
-async fn no_longer_asked(scope: &Etcd, wake: &Notify, group: u32, request: i64) {
-    loop {
-        wake.notified().await;
-        if let Ok(groups) = scope.load_groups().await {
-            let asked = groups.get(&group).and_then(citus::hold_wanted);
-            if asked.is_none_or(|(now, _)| now != request) {
-                return;
-            }
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! It acts only while its node leads as primary, and each commit it makes passes that server's fence.
 
 mod ask;
+mod asked;
 pub mod daemon;
 mod database;
 mod gate;
@@ -56,7 +57,9 @@ const LATE_READERS: [(u32, Duration); 2] = [(40, Duration::from_millis(25)), (60
 pub async fn keep(node: Node, mut shown: watch::Receiver<Snapshot>, mut configured: watch::Receiver<Arc<NodeConfig>>) {
     let Some(config) = node.config.citus.clone() else { return };
     let mut keeper = Keeper::new(node.clone(), config.databases.clone());
-    let wake = keeper.wake.clone();
+    let wake = Arc::new(Notify::new());
+    let (change, mut changes) = watch::channel(());
+    keeper.changes = changes.clone();
     let (scope, pooled) = (keeper.scope.clone(), keeper.pooled.clone());
     let watched = if config.group == COORDINATOR { scope.clone() } else { node.etcd.clone() };
     let watching = dcs::watch::keep_watching(watched, wake.clone());
@@ -65,8 +68,15 @@ pub async fn keep(node: Node, mut shown: watch::Receiver<Snapshot>, mut configur
         pooled.notified().await;
         dcs::watch::keep_watching(scope, wake.clone()).await;
     };
+    let telling = async {
+        loop {
+            wake.notified().await;
+            change.send_replace(());
+        }
+    };
     let working = async {
         loop {
+            changes.mark_unchanged();
             let leads = leads(&node, &shown.borrow_and_update());
             let pause = match &leads {
                 Some(leader) => keeper.round(leader).await,
@@ -87,7 +97,7 @@ pub async fn keep(node: Node, mut shown: watch::Receiver<Snapshot>, mut configur
             tokio::select! {
                 () = changed => {}
                 Ok(()) = configured.changed() => keeper.configure(configured.borrow_and_update().clone()),
-                () = wake.notified() => {}
+                Ok(()) = changes.changed() => {}
                 () = tokio::time::sleep(pause.saturating_sub(looked.elapsed())) => {}
             }
         }
@@ -95,6 +105,7 @@ pub async fn keep(node: Node, mut shown: watch::Receiver<Snapshot>, mut configur
     tokio::select! {
         () = watching => {}
         () = watching_others => {}
+        () = telling => {}
         () = working => {}
     }
 }
@@ -155,14 +166,17 @@ fn leads(node: &Node, shown: &Snapshot) -> Option<Leader> {
     shown.view.leader_if(&node.config.name).filter(|_| serves).cloned()
 }
 
+/// Tells that something changed in etcd, not what.
+type Changes = watch::Receiver<()>;
+
 struct Keeper {
     node: Node,
     /// etcd, as all groups of the scope.
     scope: Arc<Etcd>,
     databases: Vec<Database>,
     holds: hold::Holds,
-    /// Something changed in etcd.
-    wake: Arc<Notify>,
+    /// Something changed in etcd since the round began. Who waits for that has one of these of its own: nobody takes a change from another.
+    changes: Changes,
     /// Of this server.
     gate: gate::Gate,
     /// The coordinator asked these groups to close theirs.
@@ -188,7 +202,7 @@ impl Keeper {
             scope,
             databases,
             holds: Default::default(),
-            wake: Default::default(),
+            changes: watch::channel(()).1,
             gate: Default::default(),
             gated: Vec::new(),
             step: Default::default(),
@@ -219,7 +233,8 @@ impl Keeper {
 
     /// One round as the leader; gives the time until the next one, if nothing happens before.
     async fn round(&mut self, leader: &Leader) -> Duration {
-        match self.look(leader).await {
+        self.changes.mark_unchanged();
+        match Box::pin(self.look(leader)).await {
             Ok(pause) => {
                 self.told.clear();
                 pause

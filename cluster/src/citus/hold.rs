@@ -16,6 +16,12 @@ pub fn hold_wanted(view: &ClusterView) -> Option<(i64, &HoldRequest)> {
     Some((hold.revision, &hold.value))
 }
 
+/// Is any of these requests, each of its group, still to be served? Whoever asked may have died, or taken it back.
+pub fn are_wanted(groups: &Groups, requests: &[(u32, i64)]) -> bool {
+    let wanted = |group: &u32| groups.get(group).and_then(hold_wanted).map(|(request, _)| request);
+    requests.iter().any(|(group, request)| wanted(group) == Some(*request))
+}
+
 /// The answer to this request; None while there is none.
 pub fn answer(view: &ClusterView, request: i64) -> Option<&HeldWord> {
     view.held.as_ref().map(|held| &held.value).filter(|held| held.request == request)
