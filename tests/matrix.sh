@@ -55,7 +55,11 @@ if [ "${1:-}" = inside ]; then
   mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
   for directory in "$TREE" "$TARGET" "$DIR/run"; do mount --bind "$directory" "$root/$directory"; done
   touch "$root/usr/local/bin/cargo-nextest" && mount --bind "$(command -v cargo-nextest)" "$root/usr/local/bin/cargo-nextest"
-  exec chroot "$root" /usr/bin/env -C "$TREE" "$@"
+  # This shell stays, as process 1 has to reap: a server that was killed would stay as a zombie, and look alive to whoever asks for its process.
+  chroot "$root" /usr/bin/env -C "$TREE" "$@" &
+  code=0
+  wait $! || code=$?
+  exit "$code"
 fi
 
 # ---- Roots ----
@@ -148,11 +152,13 @@ library() { # MAJOR CONFIG
   # Whatever the product is made of; a change of a story, a page or a script builds nothing anew.
   local product=(Cargo.toml Cargo.lock cluster dcs keeper steward extension arbiter writer sql)
   of=$({ git -c "safe.directory=$TREE" ls-files --stage -- "${product[@]}" && git -c "safe.directory=$TREE" diff HEAD -- "${product[@]}"; } | cksum)
+  built() { [ -e "$to" ] && [ "$(cat "$to.of" 2>/dev/null)" = "$of" ]; }
+  ! built || return 0
   # Somebody may compile for the next column while the stories of this one run.
   mkdir -p "$DIR/built"
   exec 8>"$DIR/built/lock"
   flock 8
-  [ ! -e "$to" ] || [ "$(cat "$to.of" 2>/dev/null)" != "$of" ] || { exec 8>&-; return; }
+  ! built || { exec 8>&-; return 0; }
   say "the product for PostgreSQL $1"
   # Two majors give files of the same name, and cargo would take the one for the other.
   cargo clean --quiet --locked --release -p pg_tenure
@@ -276,7 +282,7 @@ done | sort -uV)
 [ -n "$wanted" ] || fail "no column is called $*; there are:" $(awk 'NF { print $1 }' <<<"$COLUMNS_ALL")
 for name in $wanted; do column "$name"; done
 if [ -n "$ONLY_BUILD" ]; then stories; exit; fi
-# The next `make install` builds its own.
-flock "$DIR/built/lock" cargo clean --quiet --locked --release -p pg_tenure
+# The next `make install` builds its own. Who compiles a column just now has cleaned, and will.
+flock --nonblock "$DIR/built/lock" cargo clean --quiet --locked --release -p pg_tenure || true
 report
 say "docs/versions.md is written"
