@@ -4,6 +4,7 @@
 #   make test      every test; installs what is missing
 #   make fresh     what a newcomer meets: make demo from cold in a minimal Debian (WHAT=test: the tests instead)
 #   make packages  pg-tenure and postgresql-NN-pg-tenure (PG_MAJOR) for this Debian, into target/packages
+#   make cross     the library and the arbiter for another processor (ARCH=arm64), compiled here
 #   make images    container images (CITUS_SOURCE=DIRECTORY: with Citus too); make images-test: both compose files, measured
 #   make matrix    the core stories on PostgreSQL 14 to 18 and two versions of etcd (MAJORS="17 18": those only); docs/versions.md
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
@@ -97,6 +98,13 @@ install: build
 packages: build
 	$(call installed,debhelper)
 	@PG_CONFIG=$(PG_CONFIG) debian/packages.sh $(PG_MAJOR) $(TARGET)/packages
+
+# For another processor: into $(TARGET)/aarch64-unknown-linux-gnu/release.
+ARCH ?= arm64
+.PHONY: cross
+cross: setup
+	$(call installed,gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+	@PG_CONFIG=$(PG_CONFIG) debian/cross.sh $(ARCH) $(PG_MAJOR)
 
 demo: install
 	@TENURE_TARGET=$(TARGET) demo/demo.sh start
