@@ -122,7 +122,7 @@ unpack() { # NAME==VERSION; prints pg_config of the server that has the wanted m
   fi
   find "$place" -path '*/bin/pg_config' | while read -r config; do
     case "$("$config" --version)" in "PostgreSQL $major".*) echo "$config" ;; esac
-  done | head -n 1
+  done | sed -n 1p
 }
 
 # ---- One column ----
@@ -210,12 +210,12 @@ column() {
   # Its own way to servers, etcd and `tenure`; nothing else of this shell's.
   local variables=("PG_BIN=$BIN" "PG_MAJOR=$MAJOR" "TENURE_BIN=$TARGET/release/tenure" "CARGO_TARGET_DIR=$TARGET" "HOME=/root" "NEXTEST_EXPERIMENTAL_LIBTEST_JSON=")
   if [ -n "$ROOT" ]; then
-    etcd=$(chroot "$ROOT" etcd --version | head -n 1)
+    etcd=$(chroot "$ROOT" etcd --version | sed -n 1p)
     env -i "PATH=$PATH" "TREE=$TREE" "TARGET=$TARGET" MATRIX_DIR="$DIR" CARGO_TARGET_DIR="$TARGET" \
       unshare --mount --pid --ipc --net --fork --kill-child bash "$SELF" inside "$ROOT" \
       env -i "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "${variables[@]}" cargo-nextest "${run[@]}" >"$result.log" 2>&1 || true
   else
-    etcd=$(PATH=$path etcd --version | head -n 1)
+    etcd=$(PATH=$path etcd --version | sed -n 1p)
     env "PATH=$path" "${variables[@]}" cargo-nextest "${run[@]}" >"$result.log" 2>&1 || true
   fi
   grep -q '^ *Summary' "$result.log" || { tail -n 20 "$result.log"; fail "the stories on $name did not run; the log is $result.log"; }
