@@ -22,6 +22,8 @@ pub struct Closed<'a> {
     pub has_led: bool,
     /// It leads a standby cluster.
     pub holds_for_another: bool,
+    /// It is about to be stopped for good, as another server goes on from its last commit.
+    pub sealed: bool,
     /// Its lease worker runs.
     pub worker: bool,
     /// How long ago etcd last answered the lease worker; None where it has not since the server was started.
@@ -47,6 +49,9 @@ impl fmt::Display for Closed<'_> {
             }
             Mode::Draining => write!(f, "A planned change of leader is under way{because}."),
             Mode::Open => f.write_str("The leader lease was renewed only just now."),
+            Mode::Closed if self.sealed => f.write_str(
+                "This server is about to stop, as another version goes on in its place: it takes no more writes until it is started anew.",
+            ),
             Mode::Closed if self.holds_for_another => {
                 f.write_str("This server leads a standby cluster, which takes its changes from another cluster only.")
             }
@@ -107,6 +112,7 @@ mod tests {
             now: at(8_000),
             has_led: true,
             holds_for_another: false,
+            sealed: false,
             worker: true,
             etcd_age: Some(Duration::from_millis(300)),
             note: "",
@@ -142,6 +148,10 @@ mod tests {
             ),
             (Closed { has_led: false, ..base }, "This server was started and holds no leader lease yet."),
             (Closed { ..base }, "This server holds no leader lease."),
+            (
+                Closed { sealed: true, holds_for_another: true, note: "x", ..base },
+                "This server is about to stop, as another version goes on in its place: it takes no more writes until it is started anew.",
+            ),
             (
                 Closed { holds_for_another: true, ..base },
                 "This server leads a standby cluster, which takes its changes from another cluster only.",

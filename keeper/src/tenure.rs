@@ -37,6 +37,8 @@ pub struct Tenure {
     held_until_ns: AtomicU64,
     /// The worker began the drain, because the cluster is to follow another one.
     demoting: AtomicU32,
+    /// See [`Tenure::seal`]. Set once; nothing takes it back.
+    sealed: AtomicU32,
     /// The worker is taking the leader key at this moment.
     taking: AtomicU32,
     /// This server is bound by a deposition, or is about to be.
@@ -101,7 +103,7 @@ impl Tenure {
     /// was closed meanwhile, or that of a tenure which began meanwhile and is just as true. A deadline
     /// can't be left over from an older tenure, because closing sets it to zero.
     pub fn fence(&self) -> FencePage {
-        let mode = Mode::from_number(self.mode.load(SeqCst));
+        let mode = self.mode();
         let deadline = Moment::from_nanos(self.deadline_ns.load(SeqCst));
         let [draining_since, draining_until] = if mode == Mode::Draining {
             [&self.draining_since_ns, &self.draining_until_ns].map(|moment| Moment::from_nanos(moment.load(SeqCst)))
@@ -112,8 +114,15 @@ impl Tenure {
     }
 
     /// The mode alone.
+    ///
+    /// The seal is read after the word: who sees a word that was written after the seal (a drain that ended with its session, a worker that
+    /// opens) sees the seal too.
     pub fn mode(&self) -> Mode {
-        Mode::from_number(self.mode.load(SeqCst))
+        match Mode::from_number(self.mode.load(SeqCst)) {
+            Mode::Unmanaged => Mode::Unmanaged,
+            _ if self.is_sealed() => Mode::Closed,
+            mode => mode,
+        }
     }
 
     /// Worker: this node leads with `term` on `lease` until `deadline`. Saying so again in the same term of the same keys only
@@ -216,6 +225,21 @@ impl Tenure {
     /// The switchover was called off; what waits goes on. False where nothing was draining.
     pub fn undrain(&self) -> bool {
         self.mode.compare_exchange(Mode::Draining as u32, Mode::Open as u32, SeqCst, SeqCst).is_ok()
+    }
+
+    /// The server is about to be stopped, and another database system is to go on from its last commit: this one lets nobody commit any more
+    /// until it is started anew, whoever ends, opens or renews what. True where a drain has held new transactions until now without a gap.
+    pub fn seal(&self, now: impl FnOnce() -> Moment) -> bool {
+        self.sealed.store(1, SeqCst);
+        // Looked at after the seal: a drain that is still in force now was so at the moment of the seal.
+        let [since, until] = [&self.draining_since_ns, &self.draining_until_ns].map(|moment| Moment::from_nanos(moment.load(SeqCst)));
+        let word = Mode::from_number(self.mode.load(SeqCst));
+        word == Mode::Draining && (since..until).contains(&now())
+    }
+
+    /// See [`Tenure::seal`].
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(SeqCst) != 0
     }
 
     /// The session `pid` ends, and with it the drain that it began.
@@ -352,6 +376,41 @@ mod tests {
         page.open(7, 100, at(14));
         assert!(page.token() > first, "fencing_token grows with the making of the keys");
         assert_eq!((page.mode(), page.term(), page.token()), (Mode::Open, 7, citus::order(2, 7)));
+    }
+
+    #[test]
+    fn nothing_opens_a_page_that_is_sealed() {
+        let sealed = |drained: bool| {
+            let page = Tenure::default();
+            page.begin(Mode::Closed);
+            page.open(7, 100, at(20));
+            assert!(!drained || page.drain(at(1), at(5), 42));
+            page
+        };
+        // (a drain is in force, when the seal is set, the drain has held until then)
+        for (drained, now, held) in [(true, 2, true), (true, 5, false), (false, 2, false)] {
+            let page = sealed(drained);
+            assert_eq!(page.seal(|| at(now)), held, "{drained} {now}");
+            // (the drain by its session's end, the drain by hand)
+            for by_hand in [false, true] {
+                page.renew(at(30));
+                if by_hand {
+                    page.undrain();
+                } else {
+                    page.undrain_of(42);
+                }
+                assert_eq!((page.mode(), page.fence().mode), (Mode::Closed, Mode::Closed));
+            }
+            page.close();
+            page.open(8, 101, at(40));
+            assert!(!page.drain(at(3), at(9), 0) && !page.end_overdue_drain(at(19)));
+            assert_eq!(page.fence().mode, Mode::Closed, "{drained} {now}");
+            let (began, later) = (at(0), at(2));
+            assert_eq!(cluster::fence::judge(page.fence(), began, later), cluster::fence::Verdict::Wait, "who began before it too");
+        }
+        let alone = Tenure::default();
+        assert!(!alone.seal(|| at(1)));
+        assert_eq!(alone.mode(), Mode::Unmanaged, "a server of no cluster is nobody's to close");
     }
 
     #[test]

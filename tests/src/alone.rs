@@ -375,6 +375,20 @@ impl Alone {
         .await;
     }
 
+    /// Waits until the server has stopped, starts it again, and waits until its fence is open.
+    pub async fn start_anew(&self) {
+        wait::until("the server's end", PATIENCE, async || {
+            let mut process = self.process.lock().expect("nobody panicked with the lock");
+            match process.as_mut().expect("a started server").try_wait() {
+                Ok(Some(_)) => Ok(()),
+                still => Err(format!("{still:?}")),
+            }
+        })
+        .await;
+        self.server.start(&self.room);
+        self.fence_is("open").await;
+    }
+
     /// SIGKILL to the backend of one session: the postmaster restarts the server. Returns when it takes sessions again.
     pub async fn crash_by(&self, victim: Session) {
         let (pid, before) = (victim.pid().await, self.log().len());

@@ -330,6 +330,65 @@ async fn a_drain_ends_with_its_time_and_with_its_session() {
     }
 }
 
+/// A server from whose last commit another database system goes on. The session that drained ends as every session does in a fast stop.
+#[tokio::test]
+async fn a_sealed_server_lets_nobody_commit_until_it_is_started_anew() {
+    let alone = fenced(&[("tenure.fence_wait", "50s")], "SELECT").await;
+    let (admin, before, after) = (alone.session().await, alone.session().await, alone.session().await);
+    before.ok("BEGIN; INSERT INTO kept VALUES (1)").await;
+    assert_eq!(admin.ok("SELECT tenure_internal.drain(60000)").await, "t");
+    let mut after = after.begin("INSERT INTO kept VALUES (2)");
+    after.waits(A_WHILE).await;
+    assert_eq!(admin.ok("SELECT tenure_internal.seal()").await, "t", "writers were held until then");
+    let mut before = before.begin("COMMIT");
+    let pid = admin.pid().await;
+    drop(admin);
+    alone.ended(pid, seconds(10)).await;
+    after.waits(A_WHILE).await;
+    before.waits(A_WHILE).await;
+    // The lease worker renews, and says that it leads.
+    alone.freeze_worker().await;
+    alone.thaw_worker().await;
+    let other = alone.session().await;
+    assert_eq!(other.ok("SELECT tenure_internal.undrain()").await, "f", "the drain is over, the seal is not");
+    assert_eq!(other.ok("SELECT tenure_internal.drain(1000)").await, "f");
+    other.ok("SET tenure.fence_wait = '1s'; SET default_transaction_read_only = off").await;
+    let why = other.tell("INSERT INTO kept VALUES (3)").await.refused("25006");
+    assert!(why.contains("until it is started anew"), "{why}");
+    assert_eq!(other.ok("SELECT count(*) FROM kept").await, "0");
+    alone.stop_fast();
+    for told in [after.told().await, before.told().await] {
+        assert!(!matches!(told, Told::Done(_)), "{told}");
+    }
+    alone.start_anew().await;
+    assert_eq!(alone.session().await.ok("INSERT INTO kept VALUES (4); SELECT string_agg(n::text, ',') FROM kept").await, "4");
+}
+
+/// A planned stop needs no seal: what passes as the drain's session ends before others do is before the shutdown checkpoint, so this server has it, and
+/// so has a candidate, which proves that it has that checkpoint.
+#[tokio::test]
+async fn what_passes_a_drain_while_the_server_stops_is_kept() {
+    let alone = fenced(&[("tenure.fence_wait", "50s")], "SELECT").await;
+    let admin = alone.session().await;
+    assert_eq!(admin.ok("SELECT tenure_internal.drain(60000)").await, "t");
+    let mut writers = Vec::new();
+    for n in 0..25 {
+        writers.push(alone.session().await.begin(&format!("INSERT INTO kept VALUES ({n})")));
+    }
+    writers[24].waits(A_WHILE).await;
+    alone.stop_fast();
+    let mut told = Vec::new();
+    for writer in writers {
+        told.push(writer.told().await);
+    }
+    alone.start_anew().await;
+    let session = alone.session().await;
+    for (n, told) in told.iter().enumerate().filter(|(_, told)| matches!(told, Told::Done(_))) {
+        assert_eq!(session.ok(&format!("SELECT count(*) FROM kept WHERE n = {n}")).await, "1", "{told}");
+    }
+    println!("{} of 25 writers were acknowledged after the drain", told.iter().filter(|told| matches!(told, Told::Done(_))).count());
+}
+
 async fn writer_sees(alone: &Alone) -> String {
     alone.session().await.ok("SELECT fence || ' ' || CASE WHEN draining_for > '0' THEN 't' ELSE 'f' END FROM tenure.lease()").await
 }

@@ -62,7 +62,7 @@ pub async fn resume(node: &Node, view: &ClusterView, owed: Owed) -> Result<Done>
         let _hands = node.twin.hands.lock().await;
         let done = match owed {
             Owed::GoOn(_) => change_places::finish(node, &noted, from).await,
-            Owed::Undo | Owed::Discard => change_places::call_off(node, &noted).await,
+            Owed::Undo | Owed::Discard => change_places::call_off(node, view, &noted).await,
             Owed::Wait => Ok(()),
         };
         return done.map(|()| Done::LookAgain);

@@ -107,6 +107,13 @@ fn undrain() -> bool {
     shmem::page().undrain()
 }
 
+/// This server lets nobody commit any more until it is started anew; says whether a drain has held new transactions until now.
+#[pg_extern]
+fn seal() -> bool {
+    demand_superuser("tenure_internal.seal()");
+    shmem::page().seal()
+}
+
 /// Distributed statements that begin here wait from now on, at most so long; reads too where `reads` says so. Then waits up to `patience_ms`
 /// for transactions that had begun such work before, and gives how many have not ended.
 #[pg_extern]

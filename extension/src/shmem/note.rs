@@ -53,6 +53,7 @@ impl Page {
             now,
             has_led: self.term() != 0,
             holds_for_another: self.held_until().is_some(),
+            sealed: self.is_sealed(),
             worker: self.worker_pid().is_some(),
             etcd_age: self.etcd_seen_at().map(|seen| boottime().since(seen)),
             note: &self.noted(),

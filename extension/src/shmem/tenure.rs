@@ -1,6 +1,6 @@
 //! The tenure on the page (`keeper::Tenure`), as processes of a server change it and wait for it.
 
-use super::{LONGEST_SLEEP, Page, Waited, wait, wait_or_end, wall_ahead_of_ns};
+use super::{LONGEST_SLEEP, Page, Waited, boottime, wait, wait_or_end, wall_ahead_of_ns};
 use cluster::fence::by_wall_clock;
 use cluster::time::Moment;
 use keeper::Tenure;
@@ -49,6 +49,11 @@ impl Page {
     /// As [`Tenure::undrain`].
     pub fn undrain(&self) -> bool {
         self.change(Tenure::undrain)
+    }
+
+    /// As [`Tenure::seal`].
+    pub fn seal(&self) -> bool {
+        self.change(|tenure| tenure.seal(boottime))
     }
 
     /// As [`Tenure::undrain_of`].

@@ -297,6 +297,14 @@ pub const MUTANTS: &[Mutant] = &[
         stories: &[("fence_commit", "a_drain_ends_with_its_time_and_with_its_session")],
     },
     Mutant {
+        name: "seal",
+        guard: "a sealed server opens for nobody before it is started anew",
+        file: TENURE,
+        from: "            _ if self.is_sealed() => Mode::Closed,\n",
+        to: "",
+        stories: &[("fence_commit", "a_sealed_server_lets_nobody_commit_until_it_is_started_anew")],
+    },
+    Mutant {
         name: "gate-session",
         guard: "a closed gate ends with its session",
         file: PRESENCE,
