@@ -15,10 +15,11 @@ use crate::remember::Remembered;
 use crate::verbs::Result;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease::Standing;
-use cluster::name::MemberName;
-use cluster::store::{Making, Rebuild};
+use cluster::name::{MemberName, SystemId, Timeline};
+use cluster::store::{Making, Rebuild, Upgraded};
+use cluster::sync::SyncState;
 use cluster::view::{ClusterView, LastTerm};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -193,6 +194,36 @@ impl Memory {
             then
         };
         self.guarded("what the keys were", when, then).map(Term)
+    }
+
+    /// As `Etcd::upgraded`: the cluster goes on as another database system. No member of this etcd remembers a later making.
+    pub fn upgraded(&self, leader: &Leader, judged: &ClusterView, to: &SystemId, timeline: Timeline, upgraded: &Upgraded) -> Result<()> {
+        let keys = &self.keys;
+        let when = vec![
+            self.is_leader(leader),
+            Guard::Modified(keys.store(), ClusterView::revision_of(&judged.store)),
+            Guard::Modified(keys.initialize(), ClusterView::revision_of(&judged.initialize)),
+            Guard::Modified(keys.sync(), ClusterView::revision_of(&judged.sync)),
+        ];
+        let making = Making {
+            generation: judged.store_generation().saturating_add(1),
+            by: format!("{} at {}", leader.name, judged.revision),
+            upgraded: Some(upgraded.clone()),
+        };
+        let then = || {
+            let mut then = vec![
+                put(keys.store(), to_bytes(&making)),
+                put(keys.initialize(), to.0.as_str().into()),
+                put(keys.claimed_timeline(), to_bytes(&timeline)),
+                put(keys.failover(), b"{}".to_vec()),
+            ];
+            then.extend([keys.history(), keys.status(), keys.failsafe()].map(Write::Delete));
+            let alone = SyncState::of(&leader.name, &BTreeSet::new());
+            let sync = judged.sync.as_ref().map(|sync| SyncState { other: sync.value.other.clone(), ..alone });
+            then.extend(sync.map(|sync| put(keys.sync(), to_bytes(&sync))));
+            then
+        };
+        self.guarded("what the cluster was", when, then).map(drop)
     }
 
     /// The revision of the last change.
@@ -418,6 +449,48 @@ mod tests {
         memory.next_fate(Fate::RequestLost);
         assert!(matches!(at_once(memory.load_view()).unwrap(), Err(Error::Unreachable(_))));
         assert!(at_once(memory.load_view()).unwrap().unwrap().leader.is_none());
+    }
+
+    #[test]
+    fn a_cluster_goes_on_as_another_system_once_and_as_judged() {
+        let keys = Keys::new("service", &Scope::new("demo").unwrap());
+        let (old, new) = (SystemId("7000000000000000015".to_owned()), SystemId("7000000000000000017".to_owned()));
+        let upgraded = Upgraded { old: old.clone(), from: 15, to: 17 };
+        let looked = |memory: &Memory| at_once(memory.load_view()).unwrap().unwrap();
+        let change =
+            |memory: &Memory, judged: &ClusterView| memory.upgraded(judged.leader.as_ref().unwrap(), judged, &new, Timeline(3), &upgraded);
+        let cluster = || {
+            let memory = memory();
+            let lease = grant(&memory, 10).lease;
+            memory.put_by_hand(keys.initialize(), old.0.as_bytes());
+            memory.put_by_hand(keys.sync(), br#"{"leader":"a","sync_standby":"b","quorum":0,"other":1}"#);
+            memory.put_by_hand(keys.status(), br#"{"optime":77}"#);
+            let judged = Judged { sync: looked(&memory).sync.unwrap().revision, ..vacancy() };
+            at_once(memory.take_leader(&name("a"), lease, &judged)).unwrap().unwrap();
+            memory
+        };
+        let memory = cluster();
+        let judged = looked(&memory);
+        memory.next_fate(Fate::AnswerLost);
+        assert!(matches!(change(&memory, &judged), Err(Error::Unreachable(_))), "it is not known whether it was done");
+        let now = looked(&memory);
+        assert_eq!((now.system_id(), now.upgraded_from(&old)), (Some(&new), Some(&upgraded)), "it was");
+        assert_eq!(now.store_generation(), judged.store_generation() + 1);
+        assert!(now.status.is_none() && now.history.is_none());
+        assert!(now.sync.as_ref().is_some_and(|sync| sync.value.leader.as_deref() == Some("a") && sync.value.standbys().next().is_none()));
+        assert_eq!(now.leader, judged.leader, "leader and term stay");
+        assert!(matches!(change(&memory, &judged), Err(Error::Lost(_))), "and not twice");
+        // Whatever of it changed since it was judged: nothing is written.
+        for key in [keys.initialize(), keys.sync(), keys.store()] {
+            let memory = cluster();
+            let judged = looked(&memory);
+            memory.put_by_hand(key.clone(), b"{}");
+            assert!(matches!(change(&memory, &judged), Err(Error::Lost(_))), "{key}");
+        }
+        let memory = cluster();
+        let judged = looked(&memory);
+        at_once(memory.release_leader(judged.leader.as_ref().unwrap())).unwrap().unwrap();
+        assert!(matches!(change(&memory, &judged), Err(Error::Lost(_))), "who leads no more");
     }
 
     #[test]
