@@ -38,6 +38,8 @@ pub async fn look(config: &NodeConfig, old: &Programs, server: &Server, database
     files.missing_libraries = wanted.into_iter().filter(|library| !directories.has_library(library)).map(str::to_owned).collect();
     let wanted: BTreeSet<&String> = databases.iter().flat_map(|database| &database.extensions).collect();
     files.missing_extensions = wanted.into_iter().filter(|extension| !directories.has_extension(extension)).cloned().collect();
+    let options: BTreeSet<&String> = databases.iter().flat_map(|database| &database.column_options).collect();
+    files.unknown_options = unknown(&new, options).await?;
     let (before, after) = (described(old).await?, described(&new).await?);
     let gone = |name: &&String| before.get(name).is_some() && after.get(name).is_none();
     files.unknown_settings = server.settings.iter().filter(gone).cloned().collect();
@@ -60,6 +62,20 @@ fn numbers(text: &str) -> (Option<u32>, Option<u32>) {
     let major = word.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
     let minor = word.split_once('.').and_then(|(_, minor)| minor.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok());
     (major, minor)
+}
+
+/// A server's program has the name of each option that it knows in it, and nothing else tells before it is asked to set one.
+async fn unknown(programs: &Programs, options: BTreeSet<&String>) -> Result<Vec<String>> {
+    let (path, options): (PathBuf, Vec<String>) = (programs.path("postgres"), options.into_iter().cloned().collect());
+    if options.is_empty() {
+        return Ok(options);
+    }
+    let look = move || {
+        let program = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let knows = |option: &String| program.windows(option.len()).any(|part| part == option.as_bytes());
+        Ok(options.into_iter().filter(|option| !knows(option)).collect())
+    };
+    tokio::task::spawn_blocking(look).await.context("look into the program")?
 }
 
 async fn described(programs: &Programs) -> Result<Catalogue> {

@@ -68,6 +68,8 @@ SELECT json_build_object(
              WHERE mine.relkind IN ('r', 'm') AND NOT a.attisdropped AND a.atttypid IN ('regproc'::regtype, 'regprocedure'::regtype,
                'regoper'::regtype, 'regoperator'::regtype, 'regconfig'::regtype, 'regdictionary'::regtype, 'regnamespace'::regtype,
                'regcollation'::regtype)), '[]'),
+  'column_options', coalesce((SELECT json_agg(DISTINCT split_part(option, '=', 1)) FROM pg_attribute a JOIN mine ON mine.oid = a.attrelid,
+             unnest(a.attoptions) option WHERE NOT a.attisdropped), '[]'),
   'citus', EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 )::text FROM pg_database d WHERE d.datname = current_database()";
 

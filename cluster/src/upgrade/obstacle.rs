@@ -116,6 +116,8 @@ pub struct Database {
     pub reg_columns: Vec<String>,
     /// Materialized views: logical replication does not refresh them.
     pub materialized_views: Vec<String>,
+    /// The options that its columns carry, by their names.
+    pub column_options: Vec<String>,
     /// Citus is there.
     pub citus: bool,
 }
@@ -140,6 +142,8 @@ pub struct Files {
     pub missing_libraries: Vec<String>,
     /// Extensions that the new version has not.
     pub missing_extensions: Vec<String>,
+    /// Options of columns that the new version does not know.
+    pub unknown_options: Vec<String>,
     /// Settings that the new version does not know.
     pub unknown_settings: Vec<String>,
     /// Free bytes beside the data directory.
@@ -383,6 +387,15 @@ pub fn of_files(files: &Files, to: u32, server: &Server) -> Vec<Obstacle> {
     for extension in &files.missing_extensions {
         let cure = format!("install it for PostgreSQL {to}, or DROP EXTENSION {extension}");
         found.push(obstacle(Stops, "extensions", format!("PostgreSQL {to} has no extension {extension}"), cure));
+    }
+    for option in &files.unknown_options {
+        let what = format!(
+            "columns carry the option {option}, which this release of PostgreSQL {to} does not know: pg_upgrade does not see it beforehand and fails"
+        );
+        let cure = format!(
+            "update PostgreSQL {to} to a release that knows it; or, where nothing needs it, ALTER TABLE ... ALTER COLUMN ... RESET ({option}) (pg_attribute.attoptions)"
+        );
+        found.push(obstacle(Stops, "column_options", what, cure));
     }
     if !files.unknown_settings.is_empty() {
         let what = format!("PostgreSQL {to} does not know these settings: {}", names(&files.unknown_settings));

@@ -84,13 +84,14 @@ fn each_fact_of_a_nodes_files_is_named_with_its_member() {
     let list = || vec!["x".to_owned()];
     let large = Server { bytes: 1 << 39, ..server() };
     let newer = Server { minor: 20, ..server() };
-    let rows: [(Files, &Server, &str, Weight); 11] = [
+    let rows: [(Files, &Server, &str, Weight); 12] = [
         (Files { bin_dir: None, ..files() }, &server(), "programs", Stops),
         (Files { missing_programs: list(), ..files() }, &server(), "programs", Stops),
         (Files { found: Some(16), ..files() }, &server(), "programs", Stops),
         (Files { found_minor: Some(11), ..files() }, &newer, "minor_release", Stops),
         (Files { missing_libraries: list(), ..files() }, &server(), "libraries", Stops),
         (Files { missing_extensions: list(), ..files() }, &server(), "extensions", Stops),
+        (Files { unknown_options: list(), ..files() }, &server(), "column_options", Stops),
         (Files { unknown_settings: list(), ..files() }, &server(), "settings", Note),
         (Files { free: Some(1 << 20), ..files() }, &server(), "space", Stops),
         (Files { free: Some(1 << 38), ..files() }, &large, "space", StopsLogical),
