@@ -4,18 +4,25 @@ use super::context::{Tool, confirm, must_be_interactive, print, refuse, refuse_w
 use super::groups::{self, Part};
 use super::list::yaml;
 use super::upgrading;
+use crate::node::twin::Told;
 use crate::upgrade::Checked;
 use anyhow::{Context, Result};
 use cluster::name::MemberName;
 use cluster::upgrade::obstacle::{Obstacle, Weight};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A member tries `pg_upgrade --check`, which starts a server of the new version for a moment.
 const CHECK_BOUND: Duration = Duration::from_secs(160);
 
-/// As long as the members' REST waits.
-const UPGRADE_BOUND: Duration = Duration::from_secs(6 * 3600);
+/// The leader says that it has begun.
+const BEGIN_BOUND: Duration = Duration::from_secs(30);
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// So long nothing may be known of an upgrade that was begun: its arbiter may be started again meanwhile.
+const SILENCE: Duration = Duration::from_secs(180);
 
 /// Upgrade the cluster to a later major version of PostgreSQL.
 #[derive(Debug, clap::Args)]
@@ -88,7 +95,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Asks the leader, which does it; what is begun goes on if this command ends.
+/// Asks the leader, which does it, and shows how far it is; what is begun goes on if this command ends.
 async fn in_place(tool: &Tool, args: &Args, to: u32) -> Result<()> {
     let parts = groups::all(tool, args.cluster.as_deref(), args.group).await?;
     let [part] = &parts[..] else {
@@ -111,19 +118,64 @@ async fn in_place(tool: &Tool, args: &Args, to: u32) -> Result<()> {
     }
     let api_url = part.view.members.get(&leader.name).map_or("", |entry| entry.member.api_url.as_str());
     let body = json!({"to": to, "do": "in_place"});
-    match tool.caller.ask(api_url, "POST", "upgrade", Some(&body), UPGRADE_BOUND).await {
-        Ok((200, _)) => print(format!(
-            "Upgraded: {scope} is of PostgreSQL {to}, led by {}. Its standbys are copied anew: `tenure list -W` shows it",
-            leader.name
-        )),
-        Ok((status, text)) => Err(refuse_with(
+    match tool.caller.ask(api_url, "POST", "upgrade", Some(&body), BEGIN_BOUND).await? {
+        (202, _) => followed(tool, args, part, &leader.name, to).await,
+        (status, text) => Err(refuse_with(
             format!("{scope} is not upgraded (status code {status}): {}", text.trim()),
             "`tenure list` shows what serves now; the log of the leader's arbiter has every step",
         )),
-        Err(why) => Err(refuse_with(
-            format!("{} gave no answer: {why:#}", leader.name),
-            "an upgrade that has begun goes on, or is called off, without this command: `tenure list` shows it",
-        )),
+    }
+}
+
+/// Shows how far it is, until it has ended. It is done where etcd has another database system than before, of this version.
+async fn followed(tool: &Tool, args: &Args, before: &Part, leader: &MemberName, to: u32) -> Result<()> {
+    let scope = &before.target.scope;
+    let api_url = before.view.members.get(leader).map_or("", |entry| entry.member.api_url.as_str());
+    let (mut heard, mut shown) = (Instant::now(), String::new());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = groups::all(tool, args.cluster.as_deref(), args.group).await.ok().and_then(|parts| parts.into_iter().next());
+        let upgraded = now.as_ref().is_some_and(|now| {
+            now.view.system_id() != before.view.system_id()
+                && before.view.system_id().and_then(|old| now.view.upgraded_from(old)).is_some_and(|upgraded| upgraded.to == to)
+        });
+        let another = now.as_ref().and_then(|now| now.view.leader.as_ref()).filter(|now| now.name != *leader && !upgraded);
+        if let Some(another) = another {
+            return Err(refuse_with(
+                format!("{scope} is not upgraded: {} leads now, which calls the upgrade off", another.name),
+                "`tenure list` shows what serves now",
+            ));
+        }
+        let asked = tool.caller.ask(api_url, "POST", "upgrade", Some(&json!({"do": "status"})), BEGIN_BOUND).await;
+        let told: Option<Told> = asked.ok().filter(|(status, _)| *status == 200).and_then(|(_, text)| serde_json::from_str(&text).ok());
+        match told {
+            Some(told) if told.in_place.is_none() && upgraded => {
+                return print(format!(
+                    "Upgraded: {scope} is of PostgreSQL {to}, led by {leader}. Its standbys are copied anew: `tenure list -W` shows it"
+                ));
+            }
+            Some(Told { in_place: None, failed: Some(why), .. }) => {
+                return Err(refuse_with(
+                    format!("{scope} is not upgraded: {why}"),
+                    "`tenure list` shows what serves now; the log of the leader's arbiter has every step",
+                ));
+            }
+            Some(told) if told.in_place.is_some() => {
+                heard = Instant::now();
+                if told.doing != shown {
+                    print(&told.doing)?;
+                    shown = told.doing;
+                }
+            }
+            // An arbiter that was started again has not taken it up yet, or none answers.
+            _ => {}
+        }
+        if heard.elapsed() > SILENCE {
+            return Err(refuse_with(
+                format!("{leader} has said nothing of the upgrade for {} s", SILENCE.as_secs()),
+                "an upgrade that has begun goes on, or is called off, without this command: `tenure list` shows it",
+            ));
+        }
     }
 }
 

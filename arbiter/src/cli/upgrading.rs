@@ -51,7 +51,7 @@ pub struct Asked<'a> {
 /// An answer about how far it is.
 const LOOK_BOUND: Duration = Duration::from_secs(10);
 /// The change of places, with a stop in between.
-const SWITCH_BOUND: Duration = Duration::from_secs(180);
+const SWITCH_BOUND: Duration = Duration::from_secs(600);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -188,6 +188,9 @@ fn sentences(told: &Told) -> Vec<String> {
     match (told.serves, told.beside) {
         (Some(serves), Some(beside)) => lines.push(format!("PostgreSQL {serves} serves, {beside} is beside it")),
         _ if told.doing.is_empty() => lines.push("No upgrade is under way".to_owned()),
+        _ if told.in_place.is_some() => {
+            lines.push(told.in_place.map_or_else(String::new, |to| format!("An upgrade in place to PostgreSQL {to} is under way")))
+        }
         _ => {}
     }
     if !told.doing.is_empty() {

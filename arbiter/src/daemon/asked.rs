@@ -94,7 +94,8 @@ impl Daemon {
         }
     }
 
-    /// Begins a major upgrade in place, or the change of places with the twin; who asked is told how it ended.
+    /// Begins a major upgrade in place, and says that it has begun: how it goes on GET `/upgrade` tells. Or the change of places with the twin,
+    /// which takes moments: who asked is told how it ended.
     fn upgrade(&mut self, wanted: Wanted, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
         let refused = match self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
             Some((_, duty)) => Some(format!("{} already in progress", word(duty))),
@@ -111,12 +112,17 @@ impl Daemon {
         self.interrupt_procedure();
         let (node, view) = (self.node.clone(), self.view.clone());
         let task = tokio::spawn(async move {
-            let done = match wanted {
-                Wanted::InPlace(to) => upgrade::upgrade(&node, &view, to).await,
-                Wanted::ChangePlaces => change_places::change(&node, &view).await,
-            };
-            let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
-            done
+            match wanted {
+                Wanted::InPlace(to) => {
+                    let _ = answer.send(Ok(()));
+                    upgrade::upgrade(&node, &view, to).await
+                }
+                Wanted::ChangePlaces => {
+                    let done = change_places::change(&node, &view).await;
+                    let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
+                    done
+                }
+            }
         });
         self.procedure = Some((task, Duty::Upgrade { owed: Owed::GoOn(Step::Prepare) }));
     }

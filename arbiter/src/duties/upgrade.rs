@@ -3,6 +3,7 @@
 use crate::duties::done::Done;
 use crate::duties::{change_places, upgrade_undone};
 use crate::ground::program::WORKS_ON;
+use crate::node::twin::Told;
 use crate::node::{Node, slots};
 use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::postmaster::StopMode;
@@ -42,6 +43,20 @@ struct Upgrade<'a> {
 
 /// Begins.
 pub async fn upgrade(node: &Node, view: &ClusterView, to: u32) -> Result<Done> {
+    node.twin.tell(|told| {
+        *told = Told { in_place: Some(to), doing: "every member looks what stands in the way".to_owned(), ..Told::default() };
+    });
+    let done = begun(node, view, to).await;
+    told_end(node, done.as_ref().err());
+    done
+}
+
+/// What REST tells of it from here on.
+fn told_end(node: &Node, failed: Option<&anyhow::Error>) {
+    node.twin.tell(|told| *told = Told { failed: failed.map(|why| format!("{why:#}")), ..Told::default() });
+}
+
+async fn begun(node: &Node, view: &ClusterView, to: u32) -> Result<Done> {
     let began = Instant::now();
     demanded::nothing_stops(node, view, to, Weight::Stops).await?;
     let control = controldata::read(&node.programs, &node.config.postgres.data_dir).await?;
@@ -75,6 +90,7 @@ pub async fn resume(node: &Node, view: &ClusterView, owed: Owed) -> Result<Done>
             tracing::info!("going on with the upgrade to PostgreSQL {}: {}", noted.to, step.sentence());
             let done = go_on(node, view, noted, step).await;
             node.note_upgrade(done.is_err());
+            told_end(node, done.as_ref().err());
             done
         }
         Owed::Wait => Ok(()),
@@ -98,6 +114,7 @@ async fn go_on(node: &Node, view: &ClusterView, noted: Journal, first: Step) -> 
     for step in Step::ALL.into_iter().filter(|step| *step >= first) {
         let began = Instant::now();
         upgrade.noted.step = step;
+        node.twin.tell(|told| (told.in_place, told.doing) = (Some(upgrade.noted.to), step.sentence().to_owned()));
         journal::write(&node.config, &upgrade.noted).await?;
         let done = match step {
             Step::Prepare => upgrade.prepare().await,

@@ -55,5 +55,9 @@ async fn forget(node: &Node) -> Result<()> {
     trial::remove(&place).await?;
     journal::clear(&node.config).await?;
     node.note_upgrade(false);
+    node.twin.tell(|told| {
+        told.in_place = None;
+        told.failed.get_or_insert_with(|| "the upgrade in place was interrupted, and is called off".to_owned());
+    });
     Ok(())
 }

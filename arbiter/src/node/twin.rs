@@ -62,9 +62,18 @@ pub struct Told {
     pub failed: Option<String>,
     /// How long writers waited at the last change of places, from the drain until etcd was told.
     pub held_ms: Option<u64>,
+    /// The cluster is carried to this major version in place just now.
+    pub in_place: Option<u32>,
 }
 
 impl Told {
+    /// No other version is beside this one: what is left to tell is an upgrade in place, and why the last one failed.
+    pub fn nothing_beside(&mut self) {
+        let (failed, in_place) = (self.failed.take(), self.in_place);
+        let doing = if in_place.is_some() { std::mem::take(&mut self.doing) } else { String::new() };
+        *self = Told { doing, failed, in_place, ..Told::default() };
+    }
+
     /// As anybody may read it: without the names of what is in the databases.
     pub fn without_names(mut self) -> Told {
         if let Some(compared) = &mut self.compared {

@@ -72,8 +72,8 @@ const GET_WITHIN: Duration = Duration::from_secs(5);
 const WRITE_WITHIN: Duration = Duration::from_secs(15);
 /// A restart writes a shutdown checkpoint first.
 const RESTART_WITHIN: Duration = Duration::from_secs(600);
-/// An upgrade takes as long as it takes; the check bounds itself.
-const UPGRADE_WITHIN: Duration = Duration::from_secs(6 * 3600);
+/// Of an upgrade the check and the change of places are waited for; the first bounds itself.
+const UPGRADE_WITHIN: Duration = Duration::from_secs(600);
 
 /// Hours of WAL may lie before the time that is asked for.
 pub const REPLAY_WITHIN: Duration = Duration::from_secs(3600);

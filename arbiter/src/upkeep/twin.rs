@@ -103,7 +103,7 @@ async fn round(node: &Node, shown: &mut watch::Receiver<Snapshot>, memory: &mut 
         None => {}
     }
     let Some(noted) = noted else {
-        work.tell(|told| *told = Told { failed: told.failed.take(), ..Told::default() });
+        work.tell(Told::nothing_beside);
         return left_over(node, &view, leads, memory).await;
     };
     work.tell(|told| {
@@ -228,7 +228,7 @@ async fn ended(node: &Node) -> Result<()> {
     twin::stop(&node.config, StopMode::Immediate).await?;
     sides::clean(&node.sql).await.context("take away what the upgrade left on the leader's server")?;
     twin::remove(&node.config).await?;
-    node.twin.tell(|told| *told = Told { failed: told.failed.take(), ..Told::default() });
+    node.twin.tell(Told::nothing_beside);
     tracing::info!("upgrade: it is over, and definitions may be changed again");
     Ok(())
 }
