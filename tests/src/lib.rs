@@ -33,6 +33,7 @@ pub mod backup;
 pub mod by_hand;
 pub mod phases;
 pub mod subscriber;
+pub mod upgrading;
 pub mod verdict;
 pub mod watchdog;
 pub use writer::workload;

@@ -32,7 +32,7 @@ pub struct Args {
     /// The Citus group.
     #[arg(long)]
     pub group: Option<u32>,
-    /// The major version to upgrade to. Without --check or --in-place it is made beside the present one and follows it, until the two change places (not offered yet).
+    /// The major version to upgrade to. Without --check or --in-place it is made beside the present one and follows it, until the two change places.
     #[arg(long, value_name = "MAJOR", required_unless_present_any = ["status", "switch", "back", "finish", "cancel", "compare"])]
     pub to: Option<u32>,
     /// Only look what stands in the way; exit code 1 where something does.

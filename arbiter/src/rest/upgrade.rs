@@ -13,9 +13,6 @@ use std::time::Duration;
 /// The change of places, with a stop in between; it goes on without whoever asked.
 const CHANGE_BOUND: Duration = Duration::from_secs(590);
 
-/// In the arbiter's environment: the path beside the present version may be begun. It is not offered before its stories have all passed.
-const UNPROVEN: &str = "TENURE_UPGRADE_BESIDE";
-
 /// Answers what was asked for.
 pub async fn asked(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
     let body = object(body)?;
@@ -57,11 +54,7 @@ async fn acted(node: &NodeHandle, what: &str, body: &Map<String, Value>) -> Resu
         "back" if !told.switched => return refuse("the old version serves"),
         "switch" | "back" => Wanted::ChangePlaces,
         "begin" => {
-            let refused = if std::env::var_os(UNPROVEN).is_none() {
-                Some(
-                    "a new version beside the present one is not offered yet, as its stories have not all passed; hint: `tenure upgrade --to N --in-place`",
-                )
-            } else if told.beside.is_some() {
+            let refused = if told.beside.is_some() {
                 Some("an upgrade is under way: GET /upgrade says how far it is")
             } else if view.config().paused() {
                 Some("the cluster is in maintenance mode: `tenure resume` ends it")
