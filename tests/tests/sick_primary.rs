@@ -9,7 +9,7 @@ use stories::flush::Flush;
 use stories::node::Node;
 use stories::room::Room;
 use stories::storm::disk::Disk;
-use stories::wait::seconds;
+use stories::wait::{self, seconds};
 
 /// Shorter times than the defaults, so that a story is short.
 fn plan(mode: &str) -> Plan {
@@ -152,6 +152,38 @@ async fn a_primary_switches_over_before_its_disk_is_full() {
     // As little room as there is, it is not given the key again.
     let view = cluster.view().await.expect("a view");
     assert_eq!(view.leader(), Some("n2"));
+}
+
+#[tokio::test]
+async fn a_switchover_away_from_a_full_disk_works_both_times() {
+    if !geteuid().is_root() {
+        println!("SKIPPED: a disk of a node's own needs root");
+        return;
+    }
+    let room = Room::new();
+    let disk = Disk::new(&room, "n1").expect("make a disk");
+    let plan = Cluster::of(2).ttl(5).dynamic("sick_primary", json!("off"));
+    let cluster = started(plan, room, |_, node| node.with_data_in(disk.path())).await;
+    let reserve = disk.path().join("data/pg_wal/pgsql_tmp.tenure_reserve");
+    let writer = cluster.writer().await;
+    for round in 1..=2 {
+        wait::until("the space for a clean stop", PATIENCE, async || if reserve.exists() { Ok(()) } else { Err("none") }).await;
+        disk.fill(0).expect("fill the disk");
+        let began = Instant::now();
+        cluster.cli_ok(&["switchover", "story", "--leader", "n1", "--candidate", "n2", "--force"]).await;
+        println!("round {round}, away from a full disk: {} ms", began.elapsed().as_millis());
+        writer.goes_on(30, PATIENCE).await;
+        assert_eq!(cluster.view().await.expect("a view").leader(), Some("n2"));
+        disk.free();
+        cluster.healthy().await;
+        if round == 1 {
+            cluster.cli_ok(&["switchover", "story", "--leader", "n2", "--candidate", "n1", "--force"]).await;
+            cluster.healthy().await;
+        }
+    }
+    let ledger = writer.finish();
+    println!("a full disk, twice: {}", ledger.summary());
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::facts::{self, ServerFacts};
 use crate::postgres::postmaster::{Postmaster, StopMode};
 use crate::postgres::promote::promote;
+use crate::postgres::reserve;
 use crate::upkeep::{self, slots};
 use anyhow::{Context, Result, bail};
 use cluster::history::History;
@@ -249,6 +250,7 @@ impl Server for Node {
     }
 
     async fn checkpoint(&self) -> Result<()> {
+        reserve::give(&self.config.postgres.data_dir, reserve::Part::Half).await;
         self.sql.checkpoint().await
     }
 

@@ -5,6 +5,7 @@ use crate::postgres::conf::Recovery;
 use crate::postgres::controldata;
 use crate::postgres::mark;
 use crate::postgres::postmaster::{Postmaster, Readiness, StopMode, last_words};
+use crate::postgres::reserve;
 use anyhow::{Context, Result, bail};
 use cluster::quorum::{Rules, Trust};
 use cluster::view::ClusterView;
@@ -64,6 +65,9 @@ impl Node {
     pub async fn stop_within(&self, mode: StopMode, patience: Duration) -> Result<bool> {
         let Some(postmaster) = self.postmaster() else { return Ok(true) };
         hook::before_stop(&self.config).await;
+        if mode == StopMode::Fast {
+            reserve::give(&self.config.postgres.data_dir, reserve::Part::All).await;
+        }
         postmaster.stop(mode)?;
         let hurry = async {
             match self.config.citus {

@@ -17,6 +17,7 @@ pub mod postmaster;
 pub mod promote;
 pub mod psql;
 pub mod query;
+pub mod reserve;
 pub mod rewind;
 pub mod segments;
 pub mod server_log;

@@ -6,11 +6,12 @@
 use crate::node::Node;
 use crate::node::snapshot::Snapshot;
 use crate::postgres::query::{is_refusal, is_starting};
+use crate::postgres::reserve;
 use anyhow::{Context, Result};
 use cluster::health::{Mode, Rules, Vitals, rounded};
 use cluster::local::Postgres;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,19 +26,16 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// PostgreSQL takes what begins like this for a temporary file: no base backup has it.
 const PROBE: &str = "pgsql_tmp.tenure_probe";
-const RESERVE: &str = "pgsql_tmp.tenure_reserve";
-
-const MB: u64 = 1 << 20;
 
 /// A question under way, or its last answer.
-struct Asked<T> {
+struct Question<T> {
     under_way: Option<(JoinHandle<T>, Instant)>,
     next: Instant,
 }
 
-impl<T> Asked<T> {
-    fn new() -> Asked<T> {
-        Asked { under_way: None, next: Instant::now() }
+impl<T> Question<T> {
+    fn new() -> Question<T> {
+        Question { under_way: None, next: Instant::now() }
     }
 
     /// The answer, where it has come: with how long it took.
@@ -68,10 +66,11 @@ struct Disk {
 
 /// Looks for as long as the future is polled.
 pub async fn keep(node: Node, shown: watch::Receiver<Snapshot>) {
-    let (mut disk, mut door) = (Asked::<Result<Option<Disk>>>::new(), Asked::<Result<Duration>>::new());
+    let (mut disk, mut door) = (Question::<Result<Option<Disk>>>::new(), Question::<Result<Duration>>::new());
     let (mut disk_ms, mut space, mut fault) = (Duration::ZERO, None, None);
     let mut shut_since: Option<Instant> = None;
     let mut door_took = Duration::ZERO;
+    let mut reserved = Question::<()>::new();
     loop {
         let (rules, serves) = {
             let snapshot = shown.borrow();
@@ -80,6 +79,11 @@ pub async fn keep(node: Node, shown: watch::Receiver<Snapshot>) {
         };
         if rules.mode == Mode::Off {
             node.vitals.note(None);
+            let _ = reserved.answer().await;
+            if serves {
+                let data_dir = node.config.postgres.data_dir.clone();
+                reserved.ask(move || tokio::task::spawn_blocking(move || keep_reserve(&data_dir, &rules)));
+            }
             tokio::time::sleep(EVERY).await;
             continue;
         }
@@ -147,21 +151,22 @@ fn ask_disk(data_dir: &Path, rules: &Rules) -> Result<Option<Disk>> {
     let wal = fs::canonicalize(data_dir.join("pg_wal")).context("find pg_wal")?;
     let apart = fs::metadata(&wal)?.dev() != fs::metadata(data_dir)?.dev();
     let directories: Vec<&Path> = if apart { vec![data_dir, &wal] } else { vec![data_dir] };
-    let free = |directory: &Path| -> Result<u64> {
-        let space = rustix::fs::statvfs(directory).with_context(|| format!("ask {} for its space", directory.display()))?;
-        Ok(space.f_bavail.saturating_mul(space.f_frsize) / MB)
-    };
     let mut free_mb = u64::MAX;
     for directory in &directories {
-        free_mb = free_mb.min(free(directory)?);
+        free_mb = free_mb.min(reserve::free_mb(directory)?);
     }
-    if let Err(why) = keep_reserve(&wal, free(&wal)?, rules) {
-        tracing::debug!("{why:#}");
-    }
+    keep_reserve(data_dir, rules);
     let began = Instant::now();
     let written = directories.iter().try_for_each(|directory| write(&directory.join(PROBE)));
     let fault = written.err().filter(|why| why.kind() != ErrorKind::NotFound).map(|why| why.to_string());
     Ok(Some(Disk { free_mb, fault, took: began.elapsed() }))
+}
+
+/// Also where nobody looks at how the server is: a planned change of leader needs it.
+fn keep_reserve(data_dir: &Path, rules: &Rules) {
+    if let Err(why) = reserve::keep(data_dir, rules.reserve_mb, rules.disk_free_mb) {
+        tracing::debug!("{why:#}");
+    }
 }
 
 fn write(path: &PathBuf) -> std::io::Result<()> {
@@ -170,64 +175,19 @@ fn write(path: &PathBuf) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// Space that only this arbiter can give back: with it a server whose disk is full writes its last checkpoint.
-fn keep_reserve(wal: &Path, free_mb: u64, rules: &Rules) -> Result<()> {
-    let path = wal.join(RESERVE);
-    let wanted = if rules.mode == Mode::Act { rules.reserve_mb } else { 0 };
-    let there = path.exists();
-    let spare = wanted / 4;
-    if there && (wanted == 0 || free_mb <= spare) {
-        fs::remove_file(&path).with_context(|| format!("free {}", path.display()))?;
-        if wanted > 0 {
-            tracing::error!("the disk of {} is full: the {wanted} MB that were kept for a clean stop are freed", wal.display());
-        }
-    } else if !there && wanted > 0 && free_mb > rules.disk_free_mb.max(spare) + 2 * wanted {
-        let mut file = File::options().write(true).create_new(true).open(&path).with_context(|| format!("make {}", path.display()))?;
-        let kept = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, wanted * MB);
-        if let Err(why) = kept {
-            let _ = fs::remove_file(&path);
-            return Err(why).context("keep space for a clean stop");
-        }
-        file.flush()?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rules(mode: Mode, reserve_mb: u64) -> Rules {
-        let config = cluster::config::DynamicConfig::default();
-        Rules { mode, reserve_mb, disk_free_mb: 0, ..Rules::of(&config) }
-    }
-
-    #[test]
-    fn the_reserve_is_there_while_there_is_room_and_somebody_would_use_it() {
-        let room = tempfile::tempdir().unwrap();
-        let there = || room.path().join(RESERVE).exists();
-        for (mode, free_mb, expected) in [
-            (Mode::Observe, 1000, false),
-            (Mode::Act, 3, false),
-            (Mode::Act, 1000, true),
-            (Mode::Act, 3, true),
-            (Mode::Act, 1, false),
-            (Mode::Act, 1000, true),
-            (Mode::Observe, 1000, false),
-        ] {
-            keep_reserve(room.path(), free_mb, &rules(mode, 4)).unwrap();
-            assert_eq!(there(), expected, "{mode:?} with {free_mb} MB free");
-        }
-    }
-
     #[test]
     fn nothing_is_put_where_no_server_runs() {
         let room = tempfile::tempdir().unwrap();
-        assert!(ask_disk(room.path(), &rules(Mode::Act, 1)).unwrap().is_none());
+        let rules = Rules { reserve_mb: 1, disk_free_mb: 0, ..Rules::of(&cluster::config::DynamicConfig::default()) };
+        assert!(ask_disk(room.path(), &rules).unwrap().is_none());
         assert_eq!(fs::read_dir(room.path()).unwrap().count(), 0);
         fs::write(room.path().join("postmaster.pid"), "").unwrap();
         fs::create_dir(room.path().join("pg_wal")).unwrap();
-        let said = ask_disk(room.path(), &rules(Mode::Observe, 1)).unwrap().unwrap();
+        let said = ask_disk(room.path(), &rules).unwrap().unwrap();
         assert!(said.fault.is_none() && said.free_mb > 0);
         assert!(room.path().join(PROBE).exists());
     }

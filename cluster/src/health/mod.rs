@@ -46,7 +46,7 @@ pub struct Rules {
     pub pause: Duration,
     /// `sick_primary_disk_free_mb`: less is almost full; 0 is never.
     pub disk_free_mb: u64,
-    /// `sick_primary_reserve_mb`: so much of the disk is kept for the last clean stop, with `act`.
+    /// `sick_primary_reserve_mb`: so much of each disk is kept for the last clean stop, in every mode; 0 keeps none.
     pub reserve_mb: u64,
 }
 
