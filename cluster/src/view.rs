@@ -110,6 +110,8 @@ pub struct ClusterView {
     pub store: Option<Versioned<Making>>,
     /// `initialize`.
     pub initialize: Option<Versioned<Initialize>>,
+    /// The lease that a claim to make the first data directory hangs on.
+    pub claimed_on: Option<LeaseId>,
     /// `config`.
     pub config: Option<Versioned<DynamicConfig>>,
     /// `leader`.
@@ -214,6 +216,13 @@ impl ClusterView {
     /// The lease that a member's key hangs on.
     pub fn lease_of(&self, name: &MemberName) -> Option<LeaseId> {
         self.members.get(name).map(|entry| entry.lease)
+    }
+
+    /// The claim to found the cluster is this member's. One that does not found at this moment claimed it before its process ended, and keeps the
+    /// claim alive with its own lease: nobody else will ever found.
+    pub fn is_claimed_by(&self, name: &MemberName) -> bool {
+        let running = self.initialize.as_ref().is_some_and(|key| key.value == Initialize::Running);
+        running && self.claimed_on.is_some() && self.claimed_on == self.lease_of(name)
     }
 
     /// The request in `failover`, if there is one.

@@ -60,6 +60,13 @@ fn alone(view: &mut ClusterView, local: &mut LocalState, data: DataDir, postgres
     (local.data, local.postgres) = (data, postgres);
 }
 
+/// It claimed to make the cluster, which is not there yet.
+fn claimed(view: &mut ClusterView, local: &LocalState) {
+    view.members.retain(|name, _| *name == local.name);
+    view.initialize = versioned(Initialize::Running);
+    view.claimed_on = view.lease_of(&local.name);
+}
+
 fn present(ended: Ended) -> DataDir {
     DataDir::Present(control(1, LOW, ended))
 }
@@ -284,6 +291,15 @@ fn while_another_leads() {
 #[test]
 fn while_it_leads() {
     let cases: &[(&str, Twist, Duty, &str)] = &[
+        (
+            "its own arbiter was killed between the leader key and the cluster's identity",
+            |view, local| {
+                leads(view, local, Ended::CrashedPrimary, primary(1, LOW));
+                claimed(view, local);
+            },
+            Duty::Release,
+            "does not exist yet",
+        ),
         (
             "a primary",
             |view, local| leads(view, local, Ended::CrashedPrimary, primary(1, LOW)),
@@ -709,6 +725,33 @@ fn while_nobody_leads() {
             },
             Duty::Rest,
             "another node is making",
+        ),
+        (
+            "its own arbiter was killed while it founded, and this one keeps the lease of the claim",
+            |view, local| {
+                alone(view, local, DataDir::Incomplete { what: "founding the cluster".to_owned() }, Postgres::Stopped);
+                claimed(view, local);
+            },
+            Duty::Bootstrap,
+            "does not exist yet",
+        ),
+        (
+            "the same, with data that had lost their mark already",
+            |view, local| {
+                alone(view, local, present(Ended::CrashedPrimary), Postgres::Stopped);
+                claimed(view, local);
+            },
+            Duty::Bootstrap,
+            "does not exist yet",
+        ),
+        (
+            "the same, and its server runs",
+            |view, local| {
+                alone(view, local, present(Ended::CrashedPrimary), primary(1, LOW));
+                claimed(view, local);
+            },
+            Duty::Bootstrap,
+            "does not exist yet",
         ),
         (
             "no data, nobody to clone from, and a method that needs nobody",

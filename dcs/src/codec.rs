@@ -62,7 +62,10 @@ fn add(view: &mut ClusterView, keys: &Keys, raw: &Raw<'_>) -> Result<(), String>
     match keys.know(raw.key) {
         Known::Initialize => {
             let value = match text(raw)?.trim() {
-                "" => Initialize::Running,
+                "" => {
+                    view.claimed_on = Some(LeaseId(raw.lease));
+                    Initialize::Running
+                }
                 id => Initialize::Done(SystemId(id.to_owned())),
             };
             view.initialize = Some(Versioned { value, revision: raw.revision });

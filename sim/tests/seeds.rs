@@ -41,6 +41,26 @@ fn seeds_that_found_something_break_nothing_now() {
     check([116, 123, 144, 148, 161, 167, 266, 267, 341, 474, 716, 917, 216_272_929].into_iter());
 }
 
+/// With the last answer of a founding lost (39), and its arbiter killed in the middle (76).
+#[test]
+fn a_cluster_is_founded_whatever_befalls_the_one_that_founds_it() {
+    for seed in (1..=8).chain([39, 76]) {
+        let report = sim::run(&Options {
+            seed,
+            steps: 2,
+            verbose: false,
+            forgets: false,
+            copies: false,
+            deposes: false,
+            focus: None,
+            wishes: false,
+            founds: true,
+        });
+        println!("{report}");
+        assert!(report.violation.is_none() && report.commits.0 > 0, "{report}");
+    }
+}
+
 #[test]
 fn fresh_seeds_break_nothing() {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();

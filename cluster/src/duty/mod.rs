@@ -148,6 +148,8 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     match (&local.data, &local.postgres) {
         (DataDir::Empty | DataDir::Incomplete { .. }, _) => match view.initialize.as_ref().map(|key| &key.value) {
             None => found(view, local),
+            // An arbiter of this node was killed while it founded, and this one keeps the lease that the claim hangs on.
+            Some(Initialize::Running) if view.is_claimed_by(&local.name) => found(view, local),
             Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
             Some(Initialize::Done(_)) if local.cloning.without_leader => on(Restore, Reason::RestoreWithoutLeader),
             Some(Initialize::Done(_)) if view.is_standby_cluster() && !standby_cluster::another_could_lead(view, local) => {
@@ -158,6 +160,7 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
         (DataDir::Damaged { why }, Postgres::Stopped) => on(Rest, Reason::DataDamaged(why.clone())),
         (DataDir::Present(control), Postgres::Stopped) => {
             match view.initialize.as_ref().map(|key| &key.value) {
+                Some(Initialize::Running) if view.is_claimed_by(&local.name) => found(view, local),
                 Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
                 // Data from before the cluster: only a former primary may found it.
                 None if control.ended == Ended::Standby && local.memory.is_some() => on(Rest, Reason::KeysLost),
@@ -169,7 +172,9 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
         }
         (_, Postgres::Starting { .. }) => on(Rest, Reason::Starting),
         (_, Postgres::Silent) => on(Rest, Reason::Silent),
-        (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() => found(view, local),
+        (DataDir::Present(_), Postgres::Primary { .. }) if view.initialize.is_none() || view.is_claimed_by(&local.name) => {
+            found(view, local)
+        }
         (_, Postgres::Primary { .. }) if view.is_standby_cluster() => on(Demote, Reason::StandbyClusterAsked),
         // As primary of an old timeline it may never lead; as a standby it may, if nothing it has forked.
         (_, Postgres::Primary { timeline, .. }) if *timeline < view.history().current() => {
@@ -196,6 +201,8 @@ fn leading(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decision<
         (DataDir::Empty, _) => on(Release, Reason::EmptyLeader),
         (DataDir::Incomplete { what }, _) => on(Release, Reason::Incomplete { what: what.clone() }),
         (DataDir::Damaged { why }, _) => on(Release, Reason::DataDamaged(why.clone())),
+        // Killed between its data and the cluster's identity: founded once more, with the data that are there.
+        (DataDir::Present(_), _) if view.is_claimed_by(&local.name) => on(Release, Reason::NotInitialized),
         (DataDir::Present(_), Postgres::Primary { .. } | Postgres::Silent) if local.frozen_for > view.config().timing().ttl => {
             match another_that_could(view, local) {
                 Some(other) => on(Release, Reason::FrozenOthersLead { seconds: local.frozen_for.as_secs(), other }),
