@@ -282,7 +282,10 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
     }
     if !member.is_running() {
         let why = member.tenure.as_ref().and_then(|facts| facts.reason.as_ref());
-        let state = postgres_is(&member.state);
+        let state = match member.state {
+            MemberState::CreatingReplica => copied(view, name, member),
+            _ => postgres_is(&member.state),
+        };
         let said = why.map_or_else(|| state.clone(), |why| format!("{state}: {why}"));
         return found.member(warning, name, said, "look at its arbiter's log");
     }
@@ -334,6 +337,22 @@ fn standing_by(view: &ClusterView, name: &MemberName, member: &Member, found: &m
             );
         }
     }
+}
+
+/// How far a copy is, and what is kept for it meanwhile.
+fn copied(view: &ClusterView, name: &MemberName, member: &Member) -> String {
+    let progress = member.tenure.as_ref().and_then(|facts| facts.progress_percent).map(|percent| format!(" ({percent} %)"));
+    let slot = name.slot_name();
+    let from = view.status.as_ref().and_then(|status| status.value.slots.get(&slot)).copied();
+    let kept = match (slots::said(view).reserved.contains(&slot), from.zip(view.leader_position())) {
+        (true, Some((from, to))) => format!("the slot {slot} keeps {} bytes of WAL for it", from.lag_bytes_behind(to)),
+        (true, None) => format!("the slot {slot} keeps WAL for it"),
+        (false, _) if view.leader.is_none() || member.tags.nostream() => {
+            return format!("its Postgres is being copied{}", progress.unwrap_or_default());
+        }
+        (false, _) => "no slot is known to keep WAL for it".to_owned(),
+    };
+    format!("its Postgres is being copied{}; {kept}", progress.unwrap_or_default())
 }
 
 fn of_any(name: &MemberName, member: &Member, found: &mut Found) {

@@ -150,6 +150,8 @@ pub struct LocalState {
     pub answered: BTreeSet<MemberName>,
     /// This node leads, is sick, another is better off, and the configuration says that it is to act.
     pub gives_way: Option<GivesWay>,
+    /// The data that were set aside for a copy which came to no end, where the data directory has none.
+    pub aside: Option<Control>,
     /// A major upgrade that began here and did not end, while nothing is under way.
     pub upgrade: Option<Box<HalfUpgraded>>,
 }

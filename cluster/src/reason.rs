@@ -35,6 +35,8 @@ pub enum Reason {
     NobodyToCloneFrom,
     #[error("nobody leads, and a replica method is configured that needs nobody (no_leader)")]
     RestoreWithoutLeader,
+    #[error("nobody leads, and the data that were set aside here for a new copy are whole: they are put back")]
+    OldDataPutBack,
     #[error("the data directory can't be used ({0}); repair it, or `tenure reinit` makes a new copy once a leader is there")]
     DataDamaged(String),
     #[error("the data directory can't be used ({0}) and the configuration allows the data to be replaced by a clone")]

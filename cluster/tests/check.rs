@@ -162,6 +162,25 @@ fn every_fault_is_found_and_nothing_else() {
             &["warning: cluster: a key can't be read and is left out: /service/demo/sync"],
         ),
         (
+            "a copy is being made",
+            |view| {
+                let member = &mut view.members.get_mut(&name("n2")).unwrap().member;
+                member.state = MemberState::CreatingReplica;
+                member.tenure.as_mut().unwrap().progress_percent = Some(40);
+            },
+            &["warning: n2: its Postgres is being copied (40 %); no slot is known to keep WAL for it"],
+        ),
+        (
+            "a copy is being made, with a slot",
+            |view| {
+                view.members.get_mut(&name("n2")).unwrap().member.state = MemberState::CreatingReplica;
+                let status = &mut view.status.as_mut().unwrap().value;
+                status.slots.insert("n2".to_owned(), cluster::lsn::Lsn(5 << 20));
+                status.other.insert("tenure".to_owned(), json!({"term": NOW.0, "reserved": ["n2"]}));
+            },
+            &["warning: n2: its Postgres is being copied; the slot n2 keeps 5242880 bytes of WAL for it"],
+        ),
+        (
             "no arbiter",
             |view| view.members.get_mut(&name("n2")).unwrap().member.tenure.as_mut().unwrap().arbiter = false,
             &["warning: n2: no arbiter runs beside it"],

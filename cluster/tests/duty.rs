@@ -763,6 +763,15 @@ fn while_nobody_leads() {
             "no_leader",
         ),
         (
+            "half a copy, and what it was to replace is whole",
+            |view, local| {
+                alone(view, local, DataDir::Incomplete { what: "clone from n1".to_owned() }, Postgres::Stopped);
+                local.aside = Some(control(1, LOW, Ended::Standby));
+            },
+            Duty::Restore,
+            "set aside here for a new copy are whole",
+        ),
+        (
             "no data, and nobody to clone from",
             |view, local| alone(view, local, DataDir::Empty, Postgres::Stopped),
             Duty::Rest,

@@ -5,7 +5,7 @@
 use cluster::config::{DynamicConfig, HoldBack};
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lsn::Lsn;
-use cluster::member::{Member, MemberEntry, Tags};
+use cluster::member::{Member, MemberEntry, MemberState, Tags};
 use cluster::name::{MemberName, Timeline};
 use cluster::slots::{self, Copied, Doubt, Facts, LogicalSlot, Retention, SlotFacts, SlotSeen, SlotStep, WhyDrop, Xid};
 use cluster::time::Moment;
@@ -95,6 +95,7 @@ impl Node<'_> {
             use_slots: self.use_slots,
             slots,
             copies: &self.copies,
+            most_for_a_copy: 300,
         })
     }
 
@@ -363,6 +364,29 @@ fn what_the_leader_says_of_its_slots() {
     };
     assert_eq!(said.facts, expected);
     assert_eq!(said.successors, BTreeSet::from(["n2".to_owned(), "n3".to_owned()]));
+}
+
+#[test]
+fn a_copy_has_a_slot_from_its_beginning_and_it_never_fills_the_leaders_disk() {
+    let mut at = view(json!({}), status(&[]));
+    at.members.get_mut(&name("n2")).unwrap().member.state = MemberState::CreatingReplica;
+    let primary = Node { name: "n1", ..Node::default() };
+    let reserved = |slots: &[SlotSeen]| {
+        let said = primary.with(&at, slots, |facts| slots::publication(facts, Term(7), 1, 1000));
+        said.facts.reserved.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(primary.does(&at, &[physical("n3", 1)]), ["create n2"]);
+    assert_eq!(reserved(&[physical("n3", 1)]), Vec::<String>::new());
+    // Nobody waits for that of a member that runs.
+    assert_eq!(reserved(&[physical("n2", 201), physical("n3", 1)]), ["n2"]);
+    assert_eq!(primary.does(&at, &[physical("n2", 200), physical("n3", 1)]), Vec::<String>::new());
+    // 500 - 199 bytes are more than the 300 that there is room for; the slot of n3, which runs, holds back as much and stays.
+    assert_eq!(primary.does(&at, &[physical("n2", 199), physical("n3", 1)]), ["drop n2: CopyTooLong", "create n2"]);
+    for useless in
+        [SlotSeen { wal_status: Some("lost".to_owned()), ..physical("n2", 201) }, SlotSeen { restart_lsn: None, ..physical("n2", 0) }]
+    {
+        assert_eq!(reserved(&[useless]), Vec::<String>::new());
+    }
 }
 
 #[test]

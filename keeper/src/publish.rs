@@ -7,6 +7,7 @@ use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
 use cluster::mixed;
 use cluster::reached::{End, Reached};
 use cluster::roster::Roster;
+use cluster::slots::SlotFacts;
 use cluster::time::Moment;
 use cluster::view::{ClusterView, Status};
 use dcs::{Error, LocalDcs};
@@ -116,7 +117,10 @@ where
         // One that has just gone was trusted until now: what was confirmed with its help is written down before another comes under its name.
         let roster = Roster::of(Some(&before));
         let gone = roster.0.iter().any(|(name, since)| since.is_none() && !view.members.keys().any(|member| member.as_str() == name));
-        let due = gone || self.status_written.get().is_none_or(|at| now.since(at) >= view.config().timing().loop_wait);
+        // A copy waits until it is said that WAL is kept for it.
+        let said = self.host.slots().filter(|said| said.facts.term == leader.term.0);
+        let reserved = said.as_ref().is_some_and(|said| said.facts.reserved != SlotFacts::of(Some(&before)).reserved);
+        let due = gone || reserved || self.status_written.get().is_none_or(|at| now.since(at) >= view.config().timing().loop_wait);
         if !due {
             return;
         }
@@ -127,7 +131,7 @@ where
         let permanent = cluster::slots::permanent(view.config());
         wanted.retain_slots.retain(|slot| !permanent.contains_key(slot));
         // What was handed over in another term was handed over to another publication.
-        if let Some(said) = self.host.slots().filter(|said| said.facts.term == leader.term.0) {
+        if let Some(said) = said {
             wanted.slots = said.slots;
             if let Ok(facts) = serde_json::to_value(&said.facts) {
                 wanted.other.insert("tenure".to_owned(), facts);

@@ -334,6 +334,7 @@ impl Arbiter {
             answered: self.answered(view),
             gives_way: None,
             memory: Some(Box::new(self.remembered.memory())).filter(|memory| memory.system_id.is_some()),
+            aside: None,
             upgrade: None,
             fence_open: self.fence_is_open(),
             log_until: None,

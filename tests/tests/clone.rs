@@ -241,3 +241,61 @@ async fn a_copy_whose_first_start_failed_is_started_again_and_not_rewound() {
     cluster.healthy().await;
     assert!(!late.log().contains("rewind to"), "its copy was taken for a crashed primary:\n{}", late.log());
 }
+
+/// How much WAL the leader keeps for the slot of this member, and whether its copy is told of it.
+async fn keeps_wal_for(leader: &Node, slot: &str) -> u64 {
+    let question = format!("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    leader.one(&question).await.expect("the slot is there").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_copy_has_its_wal_from_the_beginning_and_the_old_data_stay_until_it_streams() {
+    let cluster = Cluster::of(2).ttl(3).planned().await;
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    cluster.start(first);
+    cluster.healthy_members(1).await;
+    first.query("CREATE TABLE t AS SELECT generate_series(1, 100) AS n").await.expect("write");
+    cluster.start(second);
+    cluster.healthy().await;
+    has_the_rows(second).await;
+    let aside = second.dir().join(format!("{}.aside", second.data_dir().file_name().expect("a name").to_string_lossy()));
+
+    // Some 30 MB at this rate: slow enough to be met midway.
+    cluster.reconfigure(second, |config| config["postgresql"]["basebackup"] = json!([{"max-rate": "4M"}]));
+    cluster.cli_ok(&["reload", "story", "n2", "--force"]).await;
+    let midway = async || {
+        cluster.cli_ok(&["reinit", "story", "n2", "--force"]).await;
+        wait::until("the copy to be under way", PATIENCE, async || {
+            let begun = second.data_dir().join("base").exists() && aside.join("PG_VERSION").exists();
+            if begun { Ok(()) } else { Err("no copy beside the old data yet") }
+        })
+        .await;
+    };
+    midway().await;
+    second.logged(&["n1 keeps WAL for this copy from now on, by the slot n2", "are set aside as"], seconds(5)).await;
+    // What would be removed without the slot.
+    for _ in 0..4 {
+        first.query("SELECT pg_switch_wal()").await.expect("end a segment");
+        first.query("CHECKPOINT").await.expect("remove what nobody needs");
+    }
+    assert!(keeps_wal_for(first, "n2").await > 3 << 24, "the segments of before are kept");
+    let check = cluster.cli(&["check", "story"]).await;
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains("n2: its Postgres is being copied") && said.contains("the slot n2 keeps"), "{said}");
+
+    // Its arbiter is killed midway: the next one goes on, and what is set aside is still the whole.
+    second.kill_arbiter();
+    cluster.start(second);
+    cluster.healthy().await;
+    has_the_rows(second).await;
+    wait::until("the old data to be gone", PATIENCE, async || if aside.exists() { Err("they are there") } else { Ok(()) }).await;
+
+    // The source dies midway, for good: the old data are the only ones, come back and lead.
+    midway().await;
+    first.kill();
+    second.logged(&["nobody leads, so the data that were set aside for a new copy were put back"], PATIENCE).await;
+    cluster.wait_until("n2 to lead", |view| view.leader() == Some("n2")).await;
+    wait::until("a write on what was put back", PATIENCE, async || second.query("INSERT INTO t VALUES (101)").await.map(drop)).await;
+    assert_eq!(second.one("SELECT count(*) FROM t").await.expect("count"), "101");
+    assert!(!aside.exists());
+}

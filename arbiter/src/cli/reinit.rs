@@ -28,6 +28,9 @@ pub struct Args {
     /// Copy from the leader.
     #[arg(long)]
     pub from_leader: bool,
+    /// Give the old data up before the new copy is there, also where they are the only other copy and can't be set aside.
+    #[arg(long)]
+    pub overwrite: bool,
     /// Wait until the new copies run.
     #[arg(long)]
     pub wait: bool,
@@ -37,7 +40,7 @@ pub struct Args {
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let chosen = members::choose(tool, &args.words, args.group, None, args.force, "reinitialize").await?;
     members::are_you_sure(&chosen, args.force, "reinitialize")?;
-    let body = json!({"force": args.force, "from_leader": args.from_leader});
+    let body = json!({"force": args.force, "from_leader": args.from_leader, "overwrite": args.overwrite});
     let mut done = Vec::new();
     let mut waiting: Vec<(&members::Chosen, MemberName)> = Vec::new();
     for (chosen, name) in members::each(&chosen) {

@@ -67,8 +67,12 @@ impl Daemon {
                 });
             }
             Command::Upgrade(wanted, answer) => self.upgrade(wanted, answer),
-            Command::Reinitialize { force, from_leader, answer } => {
-                let _ = answer.send(self.reinitialize(force, from_leader));
+            Command::Reinitialize { force, from_leader, overwrite, answer } => {
+                let done = self.reinitialize(force, from_leader);
+                if done.is_ok() {
+                    self.node.note_overwrite(overwrite);
+                }
+                let _ = answer.send(done);
             }
         }
     }
@@ -170,7 +174,7 @@ impl Daemon {
             Wish::Restart if !conditions.hold(&server) => tracing::info!("no restart: its conditions are not met"),
             Wish::Restart => self.asked(Command::Restart(answer)).await,
             Wish::Reload => self.asked(Command::Reload(answer)).await,
-            Wish::Reinit => self.asked(Command::Reinitialize { force: false, from_leader: false, answer }).await,
+            Wish::Reinit => self.asked(Command::Reinitialize { force: false, from_leader: false, overwrite: false, answer }).await,
             Wish::Replay(ask) => {
                 // Its end is told in the log, as by REST.
                 let (answer, _) = tokio::sync::oneshot::channel();

@@ -4,10 +4,11 @@ use crate::config::ReplicaMethod;
 use crate::daemon::health::Watching;
 use crate::ground::answers;
 use crate::node::Node;
+use crate::node::data::{self, control, ended};
 use crate::node::recovery;
 use crate::node::settings;
 use crate::postgres;
-use crate::postgres::controldata::{self, ClusterState, ControlData};
+use crate::postgres::controldata;
 use crate::postgres::facts::{FenceSeen, ServerFacts};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{PidFile, Postmaster};
@@ -24,7 +25,6 @@ use cluster::standby_cluster::Remote;
 use cluster::upgrade::step::HalfUpgraded;
 use cluster::view::ClusterView;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Longer than a planned change keeps new transactions waiting before it stops the server.
@@ -178,7 +178,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
         node.adopted(running);
     }
     let (postgres, facts) = server(node, &mut memory.received).await;
-    let data = data(node, &postgres, facts.as_ref(), memory).await?;
+    let data = data_here(node, &postgres, facts.as_ref(), memory).await?;
     let remote = followed(node, view, &data, &postgres, facts.as_ref());
     let log_until = log_until(node, &postgres, facts.as_ref()).await;
     let config = &node.config;
@@ -214,7 +214,17 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
             crate::upgrade::journal::read(config).await?.map(|journal| Box::new(HalfUpgraded { journal, failed: node.upgrade_failed() }))
         }
     };
+    let aside = match data {
+        DataDir::Empty | DataDir::Incomplete { .. } if !memory.in_surgery && postgres::aside::is_there(data_dir).await => {
+            match data::of_files(&node.programs, &postgres::aside::place(data_dir)).await {
+                Ok(DataDir::Present(control)) => Some(control),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
     let local = LocalState {
+        aside,
         upgrade,
         name: config.name.clone(),
         tags: cluster::member::Tags(config.tags.clone()),
@@ -405,7 +415,7 @@ fn of_facts(facts: &ServerFacts) -> Postgres {
     }
 }
 
-async fn data(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>, memory: &mut LoopMemory) -> Result<DataDir> {
+async fn data_here(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>, memory: &mut LoopMemory) -> Result<DataDir> {
     let data_dir = &node.config.postgres.data_dir;
     memory.unsure_of_damage = false;
     if let Some(what) = Incomplete::of(data_dir).read().await? {
@@ -438,34 +448,6 @@ async fn data(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>, mem
             Ok(DataDir::Present(control))
         }
     }
-}
-
-/// How the server that last used the directory ended. A copy that never started looks by its `pg_control` like the crashed primary that it
-/// was taken from; its label goes with its first start. Before release 15 a primary in an exclusive backup has a label too, so there it
-/// takes the file by which a server is a standby as well.
-async fn ended(data_dir: &Path, read: &ControlData) -> Ended {
-    let there = async |name: &str| tokio::fs::try_exists(data_dir.join(name)).await.unwrap_or(false);
-    let judged = control(read).ended;
-    if judged != Ended::CrashedPrimary || !there("backup_label").await {
-        return judged;
-    }
-    let version = postgres::read_if_there(&data_dir.join("PG_VERSION")).await.ok().flatten().unwrap_or_default();
-    let recent = version.trim().parse::<u32>().is_ok_and(|major| major >= 15);
-    if recent || there("standby.signal").await || there("recovery.signal").await { Ended::Standby } else { judged }
-}
-
-/// The part of `pg_control` that decisions rest on.
-pub fn control(control: &ControlData) -> Control {
-    let ended = match control.state {
-        ClusterState::ShutDown => Ended::CleanPrimary,
-        state if state.was_primary() || state == ClusterState::StartingUp => Ended::CrashedPrimary,
-        _ => Ended::Standby,
-    };
-    let (timeline, checkpoint) = match ended {
-        Ended::Standby => (control.reached_timeline(), control.reached()),
-        Ended::CleanPrimary | Ended::CrashedPrimary => (control.timeline, control.checkpoint),
-    };
-    Control { system_id: control.system_id.clone(), timeline, checkpoint, ended }
 }
 
 #[cfg(test)]

@@ -8,30 +8,55 @@ use crate::duties::source;
 use crate::duties::start::start;
 use crate::duties::word;
 use crate::ground::program::{self, Run, Stragglers, WORKS_ON};
-use crate::node::Node;
+use crate::node::{Node, data};
+use crate::postgres::aside;
 use crate::postgres::basebackup::basebackup;
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{Postmaster, StopMode};
-use crate::postgres::{controldata, empty_directory, is_empty_directory, sync_data_directory};
+use crate::postgres::{controldata, empty_directory, is_empty_directory, remove_if_there, sync_data_directory};
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
-use cluster::member::{MemberRole, MemberState};
+use cluster::deposition;
+use cluster::local::DataDir;
+use cluster::member::{MemberRole, MemberState, Tags};
+use cluster::mixed::{self, Kind};
+use cluster::name::MemberName;
+use cluster::replaced::{self, Facts, Old, Room};
+use cluster::slots;
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
+use dcs::Dcs;
+use std::time::Duration;
+
+/// How often etcd is asked whether WAL is kept for a copy, which takes far longer than that.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Beyond a `loop_wait`, for the leader to make the slot and to say so.
+const RESERVED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a copy may do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// No other method than `pg_basebackup`.
+    pub only_basebackup: bool,
+    /// The configuration says that data which left the cluster's history may go.
+    pub forked_may_go: bool,
+}
 
 /// Makes a copy of this member's (or the remote cluster's) data and starts it as a standby.
-pub async fn clone(node: &Node, view: &ClusterView, from: &Upstream, only_basebackup: bool) -> Result<Done> {
-    let made = replace(node, view, from, only_basebackup).await;
+pub async fn clone(node: &Node, view: &ClusterView, from: &Upstream, terms: Terms) -> Result<Done> {
+    let made = replace(node, view, from, terms).await;
     let failed = from.member().filter(|name| made.is_err() && view.leader.as_ref().is_none_or(|leader| leader.name != **name));
     node.note_clone(failed.cloned());
     made?;
     node.note_rewind(None);
+    node.note_overwrite(false);
     // A copy of a standby streams from where `Duty::Follow` says next; until then from its source.
     start(node, view, &follow::settings(node, view, &unless_nostream(node, from.clone()))).await
 }
 
 /// Replaces the data directory by a copy; of the remote cluster's data by the methods that `standby_cluster` names.
-pub async fn replace(node: &Node, view: &ClusterView, from: &Upstream, only_basebackup: bool) -> Result<()> {
+pub async fn replace(node: &Node, view: &ClusterView, from: &Upstream, terms: Terms) -> Result<()> {
     let of_file = &node.config.postgres.create_replica_methods;
     let upgraded = view.store.as_ref().and_then(|store| store.value.upgraded.as_ref());
     if let Some(upgraded) = upgraded.filter(|_| *from != Upstream::Remote) {
@@ -40,7 +65,7 @@ pub async fn replace(node: &Node, view: &ClusterView, from: &Upstream, only_base
     }
     let dynamic = node.dynamic(view);
     let methods: Vec<&ReplicaMethod> = match from {
-        _ if only_basebackup => vec![&ReplicaMethod::Basebackup],
+        _ if terms.only_basebackup => vec![&ReplicaMethod::Basebackup],
         Upstream::Remote => of_remote(of_file, &dynamic),
         Upstream::Member(_) | Upstream::Nobody => of_file.iter().collect(),
     };
@@ -52,7 +77,7 @@ pub async fn replace(node: &Node, view: &ClusterView, from: &Upstream, only_base
         Err(why) => return Err(why),
     };
     tracing::info!("cloning from {from} ({})", source::address(&conninfo));
-    make(node, view, &methods, Some((from, &conninfo))).await
+    make(node, view, &methods, Some((from, &conninfo)), terms).await
 }
 
 /// The methods in `standby_cluster.create_replica_methods` that the node's file lists as well: what the dynamic
@@ -75,22 +100,36 @@ fn of_remote<'a>(of_file: &'a [ReplicaMethod], dynamic: &DynamicConfig) -> Vec<&
     names.iter().filter_map(method).collect()
 }
 
-/// Makes the data from a backup, with the methods that need no member, and starts it as a standby of nobody.
+/// Nobody leads: what was set aside for a copy is put back; else the data are made from a backup, with the methods that need no member.
+/// Started as a standby of nobody.
 pub async fn restore(node: &Node, view: &ClusterView) -> Result<Done> {
+    let data_dir = &node.config.postgres.data_dir;
+    if aside::is_there(data_dir).await {
+        program::end_leftovers(data_dir).await?;
+        aside::put_back(data_dir).await?;
+        tracing::warn!("nobody leads, so the data that were set aside for a new copy were put back");
+        return start(node, view, &follow::settings(node, view, &Upstream::Nobody)).await;
+    }
     let needs_nobody = |method: &&ReplicaMethod| matches!(method, ReplicaMethod::Command(command) if command.no_leader);
     let methods: Vec<&ReplicaMethod> = node.config.postgres.create_replica_methods.iter().filter(needs_nobody).collect();
-    make(node, view, &methods, None).await?;
+    make(node, view, &methods, None, Terms::default()).await?;
     start(node, view, &follow::settings(node, view, &Upstream::Nobody)).await
 }
 
-async fn make(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], source: Option<(&Upstream, &str)>) -> Result<()> {
+async fn make(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], source: Option<(&Upstream, &str)>, terms: Terms) -> Result<()> {
     let data_dir = &node.config.postgres.data_dir;
     leave(node).await;
     node.speak(MemberState::CreatingReplica, MemberRole::Uninitialized);
     node.stop(StopMode::Immediate).await?;
     node.clear_orphans().await?;
     program::end_leftovers(data_dir).await?;
-    word::take_back(node, view).await?;
+    if let Some((from, _)) = source {
+        reserve(node, view, from).await;
+        word::take_back(node, view).await?;
+        spare_the_old(node, view, methods, from, terms).await?;
+    } else {
+        word::take_back(node, view).await?;
+    }
     node.write_pgpass().await?;
     let mut failures = Vec::new();
     for method in methods {
@@ -120,6 +159,72 @@ async fn make(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], sourc
     bail!("no replica method worked ({})", failures.join("; "))
 }
 
+/// Waits until the leader says that it keeps WAL for this member from now on: what is written while the copy is made is needed when it streams.
+/// The slot is the member's own, so it outlives the copy; a member that does not come back loses it after `member_slots_ttl`.
+async fn reserve(node: &Node, view: &ClusterView, from: &Upstream) {
+    let config = &node.config;
+    let leader = view.leader.as_ref().filter(|leader| leader.name != config.name).map(|leader| &leader.name);
+    let ours = |name: &MemberName| view.members.get(name).is_some_and(|entry| mixed::kind(&entry.member) == Kind::Ours);
+    let uses_slots = config.postgres.use_slots.unwrap_or_else(|| view.config().use_slots());
+    let Some(leader) = leader.filter(|name| *from != Upstream::Remote && ours(name)) else { return };
+    if !uses_slots || Tags(config.tags.clone()).nostream() {
+        return tracing::info!("no WAL is kept for this copy: it has no slot (use_slots, nostream)");
+    }
+    let slot = config.name.slot_name();
+    let patience = view.config().timing().loop_wait + RESERVED_WITHIN;
+    let said = async {
+        loop {
+            if let Ok(view) = node.etcd.load_view().await
+                && slots::said(&view).reserved.contains(&slot)
+            {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    match tokio::time::timeout(patience, said).await {
+        Ok(()) => tracing::info!("{leader} keeps WAL for this copy from now on, by the slot {slot}"),
+        Err(_) => tracing::warn!(
+            "{leader} has not said within {} s that it keeps WAL for this copy: what it removes meanwhile must be in the archive",
+            patience.as_secs()
+        ),
+    }
+}
+
+/// What is here is set aside until the copy streams; or it is replaced at once, or must stay, and then nothing is begun.
+async fn spare_the_old(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], from: &Upstream, terms: Terms) -> Result<()> {
+    let data_dir = &node.config.postgres.data_dir;
+    let data = data::of_files(&node.programs, data_dir).await?;
+    let usable = matches!(data, DataDir::Present(_));
+    if !usable && aside::is_there(data_dir).await {
+        // An earlier copy did not come to its end: what is set aside is the whole.
+        return Ok(());
+    }
+    let room = if usable || matches!(data, DataDir::Damaged { .. }) { aside::room(data_dir).await? } else { Room::Enough };
+    let reuses = matches!(methods.first(), Some(ReplicaMethod::Command(method)) if method.keep_data);
+    let facts = Facts {
+        view,
+        name: &node.config.name,
+        data: &data,
+        from,
+        room: &room,
+        reuses,
+        overwrite: node.may_overwrite(),
+        forked_may_go: terms.forked_may_go,
+    };
+    match replaced::old(&facts)? {
+        Old::Nothing => {}
+        Old::Aside => {
+            aside::set(data_dir).await?;
+            // The word that it stands for was taken back just now.
+            remove_if_there(&aside::place(data_dir).join(deposition::FILE)).await?;
+            tracing::info!("the data that are here are set aside as {} until the new copy streams", aside::place(data_dir).display());
+        }
+        Old::Replace(why) => tracing::info!("the data that are here go before the new copy is there: {why}"),
+    }
+    Ok(())
+}
+
 async fn copy(node: &Node, from: &Upstream, conninfo: &str) -> Result<()> {
     let config = &node.config;
     let mut told = 0;
@@ -141,6 +246,9 @@ async fn by_command(node: &Node, view: &ClusterView, method: &MethodCommand, sou
     let what = format!("replica method {}", method.name);
     mark.set(&what).await?;
     if method.keep_data {
+        if is_empty_directory(data_dir).await? && aside::is_there(data_dir).await {
+            aside::copy_back(data_dir).await?;
+        }
         tracing::info!("{what}: the data directory is left as it is (keep_data)");
     } else {
         empty_directory(data_dir).await?;

@@ -104,7 +104,7 @@ async fn make(node: &Node, data: &DataDir, claim: i64, lease: LeaseId) -> Result
     };
     let follows = dynamic.standby_cluster().is_some();
     if follows && !matches!(data, DataDir::Present(_)) {
-        copy::replace(node, &ClusterView::default(), &Upstream::Remote, false).await?;
+        copy::replace(node, &ClusterView::default(), &Upstream::Remote, copy::Terms::default()).await?;
         mark.set("founding the cluster").await?;
     }
     let fresh = !follows && !matches!(data, DataDir::Present(_));

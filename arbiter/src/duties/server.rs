@@ -319,7 +319,9 @@ impl Server for Node {
     }
 
     async fn clone_from(&self, judged: Judged<'_, ServerFacts>, from: &Upstream) -> Result<Done> {
-        copy::clone(self, judged.view, from, judged.local.cloning.from_leader).await
+        let local = judged.local;
+        let terms = copy::Terms { only_basebackup: local.cloning.from_leader, forked_may_go: local.may_clone_over };
+        copy::clone(self, judged.view, from, terms).await
     }
 
     async fn restore(&self, view: &ClusterView) -> Result<Done> {

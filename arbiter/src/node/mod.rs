@@ -4,6 +4,7 @@ pub mod callback;
 pub mod changes;
 pub mod citus;
 pub mod configuration;
+pub mod data;
 pub mod extension;
 pub mod hba;
 pub mod hook;
@@ -120,6 +121,10 @@ struct State {
     rewind_failed: Option<String>,
     /// The source other than the leader from which the last clone failed.
     clone_failed: Option<MemberName>,
+    /// An operator said that the old data may go before a new copy is there.
+    overwrite: bool,
+    /// Data that are not needed any more are being removed.
+    clearing_aside: bool,
     /// Starts that ended before the server was ready, in a row: how many, when the last, its words.
     start_failed: Option<(u32, Instant, String)>,
     /// The step of a major upgrade that was tried last failed.
@@ -263,6 +268,21 @@ impl Node {
     /// Notes how a clone ended.
     pub fn note_clone(&self, failed: Option<MemberName>) {
         self.state().clone_failed = failed;
+    }
+
+    /// An operator said that the old data may go before a new copy is there.
+    pub fn may_overwrite(&self) -> bool {
+        self.state().overwrite
+    }
+
+    /// Notes what an operator said of the old data; what was said for one copy does not count for the next.
+    pub fn note_overwrite(&self, may: bool) {
+        self.state().overwrite = may;
+    }
+
+    /// Notes that data which were set aside are being removed, or no more; true if that was not noted before.
+    pub fn note_clearing_aside(&self, clearing: bool) -> bool {
+        std::mem::replace(&mut self.state().clearing_aside, clearing) != clearing
     }
 
     /// The words of a server that does not start, once it did not [`STARTS`] times. After a pause it is tried again: what

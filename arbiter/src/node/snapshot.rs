@@ -60,6 +60,8 @@ pub enum Command {
         force: bool,
         /// From the leader, by pg_basebackup.
         from_leader: bool,
+        /// The data that are here may go first, also where they are the only other copy.
+        overwrite: bool,
         /// Started, or why not.
         answer: oneshot::Sender<Result<(), String>>,
     },

@@ -1,6 +1,7 @@
 //! What touches one Postgres: its programs, its files, its process. Leaves compute or act once; the
 //! branches that choose between them live in `duties/`.
 
+pub mod aside;
 pub mod basebackup;
 pub mod citus_daemon;
 pub mod conf;

@@ -326,7 +326,7 @@ pub async fn forget_restart(node: &NodeHandle) -> Result<Reply, Reply> {
 pub async fn reinitialize(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
     let body = optional_object(body)?;
     let flag = |name: &str| body.get(name).and_then(Value::as_bool).unwrap_or(false);
-    let (force, from_leader) = (flag("force"), flag("from_leader"));
+    let (force, from_leader, overwrite) = (flag("force"), flag("from_leader"), flag("overwrite"));
     let refusal = {
         let snapshot = node.snapshot.borrow();
         match &snapshot.view.leader {
@@ -339,7 +339,7 @@ pub async fn reinitialize(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply
     if let Some(refusal) = refusal {
         return Err(Reply::text(503, refusal));
     }
-    match command(node, |answer| Command::Reinitialize { force, from_leader, answer }, REFUSAL_WITHIN).await {
+    match command(node, |answer| Command::Reinitialize { force, from_leader, overwrite, answer }, REFUSAL_WITHIN).await {
         Some(Err(why)) => Err(Reply::text(503, why)),
         Some(Ok(())) | None => Ok(Reply::text(200, "reinitialize started")),
     }

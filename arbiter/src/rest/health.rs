@@ -238,6 +238,7 @@ pub(crate) mod tests {
     pub(crate) fn snapshot(name: &str, postgres: Postgres) -> Snapshot {
         let now = Instant::now();
         let local = LocalState {
+            aside: None,
             upgrade: None,
             name: MemberName::new(name).unwrap(),
             tags: Tags::default(),

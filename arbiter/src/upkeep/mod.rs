@@ -2,6 +2,7 @@
 //! history and the first checkpoint; on a standby the slots that its own standbys would need.
 
 pub mod addresses;
+mod aside;
 pub mod failsafe;
 pub mod page;
 pub mod reads;
@@ -17,10 +18,11 @@ use crate::node::Node;
 use crate::node::extension;
 use crate::node::recovery;
 use crate::postgres::conf::Recovery;
-use crate::postgres::facts::ServerFacts;
+use crate::postgres::facts::{Receiver, ServerFacts};
 use anyhow::{Context, Result};
 use cluster::history::History;
 use cluster::leader::Leader;
+use cluster::member::Tags;
 use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::ClusterView;
@@ -31,6 +33,7 @@ use steward::synchronous;
 pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
     synchronous::applied(node, view, &facts.into());
+    aside::clear(node, true).await;
     put_back(node, view, leader).await?;
     history(node, view, leader, facts).await?;
     citus::call_off(node, view).await?;
@@ -76,6 +79,8 @@ async fn put_back(node: &Node, view: &ClusterView, leader: &Leader) -> Result<()
 /// One round on a standby. True if something was changed and another look is due.
 pub async fn standby(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Result<bool> {
     node.standbys.is_standby();
+    let streams = facts.receiver.as_ref().is_some_and(Receiver::is_streaming);
+    aside::clear(node, streams || Tags(node.config.tags.clone()).nostream()).await;
     let leads = view.leader_if(&node.config.name).filter(|_| view.is_standby_cluster());
     if let Some(leader) = leads {
         standby_leader(node, view, leader, facts).await?;

@@ -9,7 +9,7 @@ use cluster::leader::Leader;
 use cluster::lsn::Lsn;
 use cluster::member::Tags;
 use cluster::name::Timeline;
-use cluster::slots::{self, Copied, Facts, LogicalSlot, SlotStep};
+use cluster::slots::{self, Copied, Facts, LogicalSlot, SlotFacts, SlotStep};
 use cluster::view::ClusterView;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +42,9 @@ pub async fn keep(node: &Node, view: &ClusterView, leader: Option<&Leader>, serv
         inner.copies = slots::remembered(before, view, &server.slots);
         inner.copies.clone()
     };
-    let facts = facts(node, view, &tags, leader.is_some(), server, &copies);
+    let free = free_bytes(&node.config).await;
+    let facts = facts(node, view, &tags, leader.is_some(), server, &copies, free);
+    let mut made = false;
     let mut told = BTreeSet::new();
     let mut beside = Vec::new();
     for step in slots::decide(&facts) {
@@ -54,15 +56,19 @@ pub async fn keep(node: &Node, view: &ClusterView, leader: Option<&Leader>, serv
                 beside.push(step);
             }
             step => {
-                if let Err(why) = apply(node, &step).await {
+                match apply(node, &step).await {
+                    Ok(()) => made |= matches!(step, SlotStep::CreatePhysical { .. }),
                     // The others don't suffer for one, and the next look tries again.
-                    told.insert(format!("{why:#}"));
+                    Err(why) => drop(told.insert(format!("{why:#}"))),
                 }
             }
         }
     }
     if let Some(leader) = leader {
-        match publish(node, &facts, leader, server).await {
+        // A copy waits for word of the slot that was made for it just now.
+        let anew = if made { node.sql.facts().await.ok() } else { None };
+        let facts = Facts { slots: anew.as_ref().map_or(facts.slots, |anew| &anew.slots), ..facts };
+        match publish(node, &facts, leader, server, free).await {
             Ok(lines) => told.extend(lines),
             // The configuration and the synchronous standbys must not wait for it.
             Err(why) => drop(told.insert(format!("{why:#}"))),
@@ -100,6 +106,7 @@ fn facts<'a>(
     primary: bool,
     server: &'a ServerFacts,
     copies: &'a BTreeMap<String, Copied>,
+    free: u64,
 ) -> Facts<'a> {
     let config = &node.config;
     let position = if server.in_recovery { server.replayed_lsn } else { server.flush_lsn };
@@ -115,6 +122,7 @@ fn facts<'a>(
         use_slots: config.postgres.use_slots.unwrap_or_else(|| view.config().use_slots()),
         slots: &server.slots,
         copies,
+        most_for_a_copy: free / 2,
     }
 }
 
@@ -173,7 +181,7 @@ async fn create_logical(node: &Node, name: &str, database: &str, plugin: &str, f
 }
 
 /// Hands the lease worker what it is to publish; gives what is to be told.
-async fn publish(node: &Node, facts: &Facts<'_>, leader: &Leader, server: &ServerFacts) -> Result<BTreeSet<String>> {
+async fn publish(node: &Node, facts: &Facts<'_>, leader: &Leader, server: &ServerFacts, free: u64) -> Result<BTreeSet<String>> {
     if slots::keeps_logical(facts.view.config()) && server.server_version < slots::NATIVE_SYNC {
         log_running_transactions(node, facts).await?;
     }
@@ -183,10 +191,14 @@ async fn publish(node: &Node, facts: &Facts<'_>, leader: &Leader, server: &Serve
         inner.round
     };
     let keep_bytes = server.max_slot_wal_keep_mb.and_then(|mb| u64::try_from(mb).ok()).map(|mb| mb << 20);
-    let limit = slots::warning_bytes(keep_bytes, free_bytes(&node.config).await);
+    let limit = slots::warning_bytes(keep_bytes, free);
     let publication = slots::publication(facts, leader.term, round, limit);
     let text = serde_json::to_string(&publication).context("print what is published of the slots")?;
     node.sql.run("SELECT tenure_internal.note_slots($1)", &[&text]).await.context("hand the slots to the lease worker")?;
+    if publication.facts.reserved != SlotFacts::of(facts.view.status.as_ref().map(|status| &status.value)).reserved {
+        // A copy waits for that word: the lease worker writes it when it is woken.
+        node.sql.run("SELECT tenure_internal.attach_arbiter()", &[]).await.context("wake the lease worker")?;
+    }
     let line = |(name, bytes): (&String, &u64)| {
         // No number that changes all the time: it is said once.
         let hint = "hint: see that its consumer runs, drop the slot, or set max_slot_wal_keep_size";
@@ -367,7 +379,7 @@ async fn drop_doubtful(node: &Node, view: &ClusterView) -> Result<()> {
         inner.copies.clone()
     };
     let tags = Tags(node.config.tags.clone());
-    for name in slots::doubtful(&facts(node, view, &tags, false, &server, &copies)) {
+    for name in slots::doubtful(&facts(node, view, &tags, false, &server, &copies, u64::MAX)) {
         // From release 16 on a consumer may use it.
         let statement =
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1::text::name AND active_pid IS NOT NULL";

@@ -18,6 +18,7 @@ use crate::name::MemberName;
 use crate::reached::{self, End};
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
+use crate::replaced;
 use crate::source;
 use crate::store;
 use crate::upgrade::step::{self, HalfUpgraded, Identity, Leads, Owed};
@@ -151,6 +152,9 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
             // An arbiter of this node was killed while it founded, and this one keeps the lease that the claim hangs on.
             Some(Initialize::Running) if view.is_claimed_by(&local.name) => found(view, local),
             Some(Initialize::Running) => on(Rest, Reason::AnotherInitializes),
+            Some(Initialize::Done(_)) if replaced::put_back(view, &local.data, local.aside.as_ref()).is_some() => {
+                on(Restore, Reason::OldDataPutBack)
+            }
             Some(Initialize::Done(_)) if local.cloning.without_leader => on(Restore, Reason::RestoreWithoutLeader),
             Some(Initialize::Done(_)) if view.is_standby_cluster() && !standby_cluster::another_could_lead(view, local) => {
                 on(Clone { from: Upstream::Remote }, Reason::EmptyStandbyCluster)

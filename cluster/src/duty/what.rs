@@ -17,7 +17,7 @@ pub enum Duty {
         /// The source.
         from: Upstream,
     },
-    /// Make the data from a backup: nobody leads, and a method is configured that needs nobody.
+    /// Nobody leads: put back what was set aside for a copy, or make the data from a backup where a method is configured that needs nobody.
     Restore,
     /// Start Postgres as primary: this node leads and its data was a primary's.
     StartPrimary {

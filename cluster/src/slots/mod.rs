@@ -11,7 +11,7 @@ pub use publication::{LogicalSlot, Publication, Retention, SlotFacts, holding_ba
 
 use crate::config::DynamicConfig;
 use crate::lsn::Lsn;
-use crate::member::{Member, Tags};
+use crate::member::{Member, MemberEntry, MemberState, Tags};
 use crate::name::{MemberName, Timeline};
 use crate::view::ClusterView;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -213,6 +213,8 @@ pub struct Facts<'a> {
     pub slots: &'a [SlotSeen],
     /// The copies of logical slots here, as far as this arbiter knows them.
     pub copies: &'a BTreeMap<String, Copied>,
+    /// So much WAL may be kept for a member whose data are being copied.
+    pub most_for_a_copy: u64,
 }
 
 /// Why a slot is dropped.
@@ -230,6 +232,8 @@ pub enum WhyDrop {
     LeftOver,
     /// It is not what the leader's slot of this name is.
     NotTheSame,
+    /// The copy that it kept WAL for takes too long for the room that is left here.
+    CopyTooLong,
 }
 
 impl fmt::Display for WhyDrop {
@@ -241,6 +245,7 @@ impl fmt::Display for WhyDrop {
             WhyDrop::HoldsRowsBack => "it was left from when this node was primary, and held rows back",
             WhyDrop::LeftOver => "it was left from when this node was primary",
             WhyDrop::NotTheSame => "the leader's slot of this name is another one",
+            WhyDrop::CopyTooLong => "it held back more WAL for a copy that is being made than there is room for",
         })
     }
 }
@@ -312,6 +317,12 @@ pub enum SlotStep {
 fn upstream<'a>(view: &'a ClusterView, member: &'a Member) -> Option<&'a str> {
     let named = member.tags.replicatefrom()?;
     view.members.keys().any(|name| name.as_str() == named).then_some(named)
+}
+
+/// The slots of the members whose data are being copied: each is to have one before its copy begins, and keeps it until the copy streams.
+fn of_copies(view: &ClusterView) -> impl Iterator<Item = String> {
+    let copied = |entry: &MemberEntry| entry.is_kept() && entry.member.state == MemberState::CreatingReplica;
+    view.members.iter().filter(move |(_, entry)| copied(entry)).map(|(name, _)| name.slot_name())
 }
 
 /// The physical slots wanted here, with where an unused one belongs.
@@ -435,6 +446,9 @@ fn one_physical(facts: &Facts<'_>, name: &str, to: Option<Lsn>, steps: &mut Vec<
         _ if slot.is_lost() => Some(WhyDrop::Lost),
         None => Some(WhyDrop::ReservesNothing),
         Some(_) if to.is_some() && horizon => Some(WhyDrop::HoldsRowsBack),
+        Some(from) if from.lag_bytes_behind(facts.position) > facts.most_for_a_copy && of_copies(facts.view).any(|slot| slot == name) => {
+            Some(WhyDrop::CopyTooLong)
+        }
         Some(_) => None,
     };
     if let Some(why) = why {

@@ -1,6 +1,6 @@
 //! What the leader says of its slots in `status`, and which slots are kept for members that are away.
 
-use super::{Facts, Kind, SlotSeen, Xid, permanent, upstream, wanted_physical};
+use super::{Facts, Kind, SlotSeen, Xid, of_copies, permanent, upstream, wanted_physical};
 use crate::config::HoldBack;
 use crate::leader::Term;
 use crate::lsn::Lsn;
@@ -49,6 +49,9 @@ pub struct SlotFacts {
     /// Slots that hold back more WAL than is good, in bytes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub holding_back: BTreeMap<String, u64>,
+    /// Slots that keep WAL for a member whose data are being copied.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub reserved: BTreeSet<String>,
 }
 
 impl SlotFacts {
@@ -121,6 +124,8 @@ pub fn publication(facts: &Facts<'_>, term: Term, round: u64, limit_bytes: u64) 
     said.known.retain(|name| seen(name).is_some());
     said.known.extend(physical.into_keys());
     said.known.extend(permanent.into_keys());
+    let keeps = |name: &String| seen(name).is_some_and(|slot| slot.is_physical() && slot.restart_lsn.is_some() && !slot.is_lost());
+    said.reserved = of_copies(facts.view).filter(keeps).collect();
     said.holding_back = holding_back(facts.slots, facts.position, limit_bytes);
     let may_lead =
         facts.view.members.iter().filter(|(name, entry)| *name != facts.name && entry.is_kept() && !entry.member.tags.nofailover());

@@ -172,6 +172,7 @@ pub fn primary(timeline: u32, flushed: Lsn) -> Postgres {
 /// A node with this data and this server, and nothing out of the ordinary.
 pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
     LocalState {
+        aside: None,
         upgrade: None,
         name: name(who),
         tags: Tags::default(),
