@@ -5,6 +5,7 @@ use crate::lsn::Lsn;
 use crate::member::Tags;
 use crate::memory::Memory;
 use crate::name::{MemberName, SystemId, Timeline};
+use crate::restore::Journal;
 use crate::standby_cluster::Remote;
 use crate::upgrade::step::HalfUpgraded;
 use std::collections::BTreeSet;
@@ -150,6 +151,8 @@ pub struct LocalState {
     pub answered: BTreeSet<MemberName>,
     /// This node leads, is sick, another is better off, and the configuration says that it is to act.
     pub gives_way: Option<GivesWay>,
+    /// A restore to a point in the past that began here and did not end, while nothing is under way.
+    pub restore: Option<Box<Journal>>,
     /// The data that were set aside for a copy which came to no end, where the data directory has none.
     pub aside: Option<Control>,
     /// A major upgrade that began here and did not end, while nothing is under way.

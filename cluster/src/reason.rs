@@ -5,6 +5,7 @@ use crate::leader::Term;
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId, Timeline};
 use crate::reached::End;
+use crate::restore::{self, Target};
 use crate::speech::Apart;
 use crate::store::NoFounding;
 use crate::upgrade::step::Step;
@@ -57,6 +58,10 @@ pub enum Reason {
     NewMajor { from: u32, to: u32 },
     #[error("a major upgrade of this node's data was interrupted while {}", .0.sentence())]
     HalfUpgraded(Step),
+    #[error("a restore of this cluster to {to} was interrupted while {}", step.sentence())]
+    HalfRestored { to: Target, step: restore::Step },
+    #[error("pg_rewind failed ({0}), and this cluster was restored to a point in its past: the data are replaced by a clone")]
+    RewindFailedRestored(String),
     #[error(
         "the data directory holds the database system {0}, but the cluster does not exist yet and this data was in recovery: start the node that was primary first"
     )]

@@ -6,6 +6,7 @@
 
 use crate::lsn::Lsn;
 use crate::name::{SystemId, Timeline};
+use crate::view::ClusterView;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -124,9 +125,15 @@ pub fn owed(journal: &Journal, leads: Leads, current: Timeline) -> Owed {
     }
 }
 
-/// The reason in a history line whose timeline was left for a point in its past, as PostgreSQL writes it: this cluster was restored, and members
-/// that are ahead are made to follow as its operator wanted.
-pub fn is_restored(reason: &str) -> bool {
+/// The present timeline began at a point in the past of the one before it: this cluster was restored, and members that are ahead are made to
+/// follow, as its operator wanted.
+pub fn is_restored(view: &ClusterView) -> bool {
+    let parent = view.history().0.iter().rev().find(|line| line.switch.is_valid());
+    parent.is_some_and(|line| left_for_the_past(&line.reason))
+}
+
+/// The reason in a line of a history, as PostgreSQL writes it.
+fn left_for_the_past(reason: &str) -> bool {
     ["before ", "after ", "at restore point "].iter().any(|words| reason.starts_with(words))
 }
 
@@ -176,7 +183,7 @@ mod tests {
             ("after LSN 0/3000000", true),
             ("at restore point \"wanted\"", true),
         ] {
-            assert_eq!(is_restored(reason), restored, "{reason}");
+            assert_eq!(left_for_the_past(reason), restored, "{reason}");
         }
     }
 }

@@ -109,11 +109,11 @@ pub enum On {
 }
 
 impl On {
-    /// The duty's row name; None for [`Duty::Rest`] and [`Duty::CallOff`], which move nothing, and for [`Duty::Upgrade`], after which the node is what
+    /// The duty's row name; None for [`Duty::Rest`] and [`Duty::CallOff`], which move nothing, and for [`Duty::Upgrade`] and [`Duty::RestoreTo`], after which the node is what
     /// its data says.
     pub fn told(duty: &Duty) -> Option<On> {
         Some(match duty {
-            Duty::Rest | Duty::CallOff | Duty::Upgrade { .. } => return None,
+            Duty::Rest | Duty::CallOff | Duty::Upgrade { .. } | Duty::RestoreTo { .. } => return None,
             Duty::Bootstrap => On::Bootstrap,
             Duty::Clone { .. } | Duty::Restore => On::Clone,
             Duty::StartPrimary { .. } => On::StartPrimary,

@@ -939,6 +939,7 @@ fn only_the_leader_is_told_to_be_primary_and_every_duty_is_a_row_of_the_table() 
                 Duty::Bootstrap => assert!(view.initialize.is_none(), "{}", told()),
                 Duty::Restore => assert!(view.leader.is_none(), "{}", told()),
                 Duty::DemoteCluster { .. } => panic!("no standby cluster here: {}", told()),
+                Duty::RestoreTo { .. } => panic!("no restore has begun here: {}", told()),
                 Duty::Upgrade { .. } => panic!("no upgrade has begun here: {}", told()),
                 Duty::Rest | Duty::CallOff | Duty::Stop | Duty::Quit => {}
             }

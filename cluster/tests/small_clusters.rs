@@ -306,6 +306,7 @@ impl Cluster {
             | Duty::GiveWay { .. }
             | Duty::CallOff
             | Duty::Upgrade { .. }
+            | Duty::RestoreTo { .. }
             | Duty::Stop
             | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")

@@ -448,6 +448,7 @@ impl Pair {
             | Duty::GiveWay { .. }
             | Duty::CallOff
             | Duty::Upgrade { .. }
+            | Duty::RestoreTo { .. }
             | Duty::Stop
             | Duty::Quit => {
                 panic!("{duty:?} although nobody asked")

@@ -335,6 +335,7 @@ impl Arbiter {
             gives_way: None,
             memory: Some(Box::new(self.remembered.memory())).filter(|memory| memory.system_id.is_some()),
             aside: None,
+            restore: None,
             upgrade: None,
             fence_open: self.fence_is_open(),
             log_until: None,

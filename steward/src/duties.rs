@@ -27,6 +27,7 @@ pub async fn apply<S: Server>(server: &S, duty: Duty, judged: Judged<'_, S::Seen
         Duty::CallOff => switchover::call_off(server, judged).await.context("take a request back that can't be served"),
         Duty::Release => stop::release(server, view).await.context("give the leader key up"),
         Duty::Upgrade { owed } => server.resume_upgrade(view, owed).await.context("bring a major upgrade to its end"),
+        Duty::RestoreTo { owed } => server.resume_restore(view, owed).await.context("bring a restore to its end"),
         Duty::Stop => stop::stop(server, view).await.context("stop"),
         Duty::Quit => Ok(Done::Stopped),
     }

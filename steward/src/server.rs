@@ -203,6 +203,8 @@ pub trait Server: Host {
     fn give_way(&self, judged: Judged<'_, Self::Seen>, to: &MemberName) -> impl Future<Output = Result<Done>>;
     /// Brings what an interruption left of a major upgrade to the end that it is owed.
     fn resume_upgrade(&self, view: &ClusterView, owed: Owed) -> impl Future<Output = Result<Done>>;
+    /// Brings what an interruption left of a restore to a point in the past to the end that it is owed.
+    fn resume_restore(&self, view: &ClusterView, owed: cluster::restore::Owed) -> impl Future<Output = Result<Done>>;
     /// A primary cluster becomes a standby cluster.
     fn demote_cluster(&self, view: &ClusterView, term: Term) -> impl Future<Output = Result<Done>>;
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use stories::cluster::{Cluster, PATIENCE};
-use stories::node::Node;
+use stories::node::{Node, PASSWORD};
 use stories::wait::{self, seconds};
 
 /// A repository in the room of the cluster that is backed up, and a configuration file for each node.
@@ -246,4 +246,115 @@ async fn barman_makes_a_replica() {
         Ok(())
     })
     .await;
+}
+
+/// Archives by `cp` into a directory that never takes a file twice, and restores from a plain copy; held while `hold` is there.
+fn with_plain_backup(cluster: &Cluster) -> PathBuf {
+    let directory = cluster.room.directory("plain");
+    let at = |name: &str| directory.join(name).display().to_string();
+    let script = directory.join("restore.sh");
+    let text = format!(
+        "for word; do case $word in --datadir=*) data=${{word#*=}};; esac; done\n\
+         echo \"to $TENURE_TARGET_SETTING $TENURE_TARGET\"\nmkdir -p \"$data\"\ncp -a {}/. \"$data\"\nwhile test -e {}; do sleep 0.1; done\n",
+        at("base"),
+        at("hold")
+    );
+    cluster.room.file(&script, &text);
+    cluster.room.directory("plain/archive");
+    for node in &cluster.nodes {
+        cluster.reconfigure(node, |config| {
+            let archive = at("archive");
+            config["postgresql"]["parameters"]["archive_mode"] = json!("on");
+            config["postgresql"]["parameters"]["archive_command"] = json!(format!("test ! -e {archive}/%f && cp %p {archive}/%f"));
+            config["postgresql"]["recovery_conf"] = json!({"restore_command": format!("cp {archive}/%f %p")});
+            config["postgresql"]["create_replica_methods"] = json!(["basebackup", "plain"]);
+            config["postgresql"]["plain"] = json!({"command": format!("sh {}", script.display()), "no_leader": true});
+        });
+    }
+    directory
+}
+
+/// Every file of the archive with its content.
+fn archived(directory: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(directory.join("archive")).expect("read the archive");
+    entries.map(|entry| entry.expect("an entry").path()).map(|path| (path.clone(), std::fs::read(&path).expect("read it"))).collect()
+}
+
+async fn counts(node: &Node, rows: &str) {
+    wait::until("the rows", PATIENCE, async || {
+        let count = node.one("SELECT count(*) FROM t").await?;
+        anyhow::ensure!(count == rows, "{count} rows");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_goes_back_in_place_to_a_time_and_nothing_of_before_is_overwritten() {
+    let cluster = Cluster::of(2).planned().await;
+    let directory = with_plain_backup(&cluster);
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    cluster.start(first);
+    cluster.healthy_members(1).await;
+    first.query("CREATE TABLE t AS SELECT generate_series(1, 10) AS n").await.expect("write");
+    let base = directory.join("base").display().to_string();
+    let source = format!("host=127.0.0.1 port={} user=replicator password={}", first.port(), PASSWORD);
+    let arguments = ["-D", &base, "-X", "fetch", "-c", "fast", "-d", &source];
+    let taken = run(&cluster, &stories::programs::postgres_bin().join("pg_basebackup"), first, &arguments).await;
+    assert!(taken.status.success(), "{taken:?}");
+    cluster.start(second);
+    cluster.healthy().await;
+    first.query("INSERT INTO t SELECT generate_series(11, 20)").await.expect("what is to stay");
+    let then =
+        first.one("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')").await.expect("the time");
+    first.query("DELETE FROM t WHERE n <= 15").await.expect("a mistake");
+    counts(second, "5").await;
+
+    // Held in the middle, its arbiter killed: the next one goes on, until it is called off.
+    let hold = directory.join("hold");
+    cluster.room.file(&hold, "");
+    let body = json!({"time": then});
+    let asked = async { tokio::time::timeout(seconds(20), first.post("/restore", &body)).await };
+    let killed = async {
+        first.logged(&["and a backup takes their place", "to recovery_target_time"], PATIENCE).await;
+        first.kill_arbiter();
+    };
+    let _ = tokio::join!(asked, killed);
+    cluster.start(first);
+    first.logged(&["going on with the restore"], PATIENCE).await;
+    cluster.cli_ok(&["restore", "story", "--undo", "--force"]).await;
+    first.logged(&["is undone: the data of before are where they were"], PATIENCE).await;
+    std::fs::remove_file(&hold).expect("hold nothing any more");
+    cluster.healthy().await;
+    counts(first, "5").await;
+
+    let before = archived(&directory);
+    let said = cluster.cli_ok(&["restore", "story", "--to", &then, "--force"]).await;
+    assert!(said.contains("Restored: story is at"), "{said}");
+    cluster.healthy().await;
+    counts(first, "20").await;
+    counts(second, "20").await;
+    let kept = first.dir().join(format!("{}.before-restore", first.data_dir().file_name().expect("a name").to_string_lossy()));
+    assert!(kept.join("PG_VERSION").exists(), "the data of before are kept in {}", kept.display());
+    let after = archived(&directory);
+    for (path, content) in &before {
+        assert!(after.get(path) == Some(content), "{} was overwritten", path.display());
+    }
+    let history = cluster.cli_ok(&["history", "story"]).await;
+    assert!(history.contains("before 20"), "{history}");
+    first.query("INSERT INTO t VALUES (21)").await.expect("it goes on");
+    counts(second, "21").await;
+
+    // Not over the data of before, and not to where nothing leads.
+    let again = cluster.cli(&["restore", "story", "--to", &then, "--force"]).await;
+    assert!(!again.status.success());
+    let why = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(why.contains("the data of before an earlier restore are in"), "{why}");
+    std::fs::remove_dir_all(&kept).expect("nothing of them is needed");
+    let nowhere = cluster.cli(&["restore", "story", "--to-name", "nowhere", "--force"]).await;
+    assert!(!nowhere.status.success());
+    let why = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    assert!(why.contains("recovery ended before configured recovery target was reached"), "{why}");
+    cluster.healthy().await;
+    counts(first, "21").await;
 }

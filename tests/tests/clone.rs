@@ -244,7 +244,8 @@ async fn a_copy_whose_first_start_failed_is_started_again_and_not_rewound() {
 
 /// How much WAL the leader keeps for the slot of this member, and whether its copy is told of it.
 async fn keeps_wal_for(leader: &Node, slot: &str) -> u64 {
-    let question = format!("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    let question =
+        format!("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = '{slot}'");
     leader.one(&question).await.expect("the slot is there").parse().expect("a number")
 }
 

@@ -101,7 +101,7 @@ const EXIT_STATUS: &str = ".SH EXIT STATUS\n\
     .TP\n2\nThe command line was not understood.\n";
 
 /// What people type, for each command: without an example an option explains nothing.
-const EXAMPLES: [(&str, &[&str]); 17] = [
+const EXAMPLES: [(&str, &[&str]); 18] = [
     (
         "init",
         &[
@@ -122,6 +122,7 @@ const EXAMPLES: [(&str, &[&str]); 17] = [
     ("restart", &["tenure restart CLUSTER n2", "tenure restart CLUSTER --pending --force"]),
     ("reinit", &["tenure reinit CLUSTER n3 --wait"]),
     ("replay", &["tenure replay CLUSTER n4 --until 2026-11-22T14:03:00+01:00", "tenure replay CLUSTER n4 --resume"]),
+    ("restore", &["tenure restore --to 2026-11-22T14:03:00+01:00", "tenure restore --undo"]),
     ("pause", &["tenure pause --wait"]),
     ("resume", &["tenure resume --wait"]),
     ("edit-config", &["tenure edit-config -s ttl=20 -p work_mem=8MB", "tenure edit-config --apply change.yml --force"]),

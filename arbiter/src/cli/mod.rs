@@ -36,6 +36,7 @@ pub mod reload;
 pub mod remove;
 pub mod replay;
 pub mod restart;
+pub mod restore;
 pub mod roles;
 pub mod show_config;
 pub mod switchover;
@@ -64,6 +65,7 @@ pub enum Command {
     Reload(reload::Args),
     Reinit(reinit::Args),
     Replay(replay::Args),
+    Restore(restore::Args),
     /// Switch maintenance mode on: no automatic failover.
     Pause(pause::Args),
     /// Switch maintenance mode off.
@@ -127,6 +129,7 @@ pub async fn run(command: Command, source: &Source, command_line: fn() -> clap::
         Command::Reload(args) => reload::run(&tool, &args).await,
         Command::Reinit(args) => reinit::run(&tool, &args).await,
         Command::Replay(args) => replay::run(&tool, &args).await,
+        Command::Restore(args) => restore::run(&tool, &args).await,
         Command::Pause(args) => pause::run(&tool, &args, true).await,
         Command::Resume(args) => pause::run(&tool, &args, false).await,
         Command::ShowConfig(args) => show_config::run(&tool, &args).await,

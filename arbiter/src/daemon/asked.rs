@@ -3,13 +3,14 @@
 use super::Daemon;
 use crate::daemon::observe::Seen;
 use crate::daemon::words::word;
-use crate::duties::{change_places, replay, restart, upgrade};
-use crate::node::settings;
-use crate::node::snapshot::{Command, Wanted};
+use crate::duties::{change_places, replay, restart, restore_to, upgrade};
+use crate::node::snapshot::{Command, Restoring, Wanted};
+use crate::node::{restoring, settings};
 use cluster::duty::Duty;
 use cluster::local::Postgres;
 use cluster::request::{MemberRequest, Wish};
 use cluster::restart::{self as scheduled, Server};
+use cluster::restore::{self, Target};
 use cluster::upgrade::step::{Owed, Step};
 use std::time::Duration;
 
@@ -67,6 +68,10 @@ impl Daemon {
                 });
             }
             Command::Upgrade(wanted, answer) => self.upgrade(wanted, answer),
+            Command::Restore(Restoring::To(to), answer) => self.restore(to, answer),
+            Command::Restore(Restoring::Undo, answer) => {
+                let _ = answer.send(self.undo_restore().await.map_err(|why| format!("{why:#}")));
+            }
             Command::Reinitialize { force, from_leader, overwrite, answer } => {
                 let done = self.reinitialize(force, from_leader);
                 if done.is_ok() {
@@ -101,15 +106,8 @@ impl Daemon {
     /// Begins a major upgrade in place, and says that it has begun: how it goes on GET `/upgrade` tells. Or the change of places with the twin,
     /// which takes moments: who asked is told how it ended.
     fn upgrade(&mut self, wanted: Wanted, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
-        let refused = match self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
-            Some((_, duty)) => Some(format!("{} already in progress", word(duty))),
-            None if self.view.leader_if(&self.node.config.name).is_none() => Some("this member does not lead: ask the leader".to_owned()),
-            None if self.view.config().paused() => Some("the cluster is in maintenance mode: `tenure resume` ends it".to_owned()),
-            None if self.view.is_standby_cluster() => Some("a standby cluster is upgraded by making it anew".to_owned()),
-            None if self.memory.stopping => Some("the arbiter is ending".to_owned()),
-            None => None,
-        };
-        if let Some(why) = refused {
+        let standby_cluster = self.view.is_standby_cluster().then(|| "a standby cluster is upgraded by making it anew".to_owned());
+        if let Some(why) = self.not_now().or(standby_cluster) {
             let _ = answer.send(Err(why));
             return;
         }
@@ -129,6 +127,53 @@ impl Daemon {
             }
         });
         self.procedure = Some((task, Duty::Upgrade { owed: Owed::GoOn(Step::Prepare) }));
+    }
+
+    /// Why nothing that stops the leader's server for long can begin, if so.
+    fn not_now(&self) -> Option<String> {
+        match self.procedure.as_ref().filter(|(_, duty)| *duty != Duty::Rest) {
+            Some((_, duty)) => Some(format!("{} already in progress", word(duty))),
+            None if self.view.leader_if(&self.node.config.name).is_none() => Some("this member does not lead: ask the leader".to_owned()),
+            None if self.view.config().paused() => Some("the cluster is in maintenance mode: `tenure resume` ends it".to_owned()),
+            None if self.memory.stopping => Some("the arbiter is ending".to_owned()),
+            None => None,
+        }
+    }
+
+    /// Begins a restore of this cluster to a point in its past; who asked is told how it ended.
+    fn restore(&mut self, to: Target, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
+        let standby_cluster =
+            self.view.is_standby_cluster().then(|| "a standby cluster has the past of the one that it follows".to_owned());
+        if let Some(why) = self.not_now().or(standby_cluster) {
+            let _ = answer.send(Err(why));
+            return;
+        }
+        self.interrupt_procedure();
+        let (node, view) = (self.node.clone(), self.view.clone());
+        let task = tokio::spawn(async move {
+            let done = restore_to::begin(&node, &view, to).await;
+            let _ = answer.send(done.as_ref().map(|_| ()).map_err(|why| format!("{why:#}")));
+            done
+        });
+        self.procedure = Some((task, Duty::RestoreTo { owed: restore::Owed::GoOn(restore::Step::Stop) }));
+    }
+
+    /// Calls the restore off that is under way here, unless it is about to be told to etcd.
+    async fn undo_restore(&mut self) -> anyhow::Result<()> {
+        let Some(mut journal) = restoring::read(&self.node.config).await? else { anyhow::bail!("no restore is under way here") };
+        anyhow::ensure!(journal.step < restore::Step::Announce, "it is too late: etcd is being told of the restored data");
+        tracing::warn!("the restore to {} is called off", journal.to);
+        if let Some((task, Duty::RestoreTo { .. })) = &mut self.procedure {
+            task.abort();
+            // What it was writing is written.
+            let _ = task.await;
+            self.procedure = None;
+        }
+        journal.undo = true;
+        restoring::write(&self.node.config, &journal).await?;
+        self.not_before = None;
+        self.node.wake.notify_one();
+        Ok(())
     }
 
     /// Restarts Postgres in place; who asked is told how it ended.

@@ -6,6 +6,7 @@ use crate::ground::answers;
 use crate::node::Node;
 use crate::node::data::{self, control, ended};
 use crate::node::recovery;
+use crate::node::restoring;
 use crate::node::settings;
 use crate::postgres;
 use crate::postgres::controldata;
@@ -214,6 +215,10 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
             crate::upgrade::journal::read(config).await?.map(|journal| Box::new(HalfUpgraded { journal, failed: node.upgrade_failed() }))
         }
     };
+    let restore = match memory.in_surgery {
+        true => None,
+        false => restoring::read(config).await?.map(Box::new),
+    };
     let aside = match data {
         DataDir::Empty | DataDir::Incomplete { .. } if !memory.in_surgery && postgres::aside::is_there(data_dir).await => {
             match data::of_files(&node.programs, &postgres::aside::place(data_dir)).await {
@@ -225,6 +230,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
     };
     let local = LocalState {
         aside,
+        restore,
         upgrade,
         name: config.name.clone(),
         tags: cluster::member::Tags(config.tags.clone()),

@@ -110,6 +110,10 @@ impl Daemon {
             return Some(Turn::Again(self.view.config().timing().loop_wait));
         }
         self.memory.control = None;
+        if matches!(duty, Some(Duty::RestoreTo { .. })) {
+            // What it took was no failure of the server.
+            self.memory.down_since = None;
+        }
         match done {
             Ok(Done::Stopped) => return Some(Turn::End(ExitCode::SUCCESS)),
             Ok(Done::Settled | Done::LookAgain) => (self.not_before, self.failures) = (None, 0),
@@ -177,7 +181,10 @@ impl Daemon {
     async fn look_and_speak(&mut self, read: &Read) -> Result<Seen> {
         self.memory.in_surgery = matches!(
             &self.procedure,
-            Some((_, Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. } | Duty::Upgrade { .. }))
+            Some((
+                _,
+                Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. } | Duty::Upgrade { .. } | Duty::RestoreTo { .. }
+            ))
         );
         let mut seen = observe::look(&self.node, &self.view, &mut self.memory).await?;
         if self.procedure.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. }) {
@@ -271,6 +278,8 @@ impl Daemon {
     pub(super) fn interrupt_procedure(&mut self) {
         match &self.procedure {
             Some((task, Duty::Rest | Duty::Clone { .. } | Duty::Restore)) => task.abort(),
+            // It may take hours; the next arbiter goes on with it.
+            Some((task, Duty::RestoreTo { .. })) => task.abort(),
             // A restore may take hours; the mark says that its half is nobody's data.
             Some((task, Duty::Bootstrap)) if self.node.config.founding_method().is_some() => task.abort(),
             _ => {}

@@ -1,6 +1,7 @@
 //! Duties in the words of the arbiter's own log.
 
 use cluster::duty::Duty;
+use cluster::restore;
 use cluster::upgrade::step::Owed;
 use cluster::upstream::Upstream;
 
@@ -27,6 +28,8 @@ pub fn word(duty: &Duty) -> String {
         Duty::Upgrade { owed: Owed::Undo } => "call the major upgrade off".to_owned(),
         Duty::Upgrade { owed: Owed::Discard } => "give up the data of a major upgrade".to_owned(),
         Duty::Upgrade { .. } => "go on with the major upgrade".to_owned(),
+        Duty::RestoreTo { owed: restore::Owed::Undo } => "call the restore off".to_owned(),
+        Duty::RestoreTo { .. } => "go on with the restore".to_owned(),
         Duty::Stop => "stop".to_owned(),
         Duty::Quit => "quit".to_owned(),
     }

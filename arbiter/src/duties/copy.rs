@@ -26,6 +26,7 @@ use cluster::slots;
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use dcs::Dcs;
+use std::ffi::OsString;
 use std::time::Duration;
 
 /// How often etcd is asked whether WAL is kept for a copy, which takes far longer than that.
@@ -116,6 +117,22 @@ pub async fn restore(node: &Node, view: &ClusterView) -> Result<Done> {
     start(node, view, &follow::settings(node, view, &Upstream::Nobody)).await
 }
 
+/// Makes the data from a backup, by the methods that need no member; these are told in their environment.
+pub async fn from_backup(node: &Node, view: &ClusterView, told: &[(&'static str, String)]) -> Result<()> {
+    let mut failures = Vec::new();
+    for method in &node.config.postgres.create_replica_methods {
+        let ReplicaMethod::Command(command) = method else { continue };
+        if !command.no_leader {
+            continue;
+        }
+        match by_command(node, view, command, None, told).await {
+            Ok(()) => return Ok(()),
+            Err(why) => failures.push(format!("{}: {why:#}", method.name())),
+        }
+    }
+    bail!("no method made data from a backup ({})", failures.join("; "))
+}
+
 async fn make(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], source: Option<(&Upstream, &str)>, terms: Terms) -> Result<()> {
     let data_dir = &node.config.postgres.data_dir;
     leave(node).await;
@@ -138,7 +155,7 @@ async fn make(node: &Node, view: &ClusterView, methods: &[&ReplicaMethod], sourc
             (ReplicaMethod::Basebackup, Some((_, ""))) => continue,
             (ReplicaMethod::Basebackup, Some((from, conninfo))) => copy(node, from, conninfo).await,
             (ReplicaMethod::Basebackup, None) => continue,
-            (ReplicaMethod::Command(command), _) => by_command(node, view, command, source).await,
+            (ReplicaMethod::Command(command), _) => by_command(node, view, command, source, &[]).await,
         };
         match made {
             Ok(()) => {
@@ -239,7 +256,13 @@ async fn copy(node: &Node, from: &Upstream, conninfo: &str) -> Result<()> {
     basebackup(&node.programs, &config.postgres.data_dir, conninfo, &config.postgres.basebackup, &what, progress).await
 }
 
-async fn by_command(node: &Node, view: &ClusterView, method: &MethodCommand, source: Option<(&Upstream, &str)>) -> Result<()> {
+async fn by_command(
+    node: &Node,
+    view: &ClusterView,
+    method: &MethodCommand,
+    source: Option<(&Upstream, &str)>,
+    told: &[(&'static str, String)],
+) -> Result<()> {
     let config = &node.config;
     let data_dir = &config.postgres.data_dir;
     let mark = Incomplete::of(data_dir);
@@ -257,12 +280,10 @@ async fn by_command(node: &Node, view: &ClusterView, method: &MethodCommand, sou
     let ours =
         [("scope", config.scope.as_str()), ("role", "replica"), ("datadir", &data_dir.display().to_string()), ("connstring", connstring)]
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let run = Run {
-        what: &what,
-        environment: vec![("PGPASSFILE", config.postgres.pgpass.clone().into()), (WORKS_ON, data_dir.into())],
-        patience: None,
-        stragglers: Stragglers::End,
-    };
+    let mut environment: Vec<(&'static str, OsString)> =
+        vec![("PGPASSFILE", config.postgres.pgpass.clone().into()), (WORKS_ON, data_dir.into())];
+    environment.extend(told.iter().map(|(name, value)| (*name, value.into())));
+    let run = Run { what: &what, environment, patience: None, stragglers: Stragglers::End };
     let mut made = method.line.and(method.arguments(&ours)).run(run).await;
     if made.is_ok() {
         made = usable(node, view).await;

@@ -13,6 +13,7 @@ use crate::postgres::{conf::Recovery, controldata, empty_directory, mark, remove
 use anyhow::{Context, Result, bail};
 use cluster::config::DynamicConfig;
 use cluster::member::{MemberRole, MemberState};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,12 +40,20 @@ pub async fn make(node: &Node, method: &BootstrapMethod) -> Result<()> {
     let run = Run { what: &what, environment: vec![(WORKS_ON, data_dir.into())], patience: None, stragglers: Stragglers::End };
     method.command.line.and(method.command.arguments(&ours)).run(run).await.with_context(|| what.clone())?;
     node.speak(MemberState::from("starting after custom bootstrap".to_owned()), MemberRole::Uninitialized);
-    let sockets = sockets(data_dir, config.postgres.listen.port);
-    remake_directory(&sockets).await?;
-    let recovered = alone(node, method, &sockets).await;
-    let _ = tokio::fs::remove_dir_all(&sockets).await;
-    recovered?;
+    let dynamic = DynamicConfig(config.bootstrap.dcs.clone());
+    recover(node, &dynamic, method.recovery_conf.as_ref(), method.keep_existing_recovery_conf).await?;
     sync_data_directory(data_dir).await
+}
+
+/// Lets what is in the data directory recover on a server that nobody else reaches: by these settings where there are any, or, with
+/// `keep_existing`, by those that lie there.
+pub async fn recover(node: &Node, dynamic: &DynamicConfig, settings: Option<&BTreeMap<String, String>>, keep_existing: bool) -> Result<()> {
+    let postgres = &node.config.postgres;
+    let sockets = sockets(&postgres.data_dir, postgres.listen.port);
+    remake_directory(&sockets).await?;
+    let recovered = alone(node, dynamic, settings, keep_existing, &sockets).await;
+    let _ = tokio::fs::remove_dir_all(&sockets).await;
+    recovered
 }
 
 /// Where the private server is reached. A socket's path may have 107 bytes.
@@ -62,13 +71,18 @@ async fn remake_directory(path: &Path) -> Result<()> {
 }
 
 /// Runs the recovery on a server without network, its fence unmanaged, and leaves it cleanly shut down.
-async fn alone(node: &Node, method: &BootstrapMethod, sockets: &Path) -> Result<()> {
+async fn alone(
+    node: &Node,
+    dynamic: &DynamicConfig,
+    recovery: Option<&BTreeMap<String, String>>,
+    keep_existing: bool,
+    sockets: &Path,
+) -> Result<()> {
     let config = &node.config;
     let postgres = &config.postgres;
     let files = postgres.files();
     let control = controldata::read(&node.programs, &postgres.data_dir).await.context("the method left no usable data directory")?;
-    let dynamic = DynamicConfig(config.bootstrap.dcs.clone());
-    let mut parameters = settings::parameters(config, &dynamic, &node.knowledge.known(), ServerRole::Primary);
+    let mut parameters = settings::parameters(config, dynamic, &node.knowledge.known(), ServerRole::Primary);
     let _ = parameters.raise_to(&control.required);
     configuration::write(&files, &parameters, &Recovery::None).await?;
     let hba = sockets.join("pg_hba.conf");
@@ -85,14 +99,14 @@ async fn alone(node: &Node, method: &BootstrapMethod, sockets: &Path) -> Result<
         ("synchronous_standby_names", String::new()),
         ("logging_collector", "off".to_owned()),
     ];
-    if let Some(recovery) = &method.recovery_conf {
-        if !method.keep_existing_recovery_conf {
+    if let Some(recovery) = recovery {
+        if !keep_existing {
             files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
         }
         own.extend(recovery.iter().map(|(name, value)| (name.as_str(), value.clone())));
         remove_if_there(&postgres.data_dir.join("standby.signal")).await?;
         write_atomically(&postgres.data_dir.join("recovery.signal"), "", 0o600).await?;
-    } else if !method.keep_existing_recovery_conf {
+    } else if !keep_existing {
         files.clean_auto_conf().await.context("clean postgresql.auto.conf")?;
         files.signal(&Recovery::None).await?;
     }

@@ -12,6 +12,7 @@ pub mod leave;
 pub mod replay;
 pub mod rest;
 pub mod restart;
+pub mod restore_to;
 pub mod rewind;
 mod server;
 pub mod source;

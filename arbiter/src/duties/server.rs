@@ -1,6 +1,6 @@
 //! This node as `steward`'s procedures need it: PostgreSQL, its files and its process.
 
-use crate::duties::{copy, demote_cluster, follow, found, give_way, leave, rest, rewind, start, upgrade};
+use crate::duties::{copy, demote_cluster, follow, found, give_way, leave, rest, restore_to, rewind, start, upgrade};
 use crate::ground::answers;
 use crate::ground::clock::boottime;
 use crate::node::Node;
@@ -320,7 +320,10 @@ impl Server for Node {
 
     async fn clone_from(&self, judged: Judged<'_, ServerFacts>, from: &Upstream) -> Result<Done> {
         let local = judged.local;
-        let terms = copy::Terms { only_basebackup: local.cloning.from_leader, forked_may_go: local.may_clone_over };
+        let terms = copy::Terms {
+            only_basebackup: local.cloning.from_leader,
+            forked_may_go: local.may_clone_over || cluster::restore::is_restored(judged.view),
+        };
         copy::clone(self, judged.view, from, terms).await
     }
 
@@ -342,6 +345,10 @@ impl Server for Node {
 
     async fn resume_upgrade(&self, view: &ClusterView, owed: Owed) -> Result<Done> {
         upgrade::resume(self, view, owed).await
+    }
+
+    async fn resume_restore(&self, view: &ClusterView, owed: cluster::restore::Owed) -> Result<Done> {
+        restore_to::resume(self, view, owed).await
     }
 
     async fn demote_cluster(&self, view: &ClusterView, term: Term) -> Result<Done> {

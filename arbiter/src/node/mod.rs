@@ -19,6 +19,7 @@ pub mod promise;
 pub mod recovery;
 pub mod remote;
 pub mod replay;
+pub mod restoring;
 pub mod settings;
 pub mod slots;
 pub mod snapshot;

@@ -7,6 +7,7 @@ use cluster::health::Symptom;
 use cluster::local::LocalState;
 use cluster::reason::Decision;
 use cluster::restart::Scheduled;
+use cluster::restore::Target;
 use cluster::view::ClusterView;
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,6 +55,8 @@ pub enum Command {
     Replay(cluster::replay::Ask, oneshot::Sender<Result<String, String>>),
     /// A major upgrade: a step of it that stops the server.
     Upgrade(Wanted, oneshot::Sender<Result<(), String>>),
+    /// Restore this cluster to a point in its past, as its leader, or call that off.
+    Restore(Restoring, oneshot::Sender<Result<(), String>>),
     /// Replace this standby's data by a new copy.
     Reinitialize {
         /// A job that is under way is ended first.
@@ -65,6 +68,15 @@ pub enum Command {
         /// Started, or why not.
         answer: oneshot::Sender<Result<(), String>>,
     },
+}
+
+/// What is asked of a restore to a point in the past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restoring {
+    /// Begin one.
+    To(Target),
+    /// Call the one off that is under way.
+    Undo,
 }
 
 /// What stops the server for a major upgrade.
@@ -87,6 +99,7 @@ impl Command {
             | Command::Schedule(_, answer)
             | Command::ForgetRestart(answer)
             | Command::Upgrade(_, answer)
+            | Command::Restore(_, answer)
             | Command::Reinitialize { answer, .. } => drop(answer.send(Err(why.to_owned()))),
         }
     }

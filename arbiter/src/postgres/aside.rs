@@ -81,8 +81,12 @@ fn size_of(directory: &Path) -> u64 {
 /// Sets the data aside; an empty directory is left in their place. What was set aside before is older, and goes.
 pub async fn set(data_dir: &Path) -> Result<()> {
     remove(data_dir).await?;
-    let to = place(data_dir);
-    tokio::fs::rename(data_dir, &to).await.with_context(|| format!("set the data directory aside as {}", to.display()))?;
+    move_to(data_dir, &place(data_dir)).await
+}
+
+/// Moves the data to this place beside it; an empty directory is left in theirs.
+pub async fn move_to(data_dir: &Path, to: &Path) -> Result<()> {
+    tokio::fs::rename(data_dir, to).await.with_context(|| format!("set the data directory aside as {}", to.display()))?;
     make_empty(data_dir)?;
     sync_above(data_dir).await
 }
@@ -101,8 +105,12 @@ pub async fn copy_back(data_dir: &Path) -> Result<()> {
 
 /// Puts the data back, over what an interrupted copy left. May be run again after it was cut short anywhere.
 pub async fn put_back(data_dir: &Path) -> Result<()> {
-    let from = place(data_dir);
-    if !is_there(data_dir).await {
+    put_back_from(&place(data_dir), data_dir).await
+}
+
+/// Puts the data back from this place beside it. May be run again after it was cut short anywhere.
+pub async fn put_back_from(from: &Path, data_dir: &Path) -> Result<()> {
+    if !tokio::fs::try_exists(from).await? {
         bail!("nothing is set aside in {}", from.display());
     }
     if !is_empty_directory(data_dir).await? {
@@ -113,7 +121,7 @@ pub async fn put_back(data_dir: &Path) -> Result<()> {
     if tokio::fs::try_exists(data_dir).await.unwrap_or(true) {
         tokio::fs::remove_dir(data_dir).await.with_context(|| format!("make way for {}", from.display()))?;
     }
-    renameat_with(CWD, &from, CWD, data_dir, RenameFlags::NOREPLACE).context("put the data back that were set aside")?;
+    renameat_with(CWD, from, CWD, data_dir, RenameFlags::NOREPLACE).context("put the data back that were set aside")?;
     sync_above(data_dir).await
 }
 

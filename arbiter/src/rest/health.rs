@@ -239,6 +239,7 @@ pub(crate) mod tests {
         let now = Instant::now();
         let local = LocalState {
             aside: None,
+            restore: None,
             upgrade: None,
             name: MemberName::new(name).unwrap(),
             tags: Tags::default(),

@@ -164,6 +164,7 @@ async fn every_way_to_ask_for_a_change_without_the_password_is_refused() {
         "/reinitialize",
         "/upgrade",
         "/replay",
+        "/restore",
         "/failsafe",
         "/citus",
         "/mpp",

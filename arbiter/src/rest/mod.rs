@@ -17,6 +17,7 @@
 //! | GET | `/upgrade` | 200 how far a major upgrade is on this node |
 //! | POST | `/upgrade` | 200 what stands in the way of a major upgrade, or that a step of it is done; 202 it is begun; 400, 412, 503 |
 //! | POST | `/replay` | 200 paused there or going on, 400, 503: ours, for delayed standbys |
+//! | POST | `/restore` | 200 restored to a point in the past, or called off, 400, 412, 503: ours, of the leader |
 //! | DELETE | `/restart` | 200, 404 |
 //!
 //! GET (and HEAD, OPTIONS: the bare status) is open and never waits for etcd. Everything else passes
@@ -31,6 +32,7 @@ mod listen;
 pub mod metrics;
 mod page;
 mod places;
+mod restore;
 mod shared;
 mod upgrade;
 
@@ -47,6 +49,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::response::Response;
 use health::Query;
 use listen::{Answering, Peer};
+pub use restore::RESTORE_WITHIN;
 use serde::Serialize;
 use serde_json::{Value, json};
 use shared::Joint;
@@ -160,6 +163,7 @@ enum Purpose {
     Upgrade,
     Upgrading,
     Replay,
+    Restore,
 }
 
 struct Route {
@@ -175,7 +179,7 @@ const fn route(method: Method, path: &'static str, purpose: Purpose, within: Dur
 }
 
 /// Every route, by its first path segment; a GET that is not here is a health check.
-static ROUTES: [Route; 22] = [
+static ROUTES: [Route; 23] = [
     route(Method::GET, "/patroni", Purpose::Status, GET_WITHIN),
     route(Method::GET, "/cluster", Purpose::Cluster, GET_WITHIN),
     route(Method::GET, "/history", Purpose::History, GET_WITHIN),
@@ -198,6 +202,7 @@ static ROUTES: [Route; 22] = [
     route(Method::POST, "/reinitialize", Purpose::Reinitialize, WRITE_WITHIN),
     route(Method::POST, "/upgrade", Purpose::Upgrade, UPGRADE_WITHIN),
     route(Method::POST, "/replay", Purpose::Replay, REPLAY_WITHIN),
+    route(Method::POST, "/restore", Purpose::Restore, RESTORE_WITHIN),
 ];
 
 static HEALTH: Route = route(Method::GET, "/", Purpose::Health, GET_WITHIN);
@@ -352,6 +357,7 @@ async fn perform(shared: &Shared, route: &Route, answering: &Answering, request:
         Purpose::Upgrade => upgrade::asked(node, &body).await,
         Purpose::Upgrading => Ok(Reply::json(200, &node.twin.told().without_names())),
         Purpose::Replay => actions::replay(node, &body).await,
+        Purpose::Restore => restore::asked(node, &body).await,
     }
 }
 

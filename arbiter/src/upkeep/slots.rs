@@ -67,7 +67,7 @@ pub async fn keep(node: &Node, view: &ClusterView, leader: Option<&Leader>, serv
     if let Some(leader) = leader {
         // A copy waits for word of the slot that was made for it just now.
         let anew = if made { node.sql.facts().await.ok() } else { None };
-        let facts = Facts { slots: anew.as_ref().map_or(facts.slots, |anew| &anew.slots), ..facts };
+        let facts = Facts { slots: anew.as_ref().map_or(facts.slots, |anew| &anew.slots[..]), ..facts };
         match publish(node, &facts, leader, server, free).await {
             Ok(lines) => told.extend(lines),
             // The configuration and the synchronous standbys must not wait for it.

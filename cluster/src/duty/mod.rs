@@ -19,6 +19,7 @@ use crate::reached::{self, End};
 use crate::reason::{Decision, Reason};
 use crate::rejoin::{self, Rejoin};
 use crate::replaced;
+use crate::restore;
 use crate::source;
 use crate::store;
 use crate::upgrade::step::{self, HalfUpgraded, Identity, Leads, Owed};
@@ -33,6 +34,9 @@ pub fn decide(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
     // Before anything that the data says of itself: in the middle of an upgrade it may be neither the old nor the new.
     if let Some(half) = local.upgrade.as_ref().filter(|_| !local.stopping) {
         return half_upgraded(view, local, half);
+    }
+    if let Some(half) = local.restore.as_ref().filter(|_| !local.stopping) {
+        return half_restored(view, local, half);
     }
     if let (DataDir::Present(control), Some(expected)) = (&local.data, view.system_id())
         && control.system_id != *expected
@@ -77,6 +81,17 @@ fn half_upgraded(view: &ClusterView, local: &LocalState, half: &HalfUpgraded) ->
         owed => Duty::Upgrade { owed },
     };
     Decision::new(duty, Reason::HalfUpgraded(half.journal.step))
+}
+
+/// A restore to a point in the past was interrupted here.
+fn half_restored(view: &ClusterView, local: &LocalState, half: &restore::Journal) -> Decision<Duty> {
+    let leads = match &view.leader {
+        Some(leader) if leader.name == local.name => restore::Leads::Me,
+        Some(_) => restore::Leads::Another,
+        None => restore::Leads::Nobody,
+    };
+    let owed = restore::owed(half, leads, view.history().current());
+    Decision::new(Duty::RestoreTo { owed }, Reason::HalfRestored { to: half.to.clone(), step: half.step })
 }
 
 /// The cluster has gone to a new major version without this node's data: it is replaced, once there is something to copy.
@@ -358,12 +373,12 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
         (DataDir::Present(control), Postgres::Stopped) => match rejoin::of_stopped(view, &leader.name, control) {
             Rejoin::Follow if local.start_failed.is_some() => on(Rest, start_failed(local)),
             Rejoin::Follow => on(StartStandby { upstream: upstream::wanted(view, local, &leader.name) }, theirs()),
-            Rejoin::Rewind(why) => rewind_or(local, rewinds_from(), source(), why),
+            Rejoin::Rewind(why) => rewind_or(view, local, rewinds_from(), source(), why),
             Rejoin::Wait(why) => on(Rest, why),
         },
         (_, Postgres::Standby { timeline, position, upstream: now, .. }) => {
             match rejoin::of_standby(view, &leader.name, *timeline, *position) {
-                Rejoin::Rewind(why) => rewind_or(local, rewinds_from(), source(), why),
+                Rejoin::Rewind(why) => rewind_or(view, local, rewinds_from(), source(), why),
                 Rejoin::Wait(why) => on(Rest, why),
                 Rejoin::Follow => match upstream::wanted(view, local, &leader.name) {
                     Upstream::Member(wanted) => {

@@ -4,6 +4,7 @@ use super::what::Duty;
 use crate::failover;
 use crate::local::LocalState;
 use crate::reason::{Decision, Reason};
+use crate::restore;
 use crate::upstream::Upstream;
 use crate::view::ClusterView;
 use std::time::Duration;
@@ -41,10 +42,14 @@ pub(crate) fn start_failed(local: &LocalState) -> Reason {
 }
 
 /// Wind back, or where that failed clone from this source, if the configuration allows it.
-pub(crate) fn rewind_or(local: &LocalState, from: Upstream, source: Upstream, why: Reason) -> Decision<Duty> {
+pub(crate) fn rewind_or(view: &ClusterView, local: &LocalState, from: Upstream, source: Upstream, why: Reason) -> Decision<Duty> {
     match &local.rewind_failed {
         None => Decision::new(Duty::Rewind { from }, why),
         Some(words) if local.may_clone_over => Decision::new(Duty::Clone { from: source }, Reason::RewindFailedCloneAllowed(words.clone())),
+        // Whoever restored the cluster has said that what the others have beyond that is to go.
+        Some(words) if restore::is_restored(view) => {
+            Decision::new(Duty::Clone { from: source }, Reason::RewindFailedRestored(words.clone()))
+        }
         Some(words) => Decision::new(Duty::Rest, Reason::RewindFailedNeedsHand(words.clone())),
     }
 }

@@ -82,7 +82,7 @@ fn rewind(view: &ClusterView, local: &LocalState, why: Reason) -> Decision<Duty>
     if local.rewind_failed.is_some() && !local.may_clone_over && another_could_lead(view, local) {
         return Decision::new(Duty::Release, why);
     }
-    rewind_or(local, Upstream::Remote, Upstream::Remote, why)
+    rewind_or(view, local, Upstream::Remote, Upstream::Remote, why)
 }
 
 /// May this node go on as a standby of the other cluster? Where that has not said anything, it may:

@@ -2,6 +2,7 @@
 
 use crate::leader::Term;
 use crate::name::MemberName;
+use crate::restore;
 use crate::upgrade::step::Owed;
 use crate::upstream::Upstream;
 
@@ -74,6 +75,11 @@ pub enum Duty {
     Upgrade {
         /// Which end.
         owed: Owed,
+    },
+    /// Bring a restore of this cluster to a point in its past, which was interrupted, to an end.
+    RestoreTo {
+        /// Which end.
+        owed: restore::Owed,
     },
     /// Stop Postgres and end (SIGTERM).
     Stop,

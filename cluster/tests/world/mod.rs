@@ -173,6 +173,7 @@ pub fn primary(timeline: u32, flushed: Lsn) -> Postgres {
 pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
     LocalState {
         aside: None,
+        restore: None,
         upgrade: None,
         name: name(who),
         tags: Tags::default(),

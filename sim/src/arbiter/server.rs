@@ -363,6 +363,10 @@ impl Server for Arbiter {
         anyhow::bail!("a major upgrade is not simulated")
     }
 
+    async fn resume_restore(&self, _view: &ClusterView, _owed: cluster::restore::Owed) -> Result<Done> {
+        anyhow::bail!("a restore is not simulated")
+    }
+
     async fn demote_cluster(&self, _view: &ClusterView, _term: Term) -> Result<Done> {
         anyhow::bail!("a standby cluster is not simulated")
     }
