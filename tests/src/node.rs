@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -30,7 +30,7 @@ pub struct Node {
     place: Place,
     /// Of the arbiter, which Postgres inherits.
     environment: Vec<(String, String)>,
-    postgres: Port,
+    postgres: Arc<Port>,
     rest: Port,
     /// The daemon's command line, rebuilt at each start.
     program: PathBuf,
@@ -71,7 +71,7 @@ impl Node {
             dir,
             place,
             environment: Vec::new(),
-            postgres: Port::free(),
+            postgres: Arc::new(Port::free()),
             rest: Port::free(),
             program: room.install(&programs::tenure()),
             patroni: false,
@@ -82,6 +82,12 @@ impl Node {
     /// With its data below another directory, as where a disk is mounted.
     pub fn with_data_in(mut self, directory: &Path) -> Node {
         self.data = directory.join("data");
+        self
+    }
+
+    /// Its server on the port of this one's: for hosts with addresses of their own, and one that moves between them.
+    pub fn on_the_port_of(mut self, other: &Node) -> Node {
+        self.postgres = other.postgres.clone();
         self
     }
 
