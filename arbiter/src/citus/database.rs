@@ -20,26 +20,48 @@ const BELIEVED: Duration = Duration::from_secs(9);
 /// Clients wait meanwhile, so a node that does not answer gets no longer than this.
 const CARRY_PATIENCE: &str = "SET LOCAL citus.node_connection_timeout = 1000";
 
-/// Moves rows on the other primaries to where they are here, and takes those whose rows are the same then for in step. An address is
-/// unique, also from one row to the next: so those that change go aside first.
+/// What a worker's own copy of the rows says comes from etcd, and its next primary makes it anew ([`Database::follow`]): its commit waits for no standby. Right
+/// after a change the only one may be the old primary, which is not back yet, and all groups would wait for it.
+const LOCALLY: &str = "SET LOCAL tenure.minimum_synchronous_commit = 'local'; SET LOCAL synchronous_commit = 'local'";
+
+/// Moves rows on the other primaries to where they are here, in one exchange with each of them, and takes those whose rows are the same then for in step;
+/// one whose rows differ otherwise too leaves them as they were. An address is unique, also from one row to the next: so those that change go aside first.
 const CARRY: &str = "
-    SELECT FROM (SELECT string_agg(format('(%s, %L, %s)', nodeid, nodename, nodeport), ', ') AS list FROM pg_catalog.pg_dist_node) AS here,
-        run_command_on_workers(format($command$DO $do$ BEGIN
-            PERFORM set_config('lock_timeout', '1000', true);
+    WITH here AS (SELECT string_agg(format('(%s, %L, %s)', nodeid, nodename, nodeport), ', ') AS list,
+        md5(string_agg(format('%s %s %s %s %s %s %s %s %s', nodeid, groupid, nodename, nodeport, noderack,
+            noderole, nodecluster, isactive, shouldhaveshards), ',' ORDER BY nodeid)) AS rows FROM pg_catalog.pg_dist_node),
+    there AS (SELECT r.* FROM here, run_command_on_workers(format($command$DO $do$ BEGIN
+            PERFORM set_config('lock_timeout', '1000', true),
+                set_config('tenure.minimum_synchronous_commit', 'local', true), set_config('synchronous_commit', 'local', true);
             LOCK TABLE pg_catalog.pg_dist_node IN SHARE ROW EXCLUSIVE MODE;
             UPDATE pg_catalog.pg_dist_node AS n SET nodename = n.nodename || '-moving-' || n.nodeid FROM (VALUES %1$s) AS w(id, host, port)
                 WHERE n.nodeid = w.id AND (n.nodename, n.nodeport) IS DISTINCT FROM (w.host, w.port);
             UPDATE pg_catalog.pg_dist_node AS n SET nodename = w.host, nodeport = w.port FROM (VALUES %1$s) AS w(id, host, port)
                 WHERE n.nodeid = w.id AND (n.nodename, n.nodeport) IS DISTINCT FROM (w.host, w.port);
-        END $do$ $command$, here.list));
-    WITH the_same AS (SELECT 'SELECT md5(string_agg(format(''%s %s %s %s %s %s %s %s %s'', nodeid, groupid, nodename, nodeport, noderack,
-        noderole, nodecluster, isactive, shouldhaveshards), '','' ORDER BY nodeid)) FROM pg_catalog.pg_dist_node'::text AS asked),
-    here AS (SELECT md5(string_agg(format('%s %s %s %s %s %s %s %s %s', nodeid, groupid, nodename, nodeport, noderack,
-        noderole, nodecluster, isactive, shouldhaveshards), ',' ORDER BY nodeid)) AS rows FROM pg_catalog.pg_dist_node),
-    there AS (SELECT r.* FROM the_same, run_command_on_workers(the_same.asked) AS r)
-    UPDATE pg_catalog.pg_dist_node AS n SET metadatasynced = true FROM here, there
-        WHERE there.success AND there.result = here.rows AND (n.nodename, n.nodeport) = (there.nodename, there.nodeport)
-            AND n.hasmetadata AND NOT n.metadatasynced";
+            IF %2$L IS DISTINCT FROM (SELECT md5(string_agg(format('%%s %%s %%s %%s %%s %%s %%s %%s %%s', nodeid, groupid, nodename, nodeport, noderack,
+                noderole, nodecluster, isactive, shouldhaveshards), ',' ORDER BY nodeid)) FROM pg_catalog.pg_dist_node) THEN
+                RAISE EXCEPTION 'the rows here differ from the coordinator''s in more than addresses';
+            END IF;
+        END $do$ $command$, here.list, here.rows)) AS r)
+    UPDATE pg_catalog.pg_dist_node AS n SET metadatasynced = true FROM there
+        WHERE there.success AND (n.nodename, n.nodeport) = (there.nodename, there.nodeport) AND n.hasmetadata AND NOT n.metadatasynced";
+
+/// Those that are not in step.
+const BEHIND: &str = "SELECT nodename || ':' || nodeport FROM pg_dist_node
+    WHERE hasmetadata AND isactive AND NOT metadatasynced AND noderole = 'primary' AND groupid <> 0 AND nodecluster = 'default'";
+
+/// The same for those that differ: their statements find the primaries, and Citus' daemon brings the rest.
+const CARRY_ADDRESSES: &str = "
+    SELECT FROM (SELECT string_agg(format('(%s, %L, %s)', nodeid, nodename, nodeport), ', ') AS list FROM pg_catalog.pg_dist_node) AS here,
+        run_command_on_workers(format($command$DO $do$ BEGIN
+            PERFORM set_config('lock_timeout', '1000', true),
+                set_config('tenure.minimum_synchronous_commit', 'local', true), set_config('synchronous_commit', 'local', true);
+            LOCK TABLE pg_catalog.pg_dist_node IN SHARE ROW EXCLUSIVE MODE;
+            UPDATE pg_catalog.pg_dist_node AS n SET nodename = n.nodename || '-moving-' || n.nodeid FROM (VALUES %1$s) AS w(id, host, port)
+                WHERE n.nodeid = w.id AND (n.nodename, n.nodeport) IS DISTINCT FROM (w.host, w.port);
+            UPDATE pg_catalog.pg_dist_node AS n SET nodename = w.host, nodeport = w.port FROM (VALUES %1$s) AS w(id, host, port)
+                WHERE n.nodeid = w.id AND (n.nodename, n.nodeport) IS DISTINCT FROM (w.host, w.port);
+        END $do$ $command$, here.list))";
 
 /// What the rows were found to be, and when.
 struct Settled {
@@ -205,8 +227,6 @@ impl Database {
 
     /// The nodes to which these rows have not been carried yet.
     pub async fn behind(&mut self) -> Result<Vec<String>> {
-        const BEHIND: &str = "SELECT nodename || ':' || nodeport FROM pg_dist_node
-            WHERE hasmetadata AND isactive AND NOT metadatasynced AND noderole = 'primary' AND groupid <> 0 AND nodecluster = 'default'";
         if self.in_step {
             return Ok(Vec::new());
         }
@@ -224,7 +244,7 @@ impl Database {
             return Ok(());
         }
         // The coordinator's arbiter writes the same at the same moment, in another order.
-        self.run("BEGIN; LOCK TABLE pg_catalog.pg_dist_node IN SHARE ROW EXCLUSIVE MODE").await?;
+        self.run(&format!("BEGIN; {LOCALLY}; LOCK TABLE pg_catalog.pg_dist_node IN SHARE ROW EXCLUSIVE MODE")).await?;
         let moved = self.move_here(&plan.moves).await;
         if moved.is_err() {
             self.close();
@@ -252,6 +272,9 @@ impl Database {
         let carried = async {
             let session = self.session().await?;
             bounded(session.batch_execute(CARRY)).await.context("tell the other nodes")?;
+            if !bounded(session.query(BEHIND, &[])).await.context("read whether the nodes are in step")?.is_empty() {
+                bounded(session.batch_execute(CARRY_ADDRESSES)).await.context("tell the other nodes")?;
+            }
             Ok(())
         };
         let carried: Result<()> = carried.await;
