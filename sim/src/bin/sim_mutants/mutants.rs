@@ -122,7 +122,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "renewal-late",
-        "a renewal opens a page whose time is over (700000011 with `--forgets --copies`)",
+        "a renewal opens a page whose time is over",
         "keeper/src/keep.rs",
         "let runs = self.clock() < self.host.page().fence().deadline;",
         "let runs = OUT || self.clock() < self.host.page().fence().deadline;",
