@@ -240,3 +240,21 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a guard that moved is known to be untested only when somebody runs all mutants.
+    #[test]
+    fn every_mutant_fits_the_source_at_one_place() {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let unfit = MUTANTS.iter().filter_map(|mutant| {
+            let whole = std::fs::read_to_string(tree.join(mutant.file)).unwrap_or_default();
+            let places = whole.matches(mutant.from).count();
+            (places != 1).then(|| format!("{} fits {places} places of {}", mutant.name, mutant.file))
+        });
+        let unfit: Vec<String> = unfit.collect();
+        assert!(unfit.is_empty(), "{unfit:#?}");
+    }
+}

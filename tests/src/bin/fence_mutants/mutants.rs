@@ -78,8 +78,8 @@ pub const MUTANTS: &[Mutant] = &[
         name: "self-test",
         guard: "where what is read of the standbys can't be true, the fence closes",
         file: "cluster/src/confirmed.rs",
-        from: "find(|(_, read)| **read > look.flushed)",
-        to: "find(|(_, read)| false && **read > look.flushed)",
+        from: "find(|&level| look.read[level] > most[level])",
+        to: "find(|&level| false && look.read[level] > most[level])",
         stories: &[("fence_standby", "where_the_fence_would_read_something_else_it_stays_closed")],
     },
     Mutant {
@@ -600,8 +600,8 @@ pub const MUTANTS: &[Mutant] = &[
         name: "answered",
         guard: "who is given the key has answered just now",
         file: DUTY,
-        from: "sync.has_standby(name) && local.answered.contains(name);",
-        to: "sync.has_standby(name);",
+        from: "sync.has_standby(name) && local.answered.contains(name) && has_what_it_had",
+        to: "sync.has_standby(name) && has_what_it_had",
         stories: &[
             ("voters", "in_synchronous_mode_a_crash_is_not_handed_over_to_a_silent_standby"),
             ("voters", "in_quorum_mode_a_crash_is_not_handed_over_to_silent_voters"),
