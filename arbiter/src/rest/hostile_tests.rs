@@ -204,7 +204,7 @@ async fn every_way_to_ask_for_a_change_without_the_password_is_refused() {
             }
         }
     }
-    assert_eq!(asked, 176 * 11);
+    assert_eq!(asked, 184 * 11);
     assert!(world.commands.try_recv().is_err(), "nothing reached the daemon");
 }
 

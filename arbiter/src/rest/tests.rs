@@ -69,7 +69,7 @@ async fn every_route_that_changes_something_asks_for_credentials() {
         }
         walked += 1;
     }
-    assert_eq!(walked, 12);
+    assert_eq!(walked, 13);
     assert_eq!(ask(&world, &Method::POST, "/anything", &[], "{}").await.0, 401);
     assert!(world.commands.try_recv().is_err(), "nothing reached the daemon");
     let right = [("authorization", "Basic YWRtaW46czNjcmV0")];
