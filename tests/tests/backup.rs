@@ -316,7 +316,7 @@ async fn a_cluster_goes_back_in_place_to_a_time_and_nothing_of_before_is_overwri
     let body = json!({"time": then});
     let asked = async { tokio::time::timeout(seconds(20), first.post("/restore", &body)).await };
     let killed = async {
-        first.logged(&["and a backup takes their place", "to recovery_target_time"], PATIENCE).await;
+        first.logged(&["the data of before the restore are in", "to recovery_target_time"], PATIENCE).await;
         first.kill_arbiter();
     };
     let _ = tokio::join!(asked, killed);
