@@ -121,7 +121,11 @@ async fn a_failed_flush_beside_a_healthy_synchronous_standby_costs_no_ttl() {
     let after = gave_way(&cluster, began).await;
     println!("flushes fail: another leads after {} ms", after.as_millis());
     writer.goes_on(30, PATIENCE).await;
+    // While the disk fails the recovery before its rewind fails too; then the arbiter asks for a new copy, and gets one.
+    let old = cluster.node("n1");
+    old.logged(&["pg_rewind failed", "`tenure reinit` makes a new copy"], PATIENCE).await;
     flush.says("0");
+    cluster.cli_ok(&["reinit", "story", "n1", "--force"]).await;
     let ledger = writer.finish();
     println!("flushes fail: {}", ledger.summary());
     // Its lease runs for 15 s at the least.
