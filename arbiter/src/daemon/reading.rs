@@ -27,12 +27,20 @@ impl Daemon {
             tracing::error!("{why}; hint: check the etcd3 section of {file} and that etcd runs; asking again until it answers");
             self.told_etcd = true;
         }
-        let seen = observe::look(&self.node, &self.view, &mut self.memory).await?;
+        let seen = self.look().await?;
         if let dcs::Error::Doubted { .. } = why {
             self.speak_for(&seen).await;
         }
         show.send_replace(self.snapshot(&seen, None));
         Ok(Turn::Again(RETRY))
+    }
+
+    /// Looks at this node. What etcd said is written down meanwhile: before anything follows from it, and of a view that is not believed, too, as
+    /// other members say something in it.
+    pub(super) async fn look(&mut self) -> Result<observe::Seen> {
+        let (seen, ()) =
+            tokio::join!(observe::look(&self.node, &self.view, &mut self.memory), memory::keep(&self.node.config, &self.node.etcd));
+        seen
     }
 
     /// etcd was read for the first time: may this node be what its file says?
@@ -80,8 +88,6 @@ impl Daemon {
 
     pub(super) async fn read_etcd(&mut self) -> Result<(), dcs::Error> {
         let read = self.node.etcd.load_view().await;
-        // Before anything follows from it; of a view that is not believed, what other members say in it.
-        memory::keep(&self.node.config, &self.node.etcd).await;
         match read {
             Ok(view) => {
                 if self.told_etcd {

@@ -186,7 +186,7 @@ impl Daemon {
                 Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. } | Duty::Upgrade { .. } | Duty::RestoreTo { .. }
             ))
         );
-        let mut seen = observe::look(&self.node, &self.view, &mut self.memory).await?;
+        let mut seen = self.look().await?;
         if self.procedure.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. }) {
             self.memory.start_owed = false;
         }
@@ -227,8 +227,10 @@ impl Daemon {
     fn begin(&mut self, decision: Decision<Duty>, seen: Seen) -> Duration {
         let loop_wait = self.view.config().timing().loop_wait;
         let pause = observe::due_in(&self.view).map_or(loop_wait, |due| due.min(loop_wait).max(Duration::from_millis(1)));
-        if matches!((&decision.what, &self.procedure), (Duty::GiveWay { .. } | Duty::HandOver { .. }, Some((_, Duty::Rest)))) {
-            // Housekeeping may wait for the very disk that makes this node sick, or for a server that crashed.
+        let hurry = matches!(decision.what, Duty::GiveWay { .. } | Duty::HandOver { .. } | Duty::Promote { .. } | Duty::Follow { .. });
+        if hurry && matches!(self.procedure, Some((_, Duty::Rest))) {
+            // Clients wait, and housekeeping may take its time, or wait for the very disk that makes this node sick. What a standby's round left
+            // half done (files written and not yet read again) a promotion or a change of upstream does anyway.
             self.interrupt_procedure();
             self.procedure = None;
         }

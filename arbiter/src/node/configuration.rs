@@ -5,7 +5,7 @@ use crate::node::paths::etcd_password_file;
 use crate::node::settings::{self, Basis};
 use crate::node::{Node, slots};
 use crate::postgres::conf::{ConfigFiles, Parameters, Recovery};
-use crate::postgres::{pgpass, write_atomically};
+use crate::postgres::{pgpass, write_where_other};
 use anyhow::{Context, Result};
 use cluster::config::DynamicConfig;
 use cluster::member::MemberRole;
@@ -38,7 +38,7 @@ impl Node {
             changed |= hba::write(&path, &wanted).await.with_context(|| format!("write {}", path.display()))?;
         }
         if let Some(password) = &self.config.etcd.password {
-            write_atomically(&etcd_password_file(&self.config), password.reveal(), 0o600).await?;
+            write_where_other(&etcd_password_file(&self.config), password.reveal(), 0o600).await?;
         }
         self.write_pgpass().await?;
         self.knowledge.tell(settings::left_out(&self.config, &dynamic, &self.knowledge.known()));

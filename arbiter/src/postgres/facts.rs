@@ -227,6 +227,10 @@ pub struct PendingSetting {
 ///
 /// One statement, one row, one JSON text: a tick costs one round trip. Positions are plain numbers there, as in [`Lsn`].
 pub(super) const FACTS: &str = "
+WITH settings AS MATERIALIZED (
+  SELECT name, setting, boot_val, pending_restart, source FROM pg_settings
+  WHERE pending_restart OR source = 'command line' OR name IN ('max_slot_wal_keep_size', 'tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
+    'tenure.library_version', 'tenure.library_speech'))
 SELECT json_build_object(
   'in_recovery', r.yes,
   'timeline', CASE WHEN r.yes THEN greatest((SELECT received_tli FROM pg_stat_wal_receiver WHERE received_tli > 0),
@@ -253,15 +257,15 @@ SELECT json_build_object(
                  'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
                  'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
   'slots', coalesce((SELECT json_agg(to_json(s) ORDER BY slot_name) FROM pg_replication_slots s), '[]'),
-  'max_slot_wal_keep_mb', (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+  'max_slot_wal_keep_mb', (SELECT setting::bigint FROM settings WHERE name = 'max_slot_wal_keep_size'),
   'postmaster_start_time', pg_postmaster_start_time()::text,
   'server_version', current_setting('server_version_num')::int,
   'system_id', (pg_control_system()).system_identifier::text,
   'pending_restart', coalesce((SELECT json_agg(json_build_object('name', name, 'value', current_setting(name), 'wanted', coalesce(
                  (SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1), boot_val)) ORDER BY name)
-                 FROM pg_settings s WHERE pending_restart), '[]'),
-  'on_command_line', (SELECT coalesce(json_object_agg(name, coalesce(setting, '')), '{}') FROM pg_settings WHERE source = 'command line'),
-  'tenure', (SELECT json_object_agg(name, coalesce(setting, '')) FROM pg_settings WHERE name IN ('tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
+                 FROM settings s WHERE pending_restart), '[]'),
+  'on_command_line', (SELECT coalesce(json_object_agg(name, coalesce(setting, '')), '{}') FROM settings WHERE source = 'command line'),
+  'tenure', (SELECT json_object_agg(name, coalesce(setting, '')) FROM settings WHERE name IN ('tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
                  'tenure.library_version', 'tenure.library_speech')),
   'extension', (SELECT extversion FROM pg_extension WHERE extname = 'pg_tenure'),
   'synchronous_standby_names', current_setting('synchronous_standby_names'),

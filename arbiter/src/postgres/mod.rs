@@ -26,6 +26,7 @@ pub mod timelines;
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -149,6 +150,18 @@ pub(crate) async fn write_atomically(path: &Path, content: impl AsRef<[u8]>, mod
     written?;
     tokio::fs::rename(&temporary, path).await.with_context(|| format!("rename {} to {}", temporary.display(), path.display()))?;
     sync_directory(directory).await
+}
+
+/// As [`write_atomically`], unless the file is like that already: what is written in every round of upkeep must not cost the disk, which
+/// others wait for, a flush each time.
+pub(crate) async fn write_where_other(path: &Path, content: &str, mode: u32) -> Result<()> {
+    let as_wanted = match tokio::fs::symlink_metadata(path).await {
+        Ok(there) if there.is_file() && there.mode() & 0o7777 == mode && there.uid() == rustix::process::geteuid().as_raw() => {
+            tokio::fs::read(path).await.is_ok_and(|text| text == content.as_bytes())
+        }
+        _ => false,
+    };
+    if as_wanted { Ok(()) } else { write_atomically(path, content, mode).await }
 }
 
 /// A new file beside this one. Always the same name, so that what a crash left is taken away again; where somebody else holds that name (the

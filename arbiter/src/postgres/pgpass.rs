@@ -1,6 +1,6 @@
 //! The password file that replication, clones and rewinds use, so that no password is on a command line or in a setting.
 
-use super::write_atomically;
+use super::write_where_other;
 use crate::postgres::credentials::Credentials;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -14,9 +14,9 @@ pub struct Entry<'a> {
     pub credentials: &'a Credentials,
 }
 
-/// Writes the file as a whole, mode 0600 (libpq ignores it otherwise). Users without a password have no line.
+/// Writes the file as a whole, mode 0600 (libpq ignores it otherwise), unless it is like that. Users without a password have no line.
 pub async fn write(path: &Path, entries: &[Entry<'_>]) -> Result<()> {
-    write_atomically(path, &text(entries), 0o600).await.context("write the password file")
+    write_where_other(path, &text(entries), 0o600).await.context("write the password file")
 }
 
 fn text(entries: &[Entry<'_>]) -> String {
