@@ -46,3 +46,9 @@ machine() { LC_ALL=C readelf -h "$1" | sed -n 's/^ *Machine: *//p'; }
 for file in libpg_tenure.so tenure; do
   echo "cross: $TARGET/$rust/release/$file, $(machine "$TARGET/$rust/release/$file"), $(($(stat -c %s "$TARGET/$rust/release/$file") / 1024)) KiB"
 done
+# Where there is an emulator: whether the arbiter runs at all. The library needs a server of that processor.
+if emulator=$(command -v qemu-aarch64-static || command -v qemu-aarch64); then
+  echo "cross: emulated, it says: $("$emulator" -L "/usr/$triple" "$TARGET/$rust/release/tenure" --version)"
+else
+  echo "cross: NOT RUN: no qemu-aarch64 here (Debian: qemu-user-static), so nothing was tried on an emulated processor"
+fi

