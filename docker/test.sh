@@ -117,6 +117,11 @@ story() {
   for run in $(seq "$RUNS"); do measure "switchover $run" switchover; done
   [ "$LOST" = 0 ] || fail "$LOST acknowledged rows are missing after planned switchovers"
   result "switchover"
+  if [ -n "$GROUP" ]; then
+    say "table pg_dist_node names the new primary of group $GROUP"
+    wait_for 30 "row of the new primary in pg_dist_node" named
+    dist_node
+  fi
   say "docker stop of the leader: SIGTERM hands over"
   victim=$(leader)
   measure "docker stop of $victim" stop_node "$victim"
@@ -157,10 +162,12 @@ citus_words() {
     grep -qx "$key" "$WORK/keys" || fail "etcd has no key $key"
   done
   say "psql -h localhost -p 5000 -U postgres -d citus: table pg_dist_node"
-  inside psql -X -h localhost -p 5000 -U postgres -d citus -P pager=off -c "TABLE pg_dist_node"
+  dist_node
   sql "CREATE TABLE written(id bigint, at timestamptz DEFAULT now()); SELECT create_distributed_table('written', 'id')"
   [ "$(PORT=5001 sql "SELECT pg_is_in_recovery()")" = f ] || fail "port 5001 does not lead to a worker's primary"
 }
+dist_node() { inside psql -X -h localhost -p 5000 -U postgres -d citus -P pager=off -c "TABLE pg_dist_node"; }
+named() { [ "$(sql "SELECT nodename FROM pg_dist_node WHERE groupid = $GROUP AND noderole = 'primary'")" = "$(leader)" ]; }
 all_registered() { [ "$(sql "SELECT count(*) FILTER (WHERE noderole = 'primary'), count(*) FILTER (WHERE noderole = 'secondary') FROM pg_dist_node")" = "3|4" ]; }
 
 # What PostgreSQL's own image takes from its environment, in a container whose root can't be written.
