@@ -19,7 +19,7 @@ docker/base.sh rust "$RUST" "$DEBIAN"
 docker/base.sh debian "$ETCD_DEBIAN"
 
 arguments=(--build-arg "PG_MAJOR=$PG_MAJOR" --build-arg "DEBIAN=$DEBIAN" --build-arg "ETCD_DEBIAN=$ETCD_DEBIAN" --build-arg "RUST=$RUST")
-for name in http_proxy https_proxy no_proxy; do [ -z "${!name:-}" ] || arguments+=(--build-arg "$name"); done
+for name in http_proxy https_proxy no_proxy CARGO_PROFILE_RELEASE_{OPT_LEVEL,LTO,CODEGEN_UNITS}; do [ -z "${!name:-}" ] || arguments+=(--build-arg "$name"); done
 
 # image TARGET TAG
 image() {
