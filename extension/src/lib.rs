@@ -1,32 +1,17 @@
 //! pg_tenure inside the server: what is registered when the library is loaded, nothing else.
 //!
-//! Rooms in reading order: [`guc`] the settings, [`standing`] whose server this is, [`shmem`] the page that backends read, [`fence`] the
-//! hooks that ask it, [`recovered`] what a restart brought back, [`functions`] the SQL surface, [`wait_for_lsn`] reads that wait for a write, [`vitals`] how the server is, [`slots`] logical slots on standbys, [`hold_back`] no subscriber ahead of them, [`error`] what users are told, [`worker`] the
-//! lease worker (`keeper`'s loops, with [`here`] as their host), [`hear`] whether the leader lives and [`bond`] from whom a receiver must not stream, [`groups`] what a Citus coordinator shows of the other groups.
+//! Rooms, each of which uses those before it: [`ground`] settings, this server, and what users are told; [`shmem`] the page that all its processes
+//! share; [`fence`] the hooks that ask it; [`worker`] the lease worker; [`functions`] the SQL surface.
 
 use cluster::mark::Standing;
+use ground::{guc, standing};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-pub mod bond;
-pub mod error;
 pub mod fence;
 pub mod functions;
-pub mod groups;
-pub mod guc;
-pub mod hear;
-pub mod here;
-pub mod hold_back;
-pub mod mailbox;
-pub mod observe;
-pub mod publish;
-pub mod recovered;
+pub mod ground;
 pub mod shmem;
-pub mod signals;
-pub mod slots;
-pub mod standing;
-pub mod vitals;
-pub mod wait_for_lsn;
 pub mod worker;
 
 pgrx::pg_module_magic!();
@@ -41,14 +26,13 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     guc::register();
-    shmem::register();
+    shmem::register(fence::page::beginning);
     fence::register();
-    hold_back::register();
-    vitals::register();
+    worker::vitals::register();
     standing::warn_if_closed();
     if *standing::standing() == Standing::Managed {
         register_worker();
-        bond::register();
+        fence::bond::register();
     }
 }
 

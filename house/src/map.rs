@@ -48,7 +48,8 @@ pub fn faults(root: &Path, text: &str, directories: &[&str]) -> std::io::Result<
     Ok(faults)
 }
 
-fn files_of(root: &Path, directory: &str) -> std::io::Result<Vec<String>> {
+/// The files below a directory, a room's own file before the others of the room.
+pub fn files_of(root: &Path, directory: &str) -> std::io::Result<Vec<String>> {
     let place = root.join(directory);
     let mut files = Vec::new();
     if place.is_dir() {

@@ -1,11 +1,11 @@
 //! Around a commit: before it, may it pass; after it, may it be acknowledged?
 
-use super::managed_page;
-use super::standbys::{
-    WAIT_APPLY, WAIT_FLUSH, confirmed_by_standbys, flushed_here, standbys_awaited, standbys_named, wait_for_sync_rep_lock,
-};
-use crate::error;
-use crate::guc;
+use super::hold_back::upstream;
+use super::origin;
+use super::standbys::{WAIT_APPLY, WAIT_FLUSH, confirmed_by_standbys, standbys_awaited, standbys_named, wait_for_sync_rep_lock};
+use super::subject::managed_page;
+use crate::ground::server::flushed_here;
+use crate::ground::{error, guc};
 use crate::shmem::{self, Page, Waited, boottime};
 use cluster::fence::{Mode, Verdict, judge, may_acknowledge};
 use cluster::time::Moment;
@@ -51,8 +51,8 @@ thread_local! {
 /// Most transactions only read. They are let go before the guard against panics, which costs more than the question.
 pub(super) unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent::*;
-    super::origin::say_term();
-    crate::hold_back::before_transactions_of_a_subscription();
+    origin::say_term();
+    upstream::before_transactions_of_a_subscription();
     let ours = match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => has_xid(),
         XACT_EVENT_COMMIT | XACT_EVENT_PREPARE => has_xid() || PENDING.get() != Pending::NONE,
@@ -89,7 +89,7 @@ fn before_commit(what: &str) {
     if exiting() {
         return set_synchronous_commit(pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH.cast_signed());
     }
-    super::origin::refuse_the_deposed(page);
+    origin::refuse_the_deposed(page);
     admit(page, what, Began::WithItsTransaction);
     let mut pending = PENDING.get();
     pending.writes = true;
@@ -159,7 +159,7 @@ pub(super) fn admit(page: &Page, what: &str, began: Began) {
     match answer {
         // Nothing is written. A connection that is lost here would leave its client to wonder, so it is told before it is.
         Waited::SessionEnds => error::refused_at_end(what),
-        _ => error::refused(what, page.fence(), page.fence_moment(boottime())),
+        _ => error::refused(what, page.why_closed_now()),
     }
 }
 

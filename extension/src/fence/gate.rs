@@ -4,8 +4,9 @@
 //! where a task goes Citus looks up when it runs, so what it was planned with does not matter. What other nodes' transactions send
 //! here (Citus' own sessions) never waits: it belongs to a transaction that was let pass where it began.
 
-use super::{PREVIOUS, reach};
-use crate::guc;
+use super::hooks::PREVIOUS;
+use super::reach;
+use crate::ground::guc;
 use crate::shmem::{self, Passed, Work};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -92,7 +93,7 @@ pub(super) unsafe fn asks_utility(statement: *mut pg_sys::PlannedStmt) -> bool {
 #[pgrx::pg_guard]
 pub(super) extern "C-unwind" fn enter(work: Work) {
     let Some(page) = shmem::page_if_any().filter(|_| is_a_client()) else { return };
-    let (passed, waited) = page.pass_gate(DONE.get(), work);
+    let (passed, waited) = page.gate.pass(DONE.get(), work);
     DONE.set(Some(passed));
     if waited {
         // The metadata changed meanwhile; a read may take no lock from here to where it looks.
@@ -185,7 +186,7 @@ unsafe extern "C-unwind" fn resources_released(phase: pg_sys::ResourceReleasePha
     if let Some(done) = DONE.take()
         && let Some(page) = shmem::page_if_any()
     {
-        page.leave_gate(done);
+        page.gate.leave(done);
     }
 }
 

@@ -5,8 +5,9 @@
 //! known by their number have the names that they should have. Later, every second, by the lease worker of a primary: what the fence reads
 //! is compared with what the server's own functions say, the ones behind `pg_stat_replication` ([`cluster::confirmed`]).
 
-use super::in_recovery;
 use super::standbys::{self, SYNC_REP_LOCK};
+use crate::ground::server::{flushed_here, in_recovery};
+use crate::shmem::ADDIN_SHMEM_INIT_LOCK;
 use cluster::confirmed::{Levels, Look, confirmed};
 use cluster::lsn::{CHECKPOINT_RECORD_BYTES, Lsn};
 use pgrx::pg_sys;
@@ -15,9 +16,6 @@ use std::mem::offset_of;
 
 // The record's header, the header of its data, its data.
 const _: () = assert!(size_of::<pg_sys::CheckPoint>() as u64 + 24 + 2 == CHECKPOINT_RECORD_BYTES);
-
-/// `AddinShmemInitLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 9.6.
-pub const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
 const QUEUES: usize = pg_sys::NUM_SYNC_REP_WAIT_MODE as usize;
 /// Each has two pointers: the first that waits, and the last.
@@ -61,7 +59,7 @@ pub fn look() -> Option<Look> {
     let said = said();
     let (read, status) = standbys::as_read();
     // SAFETY: the process is attached to shared memory.
-    let flushed = Lsn(unsafe { standbys::flushed_here() });
+    let flushed = Lsn(unsafe { flushed_here() });
     // SAFETY: set when the server started and never again.
     let segment = u64::from(unsafe { pg_sys::wal_segment_size }.cast_unsigned());
     Some(Look { read, status, flags_are_two: standbys::flags_are_two(), flushed, segment, said })

@@ -7,7 +7,7 @@
 //! | utility: what acts outside of its transaction ([`outside`]) | the same, before it acts | the same |
 //! | after commit, after prepare | may it be acknowledged? | the connection is cut |
 //! | executor start, utility: COPY TO | with `tenure.fence_reads`: may it be read? | waits, then an ERROR |
-//! | the same | after a restart: do the standbys have it again? ([`crate::recovered`]) | waits, then an ERROR |
+//! | the same | after a restart: do the standbys have it again? ([`recovered`]) | waits, then an ERROR |
 //! | executor start, planner, function call, utility: what reaches other nodes ([`reach`]); on a Citus server | is a planned change of a worker under way? ([`gate`]) | waits until it is over |
 //! | authentication | is the fence closed? | the session starts read-only |
 //! | before commit, prepare, statements; on a Citus worker | was its coordinator deposed? ([`origin`]) | the session ends |
@@ -25,51 +25,24 @@
 //! their events have other names), the startup process and walsenders (no xid), single-user mode and
 //! initdb (`IsUnderPostmaster` is false), servers without a scope.
 
+pub mod bond;
 mod commit;
 mod gate;
+pub mod hold_back;
+mod hooks;
 pub mod layout;
 mod origin;
 mod outside;
+pub mod page;
 mod reach;
-mod session;
-mod standbys;
+pub mod recovered;
+pub mod session;
+pub mod standbys;
 mod statement;
+mod subject;
 
-pub use session::reopen_session;
-pub use standbys::{flushed_by_standbys, flushed_here, standbys_awaited};
-
-/// May this server acknowledge now? Of a server that is not fenced, and of a standby, nobody asks.
-pub fn may_acknowledge_now() -> bool {
-    managed_page().is_none_or(|page| cluster::fence::may_acknowledge(page.fence(), page.fence_moment(shmem::boottime())))
-}
-
-use crate::shmem::{self, Page};
-use cluster::fence::Mode;
+use hooks::{ClientAuthentication_hook, PREVIOUS, Previous};
 use pgrx::pg_sys;
-use std::cell::Cell;
-use std::ffi::c_int;
-
-unsafe extern "C-unwind" {
-    // pgrx binds neither the variable nor its type. `Port` stays opaque.
-    static mut ClientAuthentication_hook: AuthenticationHook;
-}
-
-type AuthenticationHook = Option<unsafe extern "C-unwind" fn(port: *mut pg_sys::Port, status: c_int)>;
-
-thread_local! {
-    static PREVIOUS: Cell<Previous> = const { Cell::new(Previous { utility: None, executor_start: None, authentication: None, planner: None, object_access: None }) };
-}
-
-/// The hooks that were there before ours.
-#[derive(Clone, Copy)]
-struct Previous {
-    utility: pg_sys::ProcessUtility_hook_type,
-    executor_start: pg_sys::ExecutorStart_hook_type,
-    authentication: AuthenticationHook,
-    /// On a Citus server only, as the next.
-    planner: pg_sys::planner_hook_type,
-    object_access: pg_sys::object_access_hook_type,
-}
 
 /// Puts the hooks in place. Called once, while the postmaster loads the library; backends inherit them.
 pub fn register() {
@@ -88,17 +61,5 @@ pub fn register() {
         pg_sys::RegisterXactCallback(Some(commit::transaction_event), std::ptr::null_mut());
     }
     gate::register();
-}
-
-/// The page where this process is subject to it.
-fn managed_page() -> Option<&'static Page> {
-    // SAFETY: a plain flag of this process.
-    let under_postmaster = unsafe { pg_sys::IsUnderPostmaster };
-    shmem::page_if_any().filter(|page| under_postmaster && page.mode() != Mode::Unmanaged)
-}
-
-/// This server is a standby, or still recovering.
-pub fn in_recovery() -> bool {
-    // SAFETY: reads shared memory; every process under a postmaster may call it.
-    unsafe { pg_sys::RecoveryInProgress() }
+    hold_back::by_sql::register();
 }

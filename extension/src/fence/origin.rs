@@ -7,9 +7,10 @@
 //! opened, keeps the term of its beginning. A worker knows the newest coordinator's term from etcd
 //! (`tenure/coordinator` of its own group, written before that one is promoted).
 
-use super::{in_recovery, managed_page};
+use super::subject::managed_page;
+use crate::ground::server::in_recovery;
 use crate::shmem::Page;
-use crate::{error, guc};
+use crate::ground::{error, guc};
 use cluster::citus::COORDINATOR;
 use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;

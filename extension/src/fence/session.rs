@@ -1,9 +1,12 @@
 //! Where a session begins: read-only while the fence is closed, read-write again once it is open; read-only for good where it can never
 //! write.
 
-use super::{PREVIOUS, in_recovery, managed_page};
-use crate::error;
-use crate::guc;
+use super::hold_back::walsender;
+use super::hooks::PREVIOUS;
+use super::origin;
+use super::subject::managed_page;
+use crate::ground::server::in_recovery;
+use crate::ground::{error, guc};
 use crate::shmem::{self, Page, boottime};
 use cluster::fence::may_acknowledge;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -26,7 +29,7 @@ pub(super) unsafe extern "C-unwind" fn authentication(port: *mut pg_sys::Port, s
 /// Here the older hooks come first: whom they turn away we have nothing to say to.
 #[pgrx::pg_guard]
 extern "C-unwind" fn after_authentication(status: c_int) {
-    super::origin::say_term();
+    origin::say_term();
     let Some(page) = managed_page() else { return };
     if status != pg_sys::STATUS_OK.cast_signed() {
         return;
@@ -38,7 +41,7 @@ extern "C-unwind" fn after_authentication(status: c_int) {
         unsafe { pg_sys::on_proc_exit(Some(standby_left), pg_sys::Datum::from(0)) };
         // SAFETY: as above.
         if unsafe { pg_sys::am_db_walsender } {
-            crate::hold_back::install();
+            walsender::install();
         }
         return;
     }
@@ -116,7 +119,7 @@ unsafe extern "C-unwind" fn explain(_arg: *mut c_void) {
         return;
     }
     if let Some(page) = managed_page() {
-        error::explain_read_only(page.fence(), page.fence_moment(boottime()));
+        error::explain_read_only(page.why_closed_now());
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the synchronous standbys have confirmed, read from Postgres' own shared memory.
 
-use crate::guc;
+use crate::ground::guc;
 use cluster::confirmed::Levels;
 use cluster::lsn::Lsn;
 use pgrx::pg_sys;
@@ -116,20 +116,6 @@ pub(super) fn flags_are_two() -> bool {
     let two = version % 10_000 >= first_minor;
     KNOWN.set(Some(two));
     two
-}
-
-/// How far this server has flushed.
-///
-/// # Safety
-/// In a process attached to shared memory.
-pub unsafe fn flushed_here() -> u64 {
-    // SAFETY: as demanded.
-    unsafe {
-        #[cfg(feature = "pg14")]
-        return pg_sys::GetFlushRecPtr();
-        #[cfg(not(feature = "pg14"))]
-        return pg_sys::GetFlushRecPtr(std::ptr::null_mut());
-    }
 }
 
 /// `SyncRepLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 10.

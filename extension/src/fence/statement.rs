@@ -2,10 +2,11 @@
 
 use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
 use super::session::{EXPLAIN, begin_explaining, end_explaining, made_read_only, maybe_reopen_session};
-use super::{PREVIOUS, gate, in_recovery, managed_page, origin, outside};
-use crate::error;
-use crate::guc;
-use crate::recovered;
+use super::hooks::PREVIOUS;
+use super::subject::managed_page;
+use super::{gate, origin, outside, recovered};
+use crate::ground::server::in_recovery;
+use crate::ground::{error, guc};
 use crate::shmem::{Page, Recovered, boottime};
 use cluster::fence::may_acknowledge;
 use pgrx::pg_sys;
@@ -165,7 +166,7 @@ pub(super) unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryD
 fn queries_are_held() -> bool {
     made_read_only()
         || origin::is_a_coordinators()
-        || managed_page().is_some_and(|page| guc::fence_reads() || page.recovered() != Recovered::Settled)
+        || managed_page().is_some_and(|page| guc::fence_reads() || page.recovered.read() != Recovered::Settled)
 }
 
 /// # Safety
@@ -176,7 +177,7 @@ unsafe extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc)
     origin::refuse_the_deposed(page);
     maybe_reopen_session(page);
     let fenced = guc::fence_reads();
-    if !fenced && page.recovered() == Recovered::Settled {
+    if !fenced && page.recovered.read() == Recovered::Settled {
         return;
     }
     // SAFETY: as demanded; parallel workers start what their leader was let start.
@@ -213,6 +214,6 @@ fn admit_read(page: &Page) {
         return;
     }
     if page.wait_renewed(now + guc::fence_wait(), |now| may_read(now).then_some(())).is_none() {
-        error::refused("read tables", page.fence(), page.fence_moment(boottime()));
+        error::refused("read tables", page.why_closed_now());
     }
 }

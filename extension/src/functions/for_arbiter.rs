@@ -1,7 +1,7 @@
 //! What of the SQL surface only the arbiter calls, and what only tests call: all of it for superusers.
 
-use crate::error;
-use crate::fence;
+use crate::fence::{session, standbys};
+use crate::ground::error;
 use crate::shmem::{self, boottime};
 use cluster::time::Moment;
 use pgrx::{pg_extern, pg_sys};
@@ -26,7 +26,7 @@ pub fn demand_superuser(function: &str) {
 #[pg_extern]
 fn attach_arbiter() {
     demand_superuser("tenure_internal.attach_arbiter()");
-    fence::reopen_session();
+    session::reopen_session();
     shmem::attach_arbiter();
 }
 
@@ -35,7 +35,7 @@ fn attach_arbiter() {
 fn standbys_awaited() -> bool {
     // Without the page nobody has looked whether this server's memory is laid out as the library takes it to be.
     let _ = shmem::page();
-    fence::standbys_awaited()
+    standbys::standbys_awaited()
 }
 
 /// What the member key is to say besides (`cluster::described`): the lease worker has no SQL to find it out.
@@ -43,8 +43,8 @@ fn standbys_awaited() -> bool {
 fn describe(described: &str) -> bool {
     demand_superuser("tenure_internal.describe(text)");
     // At each look of the arbiter: one that is frozen is not counted on, though its session lives.
-    shmem::arbiter_looked();
-    let new = shmem::page().describe(described);
+    shmem::page().presence.arbiter_looked();
+    let new = shmem::page().described.write(described);
     if new {
         shmem::wake_worker();
     }
@@ -122,8 +122,8 @@ fn close_gate(most_ms: i32, reads: bool, patience_ms: i32) -> i32 {
     let page = shmem::page();
     let after = |milliseconds: i32| boottime() + Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)).min(GATE_CLOSED_MAX);
     shmem::belongs_to_this_session();
-    page.close_gate(after(most_ms), reads, shmem::own_pid());
-    i32::try_from(page.await_gate(after(patience_ms))).unwrap_or(i32::MAX)
+    page.gate.close(after(most_ms), reads, shmem::own_pid());
+    i32::try_from(page.gate.await_ended(after(patience_ms))).unwrap_or(i32::MAX)
 }
 
 /// Before it is closed: waits up to `patience_ms` for transactions that have begun distributed work by now, those that only read too where `reads`
@@ -132,14 +132,14 @@ fn close_gate(most_ms: i32, reads: bool, patience_ms: i32) -> i32 {
 fn await_gate(reads: bool, patience_ms: i32) -> i32 {
     demand_superuser("tenure_internal.await_gate(boolean, integer)");
     let patience = Duration::from_millis(u64::try_from(patience_ms).unwrap_or(0)).min(GATE_CLOSED_MAX);
-    i32::try_from(shmem::page().await_earlier(reads, boottime() + patience)).unwrap_or(i32::MAX)
+    i32::try_from(shmem::page().gate.await_earlier(reads, boottime() + patience)).unwrap_or(i32::MAX)
 }
 
 /// Those that wait go on; says whether the gate was closed.
 #[pg_extern]
 fn open_gate() -> bool {
     demand_superuser("tenure_internal.open_gate()");
-    shmem::page().open_gate()
+    shmem::page().gate.open()
 }
 
 /// Tests only: sets the fence, the deadline counted from now.
@@ -161,7 +161,7 @@ fn test_set_fence(mode: &str, deadline_ms: i32) {
         "closed" => page.change(|tenure| tenure.close()),
         other => error::invalid(format!("unknown fence \"{other}\""), "open, renew, draining or closed."),
     }
-    page.record_event("test", &format!("fence set to {mode} for {deadline_ms} ms"), "", page.term());
+    page.events.record("test", &format!("fence set to {mode} for {deadline_ms} ms"), "", page.term());
 }
 
 /// Tests only: plays the worker, publishing a snapshot.
@@ -169,7 +169,7 @@ fn test_set_fence(mode: &str, deadline_ms: i32) {
 #[pg_extern]
 fn test_publish(snapshot: &str) -> bool {
     demand_superuser("tenure.test_publish(text)");
-    shmem::page().publish_snapshot(snapshot.as_bytes())
+    shmem::page().snapshot.publish(snapshot.as_bytes())
 }
 
 /// Tests only: plays the worker, answering the request that waits; gives that request.
@@ -177,7 +177,7 @@ fn test_publish(snapshot: &str) -> bool {
 #[pg_extern]
 fn test_answer(answer: &str) -> Option<String> {
     demand_superuser("tenure.test_answer(text)");
-    let (id, request) = shmem::page().take_request()?;
-    shmem::page().answer(id, answer.to_owned());
+    let (id, request) = shmem::page().mailbox.take()?;
+    shmem::page().mailbox.answer(id, answer.to_owned());
     Some(request)
 }

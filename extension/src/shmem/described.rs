@@ -1,6 +1,5 @@
 //! What the arbiter wants the member key to say, for the lease worker, which has no SQL to find it out.
 
-use super::Page;
 use super::words::Words;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
@@ -10,36 +9,34 @@ const DESCRIPTION_BYTES_MAX: usize = 8 * 1024;
 
 /// The text. `sequence` is odd while somebody writes, zero while nobody ever did.
 #[repr(C)]
-pub(super) struct Description {
+pub struct Description {
     sequence: AtomicU64,
     length: AtomicU64,
     bytes: Words<{ DESCRIPTION_BYTES_MAX / 8 }>,
 }
 
-impl Page {
+impl Description {
     /// Arbiter: what the member key is to say besides. True if it is something new and was noted.
-    pub fn describe(&self, json: &str) -> bool {
-        let slot = &self.described;
-        let sequence = slot.sequence.load(SeqCst);
-        let new = json.len() <= DESCRIPTION_BYTES_MAX && self.described().as_deref() != Some(json);
-        if !new || sequence % 2 == 1 || slot.sequence.compare_exchange(sequence, sequence + 1, SeqCst, SeqCst).is_err() {
+    pub fn write(&self, json: &str) -> bool {
+        let sequence = self.sequence.load(SeqCst);
+        let new = json.len() <= DESCRIPTION_BYTES_MAX && self.read().as_deref() != Some(json);
+        if !new || sequence % 2 == 1 || self.sequence.compare_exchange(sequence, sequence + 1, SeqCst, SeqCst).is_err() {
             return false;
         }
         fence(SeqCst);
-        slot.length.store(slot.bytes.store(json.as_bytes()) as u64, Relaxed);
-        slot.sequence.store(sequence + 2, SeqCst);
+        self.length.store(self.bytes.store(json.as_bytes()) as u64, Relaxed);
+        self.sequence.store(sequence + 2, SeqCst);
         true
     }
 
     /// What the arbiter said last; None where it said nothing since the server started, or is saying it now.
-    pub fn described(&self) -> Option<String> {
-        let slot = &self.described;
-        let before = slot.sequence.load(SeqCst);
+    pub fn read(&self) -> Option<String> {
+        let before = self.sequence.load(SeqCst);
         if before == 0 || before % 2 == 1 {
             return None;
         }
-        let bytes = slot.bytes.load(usize::try_from(slot.length.load(Relaxed)).unwrap_or(0));
+        let bytes = self.bytes.load(usize::try_from(self.length.load(Relaxed)).unwrap_or(0));
         fence(Acquire);
-        (slot.sequence.load(SeqCst) == before).then(|| String::from_utf8_lossy(&bytes).into_owned())
+        (self.sequence.load(SeqCst) == before).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
 }

@@ -1,19 +1,18 @@
 //! What was decided or happened here lately, for `tenure.events()`.
 
-use super::Page;
 use super::words::Words;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, fence};
 
 /// How many events are remembered.
-pub(super) const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 256;
 const KIND_BYTES_MAX: usize = 32;
 const EVENT_BYTES_MAX: usize = 200;
 const CAUSE_BYTES_MAX: usize = 240;
 
 /// One remembered event. `sequence` is odd while somebody writes, zero while it was never written.
 #[repr(C)]
-pub(super) struct EventSlot {
+struct EventSlot {
     sequence: AtomicU64,
     ordinal: AtomicU64,
     at_unix_us: AtomicI64,
@@ -24,6 +23,13 @@ pub(super) struct EventSlot {
     kind: Words<{ KIND_BYTES_MAX / 8 }>,
     text: Words<{ EVENT_BYTES_MAX / 8 }>,
     cause: Words<{ CAUSE_BYTES_MAX / 8 }>,
+}
+
+/// Those that are remembered. A part of the page.
+#[repr(C)]
+pub struct Events {
+    written: AtomicU64,
+    slots: [EventSlot; EVENTS_MAX],
 }
 
 /// Something that was decided or happened here.
@@ -46,13 +52,13 @@ fn cut_text(text: &str, most: usize) -> &[u8] {
     &text.as_bytes()[..text.floor_char_boundary(most)]
 }
 
-impl Page {
+impl Events {
     /// Remembers an event; the oldest is forgotten. From any process.
-    pub fn record_event(&self, kind: &str, text: &str, cause: &str, term: i64) {
+    pub fn record(&self, kind: &str, text: &str, cause: &str, term: i64) {
         // A slot that a frozen process is writing is passed over.
         for _ in 0..8 {
-            let ordinal = self.events_written.fetch_add(1, SeqCst);
-            let slot = &self.events[usize::try_from(ordinal % EVENTS_MAX as u64).unwrap_or(0)];
+            let ordinal = self.written.fetch_add(1, SeqCst);
+            let slot = &self.slots[usize::try_from(ordinal % EVENTS_MAX as u64).unwrap_or(0)];
             let sequence = slot.sequence.load(SeqCst);
             if sequence % 2 == 1 || slot.sequence.compare_exchange(sequence, sequence + 1, SeqCst, SeqCst).is_err() {
                 continue;
@@ -70,8 +76,8 @@ impl Page {
     }
 
     /// What is remembered, oldest first.
-    pub fn events(&self) -> Vec<Event> {
-        let mut events: Vec<(u64, Event)> = self.events.iter().filter_map(EventSlot::read).collect();
+    pub fn all(&self) -> Vec<Event> {
+        let mut events: Vec<(u64, Event)> = self.slots.iter().filter_map(EventSlot::read).collect();
         events.sort_by_key(|(ordinal, _)| *ordinal);
         events.into_iter().map(|(_, event)| event).collect()
     }

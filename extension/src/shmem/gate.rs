@@ -1,10 +1,9 @@
 //! The gate: while a planned change of a Citus worker is under way, distributed statements of transactions that have not yet done
 //! distributed work wait here. Closed by the arbiter for a bounded time, so that one that died or froze holds nobody for ever.
 
-use super::{Page, boottime, wait};
+use super::clock::boottime;
+use super::condition::Condition;
 use cluster::time::Moment;
-use pgrx::pg_sys;
-use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use std::time::Duration;
@@ -68,7 +67,7 @@ pub struct Gate {
     /// transaction and nothing else.
     awaited: AtomicU32,
     /// The gate was opened, or a transaction ended while it was closed.
-    changed: UnsafeCell<pg_sys::ConditionVariable>,
+    changed: Condition,
 }
 
 /// Should a broadcast be missed because its sender died.
@@ -81,7 +80,7 @@ impl Gate {
     /// No other process uses the page yet.
     pub(super) unsafe fn initialise(&self) {
         // SAFETY: as demanded.
-        unsafe { pg_sys::ConditionVariableInit(self.changed.get()) };
+        unsafe { self.changed.initialise() };
     }
 
     fn present_round(&self) -> usize {
@@ -111,87 +110,76 @@ impl Gate {
         self.rounds.iter().map(|round| round.under_way(reads)).sum()
     }
 
-    fn broadcast(&self) {
-        // SAFETY: initialised with the page, lives as long as the server.
-        unsafe { pg_sys::ConditionVariableBroadcast(self.changed.get()) };
-    }
-}
-
-impl Page {
     /// Backend: its transaction, which has done `done`, is about to do `work` for the first time. Counts it as under way,
     /// or waits until the gate is open. True where it waited.
     ///
     /// It counts itself first and looks at the gate then; who closes the gate does it the other way round. So at least one of two
     /// that come at the same instant sees the other.
-    pub fn pass_gate(&self, done: Option<Passed>, work: Work) -> (Passed, bool) {
-        let gate = &self.gate;
+    pub fn pass(&self, done: Option<Passed>, work: Work) -> (Passed, bool) {
         let mut waited = false;
         let passed = loop {
             // It stays in the round in which it began.
-            let passed = Passed { work, round: done.map_or_else(|| gate.present_round(), |done| done.round) };
-            gate.count(passed).fetch_add(1, SeqCst);
-            let Some(until) = gate.closed_for(done, work) else { break passed };
-            gate.count(passed).fetch_sub(1, SeqCst);
-            gate.broadcast();
+            let passed = Passed { work, round: done.map_or_else(|| self.present_round(), |done| done.round) };
+            self.count(passed).fetch_add(1, SeqCst);
+            let Some(until) = self.closed_for(done, work) else { break passed };
+            self.count(passed).fetch_sub(1, SeqCst);
+            self.changed.broadcast();
             waited = true;
             // An interrupt's ERROR leaves from here, where this transaction is not counted.
-            wait(&gate.changed, until, LONGEST_SLEEP, |_| gate.closed_for(done, work).is_none().then_some(()));
+            self.changed.wait(until, LONGEST_SLEEP, |_| self.closed_for(done, work).is_none().then_some(()));
         };
         if let Some(done) = done {
-            gate.count(done).fetch_sub(1, SeqCst);
+            self.count(done).fetch_sub(1, SeqCst);
         }
         (passed, waited)
     }
 
     /// Backend: its transaction, which did `done`, is over.
-    pub fn leave_gate(&self, done: Passed) {
-        let gate = &self.gate;
-        gate.count(done).fetch_sub(1, SeqCst);
-        if gate.awaited.load(SeqCst) != 0 || gate.closed_until_ns.load(SeqCst) != 0 {
-            gate.broadcast();
+    pub fn leave(&self, done: Passed) {
+        self.count(done).fetch_sub(1, SeqCst);
+        if self.awaited.load(SeqCst) != 0 || self.closed_until_ns.load(SeqCst) != 0 {
+            self.changed.broadcast();
         }
     }
 
     /// Arbiter: distributed statements wait until then, reads too where `reads` says so, or until the session `pid` ends. Closing it
     /// again moves the end.
-    pub fn close_gate(&self, until: Moment, reads: bool, pid: i32) {
-        self.gate.closed_by.store(pid, SeqCst);
-        self.gate.holds_reads.store(reads.into(), SeqCst);
-        self.gate.closed_until_ns.store(until.as_nanos(), SeqCst);
+    pub fn close(&self, until: Moment, reads: bool, pid: i32) {
+        self.closed_by.store(pid, SeqCst);
+        self.holds_reads.store(reads.into(), SeqCst);
+        self.closed_until_ns.store(until.as_nanos(), SeqCst);
     }
 
     /// Arbiter: who waits goes on. False where the gate was open.
-    pub fn open_gate(&self) -> bool {
-        let was_closed = self.gate.closed_until_ns.swap(0, SeqCst) != 0;
+    pub fn open(&self) -> bool {
+        let was_closed = self.closed_until_ns.swap(0, SeqCst) != 0;
         if was_closed {
-            self.gate.broadcast();
+            self.changed.broadcast();
         }
         was_closed
     }
 
     /// The session `pid` ends, and whom it held goes on.
-    pub fn open_gate_of(&self, pid: i32) {
-        if self.gate.closed_by.compare_exchange(pid, 0, SeqCst, SeqCst).is_ok() {
-            self.open_gate();
+    pub fn open_of(&self, pid: i32) {
+        if self.closed_by.compare_exchange(pid, 0, SeqCst, SeqCst).is_ok() {
+            self.open();
         }
     }
 
     /// Arbiter: waits until transactions under way have ended, or until `limit`. Gives how many have not.
-    pub fn await_gate(&self, limit: Moment) -> u32 {
-        let gate = &self.gate;
-        wait(&gate.changed, limit, LONGEST_SLEEP, |_| (gate.under_way() == 0).then_some(()));
-        gate.under_way()
+    pub fn await_ended(&self, limit: Moment) -> u32 {
+        self.changed.wait(limit, LONGEST_SLEEP, |_| (self.under_way() == 0).then_some(()));
+        self.under_way()
     }
 
     /// Arbiter, before it closes the gate: waits until the transactions that are under way now have ended, or until `limit`, while others begin.
     /// Gives how many have not.
     pub fn await_earlier(&self, reads: bool, limit: Moment) -> u32 {
-        let gate = &self.gate;
-        let earlier = &gate.rounds[gate.present_round()];
-        gate.round.fetch_add(1, SeqCst);
-        gate.awaited.fetch_add(1, SeqCst);
-        wait(&gate.changed, limit, LONGEST_SLEEP, |_| (earlier.under_way(reads) == 0).then_some(()));
-        gate.awaited.fetch_sub(1, SeqCst);
+        let earlier = &self.rounds[self.present_round()];
+        self.round.fetch_add(1, SeqCst);
+        self.awaited.fetch_add(1, SeqCst);
+        self.changed.wait(limit, LONGEST_SLEEP, |_| (earlier.under_way(reads) == 0).then_some(()));
+        self.awaited.fetch_sub(1, SeqCst);
         earlier.under_way(reads)
     }
 }

@@ -1,11 +1,11 @@
 //! One request at a time from a backend to the lease worker; the mailbox changes hands by compare-and-swap.
 
-use super::presence::{alive, own_pid, wake_worker};
+use super::clock::boottime;
+use super::condition::{Condition, LONGEST_SLEEP};
+use super::presence::{alive, own_pid};
 use super::words::Words;
-use super::{LONGEST_SLEEP, Page, boottime, wait};
-use cluster::fence::Mode;
+use crate::ground::error::AskError;
 use cluster::time::Moment;
-use pgrx::pg_sys;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -62,46 +62,16 @@ impl Turn {
     }
 }
 
+/// Part of the page. All zero is "nobody's".
 #[repr(C)]
-pub(super) struct Mailbox {
+pub struct Mailbox {
     word: AtomicU64,
     claimed_at_ns: AtomicU64,
     request_length: AtomicU64,
     answer_length: AtomicU64,
     request: Words<{ MESSAGE_BYTES_MAX / 8 }>,
     answer: Words<{ MESSAGE_BYTES_MAX / 8 }>,
-}
-
-/// Why a request got no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AskError {
-    /// No scope is set.
-    #[error("this server is not part of a cluster: tenure.scope is empty")]
-    Unmanaged,
-    /// Nobody is there to ask.
-    #[error("the pg_tenure lease worker is not running")]
-    NoWorker,
-    /// Another session's request occupies the mailbox.
-    #[error("the pg_tenure lease worker is busy with another request")]
-    Busy,
-    /// The request does not fit.
-    #[error("the request is {bytes} bytes long, and at most {MESSAGE_BYTES_MAX} fit")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// The worker did not begin; nothing was done.
-    #[error("the pg_tenure lease worker did not take up the request within {timeout_ms} ms")]
-    NotTaken {
-        /// How long was waited.
-        timeout_ms: u64,
-    },
-    /// The worker began, and how it ended is not known.
-    #[error("the pg_tenure lease worker did not answer within {timeout_ms} ms")]
-    NotAnswered {
-        /// How long was waited.
-        timeout_ms: u64,
-    },
+    answered: Condition,
 }
 
 /// A backend's hold on the mailbox; leaving in any way, also by an error, gives it back.
@@ -123,6 +93,15 @@ impl Drop for Claim<'_> {
 }
 
 impl Mailbox {
+    /// Called once, when the page is made.
+    ///
+    /// # Safety
+    /// No other process uses the page yet.
+    pub(super) unsafe fn initialise(&self) {
+        // SAFETY: as demanded.
+        unsafe { self.answered.initialise() };
+    }
+
     /// Takes the mailbox where it is free, or where its holder is gone without giving it back.
     fn claim(&self, now: Moment) -> Option<Claim<'_>> {
         /// Longer than any request is waited for: its backend was ended between two instructions.
@@ -149,36 +128,27 @@ impl Mailbox {
         }
         Some(Claim { mailbox: self, id })
     }
-}
 
-impl Page {
-    /// Backend: asks the worker and waits for its answer, open to cancellation.
-    pub fn ask(&self, json: &str, timeout_ms: u64) -> Result<String, AskError> {
-        if self.mode() == Mode::Unmanaged {
-            return Err(AskError::Unmanaged);
-        }
-        if self.worker_pid().is_none() {
-            return Err(AskError::NoWorker);
-        }
+    /// Backend: asks the worker, once it was woken, and waits for its answer, open to cancellation.
+    pub(super) fn ask(&self, json: &str, timeout_ms: u64, wake_worker: impl FnOnce() -> bool) -> Result<String, AskError> {
         if json.len() > MESSAGE_BYTES_MAX {
-            return Err(AskError::TooLong { bytes: json.len() });
+            return Err(AskError::TooLong { bytes: json.len(), most: MESSAGE_BYTES_MAX });
         }
-        let mailbox = &self.mailbox;
         let limit = boottime() + Duration::from_millis(timeout_ms);
-        let claim = wait(&self.answered, limit, LONGEST_SLEEP, |now| mailbox.claim(now)).ok_or(AskError::Busy)?;
+        let claim = self.answered.wait(limit, LONGEST_SLEEP, |now| self.claim(now)).ok_or(AskError::Busy)?;
         let id = claim.id;
-        let length = mailbox.request.store(json.as_bytes());
-        mailbox.request_length.store(length as u64, SeqCst);
-        if mailbox.word.compare_exchange(Turn::Filling.word(id), Turn::Asked.word(id), SeqCst, SeqCst).is_err() {
+        let length = self.request.store(json.as_bytes());
+        self.request_length.store(length as u64, SeqCst);
+        if self.word.compare_exchange(Turn::Filling.word(id), Turn::Asked.word(id), SeqCst, SeqCst).is_err() {
             return Err(AskError::Busy);
         }
         wake_worker();
-        let answer = wait(&self.answered, limit, LONGEST_SLEEP, |_| {
-            (mailbox.word.load(SeqCst) == Turn::Answered.word(id)).then(|| mailbox.answer.load(mailbox.answer_length.load(SeqCst) as usize))
+        let answer = self.answered.wait(limit, LONGEST_SLEEP, |_| {
+            (self.word.load(SeqCst) == Turn::Answered.word(id)).then(|| self.answer.load(self.answer_length.load(SeqCst) as usize))
         });
-        let taken = mailbox.word.load(SeqCst) != Turn::Asked.word(id);
+        let taken = self.word.load(SeqCst) != Turn::Asked.word(id);
         drop(claim);
-        self.broadcast_answered();
+        self.answered.broadcast();
         match answer {
             Some(answer) => Ok(String::from_utf8_lossy(&answer).into_owned()),
             None if taken => Err(AskError::NotAnswered { timeout_ms }),
@@ -187,38 +157,31 @@ impl Page {
     }
 
     /// Worker: the request that waits, with its number; None where none does.
-    pub fn take_request(&self) -> Option<(u64, String)> {
-        let mailbox = &self.mailbox;
-        let word = mailbox.word.load(SeqCst);
+    pub fn take(&self) -> Option<(u64, String)> {
+        let word = self.word.load(SeqCst);
         let id = word >> 8;
-        if Turn::of(word) != Turn::Asked || mailbox.word.compare_exchange(word, Turn::Working.word(id), SeqCst, SeqCst).is_err() {
+        if Turn::of(word) != Turn::Asked || self.word.compare_exchange(word, Turn::Working.word(id), SeqCst, SeqCst).is_err() {
             return None;
         }
-        let bytes = mailbox.request.load(mailbox.request_length.load(SeqCst) as usize);
+        let bytes = self.request.load(self.request_length.load(SeqCst) as usize);
         Some((id, String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Worker: answers request `id`. An answer too long is replaced by an error that says so.
     pub fn answer(&self, id: u64, json: String) {
-        let mailbox = &self.mailbox;
         let json = if json.len() > MESSAGE_BYTES_MAX { r#"{"error":"the answer is too long for shared memory"}"#.to_owned() } else { json };
-        let length = mailbox.answer.store(json.as_bytes());
-        mailbox.answer_length.store(length as u64, SeqCst);
-        let change = |from: Turn, to: Turn| mailbox.word.compare_exchange(from.word(id), to.word(id), SeqCst, SeqCst).is_ok();
+        let length = self.answer.store(json.as_bytes());
+        self.answer_length.store(length as u64, SeqCst);
+        let change = |from: Turn, to: Turn| self.word.compare_exchange(from.word(id), to.word(id), SeqCst, SeqCst).is_ok();
         let _ = change(Turn::Working, Turn::Answered) || change(Turn::Abandoned, Turn::Idle);
-        self.broadcast_answered();
+        self.answered.broadcast();
     }
 
     /// Worker, once at its start: gives back what its predecessor left in the middle.
-    pub fn forget_request(&self) {
-        let word = self.mailbox.word.load(SeqCst);
+    pub fn forget(&self) {
+        let word = self.word.load(SeqCst);
         if matches!(Turn::of(word), Turn::Working | Turn::Abandoned) {
             self.answer(word >> 8, r#"{"error":"the lease worker was restarted while it served the request","hint":"Look at tenure.status() and tenure.events() before trying again."}"#.to_owned());
         }
-    }
-
-    fn broadcast_answered(&self) {
-        // SAFETY: initialised by `startup`, lives as long as the server.
-        unsafe { pg_sys::ConditionVariableBroadcast(self.answered.get()) };
     }
 }

@@ -1,14 +1,25 @@
 //! Who is there: the lease worker and the arbiter, when they were last seen, and how they are woken.
 
-use super::{Page, boottime, page, page_if_any, renewal_was_sent_at, wall_ahead_ns};
-use crate::guc;
+use super::clock::boottime;
+use crate::ground::guc;
 use cluster::time::Moment;
 use pgrx::pg_sys;
-use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use std::time::Duration;
+
+/// Part of the page. All zero is "nobody".
+#[repr(C)]
+pub struct Presence {
+    worker_pid: AtomicI32,
+    worker_seen_ns: AtomicU64,
+    receiver_ends: AtomicU32,
+    arbiter_pid: AtomicI32,
+    arbiter_seen_ns: AtomicU64,
+    etcd_seen_ns: AtomicU64,
+}
 
 /// This process' id.
 pub fn own_pid() -> i32 {
@@ -18,79 +29,6 @@ pub fn own_pid() -> i32 {
 
 pub(super) fn alive(pid: i32) -> bool {
     rustix::process::Pid::from_raw(pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
-}
-
-/// Worker: says that this process is the lease worker, until it ends.
-pub fn attach_worker() {
-    page().worker_pid.store(own_pid(), SeqCst);
-    renewal_was_sent_at(wall_ahead_ns());
-    // SAFETY: the callback is guarded and touches atomics only.
-    unsafe { pg_sys::before_shmem_exit(Some(detach_worker), pg_sys::Datum::from(0)) };
-}
-
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn detach_worker(_code: std::ffi::c_int, _arg: pg_sys::Datum) {
-    if let Some(page) = page_if_any() {
-        let _ = page.worker_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst);
-    }
-}
-
-/// Backend: a drain that this session begins, and a gate that it closes, end with it: whoever dies in the middle of a planned change, or
-/// tried the function by hand, does not leave the primary's clients waiting.
-pub fn belongs_to_this_session() {
-    if !ENDS_WITH_US.replace(true) {
-        // SAFETY: the callback is guarded and touches atomics and condition variables that outlive us.
-        unsafe { pg_sys::before_shmem_exit(Some(end_what_is_ours), pg_sys::Datum::from(0)) };
-    }
-}
-
-thread_local! {
-    static ENDS_WITH_US: Cell<bool> = const { Cell::new(false) };
-}
-
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn end_what_is_ours(_code: std::ffi::c_int, _arg: pg_sys::Datum) {
-    if let Some(page) = page_if_any() {
-        page.undrain_of(own_pid());
-        page.open_gate_of(own_pid());
-    }
-}
-
-/// Backend: the arbiter has looked after this server just now.
-pub fn arbiter_looked() {
-    page().arbiter_seen_ns.store(boottime().as_nanos(), SeqCst);
-}
-
-/// Backend: this session is the arbiter's, until it ends.
-pub fn attach_arbiter() {
-    arbiter_looked();
-    let page = page();
-    if page.arbiter_pid.swap(own_pid(), SeqCst) != own_pid() {
-        // SAFETY: the callback is guarded and touches atomics.
-        unsafe { pg_sys::before_shmem_exit(Some(detach_arbiter), pg_sys::Datum::from(0)) };
-    }
-    wake_worker();
-}
-
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn detach_arbiter(_code: std::ffi::c_int, _arg: pg_sys::Datum) {
-    if let Some(page) = page_if_any()
-        && page.arbiter_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst).is_ok()
-    {
-        wake_worker();
-    }
-}
-
-/// Makes the lease worker look again. False where there is none.
-pub fn wake_worker() -> bool {
-    let pid = page().worker_pid.load(SeqCst);
-    rustix::process::Pid::from_raw(pid).is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::USR2).is_ok())
-}
-
-/// WAL receiver: its connection ended, and the lease worker is to listen whether the leader lives. SIGUSR2 as for every other wake.
-pub fn wake_listener() {
-    page().receiver_ends.fetch_add(1, SeqCst);
-    wake_worker();
 }
 
 /// Makes the arbiter look again: one byte to its socket, never waiting. Whether it arrives is the
@@ -107,7 +45,44 @@ pub fn wake_arbiter() {
     }
 }
 
-impl Page {
+impl Presence {
+    /// Worker: it is there.
+    pub(super) fn worker_begins(&self) {
+        self.worker_pid.store(own_pid(), SeqCst);
+    }
+
+    /// Worker: it is gone, unless another one has come already.
+    pub(super) fn worker_ends(&self) {
+        let _ = self.worker_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst);
+    }
+
+    /// Backend: this session is the arbiter's. True where it was not before.
+    pub(super) fn arbiter_attaches(&self) -> bool {
+        self.arbiter_looked();
+        self.arbiter_pid.swap(own_pid(), SeqCst) != own_pid()
+    }
+
+    /// Backend: this session is the arbiter's no more. True where it was.
+    pub(super) fn arbiter_leaves(&self) -> bool {
+        self.arbiter_pid.compare_exchange(own_pid(), 0, SeqCst, SeqCst).is_ok()
+    }
+
+    /// Backend: the arbiter has looked after this server just now.
+    pub fn arbiter_looked(&self) {
+        self.arbiter_seen_ns.store(boottime().as_nanos(), SeqCst);
+    }
+
+    /// Makes the lease worker look again. False where there is none.
+    pub(super) fn wake_worker(&self) -> bool {
+        let pid = self.worker_pid.load(SeqCst);
+        rustix::process::Pid::from_raw(pid).is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::USR2).is_ok())
+    }
+
+    /// WAL receiver: its connection ended.
+    pub(super) fn receiver_ended(&self) {
+        self.receiver_ends.fetch_add(1, SeqCst);
+    }
+
     /// How many connections of WAL receivers have ended.
     pub fn receiver_ends(&self) -> u32 {
         self.receiver_ends.load(SeqCst)

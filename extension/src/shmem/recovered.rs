@@ -1,9 +1,7 @@
 //! What recovery brought back, until the synchronous standbys have it again.
 
-use super::{Page, wait};
-use cluster::time::Moment;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
 
 /// How far recovery went when this server last started, until the synchronous standbys have that again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,35 +14,36 @@ pub enum Recovered {
     To(u64),
 }
 
-impl Recovered {
-    pub(super) const SETTLED: u64 = 0;
-    pub(super) const NOT_LOOKED: u64 = u64::MAX;
-}
+/// [`Recovered`] as a word of the page.
+#[repr(transparent)]
+pub struct RecoveredTo(AtomicU64);
 
-impl Page {
+const SETTLED: u64 = 0;
+const NOT_LOOKED: u64 = u64::MAX;
+
+impl RecoveredTo {
+    /// The server starts.
+    pub(super) fn begin(&self) {
+        self.0.store(NOT_LOOKED, SeqCst);
+    }
+
     /// What is to be awaited before tables are shown.
-    pub fn recovered(&self) -> Recovered {
-        match self.recovered_to.load(SeqCst) {
-            Recovered::SETTLED => Recovered::Settled,
-            Recovered::NOT_LOOKED => Recovered::NotLooked,
+    pub fn read(&self) -> Recovered {
+        match self.0.load(SeqCst) {
+            SETTLED => Recovered::Settled,
+            NOT_LOOKED => Recovered::NotLooked,
             end => Recovered::To(end),
         }
     }
 
-    /// The first to look says how far the server is; who comes second finds that. Gives what counts.
-    pub fn look_at_recovered(&self, end: u64) -> Recovered {
-        let _ = self.recovered_to.compare_exchange(Recovered::NOT_LOOKED, end, SeqCst, SeqCst);
-        self.recovered()
+    /// The first process that looks says how far the server is; the second one finds that. Gives what counts.
+    pub fn look(&self, end: u64) -> Recovered {
+        let _ = self.0.compare_exchange(NOT_LOOKED, end, SeqCst, SeqCst);
+        self.read()
     }
 
     /// Nothing is to be awaited until the server starts again.
-    pub fn settle_recovered(&self) {
-        self.recovered_to.store(Recovered::SETTLED, SeqCst);
-    }
-
-    /// Asks until `done` says Some, `limit` has come, or an interrupt raises its error. A walsender tells nobody
-    /// but those who commit how far a standby is, so this looks every few milliseconds.
-    pub fn wait_polling<T>(&self, limit: Moment, done: impl FnMut(Moment) -> Option<T>) -> Option<T> {
-        wait(&self.renewed, limit, Duration::from_millis(10), done)
+    pub fn settle(&self) {
+        self.0.store(SETTLED, SeqCst);
     }
 }

@@ -1,14 +1,30 @@
 //! How the page comes to be: asked for while the library is loaded, laid out once before any backend runs.
 
-use super::{PAGE, Page, Recovered};
-use crate::bond;
-use crate::fence::layout::{self, ADDIN_SHMEM_INIT_LOCK};
-use crate::standing::standing;
+use super::page::{Page, set_page};
 use cluster::fence::Mode;
-use cluster::mark::Standing;
 use pgrx::pg_sys;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicPtr;
-use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// `AddinShmemInitLock` in `lwlocknames.txt`: its number has been the same since PostgreSQL 9.6.
+pub const ADDIN_SHMEM_INIT_LOCK: usize = 21;
+
+/// How a page begins: judged once shared memory is there, by those that know the server's data and its release.
+pub struct Beginning {
+    /// Closed on a cluster's data.
+    pub mode: Mode,
+    /// A deposition binds this server.
+    pub is_bound: bool,
+    /// Why what the fence reads of this server can't be relied on.
+    pub unknown_release: Option<String>,
+}
+
+/// Given to [`register`], which is called before any hook is.
+static BEGINNING: OnceLock<fn() -> Beginning> = OnceLock::new();
+
+/// Nobody has judged: nobody may write.
+const UNJUDGED: Beginning = Beginning { mode: Mode::Closed, is_bound: true, unknown_release: None };
 
 static PREVIOUS_STARTUP: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(std::ptr::null_mut());
 #[cfg(not(feature = "pg14"))]
@@ -33,7 +49,8 @@ fn call_previous(slot: &AtomicPtr<std::ffi::c_void>) {
 }
 
 /// Asks for the shared memory and hooks its creation. Called while the postmaster loads the library.
-pub fn register() {
+pub fn register(beginning: fn() -> Beginning) {
+    BEGINNING.get_or_init(|| beginning);
     // SAFETY: the hook variables belong to this single-threaded process; the previous ones are called from ours.
     unsafe {
         #[cfg(not(feature = "pg14"))]
@@ -68,22 +85,18 @@ unsafe extern "C-unwind" fn startup() {
         let page: *mut Page = pg_sys::ShmemInitStruct(c"pg_tenure".as_ptr(), size_of::<Page>(), &raw mut found).cast();
         if !found {
             std::ptr::write_bytes(page, 0, 1);
-            pg_sys::ConditionVariableInit((*page).renewed.get());
-            pg_sys::ConditionVariableInit((*page).answered.get());
-            (*page).gate.initialise();
-            // A server on a cluster's data starts closed, also after a crash of a backend.
-            let mode = if *standing() == Standing::Unmanaged { Mode::Unmanaged } else { Mode::Closed };
-            (*page).tenure.begin(mode);
-            if mode != Mode::Unmanaged && !matches!(bond::kept(), Ok(None)) {
-                (*page).tenure.deposes_by_its_bond();
+            let made: &Page = &*page;
+            let beginning = BEGINNING.get().map_or(UNJUDGED, |judge| judge());
+            made.begin(beginning.mode);
+            if beginning.is_bound {
+                made.deposes_by_its_bond();
             }
-            (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);
-            if let Err(why) = layout::as_built() {
-                (*page).distrust();
+            if let Some(why) = beginning.unknown_release {
+                made.distrust();
                 pgrx::warning!("pg_tenure does not know this release of PostgreSQL: {why}");
             }
         }
-        PAGE.store(page, Release);
+        set_page(page);
         pg_sys::LWLockRelease(lock);
     }
 }

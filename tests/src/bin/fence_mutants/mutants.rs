@@ -16,7 +16,7 @@ pub struct Mutant {
     pub stories: &'static [(&'static str, &'static str)],
 }
 
-const FENCE: &str = "extension/src/fence/mod.rs";
+const SUBJECT: &str = "extension/src/fence/subject.rs";
 const COMMIT: &str = "extension/src/fence/commit.rs";
 const STANDBYS: &str = "extension/src/fence/standbys.rs";
 const REACH: &str = "extension/src/fence/reach.rs";
@@ -25,18 +25,19 @@ const SESSION: &str = "extension/src/fence/session.rs";
 const RULE: &str = "cluster/src/fence.rs";
 const TENURE: &str = "keeper/src/tenure.rs";
 const RACE: &str = "keeper/src/race.rs";
-const REGISTRATION: &str = "extension/src/shmem/registration.rs";
-const UPSTREAM: &str = "extension/src/hold_back/upstream.rs";
-const BY_SQL: &str = "extension/src/hold_back/by_sql.rs";
-const PRESENCE: &str = "extension/src/shmem/presence.rs";
+const BEGINNING: &str = "extension/src/fence/page.rs";
+const PAGE: &str = "extension/src/shmem/page.rs";
+const UPSTREAM: &str = "extension/src/fence/hold_back/upstream.rs";
+const BY_SQL: &str = "extension/src/fence/hold_back/by_sql.rs";
+const ATTACH: &str = "extension/src/shmem/attach.rs";
 const KEEP: &str = "keeper/src/keep.rs";
 const TURNS: &str = "keeper/src/turns.rs";
-const HERE: &str = "extension/src/here.rs";
+const HERE: &str = "extension/src/worker/host.rs";
 const INSTANCE: &str = "cluster/src/instance.rs";
 const STORE: &str = "cluster/src/store.rs";
 const STANDING: &str = "cluster/src/race.rs";
 const MARK: &str = "cluster/src/mark.rs";
-const BOND: &str = "extension/src/bond.rs";
+const BOND: &str = "extension/src/fence/bond.rs";
 const DEPOSITION: &str = "cluster/src/deposition.rs";
 const DUTY: &str = "cluster/src/duty/mod.rs";
 
@@ -291,7 +292,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "drain-session",
         guard: "and with its session",
-        file: PRESENCE,
+        file: ATTACH,
         from: "        page.undrain_of(own_pid());\n",
         to: "",
         stories: &[("fence_commit", "a_drain_ends_with_its_time_and_with_its_session")],
@@ -307,8 +308,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "gate-session",
         guard: "a closed gate ends with its session",
-        file: PRESENCE,
-        from: "        page.open_gate_of(own_pid());\n",
+        file: ATTACH,
+        from: "        page.gate.open_of(own_pid());\n",
         to: "",
         stories: &[("fence_gate", "who_waits_at_the_gate_can_be_cancelled_and_the_gate_opens_by_itself")],
     },
@@ -331,7 +332,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "background",
         guard: "processes without a client are judged too: autovacuum, logical apply",
-        file: FENCE,
+        file: SUBJECT,
         from: "filter(|page| under_postmaster && page.mode()",
         to: "filter(|page| under_postmaster && unsafe { !pg_sys::MyProcPort.is_null() } && page.mode()",
         stories: &[
@@ -350,7 +351,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "start-closed",
         guard: "after a crash the page is closed until the lease is taken up again",
-        file: REGISTRATION,
+        file: BEGINNING,
         from: "{ Mode::Unmanaged } else { Mode::Closed }",
         to: "{ Mode::Unmanaged } else { Mode::Unmanaged }",
         stories: &[("fence_commit", "after_a_crash_the_fence_is_closed_until_the_lease_is_taken_up_again")],
@@ -425,8 +426,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "recovered-start",
         guard: "a restart begins with something to confirm",
-        file: REGISTRATION,
-        from: "            (*page).recovered_to.store(Recovered::NOT_LOOKED, SeqCst);\n",
+        file: PAGE,
+        from: "        self.recovered.begin();\n",
         to: "",
         stories: &[
             ("fence_standby", "after_a_crash_nobody_sees_what_the_standby_does_not_have"),
@@ -453,7 +454,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "recovered-query-filter",
         guard: "the same in the look before the guard",
         file: STATEMENT,
-        from: "guc::fence_reads() || page.recovered() != Recovered::Settled)",
+        from: "guc::fence_reads() || page.recovered.read() != Recovered::Settled)",
         to: "guc::fence_reads() || page.term() < 0)",
         stories: &[("fence_standby", "after_a_crash_giving_the_standby_up_lets_readers_go")],
     },
@@ -468,7 +469,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "recovered-confirmed",
         guard: "until the standbys have it, not merely until they are connected",
-        file: "extension/src/recovered.rs",
+        file: "extension/src/fence/recovered.rs",
         from: "confirmed >= end)",
         to: "confirmed >= end.min(0))",
         stories: &[("fence_standby", "after_a_crash_nobody_sees_what_the_standby_does_not_have")],

@@ -1,8 +1,8 @@
 //! What a Citus coordinator's server shows of the other groups in `tenure.status()`. Nothing is decided on it.
 
-use crate::guc;
+use super::state::Worker;
+use crate::ground::guc;
 use crate::shmem;
-use crate::worker::Worker;
 use cluster::citus::COORDINATOR;
 use dcs::key::Keys;
 use keeper::Host;

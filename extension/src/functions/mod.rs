@@ -1,14 +1,13 @@
-//! The SQL surface: reading first, then acting. What only the arbiter calls is a room of its own.
+//! The SQL surface: reading first, then acting. What only the arbiter calls has a file of its own.
 //!
 //! The declarations stand in `sql/pg_tenure--*.sql`, with their rights; none of these writes to the
 //! database, so all work on standbys too.
 
 mod for_arbiter;
+mod slots;
+mod wait_for_lsn;
 
-pub use for_arbiter::demand_superuser;
-
-use crate::error;
-use crate::guc;
+use crate::ground::{error, guc};
 use crate::shmem::{self, Page, boottime};
 use cluster::admission;
 use cluster::config::DynamicConfig;
@@ -119,9 +118,9 @@ fn lease() -> TableIterator<
         Some(page.term()).filter(|term| *term != 0),
         Some(page.lease()).filter(|lease| *lease != 0).map(|lease| LeaseId(lease).to_string()),
         left,
-        page.worker_pid(),
-        page.arbiter_pid().is_some(),
-        page.etcd_seen_at().map(|seen| interval(now.since(seen))),
+        page.presence.worker_pid(),
+        page.presence.arbiter_pid().is_some(),
+        page.presence.etcd_seen_at().map(|seen| interval(now.since(seen))),
         count(&page.commits_waited),
         count(&page.commits_refused),
         count(&page.commits_cut),
@@ -169,7 +168,7 @@ struct Member {
 
 /// The last snapshot with its age; None, with a notice, where there was none yet.
 fn snapshot(page: &Page) -> Option<(Snapshot, Duration)> {
-    let Some((bytes, taken_at_ns)) = page.read_snapshot() else {
+    let Some((bytes, taken_at_ns)) = page.snapshot.read() else {
         error::nothing_known_yet();
         return None;
     };
@@ -269,7 +268,7 @@ fn events() -> TableIterator<
         name!(cause, Option<String>),
     ),
 > {
-    TableIterator::new(shmem::page().events().into_iter().map(|event| {
+    TableIterator::new(shmem::page().events.all().into_iter().map(|event| {
         let cause = Some(event.cause).filter(|cause| !cause.is_empty());
         (timestamp(event.at_unix_us), event.kind, Some(event.term).filter(|term| *term != 0), event.text, cause)
     }))

@@ -4,9 +4,9 @@
 //! they throw away what they have cached, and that we hear: there it is awaited that those who are awaited have as much. The same happens
 //! where a slot is moved by `pg_replication_slot_advance`.
 
-use super::{confirmed, pause};
-use crate::fence::{flushed_here, in_recovery};
-use crate::{error, guc};
+use super::confirmed::{confirmed, decodes, pause};
+use crate::ground::server::{flushed_here, in_recovery};
+use crate::ground::{error, guc};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -35,7 +35,7 @@ unsafe extern "C-unwind" fn thrown_away(_arg: pg_sys::Datum, relation: pg_sys::O
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn hold() {
-    if !super::decodes() || in_recovery() {
+    if !decodes() || in_recovery() {
         return;
     }
     // SAFETY: the process is attached to shared memory.

@@ -1,7 +1,7 @@
 //! What SQL reads of the cluster: the snapshot in shared memory; and the part of the member key that the arbiter configures.
 
-use crate::guc;
-use crate::here::Here;
+use super::state::Here;
+use crate::ground::guc;
 use crate::shmem::page;
 use cluster::member::Member;
 use cluster::rows;
@@ -40,9 +40,9 @@ pub fn snapshot(here: &Here, view: &ClusterView) {
         }
         None => own.clone(),
     };
-    let fits = page().publish_snapshot(&document(here, view, &all)) || {
+    let fits = page().snapshot.publish(&document(here, view, &all)) || {
         here.tell_fault("snapshot", "the groups are too large for the snapshot in shared memory: tenure.status() shows this one alone");
-        page().publish_snapshot(&document(here, view, &own))
+        page().snapshot.publish(&document(here, view, &own))
     };
     if !fits {
         here.tell_fault("snapshot", "the cluster is too large for the snapshot in shared memory");

@@ -1,7 +1,7 @@
 //! What sessions ask for through SQL, written to etcd on their behalf: they have no connection to it.
 
-use crate::guc;
-use crate::here::Here;
+use super::state::Here;
+use crate::ground::guc;
 use crate::shmem::page;
 use cluster::citus::COORDINATOR;
 use cluster::config::DynamicConfig;
@@ -17,7 +17,7 @@ use keeper::Host;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A request as `functions.rs` puts it into shared memory: what, and of which group of a Citus cluster.
+/// A request as the room `functions` puts it into shared memory: what, and of which group of a Citus cluster.
 #[derive(Debug, Deserialize)]
 struct Asked {
     /// None is this server's own.
@@ -53,7 +53,7 @@ enum Request {
 /// Serves the request in the mailbox, if there is one.
 pub async fn serve(here: &Here, view: &ClusterView) {
     let _serving = here.serving.lock().await;
-    let Some((id, text)) = page().take_request() else { return };
+    let Some((id, text)) = page().mailbox.take() else { return };
     let answer = match serde_json::from_str(&text) {
         Ok(Asked { group, request }) => match other_group(group) {
             Ok(None) => act(&Place { here, etcd: &here.etcd, own: true }, view, request).await,
@@ -62,14 +62,14 @@ pub async fn serve(here: &Here, view: &ClusterView) {
         },
         Err(why) => Err(format!("the request can't be understood: {why}")),
     };
-    page().answer(id, in_json(answer));
+    page().mailbox.answer(id, in_json(answer));
     here.look_again();
 }
 
 /// Answers the request in the mailbox, if there is one, with this reason.
 pub fn decline(why: &str) {
-    if let Some((id, _)) = page().take_request() {
-        page().answer(id, in_json(Err(why.to_owned())));
+    if let Some((id, _)) = page().mailbox.take() {
+        page().mailbox.answer(id, in_json(Err(why.to_owned())));
     }
 }
 

@@ -5,8 +5,8 @@
 //! when the arbiter has seen that it is safe (`cluster::slots::doubt`), it is made permanent. A session that ends before
 //! takes its copy along.
 
-use crate::error;
-use crate::functions::demand_superuser;
+use super::for_arbiter::demand_superuser;
+use crate::ground::error;
 use crate::shmem;
 use pgrx::{pg_extern, pg_sys};
 use std::ffi::CString;
@@ -16,7 +16,7 @@ use std::path::Path;
 #[pg_extern]
 fn note_slots(publication: &str) -> bool {
     demand_superuser("tenure_internal.note_slots(text)");
-    shmem::page().note_slots(publication.as_bytes())
+    shmem::page().slots.publish(publication.as_bytes())
 }
 
 /// A record of the running transactions in the log: decoding becomes consistent at one. Postgres writes one every 15 s by
@@ -156,7 +156,7 @@ unsafe fn acquire(lock: *mut pg_sys::slock_t) {
     // SAFETY: the lock lies in shared memory and is aligned.
     unsafe {
         if as_atomic(lock).swap(1, std::sync::atomic::Ordering::Acquire) != 0 {
-            pg_sys::s_lock(lock.cast(), c"extension/src/slots.rs".as_ptr(), 0, c"acquire".as_ptr());
+            pg_sys::s_lock(lock.cast(), c"extension/src/functions/slots.rs".as_ptr(), 0, c"acquire".as_ptr());
         }
     }
 }

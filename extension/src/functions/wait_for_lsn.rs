@@ -1,7 +1,7 @@
 //! `tenure.wait_for_lsn`: a read that wants to see a write of its own waits until this server has replayed it.
 
-use crate::error;
-use crate::fence::{flushed_here, in_recovery};
+use crate::ground::error;
+use crate::ground::server::{flushed_here, in_recovery};
 use pgrx::datum::Interval;
 use pgrx::{pg_extern, pg_sys};
 use std::ffi::{c_int, c_long};

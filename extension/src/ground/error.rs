@@ -1,9 +1,6 @@
 //! What users are told: our errors with their SQLSTATE, detail and hint, in one place.
 
-use crate::shmem::{self, AskError};
-use cluster::fence::Page;
 use cluster::lsn::Lsn;
-use cluster::time::Moment;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::{CString, c_char, c_int};
@@ -37,21 +34,21 @@ pub fn not_preloaded() -> ! {
 }
 
 /// A commit, a prepared transaction's end, or a fenced read was refused; nothing was written.
-pub fn refused(what: &str, page: Page, now: Moment) -> ! {
+pub fn refused(what: &str, why: String) -> ! {
     raise(
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
             format!("cannot {what} because this server is not the leader"),
             "fence",
         )
-        .set_detail(shmem::page().why_closed(page, now))
+        .set_detail(why)
         .set_hint(WHERE_TO_GO),
     )
 }
 
 /// In a session that is read-only because of the fence, Postgres says that it is read-only, and this says why.
-pub fn explain_read_only(page: Page, now: Moment) {
-    let detail = CString::new(shmem::page().why_closed(page, now)).unwrap_or_default();
+pub fn explain_read_only(why: String) {
+    let detail = CString::new(why).unwrap_or_default();
     let hint = CString::new(WHERE_TO_GO).unwrap_or_default();
     // SAFETY: called by an error's context callback, so there is an error to add to; both copy what they are given.
     unsafe {
@@ -177,6 +174,40 @@ pub fn declined(message: String, hint: Option<String>) -> ! {
         Some(hint) => report.set_hint(hint),
         None => report,
     })
+}
+
+/// Why a request to the lease worker got no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// No scope is set.
+    #[error("this server is not part of a cluster: tenure.scope is empty")]
+    Unmanaged,
+    /// Nobody is there to ask.
+    #[error("the pg_tenure lease worker is not running")]
+    NoWorker,
+    /// Another session's request occupies the mailbox.
+    #[error("the pg_tenure lease worker is busy with another request")]
+    Busy,
+    /// The request does not fit.
+    #[error("the request is {bytes} bytes long, and at most {most} fit")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest.
+        most: usize,
+    },
+    /// The worker did not begin; nothing was done.
+    #[error("the pg_tenure lease worker did not take up the request within {timeout_ms} ms")]
+    NotTaken {
+        /// How long was waited.
+        timeout_ms: u64,
+    },
+    /// The worker began, and how it ended is not known.
+    #[error("the pg_tenure lease worker did not answer within {timeout_ms} ms")]
+    NotAnswered {
+        /// How long was waited.
+        timeout_ms: u64,
+    },
 }
 
 /// The lease worker could not be asked.

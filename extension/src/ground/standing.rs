@@ -1,11 +1,10 @@
 //! How this server stands to a cluster: its settings and the mark in its data directory, judged once, in the postmaster.
 
-use crate::guc;
+use super::guc;
+use super::server::data_directory;
 use cluster::mark::{self, FILE, Identity, Standing};
 use pgrx::pg_sys;
-use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 static STANDING: OnceLock<Standing> = OnceLock::new();
@@ -31,19 +30,6 @@ fn judge() -> Standing {
     };
     let inode = std::fs::metadata(&directory).map_or(0, |found| found.ino());
     mark::standing(marked, &settings, inode)
-}
-
-/// The data directory, in every process.
-pub fn data_directory() -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-    // SAFETY: a C string that the process set before it loaded any library, and never changes.
-    let path = unsafe { pg_sys::DataDir };
-    if path.is_null() {
-        return None;
-    }
-    // SAFETY: as above.
-    let path = unsafe { CStr::from_ptr(path) };
-    Some(PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes())))
 }
 
 /// Tells why the fence of a cluster's data stays closed. In single-user mode nothing is fenced and nothing is said.

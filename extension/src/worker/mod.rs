@@ -5,11 +5,20 @@
 //! process, which Postgres starts again a second later; the lease it then finds under its own name is
 //! its own.
 
-use crate::fence::layout;
-use crate::here::Here;
+mod groups;
+mod hear;
+mod host;
+mod observe;
+mod publish;
+mod requests;
+mod signals;
+mod state;
+pub mod vitals;
+
+use crate::fence::{bond, layout};
+use crate::ground::guc;
+use crate::ground::server::data_directory;
 use crate::shmem::{self, page};
-use crate::signals::{self, Interrupt, Signals};
-use crate::{bond, groups, guc, mailbox, observe, vitals};
 use cluster::confirmed::{Compared, Differs};
 use cluster::lease;
 use cluster::name::{MemberName, Scope};
@@ -18,6 +27,8 @@ use dcs::remember::Remembered;
 use dcs::{Etcd, Settings};
 use keeper::Tenure;
 use pgrx::pg_sys;
+use signals::{Interrupt, Signals};
+use state::{Here, Worker};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +37,6 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a reload waits for a request of SQL's: longer than a write to an etcd that answers takes.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The worker's loops over etcd, in this process.
-pub type Worker = keeper::Worker<Arc<Etcd>, Here>;
 
 /// Why a worker can't run; it tells and ends, and is started again.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +56,7 @@ enum Unable {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn tenure_lease_worker_main(_arg: pg_sys::Datum) {
     shmem::attach_worker();
-    page().forget_request();
+    page().mailbox.forget();
     if let Err(why) = run() {
         pgrx::warning!("pg_tenure lease worker could not run: {why}");
     }
@@ -106,7 +114,7 @@ fn run() -> Result<(), Unable> {
             // SAFETY: SIGHUP's own business, done between two awaits in the process' main thread.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
             // What the round before was serving for SQL ended with it: nobody else would give the mailbox back.
-            page().forget_request();
+            page().mailbox.forget();
             match from_settings(&remembered) {
                 // What was sent before may be carried out yet: that outlives a reload.
                 Ok(anew) => worker = anew.in_place_of(&worker),
@@ -137,8 +145,8 @@ async fn keep_closed(signals: &Signals) -> Result<(), Unable> {
         "{why}: commits are refused here, and this member does not lead; hint: install a pg_tenure that was built for this minor release, then restart the server"
     );
     // Who is refused is told, and `tenure.events()` has it.
-    page().note(why);
-    page().record_event("fence", "closed until this server starts again", why, page().term());
+    page().note.write(why);
+    page().events.record("fence", "closed until this server starts again", why, page().term());
     loop {
         let interrupt = tokio::select! {
             interrupt = signals.next() => interrupt?,
@@ -149,7 +157,7 @@ async fn keep_closed(signals: &Signals) -> Result<(), Unable> {
             // SAFETY: as in `interrupts`.
             Interrupt::Quit => unsafe { libc::_exit(2) },
             Interrupt::Reload => {}
-            Interrupt::Asked => mailbox::decline(why),
+            Interrupt::Asked => requests::decline(why),
         }
     }
 }
@@ -220,6 +228,6 @@ fn from_settings(remembered: &Arc<Remembered>) -> Result<Worker, Unable> {
     let keys = guc::group().map_or_else(|| keys.clone(), |group| keys.group(group));
     recall(remembered, &keys);
     let etcd = Arc::new(Etcd::new(keys, settings).remembering(remembered.clone()));
-    let instance = observe::data_dir().and_then(|data_dir| dcs::instance::here(&data_dir));
+    let instance = data_directory().and_then(|data_dir| dcs::instance::here(&data_dir));
     Ok(Worker::new(etcd.clone(), Here::new(etcd, name.clone(), scope), name, instance))
 }

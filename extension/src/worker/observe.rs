@@ -1,12 +1,11 @@
 //! What the lease worker sees of its own server, through server functions and shared memory only.
 
+use crate::fence::standbys::flushed_by_standbys;
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
 use keeper::Server;
 use pgrx::pg_sys;
-use std::ffi::{CStr, OsStr};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ pub fn server() -> Server {
     unsafe {
         if !pg_sys::RecoveryInProgress() {
             // Before what is flushed is read they have confirmed no more than that.
-            let confirmed = crate::fence::flushed_by_standbys().map(Lsn);
+            let confirmed = flushed_by_standbys().map(Lsn);
             let (flushed, timeline) = flushed();
             return Server::Primary { timeline, flushed, confirmed };
         }
@@ -138,14 +137,6 @@ pub fn receiver_heard(from: Option<(&str, u16)>) -> Option<Duration> {
         let ago_us = u64::try_from(pg_sys::GetCurrentTimestamp() - last).ok()?;
         (streams && same).then(|| Duration::from_micros(ago_us))
     }
-}
-
-/// Where the data is.
-pub fn data_dir() -> Option<PathBuf> {
-    // SAFETY: set once by the postmaster before any child exists, to a string that is never freed.
-    let path = unsafe { pg_sys::DataDir };
-    // SAFETY: a C string, or null before the server has one.
-    (!path.is_null()).then(|| PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes())))
 }
 
 /// Whose data this is.

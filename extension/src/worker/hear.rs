@@ -3,7 +3,7 @@
 //! What is asked for is a sign of life, not an answer that is understood: a server that closes the connection lives as much as one that answers, whether it
 //! speaks TLS or not. A process that is frozen gives none, although its kernel takes the connection.
 
-use crate::observe;
+use super::observe;
 use cluster::deposition::Answer;
 use cluster::member::Member;
 use std::collections::HashMap;

@@ -11,22 +11,22 @@
 //! too. A promotion passes here too: its arbiter begins without synchronous standbys, so nothing is awaited.
 //! Catalogs stay readable, so that `tenure.*` and `pg_stat_replication` can say what is being waited for.
 
-use crate::error;
-use crate::fence::{flushed_by_standbys, flushed_here, in_recovery};
-use crate::guc;
+use super::standbys::flushed_by_standbys;
+use crate::ground::server::{flushed_here, in_recovery};
+use crate::ground::{error, guc};
 use crate::shmem::{Page, Recovered, boottime};
 use pgrx::pg_sys;
 
 /// Holds a client's statement up to `tenure.fence_wait`, or raises the error. One load where all is settled.
 pub fn hold(page: &Page) {
-    if page.recovered() == Recovered::Settled || !for_a_client() || in_recovery() || settled(page) {
+    if page.recovered.read() == Recovered::Settled || !for_a_client() || in_recovery() || settled(page) {
         return;
     }
     let limit = boottime() + guc::fence_wait();
     if page.wait_polling(limit, |_| settled(page).then_some(())).is_some() {
         return;
     }
-    if let Recovered::To(end) = page.recovered() {
+    if let Recovered::To(end) = page.recovered.read() {
         error::not_settled(end, flushed_by_standbys().unwrap_or(0));
     }
 }
@@ -34,7 +34,7 @@ pub fn hold(page: &Page) {
 /// The lease worker looks too, so that what counts is how things were at the start, not at the first statement:
 /// standbys named only later have nothing to do with what recovery brought back.
 pub fn look(page: &Page) {
-    if page.recovered() != Recovered::Settled && !in_recovery() {
+    if page.recovered.read() != Recovered::Settled && !in_recovery() {
         settled(page);
     }
 }
@@ -48,8 +48,8 @@ fn for_a_client() -> bool {
 /// Looks, and remembers once it is true.
 fn settled(page: &Page) -> bool {
     // SAFETY: the process is attached to shared memory, and the server out of recovery, as the callers asked.
-    let end = match page.recovered() {
-        Recovered::NotLooked => page.look_at_recovered(unsafe { flushed_here() }),
+    let end = match page.recovered.read() {
+        Recovered::NotLooked => page.recovered.look(unsafe { flushed_here() }),
         known => known,
     };
     let settled = match end {
@@ -58,7 +58,7 @@ fn settled(page: &Page) -> bool {
         Recovered::To(end) => flushed_by_standbys().is_none_or(|confirmed| confirmed >= end),
     };
     if settled {
-        page.settle_recovered();
+        page.recovered.settle();
     }
     settled
 }

@@ -4,7 +4,7 @@
 //! receiver asks its upstream who it is in the same connection in which it streams after that: there it is told from whom it must not receive.
 
 use crate::shmem::{page_if_any, wake_listener};
-use crate::standing::data_directory;
+use crate::ground::server::data_directory;
 use cluster::deposition::{self, Bond, FILE};
 use cluster::name::Timeline;
 use pgrx::pg_sys;
@@ -120,7 +120,7 @@ unsafe extern "C-unwind" fn identify_system(connection: *mut pg_sys::WalReceiver
             Err(why) => why,
         };
         if began.elapsed() > PROMOTION {
-            crate::error::does_not_receive(&why);
+            crate::ground::error::does_not_receive(&why);
         }
         pause();
     }

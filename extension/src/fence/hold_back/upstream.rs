@@ -6,7 +6,10 @@
 //! all that this server had when the worker said so. A worker that was ended and starts again finds in the origin's progress what was not
 //! confirmed; that passes here too.
 
-use crate::fence::{flushed_by_standbys, flushed_here, in_recovery, may_acknowledge_now};
+use super::confirmed::pause;
+use crate::fence::standbys::flushed_by_standbys;
+use crate::fence::subject::may_acknowledge_now;
+use crate::ground::server::{flushed_here, in_recovery};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -104,13 +107,13 @@ fn allowed(flushed: u64) -> u64 {
                 held => Reported { most: before.most, held: held.or(Some((flushed, here, began))) },
             };
         }
-        super::pause(1);
+        pause(1);
     };
     REPORTED.set(after);
     if let Some((held, _, since)) = after.held
         && since.elapsed() > PATIENCE
     {
-        crate::error::not_confirmed_upstream(held);
+        crate::ground::error::not_confirmed_upstream(held);
     }
     after.most
 }

@@ -1,7 +1,7 @@
 //! How this server is, seen from inside: how long WAL takes to the disk, what fails by the disk, who is refused, how late a timer is.
 
-use crate::here::Here;
-use crate::observe;
+use super::observe;
+use super::state::Here;
 use crate::shmem::{boottime, page, page_if_any};
 use cluster::health::{Flushes, Lateness, Vitals, rounded};
 use cluster::time::Moment;
