@@ -29,7 +29,8 @@ pub fn faults(root: &Path, directories: &[&str]) -> std::io::Result<Vec<String>>
 fn unknown<'a>(text: &'a str, files: &'a [String]) -> impl Iterator<Item = &'a str> {
     let is_path = |letter: char| letter.is_alphanumeric() || "_-/.".contains(letter);
     let words = text.split(move |letter| !is_path(letter)).map(|word| word.trim_matches('.'));
-    let named = words.filter(|word| word.strip_suffix(".rs").is_some_and(|before| before.ends_with(|letter: char| letter.is_alphanumeric())));
+    let named =
+        words.filter(|word| word.strip_suffix(".rs").is_some_and(|before| before.ends_with(|letter: char| letter.is_alphanumeric())));
     // The host and the two ends of a range of names (`a.rs-b.rs`) are no files.
     named.filter(|word| word.matches(".rs").count() == 1 && *word != "docs.rs").filter(|word| {
         let file = word.trim_start_matches('/');

@@ -37,7 +37,10 @@ mod tests {
 
     #[test]
     fn only_what_goes_up_is_against_the_order() {
-        let order = order("| room of other/src | for |\n|---|---|\n| `not/` | x |\n\n| room of this/src | for |\n|---|---|\n| `cli/` | a |\n| `daemon/` | b |\n| `ground/` | c |\n\n| `other/` |", "this");
+        let order = order(
+            "| room of other/src | for |\n|---|---|\n| `not/` | x |\n\n| room of this/src | for |\n|---|---|\n| `cli/` | a |\n| `daemon/` | b |\n| `ground/` | c |\n\n| `other/` |",
+            "this",
+        );
         assert_eq!(order, ["cli", "daemon", "ground"]);
         let files: Vec<PathBuf> = ["main.rs", "cli/mod.rs", "daemon/mod.rs", "ground/a.rs", "ground/b.rs"].map(PathBuf::from).to_vec();
         for (from, to, faults) in [(0, 1, 0), (1, 3, 0), (2, 3, 0), (3, 4, 0), (3, 2, 1), (1, 2, 1), (2, 1, 1)] {

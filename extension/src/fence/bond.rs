@@ -3,8 +3,8 @@
 //! libpqwalreceiver is loaded while the postmaster starts, so its table of functions is there before any receiver runs, and receivers inherit ours in its place. A
 //! receiver asks its upstream who it is in the same connection in which it streams after that: there it is told from whom it must not receive.
 
-use crate::shmem::{page_if_any, wake_listener};
 use crate::ground::server::data_directory;
+use crate::shmem::{page_if_any, wake_listener};
 use cluster::deposition::{self, Bond, FILE};
 use cluster::name::Timeline;
 use pgrx::pg_sys;

@@ -9,8 +9,8 @@
 
 use super::subject::managed_page;
 use crate::ground::server::in_recovery;
-use crate::shmem::Page;
 use crate::ground::{error, guc};
+use crate::shmem::Page;
 use cluster::citus::COORDINATOR;
 use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;

@@ -10,9 +10,5 @@ use cluster::mark::Standing;
 pub fn beginning() -> Beginning {
     // A server on a cluster's data starts closed, also after a crash of a backend.
     let mode = if *standing() == Standing::Unmanaged { Mode::Unmanaged } else { Mode::Closed };
-    Beginning {
-        mode,
-        is_bound: mode != Mode::Unmanaged && !matches!(bond::kept(), Ok(None)),
-        unknown_release: layout::as_built().err(),
-    }
+    Beginning { mode, is_bound: mode != Mode::Unmanaged && !matches!(bond::kept(), Ok(None)), unknown_release: layout::as_built().err() }
 }

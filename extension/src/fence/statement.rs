@@ -1,8 +1,8 @@
 //! What is asked before a statement: the end of a prepared transaction, and, where reads are held, queries and COPY TO.
 
 use super::commit::{Began, admit, prepare_to_await_standbys, remember_end_of_prepared};
-use super::session::{EXPLAIN, begin_explaining, end_explaining, made_read_only, maybe_reopen_session};
 use super::hooks::PREVIOUS;
+use super::session::{EXPLAIN, begin_explaining, end_explaining, made_read_only, maybe_reopen_session};
 use super::subject::managed_page;
 use super::{gate, origin, outside, recovered};
 use crate::ground::server::in_recovery;
