@@ -5,29 +5,17 @@
 //! decoding from there reaches a consistent point before the consumer's position; and no catalog row that it needs has been
 //! vacuumed away. A copy is a temporary slot until all three are shown ([`Doubt`]): a promotion finds it gone rather than wrong.
 
-use super::publication::{SlotFacts, said};
-use super::{Facts, NATIVE_SYNC, SlotSeen, SlotStep, WhyDrop, ignored, permanent};
-use crate::lsn::Lsn;
+use super::configured::{ignored, permanent};
+use super::copied::Copied;
+use super::facts::Facts;
+use super::said::{SlotFacts, said};
+use super::seen::{NATIVE_SYNC, SlotSeen};
+use super::step::{SlotStep, WhyDrop};
 use crate::name::{MemberName, Timeline};
-use crate::view::ClusterView;
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// Publications after its making that a copy has to see before it is trusted: one may have been on its way already.
 const PUBLICATIONS_MIN: u32 = 2;
-
-/// What a standby's arbiter remembers of its copy of a logical slot.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Copied {
-    /// Where its decoding began; None for one that was shown to be safe before a restart of the arbiter.
-    pub made_at: Option<Lsn>,
-    /// The last publication it was compared with.
-    pub round: u64,
-    /// How many publications it was compared with.
-    pub rounds: u32,
-    /// The timeline on which it was shown to be safe: what a later leader has done to the catalog was not looked at.
-    pub trusted: Option<Timeline>,
-}
 
 /// Why a copy of a logical slot is not offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,31 +30,6 @@ pub enum Doubt {
     NotConsistent,
     /// It is too new.
     TooNew,
-}
-
-impl Copied {
-    /// Takes note of a publication of the present leader.
-    pub fn compared(&mut self, said: &SlotFacts) {
-        if said.round != 0 && said.round != self.round {
-            self.round = said.round;
-            self.rounds = self.rounds.saturating_add(1);
-        }
-    }
-}
-
-/// What is remembered of the logical slots that are here now. One that is seen for the first time (left from when this node was
-/// primary; a rewind takes the snapshots away that its decoding began from) has to show that it is consistent, like a new one.
-pub fn remembered(mut before: BTreeMap<String, Copied>, view: &ClusterView, slots: &[SlotSeen]) -> BTreeMap<String, Copied> {
-    let said = said(view);
-    let logical = slots.iter().filter(|slot| !slot.is_physical());
-    let now = logical.map(|slot| {
-        let mut copied = before
-            .remove(&slot.slot_name)
-            .unwrap_or_else(|| Copied { made_at: Some(slot.restart_lsn.unwrap_or_default()), ..Copied::default() });
-        copied.compared(&said);
-        (slot.slot_name.clone(), copied)
-    });
-    now.collect()
 }
 
 impl fmt::Display for Doubt {
@@ -125,7 +88,7 @@ pub(super) fn on_standby(facts: &Facts<'_>, name: &str, seen: Option<&SlotSeen>,
     let said = said(facts.view);
     let Some(from) = said.logical.get(name) else { return };
     let Some(slot) = seen else {
-        // A slot must not be ahead of the log that is here.
+        // A slot must not be ahead of the WAL that is here.
         if facts.use_slots && from.confirmed_flush_lsn <= facts.position {
             steps.push(SlotStep::Copy { name: name.to_owned(), from: from.clone() });
         }
