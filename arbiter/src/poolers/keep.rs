@@ -1,7 +1,7 @@
 //! The task beside the loop that lets paused poolers go on, and that keeps a pooler's own file pointed at the primary.
 
 use super::console::Console;
-use super::{forget, key, left_behind};
+use super::record::{forget, key, left_behind};
 use crate::config::{NodeConfig, PoolerConfig};
 use crate::node::Node;
 use crate::node::snapshot::Snapshot;

@@ -1,8 +1,8 @@
 //! The verdict on a storm: what the cluster has in the end, against what its clients were told and when.
 
-use crate::storm::clients::{Act, LINES, Ledger, Seen, step};
+use crate::storm::clients::LINES;
 use crate::storm::mode::Window;
-use crate::storm::prepared::{End, Transaction};
+use crate::storm::shared::{Act, End, Ledger, Seen, Transaction, step};
 use crate::workload::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -155,7 +155,7 @@ impl Judgement {
             .lists
             .iter()
             .map(|(list, elements)| {
-                let mut hashes = vec![super::clients::hash(&[])];
+                let mut hashes = vec![super::shared::hash(&[])];
                 for element in elements {
                     let last = hashes[hashes.len() - 1];
                     hashes.push(step(last, *element));
@@ -233,7 +233,7 @@ fn is_within(windows: &[Window], sent: Instant, known: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storm::clients::hash;
+    use crate::storm::shared::hash;
 
     fn judge(contents: &Contents, acts: &[Act]) -> Judgement {
         Judgement::on(contents, &Ledger { acts: acts.to_vec(), ..Ledger::default() }, &[])

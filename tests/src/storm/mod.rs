@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod clock;
+mod cut;
 pub mod disk;
 pub mod etcds;
 pub mod fault;
@@ -10,6 +11,7 @@ pub mod mode;
 pub mod network;
 pub mod prepared;
 pub mod random;
+pub mod shared;
 
 use crate::cluster::Cluster;
 use crate::etcd::Etcd;
@@ -17,7 +19,7 @@ use crate::node::{Config, Node};
 use crate::place::Place;
 use crate::room::{self, Room};
 use crate::view::View;
-use clients::{Clients, Kind, Ledger, elements};
+use clients::{Clients, Kind};
 use clock::Clock;
 use disk::Disk;
 use fault::{ETCDS, Fault, Ground, Means};
@@ -25,6 +27,7 @@ use judge::{Contents, Judgement};
 use mode::{Base, Modes};
 use network::Network;
 use random::Random;
+use shared::{Ledger, elements};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::AtomicBool;

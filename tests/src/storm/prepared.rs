@@ -1,7 +1,7 @@
 //! Two-phase commits in a storm: prepared under a gid of their own, and ended on whatever server leads then.
 
 use crate::node::{self, Node};
-use crate::storm::clients::{AGAIN_AFTER, Act, CLIENT, EVERY_PREPARED, PATIENCE, Shared, connect, insert};
+use crate::storm::shared::{AGAIN_AFTER, Act, CLIENT, EVERY_PREPARED, End, PATIENCE, Shared, Transaction, connect, insert};
 use crate::workload::{Outcome, judge};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -14,30 +14,6 @@ const LEFT: u64 = 20;
 const MOST_LEFT: usize = 8;
 /// How long the last ones may take to end, in a cluster that is whole.
 const FINISH: Duration = Duration::from_secs(60);
-
-/// How a prepared transaction ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// COMMIT PREPARED.
-    Commit,
-    /// ROLLBACK PREPARED.
-    Rollback,
-}
-
-/// One of them, and what became of it.
-#[derive(Debug, Clone)]
-pub struct Transaction {
-    /// The row, and what came of PREPARE TRANSACTION.
-    pub prepare: Act,
-    /// What was asked for; never both, and Commit only where the PREPARE was acknowledged.
-    pub asked: Option<End>,
-    /// That end was acknowledged.
-    pub ended: bool,
-    /// It was still there when the storm was over.
-    pub found: bool,
-    /// When something was last heard of it.
-    pub last: Instant,
-}
 
 impl Transaction {
     /// Its name in `pg_prepared_xacts`.
