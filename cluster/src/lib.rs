@@ -17,6 +17,7 @@ pub mod failover;
 pub mod given;
 pub mod hba;
 pub mod history;
+pub mod host;
 pub mod instance;
 pub mod kind;
 pub mod leader;

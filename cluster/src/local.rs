@@ -1,6 +1,7 @@
 //! LocalState: all that a node's arbiter knows of itself when it decides.
 
 use crate::health::Way;
+use crate::host::Address;
 use crate::lsn::Lsn;
 use crate::member::Tags;
 use crate::memory::Memory;
@@ -77,8 +78,8 @@ pub enum Postgres {
         timeline: Timeline,
         /// The further of received and replayed.
         position: Lsn,
-        /// `host:port` in `primary_conninfo`; None where it follows nobody.
-        upstream: Option<(String, u16)>,
+        /// The host and port in `primary_conninfo`; None where it follows nobody.
+        upstream: Option<Address>,
         /// It streams now.
         streaming: bool,
     },

@@ -1,6 +1,7 @@
 //! What one node says of itself: the value of `members/<name>` and its tags.
 
 use crate::given::{seconds_of, switch, yes_or_no};
+use crate::host::Address;
 use crate::leader::LeaseId;
 use crate::lsn::Lsn;
 use crate::memory::Memory;
@@ -405,23 +406,8 @@ fn tags_absent(tags: &Tags) -> bool {
     tags.0.is_empty()
 }
 
-fn host_port(url: &str) -> Option<(String, u16)> {
-    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
-    let authority = rest.split(['/', '?']).next()?;
-    let address = authority.rsplit('@').next()?;
-    if let Some(v6) = address.strip_prefix('[') {
-        let (host, port) = v6.split_once(']')?;
-        let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().ok()?,
-            None => 5432,
-        };
-        return Some((host.to_owned(), port));
-    }
-    match address.rsplit_once(':') {
-        Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
-        None if address.is_empty() => None,
-        None => Some((address.to_owned(), 5432)),
-    }
+fn of_postgres(url: &str) -> Option<Address> {
+    Address::of_url(url).filter(|_| url.starts_with("postgres"))
 }
 
 impl Member {
@@ -430,14 +416,14 @@ impl Member {
         speech::OURS.apart_from(self.tenure.as_ref()?.speech.unwrap_or_default())
     }
 
-    /// Host and port of `conn_url`; the port is 5432 where none is given. None where it is no such address.
-    pub fn host_port(&self) -> Option<(String, u16)> {
-        host_port(&self.conn_url)
+    /// Where its Postgres is reached, by `conn_url`; None where that is no such URL.
+    pub fn address(&self) -> Option<Address> {
+        of_postgres(&self.conn_url)
     }
 
-    /// Host and port of `proxy_url`: the connection pooler beside this member's Postgres.
-    pub fn proxy(&self) -> Option<(String, u16)> {
-        host_port(self.other.get("proxy_url")?.as_str()?)
+    /// Where the connection pooler beside its Postgres is reached, by `proxy_url`.
+    pub fn proxy(&self) -> Option<Address> {
+        of_postgres(self.other.get("proxy_url")?.as_str()?)
     }
 
     /// Which instance wrote this; None for another program's key, or an older version's.
@@ -486,7 +472,7 @@ mod tests {
         assert_eq!(member.state, MemberState::Running);
         assert_eq!(member.position(), Some(Lsn(84197032)));
         assert_eq!(member.other["proxy_url"], "postgres://p:1/x");
-        assert_eq!(member.proxy(), Some(("p".to_owned(), 1)));
+        assert_eq!(member.proxy(), Some(Address::new("p", 1)));
         let before: Value = serde_json::from_str(SAMPLE).unwrap();
         assert_eq!(serde_json::to_value(&member).unwrap(), before);
     }
@@ -506,9 +492,10 @@ mod tests {
             ("postgres://[::1]:7/x", Some(("::1", 7))),
             ("h:1", None),
             ("postgres:///x", None),
+            ("http://h:1/", None),
         ] {
             member.conn_url = url.to_owned();
-            assert_eq!(member.host_port(), expected.map(|(h, p)| (h.to_owned(), p)), "{url}");
+            assert_eq!(member.address(), expected.map(|(host, port)| Address::new(host, port)), "{url}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! One row for each member: what `tenure list`, REST `/cluster` and SQL's `tenure.status()` show, derived once.
 
 use crate::config::SynchronousMode;
+use crate::host::Address;
 use crate::lsn::Lsn;
 use crate::member::MemberEntry;
 use crate::name::{MemberName, Timeline};
@@ -83,7 +84,7 @@ pub struct Row {
     /// Where its REST answers.
     pub api_url: String,
     /// Where its Postgres answers.
-    pub address: Option<(String, u16)>,
+    pub address: Option<Address>,
     /// Its timeline.
     pub timeline: Option<Timeline>,
     /// A setting waits for a restart.
@@ -150,7 +151,7 @@ fn row(view: &ClusterView, name: &MemberName, entry: &MemberEntry) -> Row {
         role,
         state: streaming.unwrap_or_else(|| member.state.to_string()),
         api_url: member.api_url.clone(),
-        address: member.host_port(),
+        address: member.address(),
         timeline: member.timeline,
         pending_restart: member.pending_restart,
         pending_restart_reason: member.other.get("pending_restart_reason").and_then(Value::as_object).cloned(),

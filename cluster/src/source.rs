@@ -23,7 +23,7 @@ pub fn of_clone(view: &ClusterView, local: &LocalState, leader: &MemberName) -> 
             && member.role != MemberRole::Primary
             && member.tags.clonefrom()
             && member.timeline == timeline
-            && member.host_port().is_some()
+            && member.address().is_some()
     };
     let offering: Vec<&MemberName> = view.members.keys().filter(|name| offers(name)).collect();
     match u64::try_from(offering.len()) {

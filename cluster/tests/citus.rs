@@ -1,10 +1,11 @@
 //! Tables of the coordinator's metadata: rows found, rows wanted, and the steps between; and every small world of them.
 
 use cluster::citus::{
-    self, Address, COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, NodeRole, Prefer, Release, Row, Step,
-    Wanted, order,
+    self, COORDINATOR, CoordinatorWord, GateWord, GatedWord, Groups, HeldWord, HoldRequest, NodeRole, Prefer, Release, Row, Step, Wanted,
+    order,
 };
 use cluster::config::DynamicConfig;
+use cluster::host::Address;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::member::{Member, MemberEntry};
 use cluster::name::{MemberName, SystemId};
@@ -13,8 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 fn at(text: &str) -> Address {
-    let (host, port) = text.split_once(':').unwrap_or((text, "5432"));
-    Address { host: host.to_owned(), port: port.parse().expect("a port") }
+    Address::parse(text, 5432).expect("an address")
 }
 
 /// `id group address role`, role being `p` or `s`.
@@ -371,8 +371,8 @@ fn an_address_is_a_host_and_perhaps_a_port() {
     for (text, expected) in [
         ("rw.example", Some("rw.example:5432")),
         (" 10.0.0.9:6000 ", Some("10.0.0.9:6000")),
-        ("[::1]:6000", Some("::1:6000")),
-        ("[::1]", Some("::1:5432")),
+        ("[::1]:6000", Some("[::1]:6000")),
+        ("[::1]", Some("[::1]:5432")),
         ("", None),
         (":5432", None),
         ("a:", None),

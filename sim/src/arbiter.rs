@@ -12,6 +12,7 @@ use crate::world::{MS, World};
 use anyhow::{Context, Result, bail};
 use cluster::duty::{self, Duty};
 use cluster::failsafe::Members;
+use cluster::host::Address;
 use cluster::leader::Leader;
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
@@ -529,7 +530,7 @@ fn of_server(world: &World, server: &Server) -> Postgres {
     if !server.in_recovery.get() {
         return Postgres::Primary { timeline, flushed: position };
     }
-    let upstream = server.upstream.get().map(|at| (format!("10.0.0.{}", at + 1), 5432));
+    let upstream = server.upstream.get().map(|at| Address::new(format!("10.0.0.{}", at + 1), 5432));
     Postgres::Standby { timeline, position, upstream, streaming: server.streaming.get() }
 }
 

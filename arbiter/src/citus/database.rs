@@ -2,7 +2,8 @@
 
 use crate::postgres::query::LocalSql;
 use anyhow::{Context, Result, bail};
-use cluster::citus::{self, Address, NodeRole, Poolers, Row, Step, Wanted};
+use cluster::citus::{self, NodeRole, Poolers, Row, Step, Wanted};
+use cluster::host::Address;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,7 +4,8 @@
 use crate::node::Node;
 use crate::postgres::query::QUIET;
 use anyhow::Result;
-use cluster::citus::{self, Address};
+use cluster::citus;
+use cluster::host::Address;
 use cluster::view::ClusterView;
 
 /// A name that leads to a machine which is gone answers nothing.

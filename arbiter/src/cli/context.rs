@@ -6,6 +6,7 @@ use crate::ground::secret::Secret;
 use crate::ground::tls;
 use anyhow::{Context as _, Result};
 use cluster::citus::Groups;
+use cluster::host::Address;
 use cluster::name::{MemberName, Scope};
 use cluster::view::ClusterView;
 use dcs::key::Keys;
@@ -315,7 +316,7 @@ fn rest_of(root: &Map<String, Value>, from_environment: Option<String>) -> Optio
     let section = root.get("restapi");
     let word = |key: &str| section?.get(key)?.as_str().map(str::to_owned);
     let given = from_environment.or_else(|| word("connect_address")).or_else(|| word("listen"))?;
-    let mut address = crate::config::HostPort::parse(&given, 8008).ok()?;
+    let mut address = Address::parse(&given, 8008).ok()?;
     if address.is_wildcard() {
         address.host = "127.0.0.1".to_owned();
     }
@@ -387,10 +388,8 @@ fn with_port(scheme: &str, host: &str) -> String {
     if host.contains("://") {
         return host.trim_end_matches('/').to_owned();
     }
-    let has_port =
-        host.rsplit_once(':').is_some_and(|(before, port)| port.parse::<u16>().is_ok() && (!before.contains(':') || before.ends_with(']')));
-    let default = if has_port { "" } else { ":2379" };
-    format!("{scheme}://{host}{default}")
+    // What is no address is refused where it is connected to, by what was given.
+    Address::parse(host, 2379).map_or_else(|_| format!("{scheme}://{host}"), |address| format!("{scheme}://{address}"))
 }
 
 fn endpoints(section: &Value, etcd: &mut impl FnMut(&str) -> Option<String>) -> Vec<String> {

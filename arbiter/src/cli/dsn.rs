@@ -3,6 +3,7 @@
 use super::context::{RoleFilter, Tool, print, refuse};
 use super::groups;
 use anyhow::Result;
+use cluster::host::Address;
 use cluster::name::MemberName;
 use cluster::view::ClusterView;
 
@@ -29,9 +30,9 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let wished = |name: &MemberName| args.member.as_deref().is_none_or(|wished| wished == name.as_str());
     let of = |view: &ClusterView| {
         let fits = |name: &MemberName| wished(name) && role.takes(view, name);
-        view.members.iter().filter(|(name, _)| fits(name)).find_map(|(_, entry)| entry.member.host_port())
+        view.members.iter().filter(|(name, _)| fits(name)).find_map(|(_, entry)| entry.member.address())
     };
     let address = parts.iter().find_map(|part| of(&part.view));
-    let (host, port) = address.ok_or_else(|| refuse("Can not find a suitable member"))?;
+    let Address { host, port } = address.ok_or_else(|| refuse("Can not find a suitable member"))?;
     print(format!("host={host} port={port}"))
 }

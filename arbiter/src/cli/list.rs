@@ -5,6 +5,7 @@ use super::table::{self, Column};
 use crate::ground::present::{self, Ordered, Position, Row};
 use anyhow::Result;
 use cluster::citus::Groups;
+use cluster::host::POSTGRES;
 use cluster::view::{ClusterView, Initialize};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
@@ -292,14 +293,14 @@ fn column(title: &'static str) -> Column<'static> {
 /// Hosts are shown with their port where one is not PostgreSQL's own, or where two members share a host.
 fn needs_port<'a>(rows: impl Iterator<Item = &'a Row>) -> bool {
     let addresses: Vec<_> = rows.filter_map(|row| row.address.as_ref()).collect();
-    let hosts: std::collections::BTreeSet<_> = addresses.iter().map(|(host, _)| host).collect();
-    addresses.iter().any(|(_, port)| *port != 5432) || hosts.len() < addresses.len()
+    let hosts: std::collections::BTreeSet<_> = addresses.iter().map(|address| &address.host).collect();
+    addresses.iter().any(|address| address.port != POSTGRES) || hosts.len() < addresses.len()
 }
 
 fn fields(row: &Row, cluster: &str, with_port: bool, shown: [bool; 4], drawn: bool) -> Vec<(&'static str, Value)> {
     let host = match &row.address {
-        Some((host, port)) if with_port => format!("{host}:{port}"),
-        Some((host, _)) => host.clone(),
+        Some(address) if with_port => address.to_string(),
+        Some(address) => address.host.clone(),
         None => String::new(),
     };
     let lsn = |position: Option<Position>| json!(position.map_or("unknown".to_owned(), |position| position.lsn.to_string()));

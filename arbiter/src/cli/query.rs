@@ -5,6 +5,7 @@ use super::groups;
 use super::list::{Format, yaml};
 use super::table::{self, Column};
 use anyhow::{Context, Result};
+use cluster::host::Address;
 use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use serde_json::{Map, Value, json};
@@ -80,17 +81,17 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         // Read again each time: the leader may be another by then.
         let parts = groups::all(tool, args.cluster.as_deref(), args.group).await?;
         let found = parts.iter().find_map(|part| member(&part.view, args));
-        let (name, host, port) = found.ok_or_else(|| refuse_with("Can not find a suitable member", "`tenure list` shows who there is"))?;
+        let (name, address) = found.ok_or_else(|| refuse_with("Can not find a suitable member", "`tenure list` shows who there is"))?;
         let mut config = config.clone();
-        config.host(&host).port(port);
+        config.host(&address.host).port(address.port);
         match ask(&config, &sql).await {
             Ok(results) => {
                 for (columns, rows) in &results {
                     print(written(columns, rows, args)?)?;
                 }
             }
-            Err(why) if args.follow || args.watch.is_some() => print(format!("Error: {name} ({host}:{port}): {why:#}"))?,
-            Err(why) => return Err(why.context(format!("ask {name} ({host}:{port})"))),
+            Err(why) if args.follow || args.watch.is_some() => print(format!("Error: {name} ({address}): {why:#}"))?,
+            Err(why) => return Err(why.context(format!("ask {name} ({address})"))),
         }
         let pause = args.watch.or(args.follow.then_some(PAUSE_S)).filter(|seconds| seconds.is_finite() && *seconds > 0.0);
         match pause {
@@ -118,11 +119,11 @@ fn credentials(tool: &Tool, args: &Args) -> Result<tokio_postgres::Config> {
     Ok(config)
 }
 
-fn member(view: &ClusterView, args: &Args) -> Option<(MemberName, String, u16)> {
+fn member(view: &ClusterView, args: &Args) -> Option<(MemberName, Address)> {
     let role = args.role.unwrap_or(if args.member.is_some() { RoleFilter::Any } else { RoleFilter::Leader });
     let fits = |name: &MemberName| args.member.as_deref().is_none_or(|wished| wished == name.as_str()) && role.takes(view, name);
     let mut found = view.members.iter().filter(|(name, _)| fits(name));
-    found.find_map(|(name, entry)| entry.member.host_port().map(|(host, port)| (name.clone(), host, port)))
+    found.find_map(|(name, entry)| entry.member.address().map(|address| (name.clone(), address)))
 }
 
 /// Titles and cells of one result; an empty cell may be a null.

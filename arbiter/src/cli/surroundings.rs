@@ -7,6 +7,7 @@ use super::groups::Part;
 use crate::ground::member_rest::Caller;
 use crate::ground::tls;
 use anyhow::{Context, Result, bail};
+use cluster::host::Address;
 use cluster::member::MemberRole;
 use cluster::surroundings::{Certificate, EtcdMember, EtcdState, Other, Surroundings};
 use cluster::view::ClusterView;
@@ -40,17 +41,17 @@ pub async fn shared(tool: &Tool, etcd: &Etcd) -> Surroundings {
     let states = join_all(endpoints.iter().map(|endpoint| state(tool, endpoint, full))).await;
     let mut members = Vec::new();
     for member in etcd.members().await.unwrap_or_default() {
-        let hosts: BTreeSet<String> = member.urls.iter().filter_map(|url| authority(url)).map(|(host, _)| host).collect();
+        let hosts: BTreeSet<String> = member.urls.iter().filter_map(|url| Address::of_url(url)).map(|address| address.host).collect();
         let addresses = join_all(hosts.iter().map(|host| addresses(host))).await;
         members.push(EtcdMember { name: member.name, hosts: addresses.into_iter().flatten().collect() });
     }
     let mut certificates: Vec<Certificate> = tool.own_certificates.iter().filter_map(|file| own(file)).collect();
     let quick = connector(&tool.etcd_tls);
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.starts_with("https://")) {
-        if let (Some(tls), Some((host, port))) = (&quick, authority(endpoint))
-            && let Ok(ends_in_s) = ends(tls, &host, port, false).await
+        if let (Some(tls), Some(address)) = (&quick, Address::of_url(endpoint))
+            && let Ok(ends_in_s) = ends(tls, &address, false).await
         {
-            certificates.push(Certificate { member: None, whose: format!("the certificate of etcd at {host}:{port}"), ends_in_s });
+            certificates.push(Certificate { member: None, whose: format!("the certificate of etcd at {address}"), ends_in_s });
         }
     }
     Surroundings { members, etcd: states.into_iter().flatten().collect(), certificates, ..Surroundings::default() }
@@ -63,12 +64,12 @@ pub async fn of(tool: &Tool, part: &Part, fleet: Option<&Fleet>) -> Surroundings
     let shown = view.members.iter().map(|(name, entry)| {
         let tls = tls.as_ref();
         async move {
-            let rest = Some(&entry.member.api_url).filter(|url| url.starts_with("https://")).and_then(|url| authority(url));
-            let postgres = entry.member.host_port();
+            let rest = Some(&entry.member.api_url).filter(|url| url.starts_with("https://")).and_then(|url| Address::of_url(url));
+            let postgres = entry.member.address();
             let mut found = Vec::new();
             for (place, what, asks_first) in [(rest, "REST", false), (postgres, "Postgres", true)] {
-                if let (Some(tls), Some((host, port))) = (tls, place)
-                    && let Ok(ends_in_s) = ends(tls, &host, port, asks_first).await
+                if let (Some(tls), Some(address)) = (tls, place)
+                    && let Ok(ends_in_s) = ends(tls, &address, asks_first).await
                 {
                     found.push(Certificate { member: Some(name.clone()), whose: format!("the certificate of its {what}"), ends_in_s });
                 }
@@ -159,17 +160,6 @@ fn quantile(text: &str, metric: &str) -> Option<Duration> {
     Some(if bound.is_finite() { Duration::from_secs_f64(bound.max(0.0)) } else { Duration::from_secs(8) })
 }
 
-/// Host and port of a URL.
-fn authority(url: &str) -> Option<(String, u16)> {
-    let uri: hyper::Uri = url.parse().ok()?;
-    let port = uri.port_u16().or(match uri.scheme_str() {
-        Some("https") => Some(443),
-        Some("http") => Some(80),
-        _ => None,
-    })?;
-    Some((uri.host()?.trim_matches(['[', ']']).to_owned(), port))
-}
-
 /// What a host's name leads to; itself where it leads nowhere.
 async fn addresses(host: &str) -> Vec<String> {
     match tokio::time::timeout(BOUND, tokio::net::lookup_host((host, 0))).await {
@@ -184,16 +174,16 @@ fn connector(client: &tls::Client) -> Option<Arc<ClientConfig>> {
 }
 
 /// Seconds until the certificate that is shown there ends.
-async fn ends(tls: &Arc<ClientConfig>, host: &str, port: u16, asks_first: bool) -> Result<i64> {
+async fn ends(tls: &Arc<ClientConfig>, Address { host, port }: &Address, asks_first: bool) -> Result<i64> {
     let look = async {
-        let mut stream = TcpStream::connect((host, port)).await?;
+        let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
         if asks_first {
             stream.write_all(&SSL_REQUEST).await?;
             if stream.read_u8().await? != b'S' {
                 bail!("it speaks no TLS");
             }
         }
-        let name = ServerName::try_from(host.to_owned())?;
+        let name = ServerName::try_from(host.clone())?;
         let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).context("it showed no certificate")?;
         left(shown)
@@ -261,17 +251,5 @@ mod tests {
             assert_eq!(not_after(certificate.der()).unwrap().as_secs(), seconds, "{year}");
         }
         assert!(not_after(b"nonsense").is_err() && not_after(&[]).is_err());
-    }
-
-    #[test]
-    fn urls_are_understood() {
-        for (url, expected) in [
-            ("http://10.0.0.1:2379", Some(("10.0.0.1", 2379))),
-            ("https://[::1]:2380/", Some(("::1", 2380))),
-            ("https://etcd1", Some(("etcd1", 443))),
-            ("nonsense", None),
-        ] {
-            assert_eq!(authority(url), expected.map(|(host, port)| (host.to_owned(), port)), "{url}");
-        }
     }
 }

@@ -1,41 +1,10 @@
-//! Addresses as the file gives them: `host:port`, `[v6]:port`, and for the server a list of hosts with one port.
+//! What the file says of addresses beyond one host and its port: "every address", and the server's list of hosts with one port.
 
-use std::fmt;
+use cluster::host::{Address, EXPECTED, split, unbracketed};
 
-/// One host and its port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
-    /// A name or an address, without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl HostPort {
-    /// Parses `host`, `host:port` or `[v6]:port`.
-    pub fn parse(text: &str, default_port: u16) -> Result<HostPort, String> {
-        let (host, port) = split(text, default_port)?;
-        if host.contains(',') {
-            return Err("one host and port, as in 10.0.0.1:5432".to_owned());
-        }
-        Ok(HostPort { host, port })
-    }
-
-    /// An address to listen on: as above, and `:port` and `*:port` for every address.
-    pub fn to_listen(text: &str, default_port: u16) -> Result<HostPort, String> {
-        HostPort::parse(&everywhere(text), default_port)
-    }
-
-    /// True for "every address", which nobody can connect to.
-    pub fn is_wildcard(&self) -> bool {
-        is_wildcard(&self.host)
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
-    }
+/// An address to listen on: `host:port` as elsewhere, and `:port` and `*:port` for every address.
+pub fn to_listen(text: &str, default_port: u16) -> Result<Address, String> {
+    Address::parse(&everywhere(text), default_port)
 }
 
 /// The addresses the server listens on, with one port.
@@ -73,8 +42,6 @@ impl Listen {
     }
 }
 
-const EXPECTED: &str = "host:port, as in 10.0.0.1:5432 or [::1]:5432";
-
 /// `:port` says no host, and so means every one.
 fn everywhere(text: &str) -> String {
     let text = text.trim();
@@ -82,59 +49,15 @@ fn everywhere(text: &str) -> String {
     if bare { format!("*{text}") } else { text.to_owned() }
 }
 
-fn is_wildcard(host: &str) -> bool {
-    matches!(host, "*" | "0.0.0.0" | "::" | "")
-}
-
-fn unbracketed(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
-/// Splits at the last colon, unless the whole is one bare IPv6 address.
-fn split(text: &str, default_port: u16) -> Result<(String, u16), String> {
-    let text = text.trim();
-    if text.is_empty() || text.chars().any(char::is_whitespace) && !text.contains(',') {
-        return Err(EXPECTED.to_owned());
-    }
-    let bare = |host: &str| Ok((unbracketed(host).to_owned(), default_port));
-    if text.ends_with(']') || text.parse::<std::net::Ipv6Addr>().is_ok() {
-        return bare(text);
-    }
-    match text.rsplit_once(':') {
-        None => bare(text),
-        Some((host, port)) => match port.parse::<u16>() {
-            Ok(port) if port > 0 && !host.is_empty() => Ok((unbracketed(host).to_owned(), port)),
-            _ => Err(EXPECTED.to_owned()),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses_read_in_every_form_of_the_field() {
-        for (text, shown) in [
-            ("10.0.0.1:5433", "10.0.0.1:5433"),
-            ("db1.example", "db1.example:5432"),
-            ("[::1]:5433", "[::1]:5433"),
-            ("::1", "[::1]:5432"),
-            ("[fe80::1]", "[fe80::1]:5432"),
-            ("*:5432", "*:5432"),
-        ] {
-            assert_eq!(HostPort::parse(text, 5432).unwrap().to_string(), shown);
-        }
-        for text in ["", ":5432", "a:port", "a:0", "a:70000", "a b:1", "a,b:1"] {
-            assert!(HostPort::parse(text, 5432).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn a_port_alone_means_every_address_for_a_listener_only() {
-        assert_eq!(HostPort::to_listen(":8008", 1).unwrap().to_string(), "*:8008");
+        assert_eq!(to_listen(":8008", 1).unwrap().to_string(), "*:8008");
         assert_eq!(Listen::parse(":5433", 1).unwrap().addresses(), "*");
-        assert!(HostPort::parse(":8008", 1).is_err() && HostPort::to_listen(":x", 1).is_err());
+        assert!(Address::parse(":8008", 1).is_err() && to_listen(":x", 1).is_err());
     }
 
     #[test]

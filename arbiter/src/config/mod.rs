@@ -15,7 +15,7 @@ mod vip;
 mod watchdog;
 
 pub use crate::postgres::credentials::{Authentication, Credentials};
-pub use address::{HostPort, Listen};
+pub use address::Listen;
 pub use methods::{BootstrapMethod, MethodCommand, ReplicaMethod};
 
 use crate::ground::program::CommandLine;
@@ -24,6 +24,7 @@ use crate::ground::tls;
 use crate::postgres::Programs;
 use crate::postgres::conf::ConfigFiles;
 use crate::postgres::initdb::LongOption;
+use cluster::host::Address;
 use cluster::name::{MemberName, Scope};
 use cluster::upgrade::{beside, named};
 use dcs::key::Keys;
@@ -73,9 +74,9 @@ pub struct NodeConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestConfig {
     /// Where to listen.
-    pub listen: HostPort,
+    pub listen: Address,
     /// Where others reach it.
-    pub connect_address: HostPort,
+    pub connect_address: Address,
     /// Basic authentication for what changes something; `None`: not asked.
     pub authentication: Option<(String, Secret)>,
     /// HTTPS instead of HTTP.
@@ -169,9 +170,9 @@ pub struct PostgresConfig {
     /// Addresses and port the server listens on.
     pub listen: Listen,
     /// Where others reach it.
-    pub connect_address: HostPort,
+    pub connect_address: Address,
     /// Where clients reach it through a proxy or pooler.
-    pub proxy_address: Option<HostPort>,
+    pub proxy_address: Option<Address>,
     /// The data directory: absolute.
     pub data_dir: PathBuf,
     /// Where its configuration files are.
@@ -317,7 +318,7 @@ pub struct CitusConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolerConfig {
     /// Where its console is: a host or the directory of its socket, and the port.
-    pub address: HostPort,
+    pub address: Address,
     /// One of its `admin_users`.
     pub user: String,
     /// That user's password, where it is asked for.

@@ -1,7 +1,8 @@
 //! The section `pgbouncer`: the poolers that are paused around a planned change.
 
+use super::PoolerConfig;
 use super::tree::{At, described};
-use super::{HostPort, PoolerConfig};
+use cluster::host::Address;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ fn pooler(at: &At<'_>) -> Option<PoolerConfig> {
         at.at("databases_file").note("expected an absolute path");
     }
     Some(PoolerConfig {
-        address: HostPort { host, port },
+        address: Address { host, port },
         user: at.at("user").text().unwrap_or_else(|| "pgbouncer".to_owned()),
         password: at.at("password").secret(),
         databases: at.at("databases").lines(),

@@ -2,10 +2,11 @@
 
 use super::reach::{reachable, to_listen};
 use super::tree::{At, described, truth};
-use super::{Allowlist, CtlConfig, HostPort, RestConfig};
+use super::{Allowlist, CtlConfig, RestConfig};
 use crate::ground::secret::Secret;
 use crate::ground::tls::{self, Identity, VerifyClient};
 use crate::postgres::conf::setting_text;
+use cluster::host::Address;
 use ipnet::IpNet;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ pub(super) fn restapi(at: &At<'_>) -> Option<RestConfig> {
     at.map();
     let listen = match at.at("listen").value {
         Some(_) => to_listen(&at.at("listen"), 8008)?,
-        None => HostPort { host: "0.0.0.0".to_owned(), port: 8008 },
+        None => Address::new("0.0.0.0", 8008),
     };
     let connect_address = reachable(&at.at("connect_address"), &listen)?;
     let tls = server(at);

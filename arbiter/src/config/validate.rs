@@ -3,7 +3,7 @@
 use super::reach::{host_port, reachable};
 use super::tree::{At, described, truth};
 use super::{
-    Authentication, BootstrapConfig, BootstrapUser, ByRole, Callbacks, Credentials, EtcdConfig, HostPort, Listen, LogConfig, NodeConfig,
+    Authentication, BootstrapConfig, BootstrapUser, ByRole, Callbacks, Credentials, EtcdConfig, Listen, LogConfig, NodeConfig,
     PostgresConfig,
 };
 use super::{citus, known, methods, poolers, rest, vip, watchdog};
@@ -11,6 +11,7 @@ use crate::ground::program::CommandLine;
 use crate::postgres::conf::{parameters_of, setting_text};
 use crate::postgres::initdb::{LongOption, refused_option};
 use crate::postgres::{basebackup, initdb, rewind};
+use cluster::host::Address;
 use cluster::member::Tags;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -123,7 +124,7 @@ fn endpoints(at: &At<'_>, protocol: &str) -> Option<Vec<String>> {
     let endpoint = |text: &str| {
         let (protocol, address) = text.split_once("://").unwrap_or((protocol, text));
         let address = address.split('/').next().unwrap_or(address);
-        match HostPort::parse(address, 2379) {
+        match Address::parse(address, 2379) {
             Ok(address) if matches!(protocol, "http" | "https") => Some(format!("{protocol}://{address}")),
             _ => {
                 at.note(format!("\"{text}\" is no endpoint: expected host:port or http(s)://host:port"));
@@ -208,7 +209,7 @@ fn postgres(at: &At<'_>, environment: &BTreeMap<String, String>) -> Option<Postg
         None => at.at("listen").value.is_none().then(|| Listen { hosts: vec!["localhost".to_owned()], port: 5432 }),
     };
     let connect_address = listen.as_ref().and_then(|listen| {
-        let first = HostPort { host: listen.hosts[0].clone(), port: listen.port };
+        let first = Address::new(listen.hosts[0].clone(), listen.port);
         reachable(&at.at("connect_address"), &first)
     });
     let data_dir = absolute(&at.at("data_dir"), at.at("data_dir").required(at.at("data_dir").path()));

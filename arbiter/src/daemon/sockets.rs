@@ -1,14 +1,15 @@
 //! The two sockets that the daemon listens on: REST, and the one by which the extension wakes it.
 
-use crate::config::{HostPort, NodeConfig};
+use crate::config::NodeConfig;
 use crate::node::paths;
 use anyhow::{Context, Result};
+use cluster::host::Address;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use tokio::net::UnixDatagram;
 
 /// `*` is every address: of both kinds where this machine has both.
-pub async fn listen(address: &HostPort) -> std::io::Result<tokio::net::TcpListener> {
+pub async fn listen(address: &Address) -> std::io::Result<tokio::net::TcpListener> {
     if address.host != "*" {
         return tokio::net::TcpListener::bind((address.host.as_str(), address.port)).await;
     }

@@ -16,9 +16,9 @@ pub fn conninfo(node: &Node, view: &ClusterView, from: &Upstream, credentials: &
     match from {
         Upstream::Member(name) => {
             let source = &view.members.get(name).with_context(|| format!("{name} has no member key"))?.member;
-            let (host, port) = source.host_port().with_context(|| format!("{name} has no usable address: {}", source.conn_url))?;
+            let address = source.address().with_context(|| format!("{name} has no usable address: {}", source.conn_url))?;
             let passfile = config.postgres.pgpass.display().to_string();
-            Ok(member_conninfo(&host, port, credentials, &passfile, &application_name, database))
+            Ok(member_conninfo(&address, credentials, &passfile, &application_name, database))
         }
         Upstream::Remote => {
             let remote = node.dynamic(view).standby_cluster().context("standby_cluster names nothing to copy from")?;

@@ -3,6 +3,7 @@
 use crate::ground::secret::Secret;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
+use cluster::host::Address;
 use cluster::speech;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -61,18 +62,19 @@ impl Caller {
     }
 
     async fn exchange(&self, api_url: &str, method: &str, path: &str, body: Option<&serde_json::Value>) -> Result<(u16, String)> {
-        let address = Address::of(api_url)?;
+        let (address, tls) = address_of(api_url)?;
+        let authority = address.to_string();
         let body = body.map(serde_json::Value::to_string).unwrap_or_default();
         let mut request = hyper::Request::builder()
             .method(method)
             .uri(format!("/{path}"))
-            .header(header::HOST, &address.authority)
+            .header(header::HOST, &authority)
             .header(header::CONTENT_TYPE, "application/json")
             .header(speech::HEADER, speech::OURS.to_string())
             .header(header::CONNECTION, "close");
         // Looks are open to everybody, so nobody has to be told the password for one.
         if let Some(pair) = self.authentication.as_ref().filter(|_| method != "GET") {
-            if self.only_over_tls && !address.tls {
+            if self.only_over_tls && !tls {
                 bail!(
                     "{api_url} is not HTTPS, and this cluster has TLS: the password of REST is not sent there; hint: is this the member's own address? `restapi.certfile` is missing in its file otherwise"
                 );
@@ -83,15 +85,15 @@ impl Caller {
             request = request.header(header::AUTHORIZATION, value);
         }
         let request = request.body(Full::new(Bytes::from(body))).with_context(|| format!("ask for /{path}"))?;
-        let stream = TcpStream::connect(&address.authority).await.with_context(|| format!("connect to {}", address.authority))?;
-        if !address.tls {
-            return speak(stream, request).await.with_context(|| format!("ask {}", address.authority));
+        let stream = TcpStream::connect(&authority).await.with_context(|| format!("connect to {authority}"))?;
+        if !tls {
+            return speak(stream, request).await.with_context(|| format!("ask {authority}"));
         }
         let Some(config) = &self.tls else { bail!("{api_url} wants HTTPS, and no TLS is set up here") };
         let name = ServerName::try_from(address.host.clone()).with_context(|| format!("{} is no host name", address.host))?;
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
-        let stream = stream.with_context(|| format!("agree on TLS with {}", address.authority))?;
-        speak(stream, request).await.with_context(|| format!("ask {}", address.authority))
+        let stream = stream.with_context(|| format!("agree on TLS with {authority}"))?;
+        speak(stream, request).await.with_context(|| format!("ask {authority}"))
     }
 }
 
@@ -120,31 +122,13 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-/// Where an `api_url` points.
-#[derive(Debug, PartialEq, Eq)]
-struct Address {
-    tls: bool,
-    /// `host:port`.
-    authority: String,
-    /// Without port and brackets.
-    host: String,
-}
-
-impl Address {
-    fn of(api_url: &str) -> Result<Address> {
-        let (tls, rest) = match api_url.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            _ => bail!("\"{api_url}\" is no address of a member"),
-        };
-        let authority = rest.split(['/', '?']).next().unwrap_or("");
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().ok()),
-            _ => (authority, Some(if tls { 443 } else { 80 })),
-        };
-        let Some(port) = port.filter(|_| !host.is_empty()) else { bail!("\"{api_url}\" names no host and port") };
-        Ok(Address { tls, authority: format!("{host}:{port}"), host: host.trim_matches(['[', ']']).to_owned() })
+/// Where an `api_url` points, and whether by TLS.
+fn address_of(api_url: &str) -> Result<(Address, bool)> {
+    let tls = api_url.starts_with("https://");
+    if !tls && !api_url.starts_with("http://") {
+        bail!("\"{api_url}\" is no address of a member");
     }
+    Ok((Address::of_url(api_url).with_context(|| format!("\"{api_url}\" names no host and port"))?, tls))
 }
 
 #[cfg(test)]
@@ -186,11 +170,11 @@ mod tests {
             ("https://db1.example.net:8008/patroni", true, "db1.example.net:8008", "db1.example.net"),
             ("https://db1", true, "db1:443", "db1"),
         ] {
-            let expected = Address { tls, authority: authority.to_owned(), host: host.to_owned() };
-            assert_eq!(Address::of(url).unwrap(), expected, "{url}");
+            let (address, by_tls) = address_of(url).unwrap();
+            assert_eq!((by_tls, address.to_string().as_str(), address.host.as_str()), (tls, authority, host), "{url}");
         }
         for wrong in ["ftp://h:1/patroni", "", "http:///x", "http://h:port/x", "http://:1/"] {
-            assert!(Address::of(wrong).is_err(), "{wrong}");
+            assert!(address_of(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The member table as JSON and as a tree: `tenure list`, `topology` and REST `/cluster`; the rows are `cluster::rows`.
 
+use cluster::host::Address;
 pub use cluster::rows::{Position, Role, Row, role, rows};
 use cluster::view::ClusterView;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -38,7 +39,7 @@ pub struct ClusterJson {
 pub fn row_json(row: &Row) -> Ordered {
     let mut fields =
         vec![("name", json!(row.name)), ("role", json!(row.role.word())), ("state", json!(row.state)), ("api_url", json!(row.api_url))];
-    if let Some((host, port)) = &row.address {
+    if let Some(Address { host, port }) = &row.address {
         fields.push(("host", json!(host)));
         fields.push(("port", json!(port)));
     }

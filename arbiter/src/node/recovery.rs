@@ -8,6 +8,7 @@ use crate::postgres::facts::ServerFacts;
 use crate::postgres::query::member_conninfo;
 use cluster::admission::{Admission, recovery_admission};
 use cluster::config::DynamicConfig;
+use cluster::host::{Address, POSTGRES};
 use cluster::member::Tags;
 use cluster::name::MemberName;
 use cluster::standby_cluster::StandbyCluster;
@@ -41,9 +42,9 @@ pub fn of(config: &NodeConfig, dynamic: &DynamicConfig, view: &ClusterView, upst
 }
 
 fn member(config: &NodeConfig, view: &ClusterView, name: &MemberName) -> Option<String> {
-    let (host, port) = view.members.get(name)?.member.host_port()?;
+    let address = view.members.get(name)?.member.address()?;
     let passfile = config.postgres.pgpass.display().to_string();
-    Some(member_conninfo(&host, port, &config.postgres.authentication.replication, &passfile, config.name.as_str(), None))
+    Some(member_conninfo(&address, &config.postgres.authentication.replication, &passfile, config.name.as_str(), None))
 }
 
 /// How a server of the other cluster is reached; None where only an archive is named. Of several hosts the
@@ -84,7 +85,7 @@ pub fn in_force(config: &NodeConfig, dynamic: &DynamicConfig, view: &ClusterView
         return Some(Upstream::Remote);
     }
     let address = address_in(&facts.primary_conninfo)?;
-    let member = view.members.iter().find(|(_, entry)| entry.member.host_port().as_ref() == Some(&address));
+    let member = view.members.iter().find(|(_, entry)| entry.member.address().as_ref() == Some(&address));
     member.map(|(name, _)| Upstream::Member(name.clone()))
 }
 
@@ -190,14 +191,14 @@ fn why_not(config: &NodeConfig, name: &str, value: &str) -> Option<String> {
 }
 
 /// Host and port in a conninfo of ours.
-pub fn address_in(conninfo: &str) -> Option<(String, u16)> {
+pub fn address_in(conninfo: &str) -> Option<Address> {
     let value = |keyword: &str| {
         conninfo
             .split_whitespace()
             .find_map(|pair| pair.strip_prefix(keyword)?.strip_prefix('='))
             .map(|value| value.trim_matches('\'').to_owned())
     };
-    Some((value("host")?, value("port").and_then(|port| port.parse().ok()).unwrap_or(5432)))
+    Some(Address::new(value("host")?, value("port").and_then(|port| port.parse().ok()).unwrap_or(POSTGRES)))
 }
 
 #[cfg(test)]
@@ -281,8 +282,8 @@ mod tests {
 
     #[test]
     fn an_upstream_is_found_in_a_conninfo_of_ours() {
-        assert_eq!(address_in("host='10.0.0.1' port='5433' user='r'"), Some(("10.0.0.1".to_owned(), 5433)));
-        assert_eq!(address_in("host=h user=r"), Some(("h".to_owned(), 5432)));
+        assert_eq!(address_in("host='10.0.0.1' port='5433' user='r'"), Some(Address::new("10.0.0.1", 5433)));
+        assert_eq!(address_in("host=h user=r"), Some(Address::new("h", 5432)));
         assert_eq!(address_in(""), None);
     }
 }

@@ -7,6 +7,7 @@ use crate::node::Node;
 use crate::node::snapshot::Snapshot;
 use crate::postgres::{read_if_there, write_atomically};
 use anyhow::{Context, Result, ensure};
+use cluster::host::Address;
 use cluster::local::Postgres;
 use cluster::poolers::{self, Database, Here, Paused, Step};
 use cluster::view::ClusterView;
@@ -69,7 +70,7 @@ struct Keeper {
     /// Poolers of that record that go on again.
     done: BTreeSet<String>,
     /// Where each pooler's own file was last pointed, or when that failed.
-    pointed: BTreeMap<String, Result<(String, u16), Instant>>,
+    pointed: BTreeMap<String, Result<Address, Instant>>,
 }
 
 impl Keeper {
@@ -233,33 +234,33 @@ impl Keeper {
     }
 
     fn is_pointed(&self, pooler: &PoolerConfig, view: &ClusterView) -> bool {
-        let wanted = poolers::writer(view).map(|(_, host, port)| (host, port));
+        let wanted = poolers::writer(view).map(|(_, address)| address);
         wanted.is_some() && self.pointed.get(&pooler.address.to_string()).and_then(|pointed| pointed.as_ref().ok()) == wanted.as_ref()
     }
 
     /// Writes the primary's address into the poolers' own files, where it is another than before, and has them read again.
     async fn point(&mut self, config: &NodeConfig, view: &ClusterView) -> Duration {
-        let Some((_, host, port)) = poolers::writer(view) else { return Duration::MAX };
+        let Some((_, server)) = poolers::writer(view) else { return Duration::MAX };
         let mut again = Duration::MAX;
         for pooler in config.poolers.iter().filter(|pooler| pooler.databases_file.is_some()) {
             let name = pooler.address.to_string();
             match self.pointed.get(&name) {
-                Some(Ok(pointed)) if *pointed == (host.clone(), port) => continue,
+                Some(Ok(pointed)) if *pointed == server => continue,
                 Some(Err(failed)) if failed.elapsed() < POINT_AGAIN => {
                     again = again.min(POINT_AGAIN);
                     continue;
                 }
                 _ => {}
             }
-            let pointed = match point(pooler, &host, port, view.poolers.is_some()).await {
+            let pointed = match point(pooler, &server, view.poolers.is_some()).await {
                 Ok(changed) => {
                     if changed {
-                        tracing::info!("PgBouncer at {} is pointed to {host}:{port}", pooler.address);
+                        tracing::info!("PgBouncer at {} is pointed to {server}", pooler.address);
                     }
-                    Ok((host.clone(), port))
+                    Ok(server.clone())
                 }
                 Err(why) => {
-                    tracing::error!("PgBouncer at {} is not pointed to {host}:{port}: {why:#}", pooler.address);
+                    tracing::error!("PgBouncer at {} is not pointed to {server}: {why:#}", pooler.address);
                     again = again.min(POINT_AGAIN);
                     Err(Instant::now())
                 }
@@ -275,11 +276,11 @@ fn asks_for_a_password(error: &tokio_postgres::Error) -> bool {
 }
 
 /// True if the file named another server. While a pause is known the pooler reads it when it goes on, and not before.
-async fn point(pooler: &PoolerConfig, host: &str, port: u16, paused: bool) -> Result<bool> {
+async fn point(pooler: &PoolerConfig, server: &Address, paused: bool) -> Result<bool> {
     let Some(path) = &pooler.databases_file else { return Ok(false) };
-    ensure!(poolers::is_host(host), "the leader's member key names no usable host: {host:?}");
+    ensure!(poolers::is_host(&server.host), "the leader's member key names no usable host: {:?}", server.host);
     let text = read_if_there(path).await?.with_context(|| format!("{} is not there (pgbouncer.databases_file)", path.display()))?;
-    let wanted = poolers::repointed(&text, host, port, pooler.databases.as_deref());
+    let wanted = poolers::repointed(&text, server, pooler.databases.as_deref());
     if wanted == text {
         return Ok(false);
     }

@@ -13,6 +13,7 @@ use super::{Programs, basebackup, initdb, pgpass, promote};
 use crate::ground::secret::Secret;
 use crate::node::hba;
 use crate::postgres::credentials::{Authentication, Credentials};
+use cluster::host::Address;
 use cluster::name::Timeline;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -94,7 +95,7 @@ impl Node {
     }
     /// How others reach it.
     async fn conninfo(&self, who: &Credentials, by: &str, database: Option<&str>) -> String {
-        member_conninfo("127.0.0.1", self.port, who, &self.pgpass().await, by, database)
+        member_conninfo(&Address::new("127.0.0.1", self.port), who, &self.pgpass().await, by, database)
     }
     fn log(&self) -> PathBuf {
         self.data_dir().with_extension("log")
@@ -214,7 +215,7 @@ async fn a_server_is_made_cloned_promoted_and_rewound() {
     assert!(Postmaster::adopt(&one.data_dir()).await.unwrap().is_none());
     let crashed = controldata::read(&programs, &one.data_dir()).await.unwrap();
     assert_eq!(crashed.state, ClusterState::InProduction);
-    let gone = member_conninfo("127.0.0.1", 1, one.authentication.for_rewind(), "/nowhere", "one", Some("postgres"));
+    let gone = member_conninfo(&Address::new("127.0.0.1", 1), one.authentication.for_rewind(), "/nowhere", "one", Some("postgres"));
     let error =
         rewind(&programs, &one.data_dir(), &one.files().main(), &gone, Options { user: &[], restore_target_wal: false }).await.unwrap_err();
     assert!(format!("{error:#}").contains("connection to server"), "{error:#}");
@@ -288,7 +289,7 @@ async fn failures_leave_an_empty_directory_and_say_why() {
     let odd = [("encoding".to_owned(), Some("KLINGON".to_owned()))];
     let error = format!("{:#}", initdb::initdb(&programs, &node.data_dir(), &node.authentication.superuser, &odd).await.unwrap_err());
     assert!(error.contains("KLINGON"), "{error}");
-    let conninfo = member_conninfo("127.0.0.1", 1, &node.authentication.replication, "/nowhere", "one", None);
+    let conninfo = member_conninfo(&Address::new("127.0.0.1", 1), &node.authentication.replication, "/nowhere", "one", None);
     let error = basebackup::basebackup(&programs, &node.data_dir(), &conninfo, &[], "clone from nobody", |_| {}).await.unwrap_err();
     assert!(format!("{error:#}").contains("connection to server"), "{error:#}");
     assert!(super::is_empty_directory(&node.data_dir()).await.unwrap());

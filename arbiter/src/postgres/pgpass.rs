@@ -3,13 +3,14 @@
 use super::write_where_other;
 use crate::postgres::credentials::Credentials;
 use anyhow::{Context, Result};
+use cluster::host::Address;
 use std::path::Path;
 
 /// One line: these credentials, for one host and port or for any.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    /// Host and port; `None` for any.
-    pub address: Option<(&'a str, u16)>,
+    /// Of this server; `None` for any.
+    pub address: Option<&'a Address>,
     /// Whose password.
     pub credentials: &'a Credentials,
 }
@@ -24,7 +25,7 @@ fn text(entries: &[Entry<'_>]) -> String {
     for entry in entries {
         let Some(password) = &entry.credentials.password else { continue };
         let (host, port) = match entry.address {
-            Some((host, port)) => (escape(host), port.to_string()),
+            Some(at) => (escape(&at.host), at.port.to_string()),
             None => ("*".to_owned(), "*".to_owned()),
         };
         let line = format!("{host}:{port}:*:{}:{}\n", escape(&entry.credentials.username), escape(password.reveal()));
@@ -50,7 +51,8 @@ mod tests {
         let with = Credentials { username: "rep:l".to_owned(), password: Some(Secret::new(r"p:w\d")), connection: Vec::new() };
         let without = Credentials { username: "postgres".to_owned(), password: None, connection: Vec::new() };
         let any = Entry { address: None, credentials: &with };
-        let one = Entry { address: Some(("::1", 5432)), credentials: &with };
+        let here = Address::new("::1", 5432);
+        let one = Entry { address: Some(&here), credentials: &with };
         let none = Entry { address: None, credentials: &without };
         assert_eq!(text(&[any, one, none, any]), "*:*:*:rep\\:l:p\\:w\\\\d\n\\:\\:1:5432:*:rep\\:l:p\\:w\\\\d\n");
     }

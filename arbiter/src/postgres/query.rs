@@ -5,6 +5,7 @@ use super::facts::{FACTS, FenceCounts, FenceSeen, ServerFacts, Untaken};
 use super::local::{LocalServer, Stream};
 use crate::postgres::credentials::{Authentication, Credentials};
 use anyhow::{Context, Result, anyhow, bail};
+use cluster::host::Address;
 use cluster::parameter::Parameter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -491,16 +492,9 @@ pub fn literal(text: &str) -> String {
 }
 
 /// The conninfo by which a member reaches another server: who, where, and with which password file.
-pub fn member_conninfo(
-    host: &str,
-    port: u16,
-    credentials: &Credentials,
-    passfile: &str,
-    application_name: &str,
-    database: Option<&str>,
-) -> String {
-    let port = port.to_string();
-    let mut pairs = vec![("host", host), ("port", port.as_str()), ("user", credentials.username.as_str())];
+pub fn member_conninfo(at: &Address, credentials: &Credentials, passfile: &str, application_name: &str, database: Option<&str>) -> String {
+    let port = at.port.to_string();
+    let mut pairs = vec![("host", at.host.as_str()), ("port", port.as_str()), ("user", credentials.username.as_str())];
     pairs.extend(database.map(|database| ("dbname", database)));
     if credentials.password.is_some() {
         pairs.push(("passfile", passfile));
@@ -543,7 +537,7 @@ mod tests {
     #[test]
     fn a_member_is_reached_with_a_password_file_and_its_own_ssl_settings() {
         let mut credentials = role("replicator", Some("x"));
-        let text = member_conninfo("10.0.0.1", 5432, &credentials, "/var/lib/pgpass", "n1", Some("postgres"));
+        let text = member_conninfo(&Address::new("10.0.0.1", 5432), &credentials, "/var/lib/pgpass", "n1", Some("postgres"));
         assert_eq!(
             text,
             "host=10.0.0.1 port=5432 user=replicator dbname=postgres passfile=/var/lib/pgpass application_name=n1 sslmode=prefer"
@@ -551,7 +545,7 @@ mod tests {
         credentials.password = None;
         credentials.connection = vec![("sslmode".to_owned(), "verify-full".to_owned())];
         assert_eq!(
-            member_conninfo("h", 1, &credentials, "/p", "n1", None),
+            member_conninfo(&Address::new("h", 1), &credentials, "/p", "n1", None),
             "host=h port=1 user=replicator application_name=n1 sslmode=verify-full"
         );
     }

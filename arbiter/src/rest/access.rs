@@ -9,6 +9,7 @@ use crate::ground::secret::Secret;
 use crate::ground::tls::VerifyClient;
 use axum::http::{HeaderMap, header};
 use base64::Engine;
+use cluster::host::Address;
 use cluster::view::ClusterView;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -75,19 +76,17 @@ async fn is_listed(allowlist: &Allowlist, address: IpAddr, path: &str, view: &Cl
         return true;
     }
     let members = view.members.values().filter(|_| allowlist.members && !asks_promise).filter_map(|entry| host(&entry.member.api_url));
-    for name in allowlist.hosts.iter().map(String::as_str).chain(members) {
-        if addresses(name).await.contains(&address) {
+    for name in allowlist.hosts.iter().cloned().chain(members) {
+        if addresses(&name).await.contains(&address) {
             return true;
         }
     }
     false
 }
 
-/// `http://host:port/patroni` or `https://[::1]:port`.
-pub(super) fn host(api_url: &str) -> Option<&str> {
-    let authority = api_url.split_once("://")?.1.split('/').next()?;
-    let host = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(authority, |(host, _)| host);
-    Some(host.trim_matches(['[', ']']))
+/// The host of `http://host:port/patroni` or `https://[::1]:port`.
+pub(super) fn host(api_url: &str) -> Option<String> {
+    Address::of_url(api_url).map(|address| address.host)
 }
 
 /// What a name or an address leads to.

@@ -103,7 +103,7 @@ async fn converse(connection: Connection, peer: Peer, shared: Arc<Shared>, place
 /// Keeps the addresses of the members, for which places are kept.
 async fn know_members(mut snapshot: watch::Receiver<Snapshot>, places: Arc<Places>) {
     let hosts = |snapshot: &Snapshot| -> BTreeSet<String> {
-        snapshot.view.members.values().filter_map(|entry| host(&entry.member.api_url)).map(str::to_owned).collect()
+        snapshot.view.members.values().filter_map(|entry| host(&entry.member.api_url)).collect()
     };
     loop {
         let known = hosts(&snapshot.borrow_and_update());

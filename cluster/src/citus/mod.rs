@@ -15,6 +15,6 @@ pub use groups::{COORDINATOR, Groups};
 pub use hold::{GRACE, Prefer, Release, answer, are_wanted, gate_wanted, gated, grace, hold_wanted, not_gated, prefer, release};
 pub use keys::{CoordinatorWord, GateWord, GatedWord, HeldWord, HoldRequest, order, term_of};
 pub use nodes::{
-    Address, NodeRole, Plan, Poolers, Row, Step, Wanted, address_of, all_wanted, demoted, plan, pooler_changes, poolers, primary_address,
+    NodeRole, Plan, Poolers, Row, Step, Wanted, address_of, all_wanted, demoted, plan, pooler_changes, poolers, primary_address,
     uses_poolers, wanted,
 };

@@ -1,26 +1,12 @@
 //! What `pg_dist_node` of a coordinator is to hold, by which steps it gets there, and which poolers lead to a group.
 
 use crate::citus::groups::{COORDINATOR, Groups};
+use crate::host::{Address, POSTGRES};
 use crate::member::{Member, MemberRole};
 use crate::view::ClusterView;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-/// Where a server is reached.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address {
-    /// A name or an address of a host.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
 
 /// `noderole`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,33 +109,20 @@ impl Plan {
     }
 }
 
-fn address(member: &Member) -> Option<Address> {
-    member.host_port().map(|(host, port)| Address { host, port })
-}
-
 /// `host` or `host:port`, an IPv6 address in brackets, as a configuration has it; None where it is no such text.
 pub fn address_of(value: &Value) -> Option<Address> {
-    let text = value.as_str()?.trim();
-    let (host, port) = match text.strip_prefix('[') {
-        Some(v6) => v6.split_once(']')?,
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-        None if port.is_empty() => 5432,
-        None => return None,
-    };
-    let word = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '\'' | '@'));
-    word.then(|| Address { host: host.to_owned(), port })
+    let address = Address::parse(value.as_str()?, POSTGRES).ok()?;
+    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '\'' | '@');
+    (!address.host.contains(odd)).then_some(address)
 }
 
 /// An address by which a group's configuration wants its primary (`citus.primary_address`) or its standbys (`citus.standby_address`)
-/// to be reached, whoever that is: a name or a virtual address that follows the role.
+/// to be reached, whichever server that is: a name or a virtual address that follows the role.
 fn named(view: &ClusterView, key: &str) -> Option<Address> {
     view.config().get("citus")?.get(key).and_then(address_of)
 }
 
-/// The address at which this group's primary is reached whoever it is, where its configuration has one.
+/// The address at which this group's primary is reached whichever server it is, where its configuration has one.
 pub fn primary_address(view: &ClusterView) -> Option<Address> {
     named(view, "primary_address")
 }
@@ -165,10 +138,10 @@ pub fn wanted(view: &ClusterView) -> Option<Wanted> {
     }
     let serves = |member: &Member| member.role == MemberRole::Replica && member.is_running() && !member.tags.noloadbalance();
     let standbys = view.members.iter().filter(|(name, entry)| **name != leader.name && serves(&entry.member));
-    let primary = primary_address(view).or_else(|| address(member))?;
+    let primary = primary_address(view).or_else(|| member.address())?;
     let shared = named(view, "standby_address");
     // One row for the name that all standbys share.
-    let place = |member: &Member| shared.clone().or_else(|| address(member));
+    let place = |member: &Member| shared.clone().or_else(|| member.address());
     let standbys = standbys.filter_map(|(_, entry)| place(&entry.member)).filter(|at| *at != primary).collect();
     Some(Wanted { primary, standbys })
 }
@@ -198,12 +171,11 @@ fn poolers_of(view: &ClusterView) -> Option<Poolers> {
     if !used {
         return Some(Poolers::default());
     }
-    let pooler = |member: &Member| member.proxy().map(|(host, port)| Address { host, port });
     let leader = view.leader.as_ref()?;
     let standbys = view.members.iter().filter(|(name, _)| **name != leader.name);
-    let standbys = standbys.filter_map(|(_, entry)| Some((address(&entry.member)?, pooler(&entry.member)?)));
+    let standbys = standbys.filter_map(|(_, entry)| Some((entry.member.address()?, entry.member.proxy()?)));
     Some(Poolers {
-        primary: view.members.get(&leader.name).and_then(|entry| pooler(&entry.member)),
+        primary: view.members.get(&leader.name).and_then(|entry| entry.member.proxy()),
         standbys: standbys.filter(|(at, _)| wanted.standbys.contains(at)).collect(),
     })
 }

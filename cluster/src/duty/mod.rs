@@ -382,7 +382,7 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
                 Rejoin::Wait(why) => on(Rest, why),
                 Rejoin::Follow => match upstream::wanted(view, local, &leader.name) {
                     Upstream::Member(wanted) => {
-                        let address = view.members.get(&wanted).and_then(|entry| entry.member.host_port());
+                        let address = view.members.get(&wanted).and_then(|entry| entry.member.address());
                         if address.is_none() || *now == address {
                             match rejoin::log_gone(view, &wanted, local.log_until) {
                                 Some(oldest) => log_gone(view, local, wanted, source(), oldest),

@@ -7,6 +7,7 @@ pub mod paused;
 
 pub use paused::Paused;
 
+use crate::host::Address;
 use crate::member::MemberRole;
 use crate::name::MemberName;
 use crate::view::ClusterView;
@@ -52,11 +53,11 @@ pub fn judge(paused: &Paused, view: &ClusterView, me: &MemberName, here: Here) -
 }
 
 /// The leader, once its member key says that it serves as primary, and where it is reached.
-pub fn writer(view: &ClusterView) -> Option<(&MemberName, String, u16)> {
+pub fn writer(view: &ClusterView) -> Option<(&MemberName, Address)> {
     let leader = view.leader.as_ref()?;
     let member = &view.members.get(&leader.name)?.member;
-    let (host, port) = member.host_port()?;
-    (member.is_running() && member.role == MemberRole::Primary).then_some((&leader.name, host, port))
+    let address = member.address()?;
+    (member.is_running() && member.role == MemberRole::Primary).then_some((&leader.name, address))
 }
 
 /// A database of a pooler, as `SHOW DATABASES` has it.
@@ -75,8 +76,8 @@ pub struct Database {
 impl Database {
     /// Whose server this is.
     pub fn leads_to<'a>(&self, view: &'a ClusterView) -> Option<&'a MemberName> {
-        let is_there = |address: Option<(String, u16)>| address.is_some_and(|(host, port)| port == self.port && host == self.host);
-        view.members.iter().find(|(_, entry)| is_there(entry.member.host_port())).map(|(name, _)| name)
+        let is_there = |address: Option<Address>| address.is_some_and(|address| address.port == self.port && address.host == self.host);
+        view.members.iter().find(|(_, entry)| is_there(entry.member.address())).map(|(name, _)| name)
     }
 
     /// The server is reached on the pooler's own machine.
@@ -105,13 +106,13 @@ pub fn is_host(text: &str) -> bool {
 }
 
 /// The lines of a `[databases]` section with another server in them; all else stays as it is. `named`: only of these databases.
-pub fn repointed(text: &str, host: &str, port: u16, named: Option<&[String]>) -> String {
+pub fn repointed(text: &str, server: &Address, named: Option<&[String]>) -> String {
     let line = |line: &str| -> String {
         let trimmed = line.trim_start();
         let is_entry = !(trimmed.is_empty() || trimmed.starts_with([';', '#', '[', '%']));
         let Some((name, pairs)) = line.split_once('=').filter(|_| is_entry) else { return line.to_owned() };
         let wanted = named.is_none_or(|names| names.iter().any(|listed| listed == name.trim().trim_matches('"')));
-        if wanted { format!("{name}={}", with_server(pairs, host, port)) } else { line.to_owned() }
+        if wanted { format!("{name}={}", with_server(pairs, server)) } else { line.to_owned() }
     };
     let mut out: String = text.split('\n').map(line).collect::<Vec<_>>().join("\n");
     if !out.is_empty() && !out.ends_with('\n') {
@@ -121,9 +122,9 @@ pub fn repointed(text: &str, host: &str, port: u16, named: Option<&[String]>) ->
 }
 
 /// `key=value` pairs, a value perhaps in single quotes with `''` for one of them.
-fn with_server(pairs: &str, host: &str, port: u16) -> String {
+fn with_server(pairs: &str, server: &Address) -> String {
     let (mut out, mut rest) = (String::new(), pairs);
-    let mut missing: BTreeMap<&str, String> = BTreeMap::from([("host", host.to_owned()), ("port", port.to_string())]);
+    let mut missing: BTreeMap<&str, String> = BTreeMap::from([("host", server.host.clone()), ("port", server.port.to_string())]);
     let mut said: BTreeMap<&str, String> = missing.clone();
     while let Some(begin) = rest.find(|c: char| !c.is_whitespace()) {
         out.push_str(&rest[..begin]);
@@ -244,13 +245,13 @@ mod tests {
             ("%include other.ini", "%include other.ini"),
             ("", ""),
         ] {
-            assert_eq!(repointed(line, "h", 2, None).trim_end_matches('\n'), wanted, "{line}");
+            assert_eq!(repointed(line, &Address::new("h", 2), None).trim_end_matches('\n'), wanted, "{line}");
         }
         let text = "[databases]\r\napp = host=a port=1\r\nother = host=a\n";
         let named = ["app".to_owned()];
-        assert_eq!(repointed(text, "h", 2, Some(&named)), "[databases]\r\napp = host=h port=2\r\nother = host=a\n");
-        let once = repointed(text, "h", 2, None);
-        assert_eq!(repointed(&once, "h", 2, None), once);
+        assert_eq!(repointed(text, &Address::new("h", 2), Some(&named)), "[databases]\r\napp = host=h port=2\r\nother = host=a\n");
+        let once = repointed(text, &Address::new("h", 2), None);
+        assert_eq!(repointed(&once, &Address::new("h", 2), None), once);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::history::{History, Line};
+use cluster::host::Address;
 use cluster::leader::{Leader, LeaseId, Term};
 use cluster::local::{Control, DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
@@ -43,8 +44,8 @@ pub fn system() -> SystemId {
     SystemId("7000000000000000001".to_owned())
 }
 
-pub fn address(who: &str) -> (String, u16) {
-    (who.to_owned(), 5432)
+pub fn address(who: &str) -> Address {
+    Address::new(who, 5432)
 }
 
 /// A running member with an arbiter.

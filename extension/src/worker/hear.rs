@@ -5,6 +5,7 @@
 
 use super::observe;
 use cluster::deposition::Answer;
+use cluster::host::Address;
 use cluster::member::Member;
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -40,14 +41,14 @@ impl Places {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
     }
 
-    async fn of(&self, host: &str, port: u16) -> Vec<SocketAddr> {
+    async fn of(&self, Address { host, port }: &Address) -> Vec<SocketAddr> {
         if let Ok(address) = host.parse() {
-            return vec![SocketAddr::new(address, port)];
+            return vec![SocketAddr::new(address, *port)];
         }
         let before = self.known(host);
         let fresh = before.as_ref().is_some_and(|(_, since)| since.elapsed() < ADDRESSES_LAST);
         if !fresh && !self.asking.swap(true, Ordering::SeqCst) {
-            let (host, known, asking) = (host.to_owned(), self.known.clone(), self.asking.clone());
+            let (host, port, known, asking) = (host.clone(), *port, self.known.clone(), self.asking.clone());
             let asked = tokio::task::spawn_blocking(move || {
                 if let Ok(found) = (host.as_str(), port).to_socket_addrs() {
                     let found = found.map(|place| place.ip()).collect();
@@ -61,12 +62,12 @@ impl Places {
             }
         }
         let (addresses, _) = self.known(host).unwrap_or_else(|| (Vec::new(), Instant::now()));
-        addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
+        addresses.into_iter().map(|address| SocketAddr::new(address, *port)).collect()
     }
 
     async fn reaction(&self, url: &str, ask: &[u8]) -> Answer {
-        let Some((host, port)) = address(url) else { return Answer::Silent };
-        let mut stream = match TcpStream::connect(&*self.of(host, port).await).await {
+        let Some(address) = Address::of_url(url) else { return Answer::Silent };
+        let mut stream = match TcpStream::connect(&*self.of(&address).await).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Answer::Refused,
             Err(_) => return Answer::Silent,
@@ -80,7 +81,7 @@ impl Places {
     /// One try; it takes `patience` where nothing is heard.
     pub async fn hear(&self, leader: &Member, patience: Duration) -> Answer {
         // WAL that came earlier is no answer to a question that was asked now: it would put off the moment at which a silent leader is lost by as much.
-        if observe::receiver_heard(address(&leader.conn_url)).is_some_and(|ago| ago < patience / 4) {
+        if leader.address().and_then(|from| observe::receiver_heard(&from)).is_some_and(|ago| ago < patience / 4) {
             return Answer::Heard;
         }
         let until = tokio::time::Instant::now() + patience;
@@ -99,21 +100,4 @@ impl Places {
             }
         }
     }
-}
-
-/// Host and port of a URL of a member key.
-fn address(url: &str) -> Option<(&str, u16)> {
-    let (scheme, rest) = url.split_once("://")?;
-    let place = rest.split(['/', '?']).next()?;
-    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
-    let plain = match scheme {
-        "https" => 443,
-        "http" => 80,
-        _ => 5432,
-    };
-    let (host, port) = match place.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
-        _ => (place, plain),
-    };
-    Some((host.trim_start_matches('[').trim_end_matches(']'), port))
 }

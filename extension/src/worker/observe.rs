@@ -1,6 +1,7 @@
 //! What the lease worker sees of its own server, through server functions and shared memory only.
 
 use crate::fence::standbys::flushed_by_standbys;
+use cluster::host::Address;
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
 use keeper::Server;
@@ -124,15 +125,15 @@ pub fn stop_receiver() {
 }
 
 /// How long ago the WAL receiver that streams from this host and port got its last message. Read without its lock: a wrong word costs one try.
-pub fn receiver_heard(from: Option<(&str, u16)>) -> Option<Duration> {
-    let (host, port) = from?;
+pub fn receiver_heard(from: &Address) -> Option<Duration> {
     // SAFETY: words in shared memory, as above; the host is a string that ends within its field, and one that is being written is another one.
     unsafe {
         let receiver = pg_sys::WalRcv;
         let streams = std::ptr::read_volatile(&raw const (*receiver).walRcvState) == pg_sys::WalRcvState::WALRCV_STREAMING;
         let sender = std::ptr::read_volatile(&raw const (*receiver).sender_host);
         let sender = CStr::from_bytes_until_nul(&sender.map(|letter| letter as u8)).ok()?.to_owned();
-        let same = sender.to_bytes() == host.as_bytes() && std::ptr::read_volatile(&raw const (*receiver).sender_port) == i32::from(port);
+        let same = sender.to_bytes() == from.host.as_bytes()
+            && std::ptr::read_volatile(&raw const (*receiver).sender_port) == i32::from(from.port);
         let last = std::ptr::read_volatile(&raw const (*receiver).lastMsgReceiptTime);
         let ago_us = u64::try_from(pg_sys::GetCurrentTimestamp() - last).ok()?;
         (streams && same).then(|| Duration::from_micros(ago_us))

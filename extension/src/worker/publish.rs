@@ -71,11 +71,11 @@ fn members(view: &ClusterView, group: Option<u32>, read_at: Option<Moment>) -> V
         let positions = row.positions.unwrap_or_default();
         let lsn = |position: Option<rows::Position>| position.map(|position| position.lsn);
         let lag = |position: Option<rows::Position>| position.filter(|_| known).map(|position| position.lag_bytes);
-        let (host, port) = row.address.clone().unzip();
+        let address = row.address.as_ref();
         json!({
             "name": row.name,
-            "host": host,
-            "port": port,
+            "host": address.map(|address| &address.host),
+            "port": address.map(|address| address.port),
             "role": row.role.title(),
             "state": row.state,
             "timeline": row.timeline,

@@ -8,6 +8,7 @@ use crate::config::{Credentials, NodeConfig};
 use crate::postgres;
 use anyhow::{Context, Result};
 use cluster::config::{DynamicConfig, SynchronousMode};
+use cluster::host::Address;
 use cluster::mixed::{self, Kind};
 use cluster::name::{MemberName, SystemId};
 use cluster::view::ClusterView;
@@ -50,7 +51,7 @@ pub async fn of(place: &Place<'_>, view: &ClusterView) -> Result<Vec<Finding>> {
     }
     found.extend(of_data(config).await);
     found.extend(of_synchronous(view, &config.name));
-    match ask(config, config.postgres.listen.local_host().as_str(), config.postgres.listen.port, LOCAL).await {
+    match ask(config, &Address::new(config.postgres.listen.local_host(), config.postgres.listen.port), LOCAL).await {
         Ok(rows) => found.extend(of_server(&rows, view.system_id(), place.to)),
         Err(why) => found.push(Finding::Note(format!("the server here does not answer, so it was not looked at: {why:#}"))),
     }
@@ -158,9 +159,9 @@ fn of_synchronous(view: &ClusterView, me: &MemberName) -> Option<Finding> {
 
 /// The primary's own copy of the extension, which standbys can't make.
 async fn of_primary(config: &NodeConfig, view: &ClusterView) -> Option<Finding> {
-    let (name, host, port) = primary(view)?;
+    let (name, address) = primary(view)?;
     let question = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_tenure')";
-    match ask(config, &host, port, question).await {
+    match ask(config, &address, question).await {
         Ok(row) if row.first().and_then(Option::as_deref) == Some("f") => {
             Some(Finding::Stops(format!("pg_tenure is not installed on {name}: install its package on every node first")))
         }
@@ -172,20 +173,19 @@ async fn of_primary(config: &NodeConfig, view: &ClusterView) -> Option<Finding> 
     }
 }
 
-fn primary(view: &ClusterView) -> Option<(MemberName, String, u16)> {
+fn primary(view: &ClusterView) -> Option<(MemberName, Address)> {
     let leader = view.leader.as_ref()?;
-    let (host, port) = view.members.get(&leader.name)?.member.host_port()?;
-    Some((leader.name.clone(), host, port))
+    Some((leader.name.clone(), view.members.get(&leader.name)?.member.address()?))
 }
 
 /// Makes the extension on the primary: arbiters of standbys speak to their lease workers through it.
 pub async fn make_extension(config: &NodeConfig, view: &ClusterView) -> Result<()> {
-    let Some((name, host, port)) = primary(view) else { return Ok(()) };
-    let there = ask(config, &host, port, "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_tenure')").await;
+    let Some((name, address)) = primary(view) else { return Ok(()) };
+    let there = ask(config, &address, "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_tenure')").await;
     if there.as_ref().is_ok_and(|row| row.first().and_then(Option::as_deref) == Some("t")) {
         return Ok(());
     }
-    ask(config, &host, port, "CREATE EXTENSION IF NOT EXISTS pg_tenure").await.map(drop).map_err(|why| {
+    ask(config, &address, "CREATE EXTENSION IF NOT EXISTS pg_tenure").await.map(drop).map_err(|why| {
         refuse_with(
             format!("the extension could not be made on {name}: {why:#}"),
             format!("run CREATE EXTENSION pg_tenure in the database {} there, as a superuser, then this again", config.postgres.database),
@@ -194,13 +194,13 @@ pub async fn make_extension(config: &NodeConfig, view: &ClusterView) -> Result<(
 }
 
 /// The first row of an answer.
-async fn ask(config: &NodeConfig, host: &str, port: u16, sql: &str) -> Result<Vec<Option<String>>> {
+async fn ask(config: &NodeConfig, address: &Address, sql: &str) -> Result<Vec<Option<String>>> {
     let Credentials { username, password, .. } = &config.postgres.authentication.superuser;
     let mut target = tokio_postgres::Config::new();
-    target.host(host).port(port).user(username).dbname(&config.postgres.database).application_name("tenure adopt");
+    target.host(&address.host).port(address.port).user(username).dbname(&config.postgres.database).application_name("tenure adopt");
     if let Some(password) = password {
         target.password(password.reveal());
     }
-    let results = query::ask(&target, sql).await.with_context(|| format!("ask {host}:{port}"))?;
+    let results = query::ask(&target, sql).await.with_context(|| format!("ask {address}"))?;
     Ok(results.into_iter().flat_map(|(_, rows)| rows).next().unwrap_or_default())
 }

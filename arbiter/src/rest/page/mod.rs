@@ -86,7 +86,7 @@ pub fn is_of_another_site(headers: &HeaderMap, access: &Access, view: &ClusterVi
 
 fn is_known(origin: &str, view: &ClusterView) -> bool {
     let Some(name) = host(origin) else { return false };
-    let known = |url: &str| host(url).is_some_and(|known| known.eq_ignore_ascii_case(name));
+    let known = |url: &str| host(url).is_some_and(|known| known.eq_ignore_ascii_case(&name));
     name.parse::<IpAddr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
         || view.members.values().any(|entry| known(&entry.member.api_url))

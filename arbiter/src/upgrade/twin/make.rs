@@ -32,11 +32,11 @@ const NOT_COPIED: [&str; 3] = ["postgresql.auto.conf", "standby.signal", "recove
 pub fn conninfo(node: &Node, view: &ClusterView, database: Option<&str>) -> Result<String> {
     let config = &node.config;
     let me = &view.members.get(&config.name).context("this node has no member key")?.member;
-    let (host, port) = me.host_port().with_context(|| format!("this node has no usable address: {}", me.conn_url))?;
+    let address = me.address().with_context(|| format!("this node has no usable address: {}", me.conn_url))?;
     let authentication = &config.postgres.authentication;
     let credentials = if database.is_some() { &authentication.superuser } else { &authentication.replication };
     let passfile = password_file(config).display().to_string();
-    Ok(member_conninfo(&host, port, credentials, &passfile, &format!("twin/{}", config.name), database))
+    Ok(member_conninfo(&address, credentials, &passfile, &format!("twin/{}", config.name), database))
 }
 
 /// A password file of our own: the node's is written by the loop.
