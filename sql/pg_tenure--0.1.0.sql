@@ -172,7 +172,7 @@ COMMENT ON FUNCTION tenure_internal.undrain() IS 'called by the arbiter: the swi
 
 CREATE FUNCTION tenure_internal.seal() RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_wrapper';
-COMMENT ON FUNCTION tenure_internal.seal() IS 'called by the arbiter: nobody commits here any more until this server is started anew, as another one is to go on from its last commit';
+COMMENT ON FUNCTION tenure_internal.seal() IS 'called by the arbiter: nobody commits here any more until this server is started again, as another one is to go on from its last commit';
 
 CREATE FUNCTION tenure_internal.close_gate(most_ms integer, reads boolean, patience_ms integer) RETURNS integer
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'close_gate_wrapper';

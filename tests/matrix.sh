@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The stories on every major version of PostgreSQL that is served, and on two versions of etcd: `matrix.sh 17 18`, or all without a name.
-# docs/versions.md gets what ran, when, and what failed or was skipped; `matrix.sh report` only writes that anew, `matrix.sh build 17 18` only
+# docs/versions.md gets what ran, when, and what failed or was skipped; `matrix.sh report` only writes that again, `matrix.sh build 17 18` only
 # makes the roots and compiles.
 #
 # The servers are those that others build: this machine's own, Debian's and Ubuntu's in minimal roots, and those of three PyPI packages.
 # Everything is compiled on this machine, the extension once for each major against its headers; in a root it only runs. What was made is
-# kept in MATRIX_DIR and used again, so a run that was interrupted goes on where it was: take the directory away to begin anew.
+# kept in MATRIX_DIR and used again, so a run that was interrupted goes on where it was: take the directory away to begin again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TREE=$PWD
@@ -153,7 +153,7 @@ server() { # NAME: sets MAJOR, CONFIG (pg_config as seen from here), ROOT (or no
 # One library for a major, also for its minors: that one build meets several of them is part of what is tried.
 library() { # MAJOR CONFIG
   local to=$DIR/built/pg_tenure-$1.so of
-  # Whatever the product is made of; a change of a story, a page or a script builds nothing anew.
+  # Whatever the product is made of; a change of a story, a page or a script builds nothing again.
   local product=(Cargo.toml Cargo.lock cluster dcs keeper steward extension arbiter writer sql)
   of=$({ git -c "safe.directory=$TREE" ls-files --stage -- "${product[@]}" && git -c "safe.directory=$TREE" diff HEAD -- "${product[@]}"; } | cksum)
   built() { [ -e "$to" ] && [ "$(cat "$to.of" 2>/dev/null)" = "$of" ]; }

@@ -1,7 +1,7 @@
 //! Which of PostgreSQL's parameters the dynamic configuration may set: judged from what the server says of each, not from a list of those that
 //! are known to be dangerous.
 //!
-//! Whoever may write the dynamic configuration must not thereby run code, read or write files, or lead the lease worker to another etcd. What
+//! A client that may write the dynamic configuration must not thereby run code, read or write files, or lead the lease worker to another etcd. What
 //! takes a program, a path, an address or a library is a text in PostgreSQL; a switch, a word out of a list or a number can't be one. So a
 //! parameter counts if the server knows it and it is no text, or if its name stands among the few [`HARMLESS`] texts. Any other text counts
 //! only where the node's own file says the same.
@@ -87,7 +87,7 @@ enum Shape {
 }
 
 /// Texts that name nothing outside of the server: no file, program, library or host. `search_path` is not among them: who puts a schema
-/// of his own before `pg_catalog` runs his functions in everybody's sessions.
+/// of their own before `pg_catalog` runs their functions in everybody's sessions.
 const HARMLESS: [(&str, Shape); 25] = [
     ("bonjour_name", Shape::Names),
     ("client_encoding", Shape::Names),
@@ -132,7 +132,7 @@ impl Shape {
     }
 }
 
-/// A name as PostgreSQL's files take it; whatever is written into one has to be one, whoever sent it.
+/// A name as PostgreSQL's files take it; whatever is written into one has to be one, whatever client sent it.
 pub fn is_name(name: &str) -> bool {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_';
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$');
@@ -242,7 +242,7 @@ pub fn changed_names(before: &DynamicConfig, after: &DynamicConfig) -> Vec<Strin
     names
 }
 
-/// What of a change will not count, or not everywhere, one sentence each, for whoever makes it.
+/// What of a change will not count, or not everywhere, one sentence each, for the person who makes it.
 pub fn warnings(before: &DynamicConfig, after: &DynamicConfig, catalogue: &Catalogue) -> Vec<String> {
     let warning = |(section, kind, name, value): (&str, Section, String, String)| {
         let verdict = match kind {

@@ -161,7 +161,7 @@ fn doubts(view: &ClusterView, found: &mut Found) -> bool {
         found.cluster(
             Severity::Critical,
             format!("{doubt}; so say {}, and nothing is decided by what etcd says", names.join(" and ")),
-            "bring the right etcd back, or make its keys anew from what the members know: `tenure rebuild-keys`",
+            "bring the right etcd back, or make its keys again from what the members know: `tenure rebuild-keys`",
         );
     }
     !words.is_empty()
@@ -174,7 +174,7 @@ fn vacant(view: &ClusterView, found: &mut Found) {
             return found.cluster(
                 Severity::Critical,
                 format!("etcd has no keys of a cluster, and there is data of one at {}", with_data.join(", ")),
-                "start no empty node; who led last makes the keys anew by itself, or `tenure rebuild-keys` does it",
+                "start no empty node; who led last makes the keys again by itself, or `tenure rebuild-keys` does it",
             );
         }
         let failed = |(name, entry): (&MemberName, &MemberEntry)| {
@@ -380,7 +380,7 @@ fn of_any(name: &MemberName, member: &Member, found: &mut Found) {
             Severity::Notice,
             name,
             format!("its arbiter is of release {arbiter}, the library in its server of {}", facts.version),
-            "a restart loads the library that is installed: `tenure restart --rolling`; an arbiter is ended with SIGUSR1 and started anew",
+            "a restart loads the library that is installed: `tenure restart --rolling`; an arbiter is ended with SIGUSR1 and started again",
         );
     }
     if let Some(sick) = member.tenure.as_ref().and_then(|facts| facts.sick.as_ref()) {

@@ -50,7 +50,7 @@ impl fmt::Display for Closed<'_> {
             Mode::Draining => write!(f, "A planned change of leader is under way{because}."),
             Mode::Open => f.write_str("The leader lease was renewed only just now."),
             Mode::Closed if self.sealed => f.write_str(
-                "This server is about to stop, as another version goes on in its place: it takes no more writes until it is started anew.",
+                "This server is about to stop, as another version goes on in its place: it takes no more writes until it is started again.",
             ),
             Mode::Closed if self.holds_for_another => {
                 f.write_str("This server leads a standby cluster, which takes its changes from another cluster only.")
@@ -150,7 +150,7 @@ mod tests {
             (Closed { ..base }, "This server holds no leader lease."),
             (
                 Closed { sealed: true, holds_for_another: true, note: "x", ..base },
-                "This server is about to stop, as another version goes on in its place: it takes no more writes until it is started anew.",
+                "This server is about to stop, as another version goes on in its place: it takes no more writes until it is started again.",
             ),
             (
                 Closed { holds_for_another: true, ..base },

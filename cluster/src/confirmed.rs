@@ -21,7 +21,7 @@ const BEHIND_MOST: u32 = 5;
 pub struct Look {
     /// What the fence takes for the positions that the synchronous standbys have confirmed.
     pub read: Levels,
-    /// The byte behind them: whether there are synchronous standbys.
+    /// The byte after them: whether there are synchronous standbys.
     pub status: u8,
     /// This minor release has two flags in that byte: known, defined.
     pub flags_are_two: bool,
@@ -35,7 +35,7 @@ pub struct Look {
 
 impl Look {
     /// The furthest that a standby can truthfully say: what it has written and flushed came from here, and only what is flushed here is sent.
-    /// What it has applied may be the end of that segment. Whoever replays the record that ends a segment (`pg_switch_wal`,
+    /// What it has applied may be the end of that segment. A standby that replays the record that ends a segment (`pg_switch_wal`,
     /// `archive_timeout`, the end of a base backup) goes on after the segment's padding at once, and says so while this server still flushes the padding.
     fn most(&self) -> Levels {
         let applied = self.flushed.0.checked_next_multiple_of(self.segment).map_or(self.flushed, Lsn);

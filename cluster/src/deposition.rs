@@ -39,9 +39,9 @@ pub fn period(ttl: Duration) -> Duration {
 pub struct Bond {
     /// The term that it deposes.
     pub term: Term,
-    /// Who led in it.
+    /// The member that led in it.
     pub leader: MemberName,
-    /// The greatest timeline on which that leader may be. Whoever leads next begins a greater one.
+    /// The greatest timeline on which that leader may be. The next leader begins a greater one.
     pub timeline: Timeline,
 }
 
@@ -51,8 +51,8 @@ pub struct Bond {
 /// That the term is over in etcd is not enough. The deposed leader may not know it before its own deadline, and would count the confirmation of a
 /// server that connects to it meanwhile.
 pub fn binds(bond: &Bond, view: &ClusterView, timeline: Timeline) -> bool {
-    let leads_anew = view.leader.as_ref().is_some_and(|leader| leader.name == bond.leader && leader.term != bond.term);
-    !leads_anew && timeline <= bond.timeline
+    let leads_again = view.leader.as_ref().is_some_and(|leader| leader.name == bond.leader && leader.term != bond.term);
+    !leads_again && timeline <= bond.timeline
 }
 
 /// May a server with this bond receive from one that says it is on `timeline`?
@@ -107,7 +107,7 @@ impl Hearing {
         }
     }
 
-    /// What that comes to. Lost is who refused twice in a row, or has given no sign for three periods although asked twice within them.
+    /// What that comes to. A leader is lost that refused twice in a row, or has given no sign for three periods although asked twice within them.
     /// A leader that was never heard in its term, or not for a TTL yet, is not lost: the cluster is just coming up.
     pub fn ears(&self, term: Term, now: Moment, ttl: Duration) -> Ears {
         let (Some(first), Some(last)) = (self.first.filter(|_| self.term == term), self.last) else { return Ears::Unsure };
@@ -160,7 +160,7 @@ pub enum Never {
     /// `deposition` is off.
     #[error("deposition is off")]
     Off,
-    /// One of Patroni's leads: it changes the sync key without a look at who holds the leader key.
+    /// One of Patroni's leads: it changes the sync key without a look at the holder of the leader key.
     #[error("{0} is not a member that pg_tenure runs")]
     NotOurs(MemberName),
     /// Commits wait for nobody.
@@ -174,7 +174,7 @@ pub enum Never {
     NoVoter,
     /// A planned change.
     #[error("a switchover or failover was asked for")]
-    Asked,
+    Requested,
 }
 
 /// May this node depose the leader, as far as keys and tags go?
@@ -194,7 +194,7 @@ pub fn may_depose(view: &ClusterView, leader: &Leader, me: &Candidate) -> Result
         return never(Never::NoVoter);
     }
     if view.request().is_some_and(|request| request.value.scheduled_at.is_none()) {
-        return never(Never::Asked);
+        return never(Never::Requested);
     }
     if me.primary || me.tags.nofailover() {
         return Err(if me.primary { Reason::StillPrimary } else { Reason::NoFailover });
@@ -283,7 +283,7 @@ pub fn decide(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Dec
             return Some(Decision::new(RaceStep::CallOff(guarded(no_word(&why))), why));
         }
         if known.ears == Ears::Unsure {
-            // The worker began anew: its word stands, and it is no reason to lead.
+            // The worker began again: its word stands, and it is no reason to lead.
             return Some(Decision::new(RaceStep::Wait(period(view.config().timing().ttl)), Reason::LeaderUnsure(leader.name.clone())));
         }
     } else if allowed.is_err() || known.ears != Ears::Lost || known.rests {
@@ -313,7 +313,7 @@ pub fn decide(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Dec
     Some(Decision::new(RaceStep::Take(judged), lost()))
 }
 
-/// Whoever deposes is to know that this voter hears the leader: said once, while somebody's word stands.
+/// Voters that depose are to know that this one hears the leader: it says so once, while a word of theirs stands.
 fn answer(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Reason> {
     let voter = voters_key(view, leader).is_some_and(|sync| sync.has_standby(&me.name));
     let said = view.announcements.get(&me.name).is_some_and(|word| word.value.hears == Some(leader.term));

@@ -65,7 +65,7 @@ impl Described {
             facts.sick = self.sick.clone();
             // Known only where both look: half of it would be taken for health.
             facts.vitals = facts.vitals.take().zip(self.vitals.as_ref()).map(|(inside, outside)| inside.with_outside(outside));
-            // Where it does not run, whoever speaks for it has said why already.
+            // Where it does not run, the process that speaks for it has said why already.
             facts.reason = self.reason.clone().or_else(|| facts.reason.take());
         }
         member.pending_restart = !self.pending_restart.is_empty();

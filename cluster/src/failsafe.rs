@@ -1,6 +1,6 @@
 //! `failsafe_mode`: whom a leader without etcd asks, who promises, and what a promise forbids.
 //!
-//! The leader may go on while everybody who could take its key has promised not to. Who could is said by the
+//! The leader may go on while everybody who could take its key has promised not to. Which members could is said by the
 //! key `failsafe` (see [`crate::race::may_stand`]), so the leader has to ask at least all in it.
 
 use crate::citus;
@@ -35,7 +35,7 @@ pub enum Unable {
     NotInKey,
 }
 
-/// Whose promise the leader `me` needs, with their REST addresses: everybody in the key as last read, and everybody in what
+/// The members whose promise the leader `me` needs, with their REST addresses: everybody in the key as last read, and everybody in what
 /// was last sent to be written. That may have been carried out although its answer was lost, and then those it
 /// added may stand.
 pub fn whom_to_ask(view: &ClusterView, sent: Option<&Members>, me: &MemberName) -> Result<Members, Unable> {
@@ -62,7 +62,7 @@ pub enum Refusal {
     /// Somebody else leads.
     #[error("{0} leads, as far as this node knows")]
     AnotherLeads(MemberName),
-    /// Nobody leads, and whoever did last is not the one that asks.
+    /// Nobody leads, and the last leader is not the one that asks.
     #[error("{0} led after it, as far as this node knows")]
     AnotherLed(MemberName),
 }
@@ -86,13 +86,13 @@ pub fn may_promise(view: &ClusterView, leader: &str) -> Result<(), Refusal> {
 }
 
 /// The latest tenure that this view tells of, as a server's page counts them ([`citus::order`]). A server that led in a later one knows more than
-/// its arbiter, which was frozen meanwhile: it promises nothing to whom the arbiter takes for the leader (simulation, seed 124 with `--forgets`).
+/// its arbiter, which was frozen meanwhile: it promises nothing to the member that the arbiter takes for the leader (simulation, seed 124 with `--forgets`).
 pub fn latest_tenure(view: &ClusterView) -> i64 {
     let leads = view.leader.as_ref().map(|leader| leader.term).unwrap_or_default();
     citus::order(view.store_generation(), view.last_term().max(leads).0)
 }
 
-/// For how long a member promises that asks for `asked`: its own TTL at most, whoever asks, so that one word forbids it the key for no
+/// For how long a member promises that asks for `asked`: its own TTL at most, whichever member asks, so that one word forbids it the key for no
 /// longer than a lease would. The leader counts on what it is told, not on what it asked.
 pub fn promised_for(view: &ClusterView, asked: Option<Duration>) -> Duration {
     let own = view.config().timing().ttl;
@@ -148,7 +148,7 @@ mod tests {
             ("n0", 9, 9, false),
             ("n0", 9, 5, false),
             ("n0", 5, 0, false),
-            // Another leads: whom this was promised to may serve yet.
+            // Another leads: the member to which this was promised may serve yet.
             ("n1", 1, 10, false),
         ] {
             assert_eq!(is_superseded(&view(10), leader, now + SECOND * until, now, SECOND * left), expected, "{leader} {until} {left}");

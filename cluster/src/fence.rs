@@ -48,7 +48,7 @@ pub struct Page {
     pub deadline: Moment,
     /// Draining: since when.
     pub draining_since: Moment,
-    /// Draining: until when at most. Who begins a drain may die or freeze, and then nobody would end it.
+    /// Draining: until when at most. The session that begins a drain may die or freeze, and then nobody would end it.
     pub draining_until: Moment,
 }
 

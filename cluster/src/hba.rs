@@ -110,7 +110,7 @@ fn method_at(words: &[String]) -> usize {
     }
 }
 
-/// The line with `reject` in place of its method. Whoever a line is about must not come in by a later one because this one does not count.
+/// The line with `reject` in place of its method. A client that a line is about must not come in by a later one because this one does not count.
 pub fn rejecting(line: &str) -> String {
     let words = words(line);
     let mut kept: Vec<&str> = words.iter().take(method_at(&words)).map(String::as_str).collect();

@@ -137,7 +137,7 @@ impl History {
     /// PostgreSQL promotes to the first number that it finds unused, so timeline 3 may fork from
     /// timeline 1 while 2 belongs to a server that is gone; the history file of 3 then names 1 only,
     /// and [`History::current`] would say 2 for ever. A skipped timeline ends at 0/0: nothing of it
-    /// is part of this past, so whoever is on it has diverged. Call it before `history` is written.
+    /// is part of this past, so a member that is on it has diverged. Call it before `history` is written.
     pub fn up_to(mut self, present: Timeline) -> History {
         let first = self.0.first().map_or(Timeline(1), |line| line.timeline);
         for timeline in (first.0..present.0).map(Timeline) {
@@ -155,7 +155,7 @@ impl History {
         self
     }
 
-    /// The lines of `fresh` put behind what is known here; known lines keep their time and leader.
+    /// The lines of `fresh` put after what is known here; known lines keep their time and leader.
     pub fn merged(&self, fresh: &History, timestamp: &str, leader: &str) -> History {
         let mut lines = Vec::new();
         for line in &fresh.0 {

@@ -2,7 +2,7 @@
 //!
 //! A name stands for one node. A copy of a node's disk, or of its file on another host, bears the same name, and the same
 //! address where its file says so; the lease under that name is not the copy's, nor is the leader key on it. So an instance
-//! writes what it is into its member key, and whoever finds another's there touches no key until that one has run out.
+//! writes what it is into its member key, and an instance that finds another's there touches no key until that one has run out.
 
 pub use crate::name::Instance;
 
@@ -24,9 +24,9 @@ pub enum InUse {
         /// The address in the key.
         other: String,
     },
-    /// At the same address: this node's own file or disk was copied, or this host was started anew a moment ago.
+    /// At the same address: this node's own file or disk was copied, or this host was started again a moment ago.
     #[error(
-        "the name {name} is in use by another instance of the node at {address} (it runs as {theirs}, this one as {ours}): no key is touched; where this is a copy of that node's disk or file, give it a name and addresses of its own; where this host was started anew, its former key runs out within its TTL"
+        "the name {name} is in use by another instance of the node at {address} (it runs as {theirs}, this one as {ours}): no key is touched; where this is a copy of that node's disk or file, give it a name and addresses of its own; where this host was started again, its former key runs out within its TTL"
     )]
     AnotherInstance {
         /// The name.

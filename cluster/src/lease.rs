@@ -39,7 +39,7 @@ pub struct Standing {
 ///   after the keep-alive was sent. A leader that begins later begins with the full TTL. So etcd lets the lease go one TTL
 ///   after the keep-alive was sent at the earliest: the deadline that [`deadline`] counts from that moment comes first.
 ///
-/// All of that holds within one life of etcd. One that was restored from a backup counts its raft terms anew, often under the same cluster id, and may be in the very
+/// All of that holds within one life of etcd. One that was restored from a backup counts its raft terms again, often under the same cluster id, and may be in the very
 /// term in which a member of before, which nobody stopped, believes that it leads. Revisions only grow in one life: a read that shows less than the
 /// keep-alive's answer did is of another. (Once the restored one has come to more revisions than that member, nothing tells them apart:
 /// docs/failure-modes.md.)

@@ -143,12 +143,12 @@ pub struct LocalState {
     pub memory: Option<Box<Memory>>,
     /// Its server's fence is open: by the lease that etcd granted, which can't have run out there.
     pub fence_open: bool,
-    /// Of a standby without an archive: where the log that it has ends, at a segment's end. None of any other.
-    pub log_until: Option<Lsn>,
+    /// Of a standby without an archive: where the WAL that it has ends, at a segment's end. None of any other.
+    pub wal_until: Option<Lsn>,
     /// Why the server that runs here is not this node's own, where it was found and is not: nothing may fence its commits.
     pub strange: Option<String>,
     /// Members that answered just now, over REST, that their Postgres runs. Asked only while this node leads and its own server
-    /// does not serve: whoever is given the key must be alive now, and a member key outlives its node by a TTL.
+    /// does not serve: the member that is given the key must be alive now, and a member key outlives its node by a TTL.
     pub answered: BTreeSet<MemberName>,
     /// This node leads, is sick, another is better off, and the configuration says that it is to act.
     pub gives_way: Option<GivesWay>,

@@ -1,4 +1,4 @@
-//! The mark in a data directory: whose it is, and how a server that is started on it stands to the fence, whoever starts it.
+//! The mark in a data directory: whose it is, and how a server that is started on it stands to the fence, by whatever hand it is started.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

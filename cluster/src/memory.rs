@@ -8,10 +8,10 @@ use crate::versioned::Versioned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// `tenure/store`: which making of the cluster's keys this is. Written when the cluster is founded and when its keys are made anew.
+/// `tenure/store`: which making of the cluster's keys this is. Written when the cluster is founded and when its keys are made again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Making {
-    /// One more each time the keys are made anew. 0: made by a version, or a program, that does not write this key.
+    /// One more each time the keys are made again. 0: made by a version, or a program, that does not write this key.
     pub generation: u32,
     /// Tells two makings of one generation apart, as where an empty node founds a cluster of its own.
     #[serde(default)]

@@ -1,6 +1,6 @@
 //! A cluster with members of two kinds: ours, and those that Patroni runs, while one is being taken over or given back.
 //!
-//! Both sides keep to the same keys. Whoever holds the leader key leads, of whichever kind; a key is taken only where there is none. What
+//! Both sides keep to the same keys. The member that holds the leader key leads, of whichever kind; a key is taken only where there is none. What
 //! differs is what can be known of a member: ours says what it has for a vacancy and is fenced; one of Patroni's does neither.
 //! docs/adr/0046 has the argument.
 
@@ -135,7 +135,7 @@ pub fn next(view: &ClusterView, me: &MemberName, to: Kind) -> Result<Next, NotYe
     found.into_iter().next().map(Next::SwitchOver).ok_or_else(|| NotYet::NoCandidate("there is no candidate".to_owned()))
 }
 
-/// Who is next after this one, for whoever asks what remains: standbys by name, the leader last.
+/// Who is next after this one, for a person who asks what remains: standbys by name, the leader last.
 pub fn remaining(view: &ClusterView, to: Kind) -> Vec<MemberName> {
     let leads = |name: &MemberName| view.leader.as_ref().is_some_and(|leader| leader.name == *name);
     let mut left: Vec<MemberName> =

@@ -146,7 +146,7 @@ impl fmt::Display for Timeline {
 }
 
 /// A boot of a host (its kernel draws a random id at each), the directory in it that holds the data directory, and the name
-/// of that one. Server and arbiter of one node find the same without asking each other, also after each was started anew.
+/// of that one. Server and arbiter of one node find the same without asking each other, also after each was started again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Instance(String);

@@ -61,12 +61,12 @@ impl Setting {
         }
     }
 
-    /// Commits wait for somebody who never comes.
+    /// Commits wait for a standby that never comes.
     pub fn placeholder(method: Method) -> Setting {
         Setting::of(method, 1, MemberName::new(STRICT_PLACEHOLDER).into_iter().collect())
     }
 
-    /// Nobody but the one who never comes is named.
+    /// Only the standby that never comes is named.
     pub fn is_placeholder(&self) -> bool {
         *self == Setting::placeholder(self.method)
     }
@@ -128,12 +128,12 @@ fn quoted(name: &str) -> String {
     if begins && name.chars().all(plain) && !keyword { name.to_owned() } else { format!("\"{name}\"") }
 }
 
-/// What the key says besides its leader: who may take over, having heard how many others.
+/// What the key says besides its leader: which members may take over, having heard how many others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trust {
     /// Votes needed besides one's own.
     pub quorum: usize,
-    /// Who may vote and stand.
+    /// Those that may vote and stand.
     pub voters: BTreeSet<MemberName>,
 }
 
@@ -196,7 +196,7 @@ pub fn follows(now: &Trust, next: &Trust, caught_up: &BTreeSet<MemberName>) -> b
 pub struct Goal {
     /// What commits wait for.
     pub setting: Setting,
-    /// Whom the race trusts.
+    /// Those that the race trusts.
     pub trust: Trust,
 }
 
@@ -267,7 +267,7 @@ fn between(now: &Trust, goal: &Goal) -> Trust {
 /// One walsender, as `pg_stat_replication` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SenderSeen<'a> {
-    /// Whom it serves.
+    /// The leader that it serves.
     pub application_name: &'a str,
     /// Its standby's place in the list that the walsender has read; 0 where that does not name it.
     pub priority: i32,

@@ -145,7 +145,7 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(Reason::DivergedCandidate { fork });
     }
     match asked(view) {
-        // Asked for by name: lag and sync state were for the one who asked to weigh.
+        // Asked for by name: lag and sync state were for the operator who asked to weigh.
         Some(asked) if asked.name == me.name && asked.whatever_it_lacks => return Ok(()),
         Some(asked) if asked.name != me.name && asked.could && !me.primary => {
             return Err(Reason::OtherCandidateAsked(asked.name));
@@ -179,8 +179,8 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whoever went on after the fork is gone, and somebody asked for this member by name: it leads on without that. Not while any other member that runs could
-/// lead, or has not said that it can't: of whoever gave its key up for this request the history would be thrown away.
+/// The member that went on after the fork is gone, and somebody asked for this member by name: it leads on without that. Not while any other member that runs could
+/// lead, or has not said that it can't: the history of a member that gave its key up for this request would be thrown away.
 fn is_last_resort(view: &ClusterView, me: &MemberName) -> bool {
     let refuses = |name: &MemberName| {
         let word = view.announcements.get(name).map(|word| &word.value);
@@ -212,23 +212,23 @@ pub fn misplaced(view: &ClusterView, me: &MemberName, lease: LeaseId) -> bool {
 }
 
 /// Whom a failover names.
-struct Asked {
+struct Named {
     name: MemberName,
     /// It runs and has not refused: the others stand back. Were they to stand back for one that can't,
     /// a forgotten request would leave the cluster without a leader.
     could: bool,
-    /// A failover: the one who asked has weighed what it may lack.
+    /// A failover: the operator who asked has weighed what it may lack.
     whatever_it_lacks: bool,
 }
 
 /// The member that a failover asks for, if there is such a member. A switchover asks the leader to
 /// hand over; once the leader is gone it binds nobody. One of Patroni's gives its key up for that, and the request says for whom.
-fn asked(view: &ClusterView) -> Option<Asked> {
+fn asked(view: &ClusterView) -> Option<Named> {
     let request = view.request().filter(|key| !key.value.is_switchover() || mixed::after_patroni(view))?;
     let name = MemberName::new(request.value.candidate()?).ok()?;
     let running = view.members.get(&name)?.member.is_running();
     let refused = view.announcements.get(&name).is_some_and(|word| word.value.after == view.last_term() && !word.value.stands);
-    Some(Asked { name, could: running && !refused, whatever_it_lacks: !request.value.is_switchover() })
+    Some(Named { name, could: running && !refused, whatever_it_lacks: !request.value.is_switchover() })
 }
 
 /// Membership in the key (and the votes it asks for) says that no acknowledged commit is missing; the lag
@@ -279,7 +279,7 @@ pub fn decide(view: &ClusterView, me: &Candidate) -> Decision<RaceStep> {
         stands: allowed.is_ok(),
         why: allowed.as_ref().err().map(ToString::to_string),
         primary: me.primary,
-        // Who promised (`failsafe_mode`) has not stopped its receiver: the old leader goes on, and commits by what is confirmed to it.
+        // A member that has promised (`failsafe_mode`) has not stopped its receiver: the old leader goes on, and commits by what is confirmed to it.
         receives: receives || me.promised && !me.primary,
         deposes: false,
         hears: None,
@@ -355,7 +355,7 @@ fn becomes(sync: &SyncState, me: &Candidate) -> SyncState {
 ///
 /// A word hangs on the lease of the node that spoke, so a node that has a word is alive, member key or
 /// not. Its Postgres need not be: an arbiter keeps the lease of a server that stops or crashed. The
-/// member key then says so, to the others (who don't wait for it) and to itself (it does not take).
+/// member key then says so, to the others (which don't wait for it) and to itself (it does not take).
 fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) -> Option<Decision<RaceStep>> {
     let on = |wait, why| Some(Decision::new(RaceStep::Wait(wait), why));
     let down = |name: &MemberName| view.members.get(name).is_some_and(|entry| !entry.member.is_running());
@@ -389,7 +389,7 @@ fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) 
 }
 
 /// With a quorum in the sync key a voter alone may lack an acknowledged commit: it must have heard that
-/// many other voters say that they have no more. None where they were heard; else whose word is missing.
+/// many other voters say that they have no more. None where they were heard; else the member whose word is missing.
 fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) -> Option<String> {
     let sync = &view.sync.as_ref()?.value;
     let is_me = |name: &str| name.eq_ignore_ascii_case(me.name.as_str());
@@ -399,7 +399,7 @@ fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announ
     let has_no_more = |voter: &str| {
         view.announcements.iter().any(|(name, word)| {
             let word = &word.value;
-            // Of who goes on receiving the position says nothing: it may have confirmed more since.
+            // Of a member that goes on receiving the position says nothing: it may have confirmed more since.
             let holds = !word.receives && word.after == after && (word.timeline, word.lsn) <= (mine.timeline, mine.lsn);
             holds && name.as_str().eq_ignore_ascii_case(voter) && is_its_own(view, name, word)
         })
@@ -411,7 +411,7 @@ fn quorum_missing(view: &ClusterView, me: &Candidate, after: Term, mine: &Announ
     (heard.len() < sync.quorum as usize).then(|| missing.join(", "))
 }
 
-/// Is this the word of who confirmed commits under that name? Not of one with less than that member had.
+/// Is this the word of the member that confirmed commits under that name? It is not where the data are less than that member had.
 pub(crate) fn is_its_own(view: &ClusterView, name: &MemberName, word: &Announcement) -> bool {
     reached::lost_by(view, name, End { timeline: word.timeline, lsn: word.lsn }).is_none()
 }

@@ -1,4 +1,4 @@
-//! Reached: how far those whom the sync key trusts are known to have come. Who comes back under such a name with less has other data.
+//! Reached: how far those whom the sync key trusts are known to have come. A member that comes back under such a name with less has other data.
 //!
 //! The sync key knows names. A copy of a member's disk, or a disk that was put back to a snapshot, goes by the same name and has
 //! what that member had when it was copied. So the leader keeps in `status` what each of them said in its member key, and what the
@@ -30,7 +30,7 @@ pub struct End {
 }
 
 impl End {
-    /// These data are not those that ended there, or behind it. A standby that had come to a new timeline's first byte may come back on the one
+    /// These data are not those that ended there, or past it. A standby that had come to a new timeline's first byte may come back on the one
     /// before, at the same position.
     fn has_not(self, end: End) -> bool {
         self < end && self.lsn != end.lsn
@@ -52,7 +52,7 @@ impl fmt::Display for End {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reached {
-    /// What the synchronous standbys have confirmed: nobody who may lead lacks it.
+    /// What the synchronous standbys have confirmed: no member that may lead lacks it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<End>,
     /// What each one had.
@@ -60,13 +60,13 @@ pub struct Reached {
 }
 
 impl Reached {
-    /// As `status` has it, whoever wrote it.
+    /// As `status` has it, by whichever member it was written.
     pub fn of(status: Option<&Status>) -> Reached {
         let field = status.and_then(|status| status.other.get("tenure")?.get(FIELD));
         field.and_then(|field| serde_json::from_value(field.clone()).ok()).unwrap_or_default()
     }
 
-    /// What the leader, which has flushed up to `mine`, writes now. Of who left the key nothing needs to be known; of who is away what was known last.
+    /// What the leader, which has flushed up to `mine`, writes now. Of members that left the key nothing needs to be known; of members that are away what was known last.
     pub fn kept(&self, view: &ClusterView, me: &MemberName, mine: End, confirmed: Option<Lsn>) -> Reached {
         let Some(sync) = trusted(view) else { return Reached::default() };
         let mut members: BTreeMap<String, End> = self.members.clone();
@@ -100,7 +100,7 @@ fn trusted(view: &ClusterView) -> Option<&SyncState> {
 }
 
 /// What the member of this name is known to have had, where these data, said to be its own, end before it: then what they say is no
-/// word of who confirmed commits under that name.
+/// word of the member that confirmed commits under that name.
 pub fn lost_by(view: &ClusterView, name: &MemberName, data: End) -> Option<End> {
     trusted(view)?;
     let reached = Reached::of(view.status.as_ref().map(|status| &status.value));
@@ -109,7 +109,7 @@ pub fn lost_by(view: &ClusterView, name: &MemberName, data: End) -> Option<End> 
     had.max().filter(|had| data.has_not(*had))
 }
 
-/// What whoever leads under this sync key must have, where these data end before it.
+/// What a leader under this sync key must have, where these data end before it.
 pub fn lacked_by(view: &ClusterView, name: &MemberName, data: End) -> Option<End> {
     trusted(view)?;
     let confirmed = Reached::of(view.status.as_ref().map(|status| &status.value)).confirmed;

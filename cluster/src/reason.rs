@@ -28,7 +28,7 @@ pub enum Reason {
     NotInitialized,
     #[error("{0}")]
     NotFounded(NoFounding),
-    #[error("etcd has lost the keys of this cluster, and this node's data is a standby's: who led last is to make them anew")]
+    #[error("etcd has lost the keys of this cluster, and this node's data is a standby's: who led last is to make them again")]
     KeysLost,
     #[error("another node is making the first data directory")]
     AnotherInitializes,
@@ -83,11 +83,11 @@ pub enum Reason {
     #[error(
         "the WAL that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and there is no restore_command; `tenure reinit` makes a new copy"
     )]
-    LogGoneNeedsHand { from: MemberName, until: Lsn, oldest: Lsn },
+    WalGoneNeedsHand { from: MemberName, until: Lsn, oldest: Lsn },
     #[error(
         "the WAL that this node needs from {until} on is gone at {from}, which has it from {oldest} on, and the configuration allows the data to be replaced by a clone"
     )]
-    LogGoneCloneAllowed { from: MemberName, until: Lsn, oldest: Lsn },
+    WalGoneCloneAllowed { from: MemberName, until: Lsn, oldest: Lsn },
     #[error("a new copy was asked for (reinit)")]
     ReinitAsked,
     #[error("the server that runs here is not this node's own ({0}): it is stopped, and started as it should be")]

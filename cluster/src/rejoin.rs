@@ -68,7 +68,7 @@ pub fn of_stopped(view: &ClusterView, leader: &MemberName, control: &Control) ->
 }
 
 /// The WAL that a standby needs next is no more at its upstream: where the upstream's begins. Only an archive or a copy helps then.
-pub fn log_gone(view: &ClusterView, upstream: &MemberName, until: Option<Lsn>) -> Option<Lsn> {
+pub fn wal_gone(view: &ClusterView, upstream: &MemberName, until: Option<Lsn>) -> Option<Lsn> {
     let oldest = view.members.get(upstream)?.member.tenure.as_ref()?.oldest_wal?;
     (until? < oldest).then_some(oldest)
 }
@@ -82,7 +82,7 @@ pub fn of_standby(view: &ClusterView, leader: &MemberName, timeline: Timeline, p
     match view.history().ancestry(theirs, timeline, position) {
         Ancestry::Ancestor => Rejoin::Follow,
         Ancestry::Diverged { fork } => rewind(view, leader, Reason::HistoryForked { timeline, mine: position, fork }),
-        // Promoted from, or after, somebody whose history was never written: it can't stream from an
+        // It was promoted from, or after, a member whose history was never written: it can't stream from an
         // older timeline, ever. An older one that the history lacks is left to the walsender.
         // In a standby cluster it may have it from the archive before its leader does.
         Ancestry::Unknown if timeline > theirs && !view.is_standby_cluster() => {

@@ -111,7 +111,7 @@ pub fn old(facts: &Facts<'_>) -> Result<Old, MustStay> {
     };
     let may_go = if unusable { Ok(MayGo::Unusable) } else { may_go(facts) };
     match (may_go, facts.room) {
-        // Whoever leads may be lost with its disk, however much room there is: then nobody has what is wiped here.
+        // The leader may be lost with its disk, however much room there is: then nobody has what is wiped here.
         (Err(why @ MustStay::NobodyElse), _) => Err(why),
         // What is fetched is the difference: a copy of what is there costs as much reading and writing as a new one.
         (Ok(why), _) if facts.reuses => Ok(Old::Replace(why)),
@@ -152,7 +152,7 @@ fn may_go(facts: &Facts<'_>) -> Result<MayGo, MustStay> {
     if facts.overwrite {
         return Ok(MayGo::Said);
     }
-    // In the synchronous modes whoever leads has everything that was acknowledged.
+    // In the synchronous modes the leader has everything that was acknowledged.
     if trusted.is_none() && !facts.forked_may_go && matches!(facts.data, DataDir::Present(control) if has_more(view, control)) {
         return Err(MustStay::Newest(room_words(facts.room)));
     }

@@ -19,7 +19,7 @@ pub struct Conditions {
 
 /// What the conditions are held against.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server<'a> {
+pub struct ToRestart<'a> {
     /// `primary`, `standby_leader` or `replica`; another word while it does not serve.
     pub role: &'a str,
     /// As in `server_version_num`; None while it does not answer.
@@ -65,8 +65,8 @@ impl Conditions {
         }
     }
 
-    /// Do all of them hold?
-    pub fn hold(&self, server: &Server<'_>) -> bool {
+    /// Are all of them met?
+    pub fn are_met(&self, server: &ToRestart<'_>) -> bool {
         let role = self.role.as_deref().map(|role| if role == "master" { "primary" } else { role });
         let wished = self.postgres_version.as_deref().and_then(version_number);
         role.is_none_or(|role| role == server.role)
@@ -103,7 +103,7 @@ pub enum Due {
 const LATE_LOOPS: f64 = 1.5;
 
 /// Judges a plan. `late_s`: seconds since its time, negative before it; None where the time can't be read.
-pub fn judge(scheduled: &Scheduled, server: &Server<'_>, late_s: Option<f64>, loop_wait_s: f64, paused: bool) -> Due {
+pub fn judge(scheduled: &Scheduled, server: &ToRestart<'_>, late_s: Option<f64>, loop_wait_s: f64, paused: bool) -> Due {
     let Some(late) = late_s else { return Due::Drop("its time can't be read") };
     if !scheduled.postmaster_start_time.is_empty() && !server.started.is_empty() && scheduled.postmaster_start_time != server.started {
         return Due::Drop("the server was restarted meanwhile");
@@ -117,7 +117,7 @@ pub fn judge(scheduled: &Scheduled, server: &Server<'_>, late_s: Option<f64>, lo
     if late > LATE_LOOPS * loop_wait_s {
         return Due::Drop("its time has passed while this node could not act");
     }
-    if !scheduled.conditions.hold(server) {
+    if !scheduled.conditions.are_met(server) {
         return Due::Drop("its conditions are not met");
     }
     Due::Restart
@@ -127,7 +127,7 @@ pub fn judge(scheduled: &Scheduled, server: &Server<'_>, late_s: Option<f64>, lo
 mod tests {
     use super::*;
 
-    const REPLICA: Server<'_> = Server { role: "replica", version: Some(150_003), pending: false, started: "monday" };
+    const REPLICA: ToRestart<'_> = ToRestart { role: "replica", version: Some(150_003), pending: false, started: "monday" };
 
     #[test]
     fn conditions_hold_all_or_not() {
@@ -143,9 +143,9 @@ mod tests {
         ] {
             let conditions: Conditions = serde_json::from_str(json).unwrap();
             assert_eq!(conditions.check(), Ok(()), "{json}");
-            assert_eq!(conditions.hold(&REPLICA), holds, "{json}");
+            assert_eq!(conditions.are_met(&REPLICA), holds, "{json}");
         }
-        assert!(Conditions { restart_pending: true, ..Default::default() }.hold(&Server { pending: true, ..REPLICA }));
+        assert!(Conditions { restart_pending: true, ..Default::default() }.are_met(&ToRestart { pending: true, ..REPLICA }));
         assert_eq!(Conditions { role: Some("boss".into()), ..Default::default() }.check(), Err(Odd::Role));
         assert_eq!(Conditions { postgres_version: Some("15.3.1".into()), ..Default::default() }.check(), Err(Odd::Version));
     }
@@ -160,13 +160,13 @@ mod tests {
     #[test]
     fn a_plan_is_kept_done_or_dropped() {
         let plan = Scheduled { schedule: "t".into(), conditions: Conditions::default(), postmaster_start_time: "monday".into() };
-        let judged = |late: Option<f64>, server: &Server<'_>, paused| judge(&plan, server, late, 2.0, paused);
+        let judged = |late: Option<f64>, server: &ToRestart<'_>, paused| judge(&plan, server, late, 2.0, paused);
         assert_eq!(judged(Some(-1.0), &REPLICA, false), Due::Wait);
         assert_eq!(judged(Some(0.0), &REPLICA, false), Due::Restart);
         assert_eq!(judged(Some(2.9), &REPLICA, false), Due::Restart);
         assert!(matches!(judged(Some(3.1), &REPLICA, false), Due::Drop(_)), "too late");
         assert!(matches!(judged(Some(0.0), &REPLICA, true), Due::Drop(_)), "paused");
-        assert!(matches!(judged(Some(-1.0), &Server { started: "tuesday", ..REPLICA }, false), Due::Drop(_)), "restarted");
+        assert!(matches!(judged(Some(-1.0), &ToRestart { started: "tuesday", ..REPLICA }, false), Due::Drop(_)), "restarted");
         assert!(matches!(judged(None, &REPLICA, false), Due::Drop(_)), "unreadable");
         let picky = Scheduled { conditions: Conditions { role: Some("primary".into()), ..Default::default() }, ..plan.clone() };
         assert!(matches!(judge(&picky, &REPLICA, Some(0.0), 2.0, false), Due::Drop(_)), "conditions");

@@ -1,8 +1,8 @@
 //! A restore of this cluster to a point in its past: what is written down of one that is under way, and what its interruption means.
 //!
 //! The leader's data are set aside, a backup takes their place and recovers up to the point on a server that nobody reaches. Until etcd
-//! is told, nothing but files of one node has changed, so whoever leads meanwhile has called the restore off. From the write of `history` on
-//! the new timeline is the cluster's, and whoever has more than its beginning may not lead.
+//! is told, nothing but files of one node has changed, so a member that leads meanwhile has called the restore off. From the write of `history` on
+//! the new timeline is the cluster's, and a member that has more than its beginning may not lead.
 
 use crate::lsn::Lsn;
 use crate::name::{SystemId, Timeline};
@@ -117,7 +117,7 @@ pub fn owed(journal: &Journal, leads: Leads, current: Timeline) -> Owed {
         return Owed::Finish;
     }
     match leads {
-        // Whoever leads, or will, goes on with the data as they were; here they are put back, and follow.
+        // The leader, or the next one, goes on with the data as they were; here they are put back, and follow.
         Leads::Another | Leads::Nobody => Owed::Undo,
         Leads::Me if journal.undo => Owed::Undo,
         Leads::Me if journal.step == Step::Recover => Owed::GoOn(Step::Fetch),

@@ -13,7 +13,7 @@ const FIELD: &str = "members";
 pub struct Roster(pub BTreeMap<String, Option<String>>);
 
 impl Roster {
-    /// As `status` has it, whoever wrote it.
+    /// As `status` has it, by whichever member it was written.
     pub fn of(status: Option<&Status>) -> Roster {
         let field = status.and_then(|status| status.other.get("tenure")?.get(FIELD)?.as_object());
         let entry = |(name, since): (&String, &Value)| (name.clone(), since.as_str().map(str::to_owned));

@@ -1,7 +1,7 @@
 //! Which form of keys, requests and calls a build speaks, and whether two builds understand each other.
 //!
 //! The number of the release says nothing of that: most releases change none of it. So each part says which form it speaks and the oldest that it
-//! still serves, in its member key, and whoever reads a form that it can't know keeps out, with a sentence, instead of guessing.
+//! still serves, in its member key, and a member that reads a form that it can't know keeps out, with a sentence, instead of guessing.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -23,10 +23,10 @@ pub const OURS: Speech = Speech { speaks: 1, serves_from: 1 };
 /// The same as a text, which the library shows as its setting `tenure.library_speech`: an arbiter reads it before it calls anything there.
 pub const OURS_AS_TEXT: &std::ffi::CStr = c"1/1";
 
-/// The header by which whoever asks a member's REST says what it speaks, in this text's form.
+/// The header by which a program that asks a member's REST says what it speaks, in this text's form.
 pub const HEADER: &str = "tenure-speech";
 
-/// As `3/2`: speaks 3, serves 2 and later ones. This form never changes: whoever reads it may be of any time.
+/// As `3/2`: speaks 3, serves 2 and later ones. This form never changes: its reader may be of any time.
 impl fmt::Display for Speech {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.speaks, self.serves_from)

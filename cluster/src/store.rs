@@ -1,9 +1,9 @@
 //! The store that forgot: what members remember of etcd's keys, and whether what etcd says now can be the truth.
 //!
 //! Everything here rests on etcd's keys only ever going forward. An etcd that was restored from an older backup, or emptied,
-//! breaks that without a word: its old leader key would depose the leader, its old `sync` key would trust who lacks commits.
+//! breaks that without a word: its old leader key would depose the leader, its old `sync` key would trust members that lack commits.
 //! So a node that looks remembers what it saw, and what can't follow on that is unknown, as if etcd gave no answer.
-//! Which making of the keys is meant says [`Making`]: keys that are made anew have a greater generation, and only that
+//! Which making of the keys is meant says [`Making`]: keys that are made again have a greater generation, and only that
 //! makes members forget.
 
 pub use crate::memory::{Making, Memory, Upgraded};
@@ -41,7 +41,7 @@ pub enum Doubt {
     /// The same generation, made by somebody else.
     #[error("etcd has keys of this cluster that were made by another node beside the members that know it")]
     AnotherMaking,
-    /// Made anew for other data.
+    /// Made again for other data.
     #[error("etcd has the keys of the database system {found}, this cluster is {known}")]
     AnotherSystem {
         /// As remembered.
@@ -127,8 +127,8 @@ pub fn judge(memory: &Memory, view: &ClusterView) -> Result<(), Doubt> {
 
 /// The part of [`judge`] that needs no keys: can an answer of this cluster of etcd (0: it does not say) at this revision be of the etcd that is remembered?
 ///
-/// The answer has to be a linearizable one, and `memory` as it was before it was asked for. Where the keys were made anew since, this doubts what
-/// is true until a view was read, and nothing is lost by that: whoever asks looks at a view then.
+/// The answer has to be a linearizable one, and `memory` as it was before it was asked for. Where the keys were made again since, this doubts what
+/// is true until a view was read, and nothing is lost by that: a caller looks at a view then.
 pub fn judge_answer(memory: &Memory, etcd: u64, revision: i64) -> Result<(), Doubt> {
     if memory.system_id.is_none() {
         return Ok(());
@@ -166,7 +166,7 @@ pub fn learn(memory: &mut Memory, view: &ClusterView) -> bool {
     let before = memory.clone();
     let made = view.store.as_ref().map(|store| store.value.clone()).unwrap_or_default();
     if memory.system_id.is_some() && made.generation < memory.making.generation {
-        return false; // asked for before the keys were made anew
+        return false; // asked for before the keys were made again
     }
     if made != memory.making || memory.system_id.as_ref() != Some(system_id) {
         // Revisions of another making say nothing in this one.
@@ -199,10 +199,10 @@ pub fn learn(memory: &mut Memory, view: &ClusterView) -> bool {
 
 /// Takes over what another member says that it knows, where that is more. True where it was.
 ///
-/// A member that was away does not know what it missed, and a backup from before that looks to it like the truth. Who was there doubts it
+/// A member that was away does not know what it missed, and a backup from before that looks to it like the truth. A member that was there doubts it
 /// and says so in its member key, with all that it remembers: that is as good as having seen it, and it stays known when that member is gone.
 pub fn hear(memory: &mut Memory, view: &ClusterView) -> bool {
-    // What was said of keys that were made anew since is over.
+    // What was said of keys that were made again since is over.
     let of_today = |theirs: &&Memory| theirs.making.generation >= view.store_generation();
     let ours = |theirs: &&Memory| match &memory.system_id {
         Some(known) => theirs.system_id.as_ref() == Some(known),
@@ -245,7 +245,7 @@ pub enum NoFounding {
     #[error("{0} knows of a later leader than this node")]
     KnowsMore(MemberName),
     /// It did not lead last.
-    #[error("etcd has lost the keys of this cluster: {0} led last and is to make them anew")]
+    #[error("etcd has lost the keys of this cluster: {0} led last and is to make them again")]
     AnotherLedLast(String),
     /// Members that are remembered have not said what they know.
     #[error("etcd has lost the keys of this cluster, and {0} may have led since: waiting for its word")]
@@ -254,7 +254,7 @@ pub enum NoFounding {
 
 /// May this node found the cluster in the empty store that `view` shows?
 ///
-/// Where the cluster was there before, only who led last may: it knows of no later term, and either its own lease can't have run out
+/// Where the cluster was there before, only the last leader may: it knows of no later term, and either its own lease can't have run out
 /// in this same etcd yet (`lease_runs`), so that nobody could take the key from it; or every member that was ever seen says that it
 /// knows of no later one. Anything else is for an operator to say (`tenure rebuild-keys`).
 pub fn may_found(view: &ClusterView, me: &MemberName, memory: Option<&Memory>, data: bool, lease_runs: bool) -> Result<(), NoFounding> {
@@ -280,10 +280,10 @@ pub fn may_found(view: &ClusterView, me: &MemberName, memory: Option<&Memory>, d
     if unheard.is_empty() { Ok(()) } else { Err(NoFounding::Unheard(unheard.join(", "))) }
 }
 
-/// The keys as they are to be made anew.
+/// The keys as they are to be made again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebuild {
-    /// Who leads.
+    /// The leader.
     pub leader: MemberName,
     /// The lease of its member key, which the leader key is to hang on.
     pub entry: MemberEntry,
@@ -305,18 +305,18 @@ pub struct Rebuild {
     pub risk: Option<String>,
 }
 
-/// Why the keys are not made anew.
+/// Why the keys are not made again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoRebuild {
     /// There is nothing to mend.
-    #[error("no member doubts what etcd says: there is nothing to be made anew")]
+    #[error("no member doubts what etcd says: there is nothing to be made again")]
     NobodyDoubts,
-    /// Who led last has not spoken.
+    /// The last leader has not spoken.
     #[error("{holder} led last, and it does not say what it knows ({members} do)")]
     HolderSilent {
-        /// Who led last.
+        /// The last leader.
         holder: String,
-        /// Who spoke.
+        /// The member that spoke.
         members: String,
     },
     /// The member named has nothing to lead with.
@@ -324,7 +324,7 @@ pub enum NoRebuild {
     NotAMember(MemberName),
 }
 
-/// What the keys are to be, from what the members know; led by `leader`, or by who led last.
+/// What the keys are to be, from what the members know; led by `leader`, or by the last leader.
 pub fn rebuild(view: &ClusterView, leader: Option<&MemberName>) -> Result<Rebuild, NoRebuild> {
     let words: Vec<(&MemberName, &MemberEntry, &Memory)> =
         view.members.iter().filter_map(|(name, entry)| Some((name, entry, published(entry)?))).collect();
@@ -354,7 +354,7 @@ pub fn rebuild(view: &ClusterView, leader: Option<&MemberName>) -> Result<Rebuil
     } else if !trusted {
         Some(format!("{name} is not in the sync key as last known: it may lack acknowledged commits"))
     } else if let Some((other, ..)) = further.filter(|(other, ..)| other != name) {
-        Some(format!("{other} has more of the log than {name}"))
+        Some(format!("{other} has more WAL than {name}"))
     } else if sync.is_empty() && holder != Some(*name) {
         Some(format!(
             "{} led last: {name} may lack what it acknowledged",
@@ -373,7 +373,7 @@ pub fn rebuild(view: &ClusterView, leader: Option<&MemberName>) -> Result<Rebuil
         generation: generations.max().unwrap_or_default(),
         system_id,
         config: newest.config.as_ref().map(|config| config.value.clone()),
-        // Who leads on still awaits those that the key names. Who is promoted awaits nobody yet.
+        // A leader that goes on still awaits those that the key names. A server that is promoted awaits nobody yet.
         sync: match (sync.is_empty(), keeps_sync) {
             (true, _) | (_, true) => sync,
             _ => SyncState::of(name, &BTreeSet::default()),

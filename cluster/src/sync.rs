@@ -34,7 +34,7 @@ impl SyncState {
     }
 
     /// The key that a standby begins with which takes over under this one. As long as it is not promoted nothing more has been
-    /// acknowledged than before: whoever had everything then has it still, and may lead if the new leader never comes to serve. That
+    /// acknowledged than before: a member that had everything then has it still, and may lead if the new leader never comes to serve. That
     /// is the leader of this key, which has all that it acknowledged itself, and, where no vote was needed, each of its standbys.
     pub fn inherited(&self, by: &MemberName) -> SyncState {
         let voters = if self.quorum == 0 { self.standbys().collect() } else { Vec::new() };
@@ -43,7 +43,7 @@ impl SyncState {
         SyncState { until_promoted: !names.is_empty(), ..SyncState::of(by, &names) }
     }
 
-    /// The key that `me` writes before it is promoted, where it is to write one: whoever had everything until now lacks what is acknowledged
+    /// The key that `me` writes before it is promoted, where it is to write one: a member that had everything until now lacks what is acknowledged
     /// from then on. So also where nothing was recorded yet and a synchronous mode is on: an empty key lets everybody lead.
     pub fn before_promotion(key: Option<&SyncState>, me: &MemberName, synchronous: bool) -> Option<SyncState> {
         let other = key.map(|key| key.other.clone()).unwrap_or_default();

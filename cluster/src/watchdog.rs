@@ -53,7 +53,7 @@ pub fn timeout(ttl: Duration, safety_margin_s: i64) -> Option<Duration> {
 
 /// The server, as the arbiter's look at its processes and at the page in its shared memory has just shown it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Server {
+pub enum ServerSeen {
     /// There is none, and not one process is left of any.
     Gone,
     /// Its postmaster is dead, and processes of it are left.
@@ -89,14 +89,14 @@ pub enum Act {
 /// (etcd is away, and a reset would take the reads too). A server that says nothing is neither. It is disarmed only where no process
 /// is left that could acknowledge anything, where the server that runs was never a primary since it started, or in maintenance mode,
 /// in which no host may be reset for what an operator does by hand.
-pub fn act(server: Server, promoting: bool, paused: bool) -> Act {
+pub fn act(server: ServerSeen, promoting: bool, paused: bool) -> Act {
     match server {
         _ if paused => Act::Disarm,
-        Server::Gone | Server::Standby if promoting => Act::Feed,
-        Server::Gone | Server::Standby => Act::Disarm,
-        Server::Open => Act::Arm,
-        Server::Closed | Server::Starting => Act::Feed,
-        Server::Left | Server::Silent => Act::Starve,
+        ServerSeen::Gone | ServerSeen::Standby if promoting => Act::Feed,
+        ServerSeen::Gone | ServerSeen::Standby => Act::Disarm,
+        ServerSeen::Open => Act::Arm,
+        ServerSeen::Closed | ServerSeen::Starting => Act::Feed,
+        ServerSeen::Left | ServerSeen::Silent => Act::Starve,
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn fed_for_what_was_seen_and_disarmed_where_nobody_is_left() {
         use Act::*;
-        use Server::*;
+        use ServerSeen::*;
         for (server, as_usual, promoting) in [
             (Gone, Disarm, Feed),
             (Left, Starve, Starve),

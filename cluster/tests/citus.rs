@@ -252,7 +252,7 @@ fn only_the_present_leaders_request_is_served() {
     for (requests, expected) in [
         (&[(1, 9)][..], true),
         (&[(2, 9), (1, 9)], true),
-        // Asked anew, of a leader before, never, in no group; and nobody.
+        // Asked again, of a leader before, never, in no group; and nobody.
         (&[(1, 8), (2, 9), (3, 9), (4, 9)], false),
         (&[], false),
     ] {

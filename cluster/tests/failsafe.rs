@@ -68,10 +68,10 @@ fn a_view_from_before_a_nodes_own_tenure_is_known_by_its_number() {
     let page = cluster::citus::order(0, 7);
     assert!(page > latest_tenure(&led) && page > latest_tenure(&view(true, None)));
     assert!(page <= latest_tenure(&ClusterView { last_term: Some(last), ..view(true, None) }));
-    let anew = cluster::store::Making { generation: 1, by: "a".to_owned(), upgraded: None };
+    let later = cluster::store::Making { generation: 1, by: "a".to_owned(), upgraded: None };
     assert!(
-        page < latest_tenure(&ClusterView { store: Some(Versioned { value: anew, revision: 3 }), ..led }),
-        "keys that were made anew are later"
+        page < latest_tenure(&ClusterView { store: Some(Versioned { value: later, revision: 3 }), ..led }),
+        "keys that were made again are later"
     );
 }
 

@@ -167,7 +167,7 @@ fn it_does_not_go_back_and_forth() {
     check("it tried and could not", |case| case.tried = Some(PAUSE - 1), "could not give way less than");
     check("that was long ago", |case| case.tried = Some(PAUSE), "gives way to n2");
 
-    // Two members whose disks are bad by turns, every second one look, for two hours: whoever leads judges.
+    // Two members whose disks are bad by turns, every second one look, for two hours: the leader judges.
     let mut moved = 0;
     let mut view = healthy();
     view.members.remove(&name("n3"));

@@ -7,7 +7,7 @@ use cluster::lsn::Lsn;
 use cluster::name::Timeline;
 use proptest::prelude::*;
 
-/// A server's past: timelines that rise, some skipped, each ending behind the one before.
+/// A server's past: timelines that rise, some skipped, each ending past the one before.
 fn past() -> impl Strategy<Value = (History, Timeline)> {
     (proptest::collection::vec((1u32..4, 1u64..1000), 0..6), 1u32..4).prop_map(|(steps, skip)| {
         let (mut timeline, mut end, mut lines) = (0, 0, Vec::new());

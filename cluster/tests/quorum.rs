@@ -73,7 +73,7 @@ struct World {
 }
 
 impl World {
-    /// Somebody leads since just now: he has everything, of his standbys nothing is known.
+    /// Somebody leads since just now: it has everything, of its standbys nothing is known.
     fn begun(standbys: usize, setting: &Setting) -> World {
         let missing = Missing::of([(1 << standbys) - 1]);
         let mut world = World {
@@ -123,7 +123,7 @@ impl World {
             SyncStep::Confirm if !self.in_force => {
                 (self.in_force, self.kept) = (true, Missing::under(&self.setting(), self.standbys));
             }
-            // Whoever is to be trusted catches up.
+            // A standby that is to be trusted catches up.
             SyncStep::Confirm => {
                 let named: Vec<usize> = (0..self.standbys).filter(|at| self.named & (1 << at) != 0).collect();
                 named.into_iter().for_each(|at| self.catch_up(at));
@@ -140,12 +140,12 @@ impl World {
         }
     }
 
-    /// The arbiter starts anew: it knows the setting, and nothing of who keeps it.
+    /// The arbiter starts again: it knows the setting, and nothing of who keeps it.
     fn restart(&mut self) {
         (self.in_force, self.caught_up) = (false, 0);
     }
 
-    /// Whoever takes over has heard `quorum` other voters: among them and itself every acknowledged commit is found.
+    /// The member that takes over has heard `quorum` other voters: among them and itself every acknowledged commit is found.
     fn loses_nothing(&self) -> bool {
         self.voters == 0 || self.missing.0.iter().all(|lack| (lack & self.voters).count_ones() as usize <= self.quorum)
     }

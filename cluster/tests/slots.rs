@@ -276,7 +276,7 @@ fn a_copy_is_made_moved_and_trusted_in_this_order() {
     let made = |rounds| Copied { made_at: Some(Lsn(100)), round: 4, rounds, trusted: None };
     let trusted = |timeline| Copied { trusted: Some(Timeline(timeline)), ..made(2) };
     for (why, said, copied, slot, expected) in [
-        ("the log is here", leader_says(300, 20, None), None, None, vec!["copy sub"]),
+        ("the WAL is here", leader_says(300, 20, None), None, None, vec!["copy sub"]),
         ("the log is not here yet", leader_says(501, 20, None), None, None, vec![]),
         ("a predecessor's words", SlotFacts { term: 6, ..leader_says(300, 20, None) }, None, None, vec![]),
         ("rows not kept", leader_says(300, 20, None), Some(made(2)), Some(temporary(150, 300, 20)), vec!["decode sub to 300"]),
@@ -427,7 +427,7 @@ fn a_slot_is_retained_for_its_time() {
     assert_eq!(retention.kept(members(&["n2", "n3"]), &[], ttl, at(0)), ["n2", "n3"]);
     assert_eq!(retention.kept(members(&["n2"]), &members(&["n2", "n3"]), ttl, at(59)), ["n2", "n3"]);
     assert_eq!(retention.kept(members(&["n2"]), &members(&["n2", "n3"]), ttl, at(60)), ["n2"]);
-    // A new leader takes its predecessor's word, and counts anew.
+    // A new leader takes its predecessor's word, and counts again.
     let mut successor = Retention::default();
     assert_eq!(successor.kept(members(&["n2"]), &members(&["n3"]), ttl, at(1000)), ["n2", "n3"]);
     assert_eq!(successor.kept(members(&["n2"]), &members(&["n3"]), ttl, at(1060)), ["n2"]);

@@ -230,13 +230,13 @@ enum Odd {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Asked {
+enum Requested {
     Nobody,
     Failover(&'static str),
     Switchover(&'static str),
 }
 
-fn check_odd(odd: [Odd; 3], asked: Asked, sync: bool, announced: u8) {
+fn check_odd(odd: [Odd; 3], asked: Requested, sync: bool, announced: u8) {
     let mut view = vacancy();
     view.status = status(LOW);
     let mut racers = Vec::new();
@@ -272,9 +272,9 @@ fn check_odd(odd: [Odd; 3], asked: Asked, sync: bool, announced: u8) {
         }
     }
     view.failover = match asked {
-        Asked::Nobody => None,
-        Asked::Failover(to) => request(None, Some(to)),
-        Asked::Switchover(to) => request(Some("n9"), Some(to)),
+        Requested::Nobody => None,
+        Requested::Failover(to) => request(None, Some(to)),
+        Requested::Switchover(to) => request(Some("n9"), Some(to)),
     };
     if sync {
         view.config = sync_mode();
@@ -287,7 +287,7 @@ fn check_odd(odd: [Odd; 3], asked: Asked, sync: bool, announced: u8) {
     let took = run(&mut world);
     assert!(took.is_some() || !free, "a request keeps everybody from standing");
     if let Some(took) = took {
-        let named = matches!(asked, Asked::Failover(to) if to == took.as_str());
+        let named = matches!(asked, Requested::Failover(to) if to == took.as_str());
         assert!(!sync || named || took.as_str() != "n3", "not in the sync key");
     }
 }
@@ -307,12 +307,12 @@ fn requests_servers_that_went_down_and_lost_keys_leave_no_vacancy_without_an_end
         Odd::Down(HIGH),
     ];
     let requests = [
-        Asked::Nobody,
-        Asked::Failover("n1"),
-        Asked::Failover("n3"),
-        Asked::Failover("n8"),
-        Asked::Switchover("n1"),
-        Asked::Switchover("n3"),
+        Requested::Nobody,
+        Requested::Failover("n1"),
+        Requested::Failover("n3"),
+        Requested::Failover("n8"),
+        Requested::Switchover("n1"),
+        Requested::Switchover("n3"),
     ];
     for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (*a, *b))) {
         for (c, asked) in all.iter().flat_map(|c| requests.map(|asked| (*c, asked))) {

@@ -1,4 +1,4 @@
-//! Tables of the store that forgot: what is believed, who may found again, what the keys are made anew to.
+//! Tables of the store that forgot: what is believed, who may found again, what the keys are made again to.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
@@ -72,8 +72,8 @@ fn a_view_that_can_not_follow_on_what_is_known_is_not_believed() {
             Some("lost"),
         ),
         ("founded by an empty node", |view| view.store = Some(Versioned { value: making(1, "n3"), revision: 900 }), Some("another node")),
-        ("made anew", |view| (view.revision, view.last_term, view.store) = (9, last(8), anew(2)), None),
-        ("keys from before they were made anew", |view| view.store = None, Some("of making number 0")),
+        ("made again", |view| (view.revision, view.last_term, view.store) = (9, last(8), made_again(2)), None),
+        ("keys from before they were made again", |view| view.store = None, Some("of making number 0")),
     ];
     for (what, spoil, doubted) in table {
         let mut view = healthy();
@@ -85,7 +85,7 @@ fn a_view_that_can_not_follow_on_what_is_known_is_not_believed() {
     }
     let mut foreign = healthy();
     foreign.initialize = versioned(Initialize::Done(SystemId("1".to_owned())));
-    foreign.store = anew(2);
+    foreign.store = made_again(2);
     assert!(matches!(store::judge(&memory(), &foreign), Err(Doubt::AnotherSystem { .. })));
 }
 
@@ -109,7 +109,7 @@ fn last(term: i64) -> Option<Versioned<LastTerm>> {
     Some(Versioned { value: LastTerm { holder: name("n1"), how: "taken".to_owned() }, revision: term })
 }
 
-fn anew(generation: u32) -> Option<Versioned<Making>> {
+fn made_again(generation: u32) -> Option<Versioned<Making>> {
     Some(Versioned { value: making(generation, "n2"), revision: 8 })
 }
 
@@ -132,9 +132,9 @@ fn a_spoiled_key_is_completed_and_weakens_nothing() {
     let mut whole = healthy();
     store::complete(&known, &mut whole);
     assert_eq!(whole, healthy());
-    // While keys are made anew the claim is no spoiled identity.
+    // While keys are made again the claim is no spoiled identity.
     let mut founding = healthy();
-    (founding.initialize, founding.store) = (versioned(Initialize::Running), anew(2));
+    (founding.initialize, founding.store) = (versioned(Initialize::Running), made_again(2));
     store::complete(&known, &mut founding);
     assert!(!founding.kept.initialize);
 }
@@ -151,7 +151,7 @@ fn what_is_remembered_only_goes_forward_until_the_keys_are_made_anew() {
     assert_eq!(known.revision, 200, "an answer that comes late takes nothing back");
     assert_eq!((known.term, known.holder.clone(), known.timeline), (Term(8), Some(name("n1")), Timeline(2)));
     let mut made = healthy();
-    (made.revision, made.last_term, made.store) = (9, last(8), anew(2));
+    (made.revision, made.last_term, made.store) = (9, last(8), made_again(2));
     assert!(store::learn(&mut known, &made));
     assert_eq!((known.revision, known.making.generation), (9, 2));
     assert!(!store::learn(&mut known, &healthy()), "asked for before that");
@@ -188,8 +188,8 @@ fn what_others_say_that_they_know_counts_as_seen_and_stays_known() {
     let table: [(&str, Spoil, bool); 6] = [
         ("it says less", |_, word| *word = Memory { term: Term(7), ..word.clone() }, false),
         ("of another cluster", |_, word| word.system_id = Some(SystemId("1".to_owned())), false),
-        ("the keys were made anew since", |view, _| view.store = anew(2), false),
-        ("it knows of keys that were made anew", |_, word| word.making = making(2, "n2"), true),
+        ("the keys were made again since", |view, _| view.store = made_again(2), false),
+        ("it knows of keys that were made again", |_, word| word.making = making(2, "n2"), true),
         (
             "the same term and a later sync key",
             |_, word| *word = Memory { term: Term(8), timeline: Timeline(2), revision: 150, ..word.clone() },
@@ -226,7 +226,7 @@ fn the_number_of_a_making_that_was_begun_is_not_used_again() {
     say(&mut view, "n1", MemberRole::Primary, begun.clone());
     assert_eq!(store::rebuild(&view, None).unwrap().generation, 3);
     let mut made = healthy();
-    (made.revision, made.last_term, made.store) = (9, last(8), anew(2));
+    (made.revision, made.last_term, made.store) = (9, last(8), made_again(2));
     assert!(store::learn(&mut begun, &made));
     assert_eq!(begun.next_generation(), 3);
     let text = serde_json::to_string(&memory()).unwrap();

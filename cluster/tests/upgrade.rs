@@ -1,4 +1,4 @@
-//! A major upgrade in the cluster's rules: who believes the write by which it is done, who is copied anew, and what a half-done one owes.
+//! A major upgrade in the cluster's rules: who believes the write by which it is done, who is copied again, and what a half-done one owes.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 

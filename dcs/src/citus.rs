@@ -66,7 +66,7 @@ impl Etcd {
         self.guarded("the coordinator's leader key", when, groups.iter().map(put).collect()).await
     }
 
-    /// Takes what [`Etcd::close_gates`] asked for back, as the coordinator's leader, whoever asked.
+    /// Takes what [`Etcd::close_gates`] asked for back, as the coordinator's leader, whichever worker asked.
     pub async fn open_gates(&self, groups: &[u32], coordinator: &Leader) -> Result<()> {
         let keys = |group: &u32| [self.keys().group(*group).gate(), self.keys().group(*group).gated()];
         for some in groups.chunks(GROUPS_AT_ONCE) {

@@ -60,7 +60,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// The next use connects and logs in anew.
+    /// The next use connects and logs in again.
     async fn forget(&self) {
         *self.client.lock().await = None;
     }
@@ -200,7 +200,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// Makes the cluster's keys anew, if nobody else did meanwhile: one write.
+    /// Makes the cluster's keys again, if nobody else did meanwhile: one write.
     pub async fn rebuild(&self, plan: &Rebuild, judged: &ClusterView) -> Result<Term> {
         let keys = &self.keys;
         let when = vec![
@@ -214,7 +214,7 @@ impl Etcd {
             TxnOp::put(keys.store(), to_bytes(&making), None),
             TxnOp::put(keys.initialize(), plan.system_id.0.as_str(), None),
             self.put_leader(&plan.leader, plan.entry.lease),
-            self.last_term(&plan.leader, "made anew"),
+            self.last_term(&plan.leader, "made again"),
             TxnOp::put(keys.sync(), to_bytes(&plan.sync), None),
             TxnOp::put(keys.claimed_timeline(), to_bytes(&plan.timeline), None),
             TxnOp::put(keys.failover(), "{}", None),
@@ -254,7 +254,7 @@ impl Etcd {
             TxnOp::put(keys.failover(), "{}", None),
         ];
         then.extend([keys.history(), keys.status(), keys.failsafe()].map(|key| TxnOp::delete(key, None)));
-        // Whoever had every acknowledged commit has none of the new system.
+        // A member that had every acknowledged commit has none of the new system.
         let alone = SyncState::of(&leader.name, &BTreeSet::new());
         let sync = judged.sync.as_ref().map(|sync| SyncState { other: sync.value.other.clone(), ..alone });
         then.extend(sync.map(|sync| TxnOp::put(keys.sync(), to_bytes(&sync), None)));
@@ -401,7 +401,7 @@ impl Etcd {
         }
     }
 
-    /// A watch at the endpoint of this number was refused: its login may be one of before. The next use logs in anew.
+    /// A watch at the endpoint of this number was refused: its login may be one of before. The next use logs in again.
     pub(crate) async fn log_in_anew(&self, number: usize) {
         let first = self.preferred.load(Ordering::Relaxed);
         if let Some(endpoint) = self.endpoints.get((first + number) % self.endpoints.len().max(1)).filter(|_| self.settings.user.is_some())

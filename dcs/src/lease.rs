@@ -159,12 +159,12 @@ mod tests {
     use super::*;
     use crate::Dcs;
     use crate::key::Keys;
-    use crate::memory::{Fate, Memory, at_once};
+    use crate::memory::{Fate, InMemory, at_once};
     use cluster::name::Scope;
     use std::sync::Arc;
 
-    fn memory() -> Memory {
-        Memory::new(Keys::new("service", &Scope::new("demo").unwrap()))
+    fn memory() -> InMemory {
+        InMemory::new(Keys::new("service", &Scope::new("demo").unwrap()))
     }
 
     fn mine() -> (MemberName, Member) {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     /// Keep-alives reach the leader of before, everything else the present one.
-    struct OneSide(Memory);
+    struct OneSide(InMemory);
 
     impl Leases for OneSide {
         async fn load_view(&self) -> Result<ClusterView> {

@@ -3,8 +3,8 @@
 //!
 //! Leases live by etcd's rules: whole seconds with a least TTL, renewed to their full TTL, expired only
 //! when a scan looks, extended in full when etcd changes its leader. Each write has the guards of `etcd.rs`. A leader of
-//! before can be asked, too: it answers keep-alives as etcd 3.4.23 does, without asking anybody ([`Memory::asked_of_deposed`]).
-//! [`Memory::next_fate`] loses requests and answers; a caller with a network of its own delays them.
+//! before can be asked, too: it answers keep-alives as etcd 3.4.23 does, without asking anybody ([`InMemory::asked_of_deposed`]).
+//! [`InMemory::next_fate`] loses requests and answers; a caller with a network of its own delays them.
 
 mod verbs;
 
@@ -101,16 +101,16 @@ enum Write {
 
 /// etcd in memory, seen as one cluster's keys.
 #[derive(Debug)]
-pub struct Memory {
+pub struct InMemory {
     keys: Keys,
     state: Mutex<State>,
     /// By what answers are judged, where one node alone asks.
     remembered: Option<Arc<Remembered>>,
 }
 
-impl Memory {
+impl InMemory {
     /// Empty, at revision 1 and time 0.
-    pub fn new(keys: Keys) -> Memory {
+    pub fn new(keys: Keys) -> InMemory {
         let state = State {
             now: Duration::ZERO,
             scanned: Duration::ZERO,
@@ -124,12 +124,12 @@ impl Memory {
             deposed: None,
             asks_deposed: false,
         };
-        Memory { keys, state: Mutex::new(state), remembered: None }
+        InMemory { keys, state: Mutex::new(state), remembered: None }
     }
 
     /// As `Etcd::remembering`, for a test of one node.
-    pub fn remembering(self, remembered: Arc<Remembered>) -> Memory {
-        Memory { remembered: Some(remembered), ..self }
+    pub fn remembering(self, remembered: Arc<Remembered>) -> InMemory {
+        InMemory { remembered: Some(remembered), ..self }
     }
 
     fn asked(&self) -> cluster::store::Memory {
@@ -168,7 +168,7 @@ impl Memory {
         (state.revision, state.keys, state.leases) = (1, BTreeMap::new(), BTreeMap::new());
     }
 
-    /// As `Etcd::rebuild`: an operator makes the cluster's keys anew.
+    /// As `Etcd::rebuild`: an operator makes the cluster's keys again.
     pub fn rebuild(&self, plan: &Rebuild, judged: &ClusterView) -> Result<Term> {
         let keys = &self.keys;
         let modified = |key: String, revision: i64| if revision == 0 { Guard::Absent(key) } else { Guard::Modified(key, revision) };
@@ -184,7 +184,7 @@ impl Memory {
                 put(keys.store(), to_bytes(&making)),
                 put(keys.initialize(), plan.system_id.0.as_str().into()),
                 self.put_leader(&plan.leader, plan.entry.lease),
-                self.last_term(&plan.leader, "made anew"),
+                self.last_term(&plan.leader, "made again"),
                 put(keys.sync(), to_bytes(&plan.sync)),
                 put(keys.claimed_timeline(), to_bytes(&plan.timeline)),
                 put(keys.failover(), b"{}".to_vec()),
@@ -280,7 +280,7 @@ impl Memory {
 
     /// The same call, where it reaches the leader of before: keep-alives are answered by what that one knows, under its
     /// raft term, and change nothing; everything else needs a majority, which it does not have.
-    pub fn asked_of_deposed<T>(&self, ask: impl FnOnce(&Memory) -> Result<T>) -> Result<T> {
+    pub fn asked_of_deposed<T>(&self, ask: impl FnOnce(&InMemory) -> Result<T>) -> Result<T> {
         self.state().asks_deposed = true;
         let answer = ask(self);
         self.state().asks_deposed = false;
@@ -390,7 +390,7 @@ impl State {
     }
 }
 
-/// The result of a future that never waits, as those of [`Memory`] are; None for one that does.
+/// The result of a future that never waits, as those of [`InMemory`] are; None for one that does.
 pub fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),

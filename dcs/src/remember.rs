@@ -81,7 +81,7 @@ impl Remembered {
         Ok(())
     }
 
-    /// This node is about to make the keys anew: whatever comes of that, the number of this making is used up.
+    /// This node is about to make the keys again: whatever comes of that, the number of this making is used up.
     pub fn attempt(&self, generation: u32) {
         let mut state = self.state();
         state.memory.attempted = state.memory.attempted.max(generation);

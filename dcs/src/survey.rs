@@ -126,7 +126,7 @@ fn prefix(namespace: &str) -> String {
     }
 }
 
-/// The first key behind everything that begins so. A prefix ends in a slash, which has a next byte.
+/// The first key after everything that begins so. A prefix ends in a slash, which has a next byte.
 fn end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {

@@ -1,7 +1,7 @@
 //! A leader that is lost: listened to, deposed by a word that binds this server first, or called off. The rule is `cluster::deposition`.
 
 use crate::race::{AGAIN, Applied};
-use crate::{Host, Server, Worker, first_of};
+use crate::{Host, OwnServer, Worker, first_of};
 use cluster::config::DynamicConfig;
 use cluster::deposition::{self, Bond, Ears, Guarded, Knowledge};
 use cluster::leader::Term;
@@ -76,7 +76,7 @@ where
     }
 
     /// Ends a bond that binds no more.
-    pub(crate) async fn settle_bond(&self, view: &ClusterView, server: Server) {
+    pub(crate) async fn settle_bond(&self, view: &ClusterView, server: OwnServer) {
         let over = self.bond.borrow().as_ref().is_some_and(|bond| !deposition::binds(bond, view, server.timeline()));
         if over {
             self.unbind("the deposed term is over").await;

@@ -1,6 +1,6 @@
 //! What the loops need of the process that they run in.
 
-use crate::server::Server;
+use crate::server::OwnServer;
 use crate::tenure::Tenure;
 use cluster::deposition::{Answer, Bond};
 use cluster::member::Member;
@@ -39,7 +39,7 @@ pub trait Host {
     // ---- The own server ----
 
     /// Where it is.
-    fn server(&self) -> Server;
+    fn server(&self) -> OwnServer;
     /// Whose data it has.
     fn system_id(&self) -> SystemId;
     /// The timeline in `pg_control`; older than the server's own until the first checkpoint after a promotion.
@@ -50,7 +50,7 @@ pub trait Host {
     fn stop_receiver(&self);
 
     /// What [`Host::keep_bond`] kept last is kept so that neither this process' end nor the server's nor the host's undoes it. None ends it.
-    /// From the moment it is kept no receiver that begins may receive from whom it forbids ([`cluster::deposition::may_receive`]).
+    /// From the moment it is kept no receiver that begins may receive from a server that it forbids ([`cluster::deposition::may_receive`]).
     /// A host that can't keep one deposes nobody.
     fn keep_bond(&self, _bond: Option<&Bond>) -> impl Future<Output = Result<(), String>> {
         std::future::ready(Err("this server has nothing yet that keeps its WAL receiver to it".to_owned()))
@@ -96,7 +96,7 @@ pub trait Host {
     fn remembered(&self) -> Option<&Remembered>;
     /// A change worth telling: for the log, and among the events. `line` is all of it in one line.
     fn record(&self, kind: &str, text: &str, cause: &str, line: &str);
-    /// Why this server does not lead, or is about to lead no more, in a clause for who is refused; empty where there is nothing to say.
+    /// Why this server does not lead, or is about to lead no more, in a clause for a client that is refused; empty where there is nothing to say.
     fn note(&self, why: &str);
     /// A turn begins.
     fn turn_begins(&self);

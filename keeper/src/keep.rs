@@ -82,7 +82,7 @@ where
     /// The lease lives on; the page only where the leader key hung on it still after the renewal, in the page's own
     /// term, and no write is under way that would put the key elsewhere.
     ///
-    /// A page whose time is over is opened again by a view only, never by a renewal. Until that moment nobody else can have led; after it somebody may have,
+    /// A page whose time is over is opened again by a view only, never by a renewal. Until that moment no other node can have led; after it one may have,
     /// and an etcd that was restored to before that shows the old key on the old lease, in the old term. A view is judged by what the members
     /// say in it that they know; the leader key alone says nothing of them.
     fn renew_page(&self, leader: Option<&Leader>, lease: LeaseId, deadline: Moment) {

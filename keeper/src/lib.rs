@@ -18,7 +18,7 @@ mod tenure;
 mod turns;
 
 pub use host::Host;
-pub use server::Server;
+pub use server::OwnServer;
 pub use tenure::{Look, Tenure, renewal_was_sent_at};
 
 use cluster::deposition::{Bond, Hearing};

@@ -1,6 +1,6 @@
 //! What the worker says of its node in etcd: the member key and `status`.
 
-use crate::{Host, Server, Worker};
+use crate::{Host, OwnServer, Worker};
 use cluster::config::DynamicConfig;
 use cluster::leader::LeaseId;
 use cluster::member::{Member, MemberRole, MemberState, TenureFacts};
@@ -34,18 +34,18 @@ where
     }
 
     /// The whole member key as of now.
-    pub(crate) fn compose(&self, server: Server) -> Member {
+    pub(crate) fn compose(&self, server: OwnServer) -> Member {
         let mut member = self.configured();
         member.state = MemberState::Running;
         member.timeline = Some(server.timeline());
         member.xlog_location = Some(server.position());
         match server {
-            Server::Primary { timeline, .. } => {
+            OwnServer::Primary { timeline, .. } => {
                 member.role = MemberRole::Primary;
                 let pending = timeline.0 > 1 && self.host.checkpointed_timeline().is_some_and(|done| done < timeline);
                 member.checkpoint_after_promote = pending.then_some(false);
             }
-            Server::Standby { received, replayed, streaming, .. } => {
+            OwnServer::Standby { received, replayed, streaming, .. } => {
                 member.role = if self.leads_standby_cluster() { MemberRole::StandbyLeader } else { MemberRole::Replica };
                 member.receive_lsn = received.is_valid().then_some(received);
                 member.replay_lsn = Some(replayed);
@@ -81,7 +81,7 @@ where
     }
 
     /// Writes the member key: at once when it says something new, positions at most once per loop_wait.
-    pub(crate) async fn publish_member(&self, view: &ClusterView, server: Server, now: Moment) {
+    pub(crate) async fn publish_member(&self, view: &ClusterView, server: OwnServer, now: Moment) {
         let Some(held) = self.held.get() else { return };
         let member = self.compose(server);
         let entry = view.members.get(&self.name);
@@ -106,11 +106,11 @@ where
 
     /// The leader says how far it is (what `maximum_lag_on_failover` is measured against), and its slots: their positions as the
     /// arbiter has handed them over, and those that are kept for members which are away.
-    pub(crate) async fn publish_status(&self, view: &ClusterView, server: Server, now: Moment) {
+    pub(crate) async fn publish_status(&self, view: &ClusterView, server: OwnServer, now: Moment) {
         let (flushed, confirmed) = match server {
-            Server::Primary { flushed, confirmed, .. } => (flushed, confirmed),
-            Server::Standby { .. } if view.is_standby_cluster() => (server.position(), None),
-            Server::Standby { .. } => return,
+            OwnServer::Primary { flushed, confirmed, .. } => (flushed, confirmed),
+            OwnServer::Standby { .. } if view.is_standby_cluster() => (server.position(), None),
+            OwnServer::Standby { .. } => return,
         };
         let Some(leader) = view.leader_if(&self.name) else { return };
         let before = view.status.as_ref().map(|status| status.value.clone()).unwrap_or_default();

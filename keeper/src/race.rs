@@ -1,6 +1,6 @@
 //! The race: who this node is in it, and `RaceStep` -> etcd and page.
 
-use crate::{Host, Server, Worker, first_of};
+use crate::{Host, OwnServer, Worker, first_of};
 use cluster::race::{self, Candidate, Judged, RaceStep};
 use cluster::reason::Decision;
 use cluster::time::Moment;
@@ -75,7 +75,7 @@ where
     H: Host,
 {
     /// Races where there is a vacancy. Gives the time until the next look.
-    pub(crate) async fn race(&self, view: &ClusterView, server: Server, now: Moment) -> Duration {
+    pub(crate) async fn race(&self, view: &ClusterView, server: OwnServer, now: Moment) -> Duration {
         if view.leader.is_some() {
             self.vacancy.set(None);
         }

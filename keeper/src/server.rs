@@ -5,7 +5,7 @@ use cluster::name::Timeline;
 
 /// Where this server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Server {
+pub enum OwnServer {
     /// Out of recovery.
     Primary {
         /// Its timeline.
@@ -30,34 +30,34 @@ pub enum Server {
     },
 }
 
-impl Server {
+impl OwnServer {
     /// Out of recovery.
     pub fn is_primary(self) -> bool {
-        matches!(self, Server::Primary { .. })
+        matches!(self, OwnServer::Primary { .. })
     }
 
     /// The newest timeline here.
     pub fn timeline(self) -> Timeline {
         match self {
-            Server::Primary { timeline, .. } | Server::Standby { timeline, .. } => timeline,
+            OwnServer::Primary { timeline, .. } | OwnServer::Standby { timeline, .. } => timeline,
         }
     }
 
     /// The end of the WAL here is known. Before that [`Server::position`] is only what was replayed so far.
     pub fn end_known(self) -> bool {
-        matches!(self, Server::Primary { .. } | Server::Standby { end_known: true, .. })
+        matches!(self, OwnServer::Primary { .. } | OwnServer::Standby { end_known: true, .. })
     }
 
     /// The furthest position here.
     pub fn position(self) -> Lsn {
         match self {
-            Server::Primary { flushed, .. } => flushed,
-            Server::Standby { received, replayed, .. } => received.max(replayed),
+            OwnServer::Primary { flushed, .. } => flushed,
+            OwnServer::Standby { received, replayed, .. } => received.max(replayed),
         }
     }
 
     /// The WAL receiver is connected and streams.
     pub fn streaming(self) -> bool {
-        matches!(self, Server::Standby { streaming: true, .. })
+        matches!(self, OwnServer::Standby { streaming: true, .. })
     }
 }

@@ -115,7 +115,7 @@ impl Tenure {
 
     /// The mode alone.
     ///
-    /// The seal is read after the word: who sees a word that was written after the seal (a drain that ended with its session, a worker that
+    /// The seal is read after the word: a process that sees a word that was written after the seal (a drain that ended with its session, a worker that
     /// opens) sees the seal too.
     pub fn mode(&self) -> Mode {
         match Mode::from_number(self.mode.load(SeqCst)) {
@@ -126,10 +126,10 @@ impl Tenure {
     }
 
     /// Worker: this node leads with `term` on `lease` until `deadline`. Saying so again in the same term of the same keys only
-    /// renews, so a drain that began meanwhile (or before the worker was restarted) goes on. Keys that were made anew may begin with the very
+    /// renews, so a drain that began meanwhile (or before the worker was restarted) goes on. Keys that were made again may begin with the very
     /// number of the term before: that is another tenure.
     pub fn open(&self, term: i64, lease: i64, deadline: Moment) {
-        // One word: who read a new generation beside an old term would speak for a tenure that never was.
+        // One word: a process that read a new generation beside an old term would speak for a tenure that never was.
         let token = citus::order(self.generation.load(SeqCst), term);
         match self.mode() {
             Mode::Unmanaged => return,
@@ -180,7 +180,7 @@ impl Tenure {
 
     /// Worker: this node leads a standby cluster until `deadline`. The fence stays closed: no commit is to be
     /// acknowledged here, also not if somebody promotes the server by hand.
-    pub fn hold(&self, deadline: Moment) {
+    pub fn stay_closed_until(&self, deadline: Moment) {
         if self.mode() != Mode::Closed {
             self.close();
         }
@@ -228,7 +228,7 @@ impl Tenure {
     }
 
     /// The server is about to be stopped, and another database system is to go on from its last commit: this one lets nobody commit any more
-    /// until it is started anew, whoever ends, opens or renews what. True where a drain has held new transactions until now without a gap.
+    /// until it is started again, whatever else is ended, opened or renewed. True where a drain has held new transactions until now without a gap.
     pub fn seal(&self, now: impl FnOnce() -> Moment) -> bool {
         self.sealed.store(1, SeqCst);
         // Looked at after the seal: a drain that is still in force now was so at the moment of the seal.
@@ -270,7 +270,7 @@ impl Tenure {
         true
     }
 
-    /// Writes a promise; gives what stood there before, and what stands there now: a value that nobody wrote before, so that who takes it back
+    /// Writes a promise; gives what stood there before, and what stands there now: a value that nobody wrote before, so that a session that takes it back
     /// takes back no other promise. Several sessions may promise at once, one of them a backend that was frozen since before the others began.
     fn say_promise(&self, until: Moment) -> (u64, u64) {
         let longer = |before: u64| if before < until.as_nanos() { until.as_nanos() } else { before.saturating_add(1) };
@@ -280,7 +280,7 @@ impl Tenure {
         (before, longer(before))
     }
 
-    /// Only where nobody has promised since: who did counts on what stands there.
+    /// Only where nobody has promised since: a session that did counts on what stands there.
     fn take_promise_back(&self, (before, said): (u64, u64)) {
         let _ = self.promised_until_ns.compare_exchange(said, before, SeqCst, SeqCst);
     }
@@ -343,7 +343,7 @@ impl Tenure {
         self.term.load(SeqCst)
     }
 
-    /// The same, ordered also where the cluster's keys were made anew and revisions began again; 0 before the first.
+    /// The same, ordered also where the cluster's keys were made again and revisions began again; 0 before the first.
     pub fn token(&self) -> i64 {
         self.token.load(SeqCst)
     }
@@ -430,7 +430,7 @@ mod tests {
         let page = Tenure::default();
         page.begin(Mode::Closed);
         assert!(page.begin_taking(at(1)));
-        assert!(!page.promise(at(20), at(1)) && !page.is_promised(at(2)), "alone, it leaves nothing behind");
+        assert!(!page.promise(at(20), at(1)) && !page.is_promised(at(2)), "alone, it leaves nothing");
         page.end_taking();
         page.begin_opening();
         assert!(!page.promise(at(20), at(1)), "and none is given while the page may be about to open");

@@ -1,7 +1,7 @@
 //! The turns: look at the cluster, settle the page, publish, race.
 
 use crate::race::Taking;
-use crate::{Host, RETRY, STAND_DOWN, Server, Worker, first_of};
+use crate::{Host, OwnServer, RETRY, STAND_DOWN, Worker, first_of};
 use cluster::closed;
 use cluster::instance::{self, InUse};
 use cluster::leader::Term;
@@ -31,7 +31,7 @@ where
     }
 
     async fn turn(&self) -> Duration {
-        // As it was before the view is read: who leads on this lease then leads until this deadline, unless we give the key away.
+        // As it was before the view is read: a node that leads on this lease then leads until this deadline, unless we give the key away.
         let held = self.held.get();
         let view = match self.store.load_view().await {
             Ok(view) => view,
@@ -75,7 +75,7 @@ where
         // The keeper wakes the turns when it has got another lease.
         let Some(held) = held.filter(|held| self.held.get().is_some_and(|now| now.grant.lease == held.grant.lease)) else { return RETRY };
         if self.change_ttl(&view, held).await {
-            // The view is of before: who leads on which lease is read again.
+            // The view is of before: the leader and its lease are read again.
             return RETRY;
         }
         self.host.note(&closed::note(&view, &self.name, held.grant.lease));
@@ -108,7 +108,7 @@ where
     }
 
     /// Opens the page where the view says that this node leads on the lease it holds; closes it where not.
-    async fn settle_page(&self, view: &ClusterView, held: Held, server: Server, now: Moment) {
+    async fn settle_page(&self, view: &ClusterView, held: Held, server: OwnServer, now: Moment) {
         let page = self.host.page();
         let Some(leader) = view.leader_if(&self.name).filter(|leader| leader.lease == held.grant.lease) else {
             if page.term() != 0 || page.held_until().is_some() {
@@ -157,10 +157,10 @@ where
     /// This node promised not to take the key that is in its name (`failsafe_mode`), or may have: a server that was started again knows of no
     /// promise until its arbiter, which remembers, has attached. A standby is promoted by nobody else; a primary waits for no longer than a
     /// promise binds.
-    pub(crate) fn promise_keeps_closed(&self, view: &ClusterView, server: Server, leads_in: Term, now: Moment) -> bool {
+    pub(crate) fn promise_keeps_closed(&self, view: &ClusterView, server: OwnServer, leads_in: Term, now: Moment) -> bool {
         let page = self.host.page();
         let config = view.config();
-        // While a cluster is founded nobody attaches, and nobody has promised anything: who led last does not (`cluster::failsafe`).
+        // While a cluster is founded nobody attaches, and nobody has promised anything: the last leader does not (`cluster::failsafe`).
         let unknown = config.failsafe_mode()
             && view.system_id().is_some()
             && page.term() == 0
@@ -195,10 +195,10 @@ where
 
     /// The key is kept without a promotion, and with a closed fence. A server that is primary still is to be
     /// stopped by its arbiter: nothing that begins from now on is acknowledged, also if there is no arbiter.
-    fn lead_standby_cluster(&self, server: Server, deadline: Moment, now: Moment) {
+    fn lead_standby_cluster(&self, server: OwnServer, deadline: Moment, now: Moment) {
         self.unpromoted_since.set(None);
         if !server.is_primary() {
-            self.host.change(|page| page.hold(deadline));
+            self.host.change(|page| page.stay_closed_until(deadline));
         } else if self.host.change(|page| page.drain_for_demotion(now)) {
             self.tell("leader", "standby_cluster is set: new transactions wait at their commit until this server is a standby");
         }

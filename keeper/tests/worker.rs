@@ -13,9 +13,9 @@ use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use dcs::key::Keys;
-use dcs::memory::{Memory, at_once};
+use dcs::memory::{InMemory, at_once};
 use dcs::remember::Remembered;
-use keeper::{Host, Server, Tenure, Worker};
+use keeper::{Host, OwnServer, Tenure, Worker};
 use std::cell::Cell;
 use std::future::pending;
 use std::rc::Rc;
@@ -54,8 +54,8 @@ impl Host for &Process {
         pending().await
     }
     fn wake_arbiter(&self) {}
-    fn server(&self) -> Server {
-        Server::Primary { timeline: Timeline(1), flushed: Lsn(100), confirmed: None }
+    fn server(&self) -> OwnServer {
+        OwnServer::Primary { timeline: Timeline(1), flushed: Lsn(100), confirmed: None }
     }
     fn system_id(&self) -> SystemId {
         SystemId("7".to_owned())
@@ -113,9 +113,9 @@ impl Host for &Process {
 }
 
 /// The etcd of a cluster that is there, and the process of n1.
-fn begun() -> (Rc<Memory>, Process) {
+fn begun() -> (Rc<InMemory>, Process) {
     let remembered = Arc::new(Remembered::default());
-    let etcd = Memory::new(Keys::new("service", &Scope::new("demo").unwrap())).remembering(remembered.clone());
+    let etcd = InMemory::new(Keys::new("service", &Scope::new("demo").unwrap())).remembering(remembered.clone());
     etcd.put_by_hand(etcd.keys().initialize(), b"7");
     let process = Process {
         clock: Cell::new(Moment(Duration::from_secs(100))),
@@ -130,7 +130,7 @@ fn begun() -> (Rc<Memory>, Process) {
 }
 
 /// The worker with a lease; the leader key is in its name, as after a take whose answer was lost.
-fn with_the_key<'a>(etcd: &Rc<Memory>, process: &'a Process) -> Worker<Rc<Memory>, &'a Process> {
+fn with_the_key<'a>(etcd: &Rc<InMemory>, process: &'a Process) -> Worker<Rc<InMemory>, &'a Process> {
     let name = MemberName::new("n1").unwrap();
     let worker = Worker::new(etcd.clone(), process, name.clone(), None);
     renews(&worker);
@@ -151,12 +151,12 @@ fn with_the_key<'a>(etcd: &Rc<Memory>, process: &'a Process) -> Worker<Rc<Memory
 }
 
 /// One turn.
-fn looks(worker: &Worker<Rc<Memory>, &Process>) {
+fn looks(worker: &Worker<Rc<InMemory>, &Process>) {
     assert!(at_once(worker.turns()).is_none());
 }
 
 /// One round of the keeper.
-fn renews(worker: &Worker<Rc<Memory>, &Process>) {
+fn renews(worker: &Worker<Rc<InMemory>, &Process>) {
     assert!(at_once(worker.keep_lease()).is_none());
 }
 

@@ -24,7 +24,7 @@ use cluster::store::Doubt;
 use cluster::time::Moment;
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
-use dcs::memory::Memory;
+use dcs::memory::InMemory;
 use dcs::remember::Remembered;
 use dcs::{Error, LocalDcs};
 use process::Process;
@@ -96,7 +96,7 @@ pub(crate) fn spawn(world: &Rc<World>, at: usize) {
 }
 
 impl Arbiter {
-    async fn ask<T: 'static>(&self, ask: impl Fn(&Memory) -> dcs::Result<T> + Clone + 'static) -> dcs::Result<T> {
+    async fn ask<T: 'static>(&self, ask: impl Fn(&InMemory) -> dcs::Result<T> + Clone + 'static) -> dcs::Result<T> {
         self.world.ask((self.at, Part::Arbiter), ask).await
     }
 
@@ -301,7 +301,7 @@ impl Arbiter {
                 let (timeline, checkpoint, ended) = match &postgres {
                     Postgres::Primary { timeline, flushed } => (*timeline, *flushed, Ended::CrashedPrimary),
                     Postgres::Standby { timeline, position, .. } => (*timeline, *position, Ended::Standby),
-                    // pg_control: for a standby the minimum recovery point, which is at or behind what was replayed.
+                    // pg_control: for a standby the minimum recovery point, which is at or before what was replayed.
                     _ if disk.ended == Ended::Standby => (Timeline(disk.wal.timeline), Lsn(disk.wal.end()), disk.ended),
                     _ => (Timeline(disk.checkpoint.1), Lsn(disk.checkpoint.0), disk.ended),
                 };
@@ -339,7 +339,7 @@ impl Arbiter {
             restore: None,
             upgrade: None,
             fence_open: self.fence_is_open(),
-            log_until: None,
+            wal_until: None,
             remote: Remote::default(),
         };
         (local, seen)
@@ -429,7 +429,7 @@ impl Arbiter {
         self.world.stop_server(self.at, false).await;
         self.take_word_back().await?;
         self.world.before_deletion(self.at, "clone");
-        // Marked, then emptied: whoever is killed from here on leaves a mark.
+        // Marked, then emptied: an arbiter that is killed from here on leaves a mark.
         *self.world.nodes[self.at].data.borrow_mut() = Data::Incomplete(format!("clone from {from}"));
         let copied = self.copy(from).await;
         let cleared = self.world.random.mostly(5 * MS, 50 * MS);

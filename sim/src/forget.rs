@@ -13,7 +13,7 @@ use std::time::Duration;
 const BACKUPS: usize = 3;
 /// An operator looks this often.
 const LOOKS: Duration = Duration::from_secs(7);
-/// Whoever led last and is silent for so long after everything healed is taken for gone.
+/// A member that led last and is silent for so long after everything healed is taken for gone.
 const GONE: Duration = Duration::from_secs(60);
 
 impl World {
@@ -76,7 +76,7 @@ impl World {
                 Ok(plan) => plan,
                 Err(NoRebuild::NobodyDoubts) => continue,
                 Err(why) => {
-                    self.tell("operator", &format!("the keys are not made anew: {why}"));
+                    self.tell("operator", &format!("the keys are not made again: {why}"));
                     continue;
                 }
             };
@@ -85,7 +85,7 @@ impl World {
             }
             if plan.unheard.is_empty() && (plan.risk.is_none() || gone && !self.setting.sync) && !self.etcd_down.get() {
                 let done = self.etcd.rebuild(&plan, &view);
-                self.tell("operator", &format!("the keys are made anew, {} leads: {done:?}", plan.leader));
+                self.tell("operator", &format!("the keys are made again, {} leads: {done:?}", plan.leader));
                 self.etcd_changed();
             }
         }

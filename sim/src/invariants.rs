@@ -71,7 +71,7 @@ impl Judge {
 impl World {
     /// **one_acknowledger_at_a_time**: who acknowledges holds the newest term that was opened anywhere.
     /// **no_ack_after_own_deadline**: and its own deadline is ahead.
-    /// **sync_key_never_trusts_more_than_setting**: whoever the sync key lets lead has the commit already.
+    /// **sync_key_never_trusts_more_than_setting**: a member that the sync key lets lead has the commit already.
     pub fn acknowledged(&self, server: &Server, commit: u64, end: u64) {
         let at = server.at;
         let page = server.page.look();
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// **bound_servers_confirm_nothing**: whoever has said its word by a bond confirms nothing to a server of a timeline that the deposed one may be on.
+    /// **bound_servers_confirm_nothing**: a server that has said its word by a bond confirms nothing to a server of a timeline that the deposed one may be on.
     ///
     /// The bond alone forbids only that a receiver begins. One that runs when it is written may confirm once more, above all one that is frozen and goes on: the
     /// word is said after it has ended, and with the position of then, so what it confirmed is in the word.
@@ -154,7 +154,7 @@ impl World {
         self.judge.borrow().acknowledged.iter().filter(|commit| !commits.contains(commit)).min().copied()
     }
 
-    /// **no_acknowledged_commit_lost_in_sync_mode**: every acknowledged commit is in the log of whoever becomes primary.
+    /// **no_acknowledged_commit_lost_in_sync_mode**: every acknowledged commit is in the WAL of each server that becomes primary.
     pub fn primary_is_sound(&self, at: usize, how: &str) {
         if self.setting.sync
             && let Some(commit) = self.lacks(at)
@@ -273,7 +273,7 @@ impl World {
             self.violated("terms_grow", format!("keys can't be read: {:?}", view.unreadable));
         }
         // An etcd that went back is judged by what its keys do to the members, which do not believe it. One that went back by nothing that decisions
-        // rest on is believed by whoever has begun since: the revision alone is not written down.
+        // rest on is believed by a node that has begun since: the revision alone is not written down.
         let known = self.judge.borrow().memory_of_decisions();
         let went_back = store::judge(&known, &view).is_err();
         self.judge.borrow_mut().went_back = went_back;
@@ -365,7 +365,7 @@ impl World {
         self.judge.borrow_mut().sync.clone_from(&key);
         let key = key.unwrap_or_default();
         // One that is being copied has no data to lead with; what it gets is the leader's.
-        // Whoever has less than its name had is refused, whatever the key says of the name.
+        // A server that has less than its name had is refused, whatever the key says of the name.
         let is_told = |node: &Node| {
             let end = node.data.borrow().disk().map(|disk| End { timeline: Timeline(disk.wal.timeline), lsn: Lsn(disk.wal.end()) });
             self.setting.copies && end.is_some_and(|end| reached::lacked_by(view, &node.name, end).is_some())

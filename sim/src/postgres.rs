@@ -310,7 +310,7 @@ impl World {
                 server.flushed.set(end);
             }
             server.wal.tell(&self.time);
-            // Walsenders wait for whoever streams to have everything.
+            // Walsenders wait until all that stream have everything.
             let caught_up = server.confirmations.wait(&self.time, || {
                 let confirmed = server.confirmed.borrow();
                 let all = server.senders.borrow().iter().all(|to| confirmed.get(to).is_some_and(|lsn| *lsn >= server.flushed.get()));
@@ -386,7 +386,7 @@ impl World {
         done.get()
     }
 
-    /// The checkpointer's work, whoever asked for it.
+    /// The checkpointer's work, whichever process asked for it.
     fn checkpoint_within(self: &Rc<Self>, server: &Rc<Server>, takes: Duration) -> Rc<Cell<bool>> {
         let done = Rc::new(Cell::new(false));
         let (world, server, is_done) = (self.clone(), server.clone(), done.clone());

@@ -15,7 +15,7 @@ use cluster::race::Judged;
 use cluster::store::Making;
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Status};
-use dcs::memory::Memory;
+use dcs::memory::InMemory;
 use dcs::remember::Remembered;
 use dcs::{Dcs, FirstKeys, Grant, HandOver, KeepAlive, LeaderLook, LocalDcs, Result};
 use std::rc::Rc;
@@ -40,7 +40,7 @@ impl Store {
 macro_rules! travel {
     ($store:ident.$verb:ident($($given:ident),*; $($expression:expr),*)) => {{
         $(let $given = $given.clone();)*
-        $store.world.ask($store.process, move |etcd: &Memory| now(Dcs::$verb(etcd, $($expression),*))).await
+        $store.world.ask($store.process, move |etcd: &InMemory| now(Dcs::$verb(etcd, $($expression),*))).await
     }};
 }
 

@@ -63,7 +63,7 @@ impl Time {
         self.sequence.get()
     }
 
-    /// Does something at a moment, whoever lives by then: a message that is under way.
+    /// Does something at a moment, whichever processes live by then: a message that is under way.
     pub fn at(&self, moment: Duration, act: impl FnOnce() + 'static) {
         let key = (moment.max(self.now()), self.next());
         self.queue.borrow_mut().insert(key, Due::Act(Box::new(act)));

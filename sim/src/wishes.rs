@@ -18,7 +18,7 @@ pub(crate) struct Wished {
     pub tags: RefCell<Tags>,
     /// Its arbiter is to stop the server and end.
     pub stop: Cell<bool>,
-    /// Its data is to be made anew.
+    /// Its data is to be made again.
     pub reinit: Cell<bool>,
 }
 
@@ -54,7 +54,7 @@ impl World {
                 });
             }
             _ => {
-                self.plan(&format!("the data of {name} is to be made anew"));
+                self.plan(&format!("the data of {name} is to be made again"));
                 self.nodes[at].wished.reinit.set(true);
                 self.nodes[at].wake_arbiter.notify(&self.time);
             }

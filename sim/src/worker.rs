@@ -119,12 +119,12 @@ impl Host for Process {
         self.world.nodes[self.at].wake_arbiter.notify(&self.world.time);
     }
 
-    fn server(&self) -> keeper::Server {
+    fn server(&self) -> keeper::OwnServer {
         let (timeline, position) = self.server.position(&self.world);
         if !self.server.in_recovery.get() {
-            return keeper::Server::Primary { timeline, flushed: position, confirmed: self.world.confirmed(&self.server) };
+            return keeper::OwnServer::Primary { timeline, flushed: position, confirmed: self.world.confirmed(&self.server) };
         }
-        keeper::Server::Standby {
+        keeper::OwnServer::Standby {
             timeline,
             received: Lsn(self.server.received.get().unwrap_or(0)),
             replayed: Lsn(self.server.replayed(&self.world)),

@@ -11,7 +11,7 @@ use cluster::name::{MemberName, Scope, SystemId};
 use cluster::time::Moment;
 use dcs::Error;
 use dcs::key::Keys;
-use dcs::memory::{Memory, Saved};
+use dcs::memory::{InMemory, Saved};
 use dcs::remember::Remembered;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -214,7 +214,7 @@ pub(crate) struct World {
     pub time: Rc<Time>,
     pub random: Random,
     pub setting: Setting,
-    pub etcd: Memory,
+    pub etcd: InMemory,
     pub etcd_rate_ppm: i64,
     pub etcd_down: Cell<bool>,
     /// Nodes that reach a leader of etcd of before, which does not know yet: no other member, or that one every other time.
@@ -303,7 +303,7 @@ impl World {
         let etcd_rate_ppm = if setting.sharp { 500 } else { i64::try_from(random.below(1001)).unwrap_or(0) - 500 };
         let world = World {
             time: Rc::default(),
-            etcd: Memory::new(Keys::new("service", &scope)),
+            etcd: InMemory::new(Keys::new("service", &scope)),
             etcd_rate_ppm,
             etcd_down: Cell::new(false),
             with_deposed: RefCell::default(),
@@ -468,7 +468,7 @@ impl World {
     pub async fn ask<T: 'static>(
         self: &Rc<Self>,
         process: Process,
-        ask: impl Fn(&Memory) -> dcs::Result<T> + Clone + 'static,
+        ask: impl Fn(&InMemory) -> dcs::Result<T> + Clone + 'static,
     ) -> dcs::Result<T> {
         let ttl = Duration::from_secs(self.setting.ttl);
         let bound = cluster::lease::try_timeout(ttl, ENDPOINTS);
@@ -493,7 +493,7 @@ impl World {
     fn send<T: 'static>(
         self: &Rc<Self>,
         from: usize,
-        ask: impl Fn(&Memory) -> dcs::Result<T> + 'static,
+        ask: impl Fn(&InMemory) -> dcs::Result<T> + 'static,
         slot: Rc<(RefCell<Option<dcs::Result<T>>>, Changes)>,
     ) {
         if self.is_cut(from, self.etcd_place()) || self.lost() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_millis(250);
 
 /// The claim, once etcd has said whose it is; `None`: another node makes the cluster. A claim that was written while its answer was lost
-/// hangs on our own lease, which is kept: whoever gave up here would take it for another node's, and so would all others, for ever.
+/// hangs on our own lease, which is kept: an arbiter that gave up here would take it for another node's, and so would all others, for ever.
 pub async fn claim<H: Host, F: Future<Output = Result<LeaseId>>>(host: &H, lease: impl Fn() -> F) -> Result<Option<(i64, LeaseId)>> {
     let mut sent = false;
     loop {

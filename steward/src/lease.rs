@@ -79,7 +79,7 @@ impl<K: Keeper> NodeLease<K> {
         self.current().map(|held| held.grant.lease)
     }
 
-    fn hold(&self, held: Option<Held>) {
+    fn set_held(&self, held: Option<Held>) {
         *locked(&self.held) = held;
     }
 
@@ -110,7 +110,7 @@ impl<K: Keeper> NodeLease<K> {
     /// Another instance goes by the name: what is held is not counted on, and nothing is written.
     pub fn keep_out(&self) {
         self.hand_to_worker();
-        self.hold(None);
+        self.set_held(None);
     }
 
     /// Renews once, now, and says whether the lease counts: what a promotion rests on.
@@ -118,7 +118,7 @@ impl<K: Keeper> NodeLease<K> {
         let Ok(Claim::Own { lease, .. }) = instance::claim(view, self.keeper.name(), &self.keeper.member(None)) else { return false };
         match leases::renew(self.keeper.store(), || self.keeper.clock(), lease).await {
             Ok(renewed) => {
-                self.hold(Some(renewed.held));
+                self.set_held(Some(renewed.held));
                 renewed.doubt.is_none()
             }
             Err(_) => false,
@@ -161,7 +161,7 @@ impl<K: Keeper> NodeLease<K> {
             }
             other => other?,
         };
-        self.hold(Some(held));
+        self.set_held(Some(held));
         let member = self.keeper.member(Some(word));
         // An etcd that went back may go back once more, and this key with it: what was said then does not stand there any more.
         if self.keeper.doubts() || said.as_ref() != Some(&(member.clone(), held.grant.lease)) {

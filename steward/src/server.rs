@@ -149,7 +149,7 @@ pub trait Server: Host {
     fn start_standby(&self, view: &ClusterView, upstream: &Upstream) -> impl Future<Output = Result<Done>>;
     /// Stops it, with this much patience for a fast stop. True if it was clean, or none runs.
     fn stop(&self, how: Stop, patience: Duration) -> impl Future<Output = Result<bool>>;
-    /// Nothing that a dead postmaster left behind is left when this returns.
+    /// Nothing of a dead postmaster is left when this returns.
     fn clear_orphans(&self) -> impl Future<Output = Result<()>>;
     /// Ends it whatever state it is in: no process of it runs an instruction of its own when this returns.
     fn end_by_force(&self) -> impl Future<Output = Result<()>>;
@@ -178,7 +178,7 @@ pub trait Server: Host {
     fn position_of(&self, view: &ClusterView, name: &MemberName) -> impl Future<Output = Result<Lsn>>;
     /// For how long a promise of `failsafe_mode` binds that member yet; None where none does, or it does not answer.
     fn promise_of(&self, view: &ClusterView, name: &MemberName) -> impl Future<Output = Option<Duration>>;
-    /// Tells whoever listens on this server that it is about to be a standby. Nobody waits for it.
+    /// Tells the sessions that listen on this server that it is about to be a standby. Nobody waits for it.
     fn announce_switchover(&self, to: &MemberName);
     /// From the drain to the new leader it took this long.
     fn handed_over(&self, took: Duration);
@@ -216,7 +216,7 @@ pub trait Server: Host {
     fn prepare_promotion(&self, view: &ClusterView, begins_with: &Setting) -> impl Future<Output = Result<()>>;
     /// Tells that server process to leave recovery; does not wait for it.
     fn promote(&self, process: &Self::Process, term: Term) -> impl Future<Output = Result<()>>;
-    /// The server left recovery after so long: whoever wants to know that is told, the lease worker among them.
+    /// The server left recovery after so long: the processes that want to know are told, the lease worker among them.
     fn promoted(&self, took: Duration) -> impl Future<Output = ()>;
     /// Begins the first checkpoint of a new primary in the background, unless it is under way.
     fn begin_first_checkpoint(&self);

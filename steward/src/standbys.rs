@@ -28,7 +28,7 @@ struct State {
     /// Standbys that the server began with and that have yet to come, and since when it serves.
     expected: BTreeSet<MemberName>,
     expected_since: Option<Moment>,
-    /// In strict mode: nobody is there whom commits could wait for.
+    /// In strict mode: no standby is there for which commits could wait.
     without_standby: bool,
     /// `synchronous_domains` is asked for, and nobody elsewhere confirms.
     without_domain: bool,

@@ -47,7 +47,7 @@ pub async fn serve<S: Server>(server: &S, judged: Judged<'_, S::Seen>, candidate
             server.error(format_args!("switchover failed: {why:#}"));
             server.gave_up_switchover(view, local, format!("{why:#}"));
         }
-        // Called off: who waits goes on, the request is gone, and the loop starts Postgres again if it was stopped.
+        // Called off: writers that wait go on, the request is gone, and the loop starts Postgres again if it was stopped.
         let _ = server.undrain().await;
         if let Some(request) = view.request() {
             server.store().write_failover(&FailoverRequest::default(), request.revision).await.context("clear the request")?;
@@ -148,7 +148,7 @@ async fn switch_over<S: Server>(
 /// Gives the leader key to a member, in one write guarded by the term that was judged.
 pub async fn hand_over<S: Server>(server: &S, leader: &Leader, to: &MemberName, last: Option<Lsn>) -> Result<()> {
     if to != server.name() {
-        // Whoever gets the key takes them at once.
+        // The member that gets the key takes them at once.
         server.release_addresses().await;
     }
     // Read again: only the leader key is guarded by what was judged, the rest must be as it is now.

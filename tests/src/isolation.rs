@@ -150,7 +150,7 @@ pub async fn suffer(plan: &Plan) -> Outcome {
     let first_elsewhere =
         ledgers.iter().filter(|(name, _)| *name != old).filter_map(|(_, ledger)| ledger.acknowledged().next()).map(|one| one.known).min();
     let by_old = || ledgers.iter().filter(|(name, _)| *name == old).flat_map(|(_, ledger)| ledger.acknowledged());
-    // Neither a frozen agent nor members out of reach need keep a server from renewing its lease; whoever leads on has no deadline that passed.
+    // Neither a frozen agent nor members out of reach need keep a server from renewing its lease; a server that leads on has no deadline that passed.
     let reaches_etcd = matches!(plan.fault, Fault::AgentFrozen | Fault::CutFromOne | Fault::CutFromMembers);
     let keeps_its_lease = reaches_etcd && first_elsewhere.is_none();
     let all = merged(&ledgers);

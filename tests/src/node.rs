@@ -233,7 +233,7 @@ impl Node {
         }
     }
 
-    /// Starts the arbiter with a pipe in place of its log: what it says goes to whoever holds the other end.
+    /// Starts the arbiter with a pipe in place of its log: what it says goes to the holder of the other end.
     pub fn start_talking_to_a_pipe(&self, room: &Room) -> std::process::ChildStderr {
         let mut child = self
             .command(room)

@@ -79,7 +79,7 @@ pub async fn may_change_places(cluster: &Cluster) {
 /// Writes go on, on a leader whose rows are what they were; a number that was given is not given again. Gives its major version.
 pub async fn serving(cluster: &Cluster, writer: &Writer) -> u32 {
     writer.goes_on(50, WITHIN).await;
-    // A server that was sealed is started anew, perhaps only now.
+    // A server that was sealed is started again, perhaps only now.
     wait::until("a leader with the rows", WITHIN, async || {
         let leader = cluster.view().await?.leader().map(str::to_owned).context("nobody leads")?;
         let leader = cluster.node(&leader);

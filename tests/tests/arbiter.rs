@@ -207,7 +207,7 @@ fn beside(first: rustix::process::Pid, node: &stories::node::Node, program: &std
     let mut command = std::process::Command::new("nsenter");
     command.args(["--target", &first.as_raw_nonzero().to_string(), "--pid", "--mount", "--", "setpriv"]);
     command.args(["--reuid", &owner.uid().to_string(), "--regid", &owner.gid().to_string(), "--clear-groups", "--"]);
-    // Whoever enters a mount namespace begins at its root.
+    // A process that enters a mount namespace begins at its root.
     command.args(["env", "-C"]).arg(node.dir()).arg(program).arg("arbiter").arg(node.config_file());
     command.stdin(std::process::Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
     command

@@ -86,7 +86,7 @@ async fn planned(coordinators: usize, workers: &[usize]) -> CitusCluster {
     cluster
 }
 
-/// Makes a switchover of this group, whoever leads it.
+/// Makes a switchover of this group, whichever member leads it.
 async fn switch_over(cluster: &CitusCluster, group: usize) {
     let old = cluster.leader(group).await;
     let said = cluster.cli_of(old, &["switchover", "--group", &group.to_string(), "--force"]).await;

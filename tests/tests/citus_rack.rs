@@ -87,7 +87,7 @@ impl Rack {
         self.network.addresses(name).iter().any(|(found, _)| found == address)
     }
 
-    /// On every node the four rows, whoever leads where.
+    /// On every node the four rows, whichever node leads where.
     async fn rows_are_addresses(&self) {
         let row = |group: usize, which: u8, role: &str| -> DistNode {
             let address = at(&self.network, group, which, &self.cluster.groups[group][0]);

@@ -186,7 +186,7 @@ async fn a_damaged_pg_control_is_said_and_a_reinit_or_the_configuration_heals_it
     };
     damage().await;
     standby.logged(&["no action: the data directory can't be used", "checksum does not match", "`tenure reinit`"], PATIENCE).await;
-    // It ends when it is told to, and it says so to whoever asks.
+    // It ends when it is told to, and it says so to all that ask.
     let key = format!("members/{}", standby.name());
     cluster.wait_until("its member key", |view| view.key(&key).is_some_and(|text| text.contains("tenure reinit"))).await;
     cluster.cli_ok(&["reinit", "story", standby.name(), "--force"]).await;

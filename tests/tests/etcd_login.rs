@@ -1,4 +1,4 @@
-//! etcd behind TLS, client certificates, users and passwords: served, said aloud where it refuses, and no secret shown.
+//! etcd with TLS, client certificates, users and passwords: served, said aloud where it refuses, and no secret shown.
 
 use serde_json::json;
 use stories::cluster::{Cluster, PATIENCE};

@@ -20,7 +20,7 @@ async fn with_failsafe_mode_commits_go_on_without_etcd_and_the_leader_stays() {
     writer.goes_on(50, PATIENCE).await;
     let ledger = writer.finish();
     println!("etcd frozen for four TTLs, failsafe_mode: {}", ledger.summary());
-    // Commits go on through the whole time away; the lease that etcd forgot is taken anew at its return.
+    // Commits go on through the whole time away; the lease that etcd forgot is taken again at its return.
     assert!(ledger.longest_pause() < Duration::from_secs(2), "{}", ledger.summary());
     let view = cluster.healthy().await;
     assert_eq!(view.leader(), Some(leader.name()), "{view}");
@@ -48,7 +48,7 @@ async fn with_failsafe_mode_one_member_that_does_not_promise_closes_the_fence() 
     cluster.healthy().await;
 }
 
-/// Whoever may ask REST for a promise binds a member, and so does a leader that was without etcd for a moment. That costs nobody an outage.
+/// A client that may ask REST for a promise binds a member, and so does a leader that was without etcd for a moment. That costs nobody an outage.
 #[tokio::test]
 async fn a_promise_binds_for_one_ttl_at_most_and_a_switchover_has_no_outage_of_it() {
     let cluster = Cluster::of(2).ttl(6).dynamic("failsafe_mode", json!(true)).start().await;

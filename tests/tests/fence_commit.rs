@@ -131,7 +131,7 @@ async fn an_xid_that_is_drawn_while_committing_is_seen_afterwards() {
 async fn a_sequence_gives_no_new_range_outside_the_lease() {
     let alone = fenced(&[], "CREATE SEQUENCE drawn; SELECT nextval('drawn')").await;
     let session = alone.session().await;
-    session.ok("CHECKPOINT").await; // the next value is logged anew
+    session.ok("CHECKPOINT").await; // the next value is logged again
     alone.let_the_deadline_pass().await;
     session.ok("BEGIN; SELECT nextval('drawn')").await;
     session.tell("COMMIT").await.refused("25006");
@@ -354,7 +354,7 @@ async fn a_sealed_server_lets_nobody_commit_until_it_is_started_anew() {
     assert_eq!(other.ok("SELECT tenure_internal.drain(1000)").await, "f");
     other.ok("SET tenure.fence_wait = '1s'; SET default_transaction_read_only = off").await;
     let why = other.tell("INSERT INTO kept VALUES (3)").await.refused("25006");
-    assert!(why.contains("until it is started anew"), "{why}");
+    assert!(why.contains("until it is started again"), "{why}");
     assert_eq!(other.ok("SELECT count(*) FROM kept").await, "0");
     alone.stop_fast();
     for told in [after.told().await, before.told().await] {

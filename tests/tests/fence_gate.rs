@@ -62,7 +62,7 @@ async fn who_waits_at_the_gate_can_be_cancelled_and_the_gate_opens_by_itself() {
     // Nobody opens it.
     admin.ok("SELECT tenure_internal.close_gate(1500, true, 0)").await;
     client.begin(COPY).told_within(seconds(20)).await.done();
-    // Nor does he who closed it, and whose session ends.
+    // Nor does the session that closed it, when it ends.
     let arbiter = alone.session().await;
     arbiter.ok("SELECT tenure_internal.close_gate(600000, true, 0)").await;
     let mut waits = client.begin(COPY);

@@ -57,7 +57,7 @@ async fn a_pooled_session_writes_again_once_the_fence_is_open() {
     assert_eq!(pooled.ok("SHOW default_transaction_read_only").await, "off");
     // Who asked for read-only himself keeps it.
     let told = asked_for.tell("INSERT INTO kept VALUES (3)").await.refused("25006");
-    assert!(told.contains("()"), "whoever asked for it knows why: {told}");
+    assert!(told.contains("()"), "the client that asked for it knows why: {told}");
 }
 
 #[tokio::test]

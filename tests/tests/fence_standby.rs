@@ -218,7 +218,7 @@ async fn one_long_call_waits_for_standbys_that_were_named_since_it_began() {
     assert_eq!(session.ok("SELECT count(*) FROM kept").await, "600");
 }
 
-/// Known, and PostgreSQL's own: a standby shows what it has replayed, whoever else has it.
+/// Known, and PostgreSQL's own: a standby shows what it has replayed, whichever other server has it.
 #[tokio::test]
 async fn an_asynchronous_standby_shows_what_still_waits() {
     let alone = Alone::start(&[]).await;

@@ -181,7 +181,7 @@ async fn a_worker_that_cannot_read_a_file_keeps_the_connection_that_it_has_and_s
     .await;
     let worker = node.lease_worker();
     tokio::time::sleep(seconds(5)).await;
-    assert_eq!(node.lease_worker(), worker, "the worker was started anew");
+    assert_eq!(node.lease_worker(), worker, "the worker was started again");
     node.query("CREATE TABLE written(id int)").await.expect("the lease is renewed, so it may write");
     cluster.healthy().await;
 }
@@ -195,7 +195,7 @@ async fn an_operator_acts_on_the_cluster_and_an_admin_configures_it() {
         .await
         .expect("make roles");
     let operator = stories::node::connect_as(leader.port(), "op", "x", seconds(5)).await.expect("a session");
-    // The most harmful session of an operator: he may stop the service for a while, and no more.
+    // The most harmful session of an operator: it may stop the service for a while, and no more.
     for (sql, allowed) in [
         (r#"SELECT tenure.set_config('{"postgresql": {"parameters": {"archive_command": "touch /tmp/x"}}}')"#, false),
         (r#"SELECT tenure.set_config('{"ttl": 5}')"#, false),

@@ -5,7 +5,7 @@ use stories::alone::Alone;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::wait::{self, lasting, seconds};
 
-/// Long enough for whoever would act on what etcd says now.
+/// Long enough for a process that would act on what etcd says now.
 const TEMPTATION: std::time::Duration = std::time::Duration::from_secs(6);
 
 /// n1 led when the backup was made; by now n2 leads and n1 lacks what was committed since.
@@ -218,7 +218,7 @@ async fn a_lease_that_a_restored_etcd_renews_keeps_no_fence_open() {
     session.tell("INSERT INTO kept VALUES (1)").await.refused("25006");
 }
 
-/// Of a coordinator whose cluster's keys were made anew terms are small again; sessions of the one before are refused still.
+/// Of a coordinator whose cluster's keys were made again terms are small again; sessions of the one before are refused still.
 #[tokio::test]
 async fn a_worker_serves_the_coordinator_of_new_keys_and_refuses_the_one_before() {
     let alone = Alone::start(&[("tenure.group", "1")]).await;

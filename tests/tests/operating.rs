@@ -129,7 +129,7 @@ async fn sql_on_one_member_restarts_and_renews_another() {
     assert_eq!(may("tenure_operator").await, acting);
     let configuring = "config events failover history lease pause reinit reload replay_pause replay_resume replay_until restart resume set_config status switchover timings wait_for_lsn";
     assert_eq!(may("tenure_admin").await, configuring);
-    // Whoever may only look may not act.
+    // A role that may only look may not act.
     for action in ["restart('n1')", "reload('n1')", "reinit('n1')", "set_config('{}')"] {
         let refused = leader.query(&format!("SET ROLE pg_monitor; SELECT tenure.{action}")).await.expect_err("pg_monitor acts");
         assert!(format!("{refused:#}").contains("permission denied"), "{refused:#}");

@@ -1,4 +1,4 @@
-//! Planned changes under pgbench through PgBouncer: clients wait and see no error, whoever dies. `make poolers` is the long form.
+//! Planned changes under pgbench through PgBouncer: clients wait and see no error, whichever process dies. `make poolers` is the long form.
 
 use serde_json::json;
 use std::path::PathBuf;

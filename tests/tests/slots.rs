@@ -1,4 +1,4 @@
-//! Slots: members that were away find their WAL, consumers go on where they were, whoever leads.
+//! Slots: members that were away find their WAL, consumers go on where they were, whichever member leads.
 
 use serde_json::{Value, json};
 use stories::cluster::{Cluster, PATIENCE};

@@ -134,7 +134,7 @@ async fn an_upgrade_in_place_loses_nothing_and_remakes_the_standbys() {
     assert_ne!(leader.one("SELECT system_identifier::text FROM pg_control_system()").await.expect("the system"), before);
     let analyzed = leader.one("SELECT count(*) FROM pg_stats WHERE tablename = 'sums'").await.expect("statistics");
     assert_eq!(analyzed, "2", "both columns have their statistics");
-    // By an arbiter that begins anew, too: the data says of which version it is, the file still names the old one.
+    // By an arbiter that begins again, too: the data says of which version it is, the file still names the old one.
     leader.kill_arbiter();
     cluster.start(leader);
     let candidate = cluster.others(leader)[0].name();

@@ -113,7 +113,7 @@ async fn a_change_of_places_without_etcd_or_without_its_node_leaves_one_version_
     serves(&cluster, to, &writer).await;
     println!("etcd silent for a moment in announce: PostgreSQL {to} serves");
 
-    // For longer than the lease lives. Whoever has the key when it answers again decides: this node, or the next leader without it.
+    // For longer than the lease lives. The member that has the key when etcd answers again decides: this node, or the next leader without it.
     may_change_places(&cluster).await;
     let command = asked(&cluster, &["--back", "--force"]);
     says(leader, ".upgrade.json", "\"hold\"").await;

@@ -9,7 +9,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use pnet_datalink::NetworkInterface;
 use std::net::IpAddr;
 
-/// The interface of this name, with what is on it now. Asks the kernel anew each time.
+/// The interface of this name, with what is on it now. Asks the kernel again each time.
 pub fn find(name: &str) -> Result<NetworkInterface> {
     let all = pnet_datalink::interfaces();
     let names = || all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");

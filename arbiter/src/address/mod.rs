@@ -1,6 +1,6 @@
 //! Virtual addresses on this host: put there for as long as the page or the key for reads allows, announced, and taken away.
 //!
-//! The kernel itself ends what it was given, so a dead or frozen arbiter leaves no address behind: `cluster::address` says for how long.
+//! The kernel itself ends what it was given, so a dead or frozen arbiter leaves no address: `cluster::address` says for how long.
 
 mod link;
 mod neighbours;

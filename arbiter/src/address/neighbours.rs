@@ -88,7 +88,7 @@ fn arp(from: Mac, operation: ArpOperation, sender: Ipv4Addr, target: (Mac, Ipv4A
 fn neighbour(from: Mac, source: Ipv6Addr, to: Ipv6Addr, kind: u8, flags: [u8; 4], body: &[u8]) -> Result<Vec<u8>> {
     let end = to.octets();
     let mac = [0x33, 0x33, end[12], end[13], end[14], end[15]];
-    // Whoever is asked takes nothing that may have come through a router.
+    // A host that is asked takes nothing that may have come through a router.
     let builder = PacketBuilder::ethernet2(from, mac).ipv6(source.octets(), end, 255).icmpv6_raw(kind, 0, flags);
     let mut frame = Vec::with_capacity(builder.size(body.len()));
     builder.write(&mut frame, body).context("write a neighbour message")?;
@@ -124,7 +124,7 @@ fn announcements(mac: Mac, address: IpAddr) -> Result<Vec<Vec<u8>>> {
     }
 }
 
-/// The hardware address of whoever says in this frame that it has the address, or asks for it for itself at the same time.
+/// The hardware address of the host that says in this frame that it has the address, or asks for it for itself at the same time.
 fn claims(frame: &[u8], address: IpAddr) -> Option<Mac> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     match (address, packet.net.as_ref()?) {

@@ -21,7 +21,7 @@ const BELIEVED: Duration = Duration::from_secs(9);
 /// Clients wait meanwhile, so a node that does not answer gets no longer than this.
 const CARRY_PATIENCE: &str = "SET LOCAL citus.node_connection_timeout = 1000";
 
-/// What a worker's own copy of the rows says comes from etcd, and its next primary makes it anew ([`Database::follow`]): its commit waits for no standby. Right
+/// What a worker's own copy of the rows says comes from etcd, and its next primary makes it again ([`Database::follow`]): its commit waits for no standby. Right
 /// after a change the only one may be the old primary, which is not back yet, and all groups would wait for it.
 const LOCALLY: &str = "SET LOCAL tenure.minimum_synchronous_commit = 'local'; SET LOCAL synchronous_commit = 'local'";
 

@@ -5,7 +5,7 @@
 //! Nothing depends on it but comfort: who does not answer costs errors there, not the change. Each gate opens by itself when the word goes
 //! with the coordinator's lease, when the arbiter that closed it ends, and after a time that stands in the server's shared memory.
 
-use super::asked::{as_long_as, asked_no_more, gate_gone};
+use super::request::{as_long_as, asked_no_more, gate_gone};
 use super::{Changes, Keeper};
 use crate::node::Node;
 use crate::postgres::query::demand_ours;
@@ -27,12 +27,12 @@ const STATEMENT: Duration = Duration::from_secs(2);
 /// A worker's rows may be locked by Citus' daemon, which is just bringing them.
 const FOLLOW: Duration = Duration::from_secs(5);
 
-/// Before a change it is waited so long for what was changed last: Citus' daemon, carrying rows that change again, starts anew a second later.
+/// Before a change it is waited so long for what was changed last: Citus' daemon, carrying rows that change again, starts again a second later.
 const BEFORE: Duration = Duration::from_millis(500);
 
 /// This server's gate, as far as this arbiter closed it.
 #[derive(Default)]
-pub struct Gate {
+pub struct OwnGate {
     closed: Option<Closed>,
     /// Its own session: the daemon's may be busy with a checkpoint. Kept for the next time.
     session: Option<Client>,
@@ -46,7 +46,7 @@ struct Closed {
     since: Instant,
 }
 
-impl Gate {
+impl OwnGate {
     fn is_closed_for(&self, word: i64) -> bool {
         self.closed.as_ref().is_some_and(|closed| closed.word == word)
     }

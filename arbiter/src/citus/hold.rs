@@ -5,8 +5,8 @@
 //! would wait for the first, and with it the second group.
 
 use super::Keeper;
-use super::asked::{as_long_as, asked_no_more};
 use super::gate::Closing;
+use super::request::{as_long_as, asked_no_more};
 use anyhow::{Context, Result, anyhow};
 use cluster::citus::{self, Groups, NodeRole, Release, Row, Step};
 use cluster::leader::Leader;
@@ -159,7 +159,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// As [`Keeper::begin_hold`], for as long as the group asks for it: a transaction in the way may take until the cooldown ends, and whoever
+    /// As [`Keeper::begin_hold`], for as long as the group asks for it: a transaction in the way may take until the cooldown ends, and the worker that
     /// asked may die meanwhile. Where that was so, or where it failed, this group's part of the transaction is undone.
     async fn begin_hold_while_asked(&mut self, begins: &Begins, limit: Duration) -> Result<Begun> {
         let (group, request) = (begins.group, begins.request);

@@ -5,13 +5,13 @@
 //! It acts only while its node leads as primary, and each commit it makes passes that server's fence.
 
 mod ask;
-mod asked;
 pub mod daemon;
 mod database;
 mod gate;
 mod hold;
 mod name;
 mod ready;
+mod request;
 mod step;
 
 pub use ask::{ask, call_off};
@@ -178,7 +178,7 @@ struct Keeper {
     /// Something changed in etcd since the round began. Who waits for that has one of these of its own: nobody takes a change from another.
     changes: Changes,
     /// Of this server.
-    gate: gate::Gate,
+    gate: gate::OwnGate,
     /// The coordinator asked these groups to close theirs.
     gated: Vec<u32>,
     step: step::Step,

@@ -16,7 +16,7 @@ pub struct Args {
     /// When it ended (RFC 3339); now where it is not given.
     #[arg(long)]
     pub at: Option<String>,
-    /// What it was, for whoever looks.
+    /// What it was, for people who look.
     #[arg(long, default_value = "")]
     pub label: String,
 }

@@ -50,7 +50,7 @@ pub async fn change(tool: &Tool, cluster: Option<&str>, force: bool, section: Op
         Err(error) => return Err(error.into()),
     }
     let done = Box::pin(wait(&target, |view| {
-        // Whoever led is back as well: a demotion that leaves it down is none.
+        // The old leader is back as well: a demotion that leaves it down is none.
         leads_as(view, &role) && view.members.get(&before).is_some_and(|entry| entry.member.is_running())
     }))
     .await;

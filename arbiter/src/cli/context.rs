@@ -47,7 +47,7 @@ pub fn refuse_with(sentence: impl Into<String>, hint: impl Into<String>) -> anyh
     Refusal { sentence: sentence.into(), hint: Some(hint.into()), etcd_is_away: false }.into()
 }
 
-/// Text whose parts may come from etcd or from other members, for a terminal: whoever writes there must not speak to it. Lines and tabs
+/// Text whose parts may come from etcd or from other members, for a terminal: a program that writes there must not speak to it. Lines and tabs
 /// stay; other control characters, and those that turn the direction of writing, are shown by their numbers.
 pub fn harmless(text: &str) -> String {
     let speaks = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

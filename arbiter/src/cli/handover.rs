@@ -3,7 +3,7 @@
 use super::context::{self, Target, Tool, confirm, interactive, print, refuse, refuse_with};
 use super::groups::{self, Part};
 use super::list::{self, Format};
-use crate::ground::outcome::{self, Asked, Outcome};
+use crate::ground::outcome::{self, Outcome, Requested};
 use crate::node::journal::SWITCHOVER_FAILED;
 use anyhow::Result;
 use cluster::config::SynchronousMode;
@@ -70,7 +70,7 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
     if view.members.values().any(|entry| cluster::store::published(entry).is_some()) {
         return Err(refuse_with(
             format!("etcd has forgotten what the members of {} know: no {} is carried out", target.scope, action.word()),
-            "`tenure check` says more; `tenure rebuild-keys` makes the keys anew",
+            "`tenure check` says more; `tenure rebuild-keys` makes the keys again",
         ));
     }
     print(format!("Current cluster topology\n{}", list::members(&view, cluster, target.group, false, Format::Pretty)?))?;
@@ -124,7 +124,7 @@ pub async fn run(tool: &Tool, action: Action, wish: &Wish) -> Result<()> {
         return show(&target).await;
     }
     let before = view.leader.as_ref().map(|leader| leader.name.clone());
-    let asked = Asked { revision, before, candidate: request.candidate().map(str::to_owned) };
+    let asked = Requested { revision, before, candidate: request.candidate().map(str::to_owned) };
     match Box::pin(wait(&target, &asked)).await {
         Some(Outcome::Done(leader)) => {
             print(format!("{} {}", context::timestamp(), outcome::success(action.word(), &asked, &leader)))?;
@@ -242,7 +242,7 @@ fn are_you_sure(action: Action, cluster: &str, request: &FailoverRequest, leader
 }
 
 /// Looks whenever the cluster changed, until the request is done or dropped; None after [`BOUND`].
-async fn wait(target: &Target, asked: &Asked) -> Option<Outcome> {
+async fn wait(target: &Target, asked: &Requested) -> Option<Outcome> {
     let wake = Arc::new(Notify::new());
     let outcome = async {
         loop {

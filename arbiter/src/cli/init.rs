@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     write(&args.file, &text, &owner)?;
     if let Err(why) = validate::run(&validate::Args { file: args.file.clone() }).and_then(|()| check_paths(&args.file, &owner)) {
-        // What does not pass is not left behind.
+        // What does not pass is not left.
         std::fs::remove_file(&args.file).with_context(|| format!("remove {}", args.file.display()))?;
         return Err(why);
     }
@@ -386,7 +386,7 @@ mod tests {
         }
     }
 
-    /// Of whoever runs the test; root's files are for somebody else.
+    /// Of the user who runs the test; root's files are for somebody else.
     fn own_name() -> String {
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
         let uid = rustix::process::geteuid().as_raw();

@@ -30,7 +30,7 @@ impl Called {
     }
 }
 
-/// There the global options stand before the command only, so that their letters are free behind it; and a command that
+/// There the global options stand before the command only, so that their letters are free after it; and a command that
 /// changes several members wants the cluster's name, which is always its first word.
 fn patronictl(mut command: Command) -> Command {
     for option in ["config_file", "dcs_url", "insecure"] {

@@ -1,4 +1,4 @@
-//! `tenure rebuild-keys`: makes the cluster's keys anew from what its members know, after etcd was restored from a backup or emptied.
+//! `tenure rebuild-keys`: makes the cluster's keys again from what its members know, after etcd was restored from a backup or emptied.
 
 use super::context::{self, Tool, confirm, print, refuse, refuse_with};
 use super::groups::{self, Part};
@@ -7,7 +7,7 @@ use cluster::name::MemberName;
 use cluster::store::{self, NoRebuild};
 use dcs::Error;
 
-/// Make the keys in etcd anew from what the members know: after etcd was restored from a backup or emptied.
+/// Make the keys in etcd again from what the members know: after etcd was restored from a backup or emptied.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The cluster's name; the configured one where none is given.
@@ -29,7 +29,7 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     let fits = |part: &Part| args.leader.as_ref().is_none_or(|leader| part.has(leader.as_str()));
-    let Part { target, view } = groups::one(tool, args.cluster.as_deref(), args.group, fits, "making keys anew").await?;
+    let Part { target, view } = groups::one(tool, args.cluster.as_deref(), args.group, fits, "making keys again").await?;
     let plan = store::rebuild(&view, args.leader.as_ref()).map_err(|why| {
         let hint = match &why {
             NoRebuild::NobodyDoubts => "members say so within seconds of seeing an etcd that forgot; `tenure check` shows it",
@@ -49,13 +49,13 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         return Err(refuse_with(risk.clone(), "name another member, or say --accept-loss"));
     }
     if !args.force {
-        context::must_be_interactive("making keys anew")?;
-        if !confirm("Make the keys anew?")? {
+        context::must_be_interactive("making keys again")?;
+        if !confirm("Make the keys again?")? {
             return Err(refuse("Aborted!"));
         }
     }
     match target.etcd.rebuild(&plan, &view).await {
-        Ok(term) => print(format!("The keys of {} are made anew: {} leads in term {term}", target.scope, plan.leader)),
+        Ok(term) => print(format!("The keys of {} are made again: {} leads in term {term}", target.scope, plan.leader)),
         Err(Error::Lost(_)) => Err(refuse_with("the keys changed meanwhile", "look at `tenure list`, then ask again")),
         Err(Error::LeaseGone) => {
             Err(refuse_with(format!("the member key of {} has just run out", plan.leader), "see that its arbiter runs, then ask again"))

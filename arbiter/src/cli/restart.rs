@@ -99,7 +99,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     members::all_done("restart", &done)
 }
 
-/// Whoever leads hands over before its restart, where there is somebody to hand over to. False where that failed: then it is not restarted.
+/// The leader hands over before its restart, where there is somebody to hand over to. False where that failed: then it is not restarted.
 async fn hand_over(tool: &Tool, chosen: &Chosen, name: &MemberName) -> Result<bool> {
     let view = chosen.target.view().await?;
     if view.leader_if(name).is_none() || view.members.len() < 2 {

@@ -168,7 +168,7 @@ async fn addresses(host: &str) -> Vec<String> {
     }
 }
 
-/// For looking at certificates: whatever is shown is taken, nothing is said to whoever shows it.
+/// For looking at certificates: whatever is shown is taken, nothing is said to the server that shows it.
 fn connector(client: &tls::Client) -> Option<Arc<ClientConfig>> {
     tls::Client { authority: None, insecure: true, identity: client.identity.clone() }.load().ok()
 }

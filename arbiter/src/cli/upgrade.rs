@@ -38,7 +38,7 @@ pub struct Args {
     /// Only look what stands in the way; exit code 1 where something does.
     #[arg(long)]
     pub check: bool,
-    /// Upgrade now: the primary is stopped, carried over with hard links and started; the standbys are copied anew.
+    /// Upgrade now: the primary is stopped, carried over with hard links and started; the standbys are copied again.
     #[arg(long, conflicts_with = "check")]
     pub in_place: bool,
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         Some(to) if args.check => to,
         to => {
             let (cluster, group) = (args.cluster.as_deref(), args.group);
-            let asked = upgrading::Asked { cluster, group, to, force: args.force, format: args.format, steps: &args.steps };
+            let asked = upgrading::Upgrading { cluster, group, to, force: args.force, format: args.format, steps: &args.steps };
             return upgrading::run(tool, &asked).await;
         }
     };
@@ -151,7 +151,7 @@ async fn followed(tool: &Tool, args: &Args, before: &Part, leader: &MemberName, 
         match told {
             Some(told) if told.in_place.is_none() && upgraded => {
                 return print(format!(
-                    "Upgraded: {scope} is of PostgreSQL {to}, led by {leader}. Its standbys are copied anew: `tenure list -W` shows it"
+                    "Upgraded: {scope} is of PostgreSQL {to}, led by {leader}. Its standbys are copied again: `tenure list -W` shows it"
                 ));
             }
             Some(Told { in_place: None, failed: Some(why), .. }) => {

@@ -33,7 +33,7 @@ pub struct Steps {
 }
 
 /// What was asked for.
-pub struct Asked<'a> {
+pub struct Upgrading<'a> {
     /// The cluster, where one is named.
     pub cluster: Option<&'a str>,
     /// The Citus group.
@@ -56,7 +56,7 @@ const SWITCH_BOUND: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The leader, as asked now: it may be another one than a moment ago.
-async fn ask(tool: &Tool, args: &Asked<'_>, body: &Value, bound: Duration) -> Result<(u16, String)> {
+async fn ask(tool: &Tool, args: &Upgrading<'_>, body: &Value, bound: Duration) -> Result<(u16, String)> {
     let parts = groups::all(tool, args.cluster, args.group).await?;
     let [part] = &parts[..] else {
         return Err(refuse_with(
@@ -69,7 +69,7 @@ async fn ask(tool: &Tool, args: &Asked<'_>, body: &Value, bound: Duration) -> Re
     tool.caller.ask(api_url, "POST", "upgrade", Some(body), bound).await
 }
 
-async fn act(tool: &Tool, args: &Asked<'_>, what: &str, bound: Duration) -> Result<()> {
+async fn act(tool: &Tool, args: &Upgrading<'_>, what: &str, bound: Duration) -> Result<()> {
     let mut body = json!({"do": what});
     if let Some(to) = args.to {
         body["to"] = json!(to);
@@ -83,7 +83,7 @@ async fn act(tool: &Tool, args: &Asked<'_>, what: &str, bound: Duration) -> Resu
     }
 }
 
-async fn look(tool: &Tool, args: &Asked<'_>) -> Result<Told> {
+async fn look(tool: &Tool, args: &Upgrading<'_>) -> Result<Told> {
     let (status, text) = ask(tool, args, &json!({"do": "status"}), LOOK_BOUND).await?;
     if status != 200 {
         return Err(refuse(format!("the leader does not say how far the upgrade is (status code {status}): {}", text.trim())));
@@ -92,7 +92,7 @@ async fn look(tool: &Tool, args: &Asked<'_>) -> Result<Told> {
 }
 
 /// Runs the step that is asked for; all of them, up to the change of places, where none is.
-pub async fn run(tool: &Tool, args: &Asked<'_>) -> Result<()> {
+pub async fn run(tool: &Tool, args: &Upgrading<'_>) -> Result<()> {
     if args.steps.status {
         let told = look(tool, args).await?;
         return match args.format {
@@ -135,7 +135,7 @@ pub async fn run(tool: &Tool, args: &Asked<'_>) -> Result<()> {
     change_places(tool, args).await
 }
 
-fn sure(args: &Asked<'_>, question: &str) -> Result<()> {
+fn sure(args: &Upgrading<'_>, question: &str) -> Result<()> {
     if args.force {
         return Ok(());
     }
@@ -143,7 +143,7 @@ fn sure(args: &Asked<'_>, question: &str) -> Result<()> {
     if confirm(question)? { Ok(()) } else { Err(refuse("Aborted; what was begun goes on, and `tenure upgrade --cancel` calls it off")) }
 }
 
-async fn change_places(tool: &Tool, args: &Asked<'_>) -> Result<()> {
+async fn change_places(tool: &Tool, args: &Upgrading<'_>) -> Result<()> {
     let told = look(tool, args).await?;
     let (Some(serves), Some(beside)) = (told.serves, told.beside) else {
         return Err(refuse_with("no upgrade is under way", "`tenure upgrade --to MAJOR` begins one"));
@@ -151,7 +151,7 @@ async fn change_places(tool: &Tool, args: &Asked<'_>) -> Result<()> {
     sure(
         args,
         &format!(
-            "Let PostgreSQL {beside} serve instead of {serves} now? Sessions end, writers wait for a moment, and the standbys are copied anew"
+            "Let PostgreSQL {beside} serve instead of {serves} now? Sessions end, writers wait for a moment, and the standbys are copied again"
         ),
     )?;
     act(tool, args, if told.switched { "back" } else { "switch" }, SWITCH_BOUND).await?;
@@ -161,7 +161,7 @@ async fn change_places(tool: &Tool, args: &Asked<'_>) -> Result<()> {
 }
 
 /// Shows what changes, until this holds; an error where the upgrade ended meanwhile.
-async fn until(tool: &Tool, args: &Asked<'_>, holds: impl Fn(&Told) -> bool) -> Result<Told> {
+async fn until(tool: &Tool, args: &Upgrading<'_>, holds: impl Fn(&Told) -> bool) -> Result<Told> {
     let mut shown = String::new();
     let mut begun = false;
     loop {

@@ -25,7 +25,7 @@ pub enum Wanted {
 }
 
 /// One member, asked.
-struct Asked {
+struct Answered {
     name: String,
     api_url: String,
     answer: Result<Map<String, Value>>,
@@ -59,7 +59,7 @@ async fn members(tool: &Tool, own: &str) -> BTreeMap<String, String> {
     known
 }
 
-async fn ask(tool: &Tool, name: String, api_url: String, wanted: Wanted) -> Asked {
+async fn ask(tool: &Tool, name: String, api_url: String, wanted: Wanted) -> Answered {
     let status = async {
         let (_, text) = tool.caller.ask(&api_url, "GET", "patroni", None, BOUND).await?;
         serde_json::from_str(&text).context("understand /patroni")
@@ -73,7 +73,7 @@ async fn ask(tool: &Tool, name: String, api_url: String, wanted: Wanted) -> Aske
         let old = decisions.len().saturating_sub(count);
         decisions.drain(..old);
     }
-    Asked { name, api_url, answer, decisions }
+    Answered { name, api_url, answer, decisions }
 }
 
 /// Seconds since etcd last answered this member; None where it never did.
@@ -99,7 +99,7 @@ fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
-fn picture(asked: &[Asked], now: i64) -> String {
+fn picture(asked: &[Answered], now: i64) -> String {
     let columns = ["Member", "REST", "Role", "State", "TL", "etcd answered it"].map(|title| Column { title, right: title == "TL" });
     let cells = asked.iter().map(|asked| match &asked.answer {
         Ok(status) => {
@@ -131,8 +131,8 @@ fn picture(asked: &[Asked], now: i64) -> String {
     lines
 }
 
-fn objects(asked: &[Asked], now: i64) -> Vec<Value> {
-    let object = |asked: &Asked| match &asked.answer {
+fn objects(asked: &[Answered], now: i64) -> Vec<Value> {
+    let object = |asked: &Answered| match &asked.answer {
         Ok(status) => json!({"member": asked.name, "api_url": asked.api_url, "etcd_answered_s_ago": age(status, now), "status": status,
             "decisions": asked.decisions}),
         Err(why) => json!({"member": asked.name, "api_url": asked.api_url, "error": format!("{why:#}")}),
@@ -144,12 +144,12 @@ fn objects(asked: &[Asked], now: i64) -> Vec<Value> {
 mod tests {
     use super::*;
 
-    fn asked(name: &str, status: Option<Value>) -> Asked {
+    fn asked(name: &str, status: Option<Value>) -> Answered {
         let answer = match status {
             Some(Value::Object(status)) => Ok(status),
             _ => Err(anyhow::anyhow!("connection refused")),
         };
-        Asked { name: name.to_owned(), api_url: format!("http://{name}:8008/patroni"), answer, decisions: Vec::new() }
+        Answered { name: name.to_owned(), api_url: format!("http://{name}:8008/patroni"), answer, decisions: Vec::new() }
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub struct RestConfig {
     /// Basic authentication for what changes something; `None`: not asked.
     pub authentication: Option<(String, Secret)>,
     /// HTTPS instead of HTTP.
-    pub tls: Option<tls::Server>,
+    pub tls: Option<tls::ServerTls>,
     /// Who may change something, by address; `None`: not asked.
     pub allowlist: Option<Allowlist>,
     /// Sent with each answer.
@@ -94,7 +94,7 @@ impl RestConfig {
         format!("{protocol}://{}", self.connect_address)
     }
 
-    /// Whoever reaches the port from elsewhere may change everything: no password, certificate or address is asked for.
+    /// Anybody who reaches the port from elsewhere may change everything: no password, certificate or address is asked for.
     pub fn is_open_to_everybody(&self) -> bool {
         let here =
             self.listen.host == "localhost" || self.listen.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());

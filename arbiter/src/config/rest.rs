@@ -65,7 +65,7 @@ fn identity(at: &At<'_>) -> Option<Identity> {
     at.at("certfile").path().map(identity)
 }
 
-fn server(at: &At<'_>) -> Option<tls::Server> {
+fn server(at: &At<'_>) -> Option<tls::ServerTls> {
     let verify_client = at.at("verify_client");
     let verify = match verify_client.text().as_deref() {
         None | Some("none") => VerifyClient::None,
@@ -86,7 +86,7 @@ fn server(at: &At<'_>) -> Option<tls::Server> {
     if verify != VerifyClient::None && authority.is_none() {
         verify_client.note("needs restapi.cafile: the authority of the clients' certificates");
     }
-    Some(tls::Server { identity, authority, verify_client: verify })
+    Some(tls::ServerTls { identity, authority, verify_client: verify })
 }
 
 fn allowlist(at: &At<'_>) -> Option<Allowlist> {

@@ -21,7 +21,7 @@ impl RestFiles {
         let gate = Door::load(&config.rest).context("set up the REST interface (section restapi)")?;
         if config.rest.is_open_to_everybody() {
             tracing::warn!(
-                "whoever reaches REST on {} may switch over, restart, reinitialize and change the configuration; hint: set restapi.authentication, restapi.allowlist or restapi.verify_client, or listen on 127.0.0.1",
+                "anybody who reaches REST on {} may switch over, restart, reinitialize and change the configuration; hint: set restapi.authentication, restapi.allowlist or restapi.verify_client, or listen on 127.0.0.1",
                 config.rest.listen
             );
         }

@@ -1,6 +1,5 @@
 //! The arbiter: one loop over one closed set of wake-ups: look, decide, apply, look again.
 
-mod asked;
 pub mod begin;
 mod beside;
 mod files;
@@ -9,6 +8,7 @@ mod led;
 mod observe;
 mod reading;
 mod reload;
+mod requests;
 mod sockets;
 mod speaking;
 mod turn;
@@ -72,7 +72,7 @@ enum WakeUp {
     /// A sign of life is due, and nothing else.
     Pulse,
     /// REST asks for something.
-    Asked(Command),
+    Command(Command),
     /// The procedure under way has ended.
     Ended(Result<Done>),
 }
@@ -192,7 +192,7 @@ impl Daemon {
                 _ = leave.recv() => WakeUp::Leave,
                 done = ended(&mut self.procedure) => WakeUp::Ended(done),
                 () = gone => WakeUp::PostmasterGone,
-                Some(command) = asked.recv() => WakeUp::Asked(command),
+                Some(command) = asked.recv() => WakeUp::Command(command),
                 _ = extension.recv(&mut byte) => WakeUp::Extension,
                 () = self.node.wake.notified() => WakeUp::Changed,
                 _ = hangup.recv() => WakeUp::Reload,
@@ -231,7 +231,7 @@ impl Daemon {
 
     /// What REST shows of this turn.
     fn snapshot(&self, seen: &Seen, decision: Option<&Decision<Duty>>) -> Snapshot {
-        // A primary's own page says until when it may write; whoever has no server asks the lease the arbiter keeps.
+        // A primary's own page says until when it may write; a node without a server asks the lease the arbiter keeps.
         let by_page = match seen.local.postgres {
             Postgres::Primary { .. } => true,
             Postgres::Standby { .. } => self.view.is_standby_cluster(),

@@ -52,7 +52,7 @@ pub struct LoopMemory {
     pub scheduled_restart: Option<Scheduled>,
     /// It is to come from the leader, by pg_basebackup.
     pub from_leader: bool,
-    /// Draws one of several sources of a copy; drawn anew after each.
+    /// Draws one of several sources of a copy; drawn again after each.
     pub lot: u64,
     /// Why the data directory can't be used is not known well enough to replace it.
     pub unsure_of_damage: bool,
@@ -181,7 +181,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
     let (postgres, facts) = server(node, &mut memory.received).await;
     let data = data_here(node, &postgres, facts.as_ref(), memory).await?;
     let remote = followed(node, view, &data, &postgres, facts.as_ref());
-    let log_until = log_until(node, &postgres, facts.as_ref()).await;
+    let wal_until = wal_until(node, &postgres, facts.as_ref()).await;
     let config = &node.config;
     let allowed = |local: Option<bool>, key: &str| {
         local.unwrap_or_else(|| {
@@ -264,7 +264,7 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
         memory: node.etcd.remembered().map(|remembered| Box::new(remembered.memory())).filter(|memory| memory.system_id.is_some()),
         fence_open: false,
         remote,
-        log_until,
+        wal_until,
         strange,
         answered,
         gives_way,
@@ -309,7 +309,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// Those that answer now and could go on. Nobody is asked but by a leader whose server is down or recovers: it may give its key to a
-/// synchronous standby; where its server does not start or lets nobody in (`in_need`), it may give it up to whoever may lead.
+/// synchronous standby; where its server does not start or lets nobody in (`in_need`), it may give it up to a member that may lead.
 async fn answered(node: &Node, view: &ClusterView, leads: bool, in_need: bool, postgres: &Postgres) -> BTreeSet<MemberName> {
     let down = leads && matches!(postgres, Postgres::Stopped | Postgres::Starting { .. });
     if !down && !in_need {
@@ -340,11 +340,11 @@ async fn strange(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>) 
     }
 }
 
-/// Where the log of a standby without an archive ends. Also of one that streams: refused, a receiver streams for a moment every few seconds.
-async fn log_until(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>) -> Option<Lsn> {
+/// Where the WAL of a standby without an archive ends. Also of one that streams: refused, a receiver streams for a moment every few seconds.
+async fn wal_until(node: &Node, postgres: &Postgres, facts: Option<&ServerFacts>) -> Option<Lsn> {
     let (Postgres::Standby { position, .. }, Some(facts)) = (postgres, facts) else { return None };
     let bytes = facts.wal_segment_bytes.filter(|bytes| *bytes > 0 && !facts.restores && position.is_valid())?;
-    let end = postgres::segments::end_of_log(&node.config.postgres.data_dir, *position, bytes).await;
+    let end = postgres::segments::end_of_wal(&node.config.postgres.data_dir, *position, bytes).await;
     end.inspect_err(|why| tracing::debug!("{why:#}")).ok()
 }
 

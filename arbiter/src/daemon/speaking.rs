@@ -53,7 +53,7 @@ impl Daemon {
         }
     }
 
-    /// Without the extension's functions nothing planned can be done here. Where somebody dropped the extension it is made again, by whoever writes;
+    /// Without the extension's functions nothing planned can be done here. Where somebody dropped the extension it is made again, by the node that writes;
     /// a cluster that was just taken over gets it in this way too.
     async fn not_attached(&mut self, seen: &Seen, why: &anyhow::Error) {
         if matches!(self.procedure, Some((_, Duty::Bootstrap))) {

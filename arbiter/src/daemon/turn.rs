@@ -91,7 +91,7 @@ impl Daemon {
                 self.reload().await;
                 systemd::tell(&[NotifyState::Ready]);
             }
-            WakeUp::Asked(command) => self.asked(command).await,
+            WakeUp::Command(command) => self.asked(command).await,
             WakeUp::Ended(done) => return self.procedure_ended(done),
         }
         None
@@ -243,7 +243,7 @@ impl Daemon {
             return left.max(Duration::from_millis(1));
         }
         self.tell(&decision, &seen.local);
-        self.memory.stuck = matches!(decision.why, Reason::LogGoneNeedsHand { .. }).then(|| decision.why.to_string());
+        self.memory.stuck = matches!(decision.why, Reason::WalGoneNeedsHand { .. }).then(|| decision.why.to_string());
         if decision.what == Duty::Rest && seen.local.postgres == Postgres::Stopped {
             // Down, and nothing is done about it: that must not be a secret of this log.
             let state = if seen.local.start_failed.is_some() { MemberState::StartFailed } else { MemberState::Stopped };

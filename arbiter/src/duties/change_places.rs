@@ -2,10 +2,10 @@
 //! the twin, sequences are set, both stop, etcd is told in one guarded write, and the two directories are exchanged.
 //!
 //! Why nothing is lost: the drain lets nobody pass at a commit who began after it; who began before is ended; then the position is taken and
-//! confirmed, and the server is sealed: nobody commits there before it is started anew. A drain alone would not do, as it ends with its
-//! session, which the stop ends like any other, perhaps a moment before one that waits. Whoever was let pass just before the seal is found in
-//! the WAL once the server has stopped: with one commit behind the position the change is called off. Up to the write to etcd both
-//! directories are whole, so every failure before it leaves the cluster as it was; a server that may be sealed is started anew.
+//! confirmed, and the server is sealed: nobody commits there before it is started again. A drain alone would not do, as it ends with its
+//! session, which the stop ends like any other, perhaps a moment before one that waits. A commit that was let pass just before the seal is found in
+//! the WAL once the server has stopped: with one commit past the position the change is called off. Up to the write to etcd both
+//! directories are whole, so every failure before it leaves the cluster as it was; a server that may be sealed is started again.
 
 use crate::duties::done::Done;
 use crate::node::{Node, slots};
@@ -38,7 +38,7 @@ const DRAIN_MOST: Duration = Duration::from_secs(5);
 const CONFIRM_WITHIN: Duration = Duration::from_millis(2500);
 /// Sessions that are ended may take so long to be gone.
 const GONE_WITHIN: Duration = Duration::from_millis(1000);
-/// Whoever works on the twin at this moment may take so long.
+/// The task that works on the twin at this moment may take so long.
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
 /// Pause before etcd is asked again after it gave no answer.
 const RETRY: Duration = Duration::from_millis(250);
@@ -68,7 +68,7 @@ pub async fn change(node: &Node, view: &ClusterView) -> Result<Done> {
     if !reasons.is_empty() {
         bail!("not yet: {}", reasons.join("; "));
     }
-    let held = crate::poolers::hold(node, view).await;
+    let held = crate::poolers::pause(node, view).await;
     let changed = prepared(node, view, &noted, watch).await;
     drop(held);
     // Where etcd was about to be told, the step that is noted says what comes next.
@@ -111,7 +111,7 @@ async fn prepared(node: &Node, view: &ClusterView, noted: &Twin, watch: Client) 
     wait_for_writers(node).await;
     let (last, from) = quieten(&mut sessions, &noted.databases).await?;
     let quiet = began.elapsed();
-    // Before the seal: whoever finds this note starts the server anew, which alone lifts it.
+    // Before the seal: an arbiter that finds this note starts the server again, which alone lifts it.
     let hold = Journal {
         from: noted.serves(),
         to: noted.waits(),
@@ -123,7 +123,7 @@ async fn prepared(node: &Node, view: &ClusterView, noted: &Twin, watch: Client) 
     journal::write(&node.config, &hold).await?;
     if sides::text(&sessions.watch, "SELECT tenure_internal.seal()::text").await.context("seal the server")? != "true" {
         bail!(
-            "writers were not held until the server was sealed, as it took longer than {} ms: it is started anew",
+            "writers were not held until the server was sealed, as it took longer than {} ms: it is started again",
             DRAIN_MOST.as_millis()
         );
     }
@@ -200,7 +200,7 @@ async fn quieten(sessions: &mut Sessions, followed: &[Followed]) -> Result<(Lsn,
     Ok((last, sides::lsn(twin, "SELECT pg_current_wal_insert_lsn()::text").await?))
 }
 
-/// Does the WAL of this server, which has stopped, have a commit behind this position? One of autovacuum counts too: nobody is harmed by a
+/// Does the WAL of this server, which has stopped, have a commit past this position? One of autovacuum counts too: nobody is harmed by a
 /// change that is called off.
 async fn has_committed_since(node: &Node, programs: &Programs, position: Lsn, control: &ControlData) -> Result<bool> {
     if position >= control.checkpoint {
@@ -209,7 +209,7 @@ async fn has_committed_since(node: &Node, programs: &Programs, position: Lsn, co
     let mut command = programs.command("pg_waldump");
     command.arg("--path").arg(node.config.postgres.data_dir.join("pg_wal")).arg(format!("--timeline={}", control.timeline.0));
     command.arg(format!("--start={position}")).arg(format!("--end={}", control.checkpoint)).arg("--rmgr=Transaction");
-    let said = run(command).await.context("look for commits behind the last position")?;
+    let said = run(command).await.context("look for commits past the last position")?;
     Ok(commits(&String::from_utf8_lossy(&said.stdout)))
 }
 
@@ -288,7 +288,7 @@ async fn announce(node: &Node, switch: &Journal, new: &SystemId, timeline: Timel
 /// The other data is whole, so nothing has to be put back: the twin follows on, once this server serves again.
 pub async fn call_off(node: &Node, view: &ClusterView, switch: &Journal) -> Result<()> {
     if switch.step == Step::Hold {
-        // It may be sealed, and then it lets nobody write before it is started anew. The loop does so.
+        // It may be sealed, and then it lets nobody write before it is started again. The loop does so.
         let role = if view.leader_if(&node.config.name).is_some() { MemberRole::Primary } else { MemberRole::Replica };
         node.speak(MemberState::Stopping, role);
         node.stop_within(StopMode::Fast, steward::stop::patience(view)).await?;

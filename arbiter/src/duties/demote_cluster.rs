@@ -92,7 +92,7 @@ async fn archiving(node: &Node) -> Option<Archiving> {
 }
 
 /// The segment with the shutdown checkpoint: the server leaves it to its next start, which will be
-/// a standby's. Whoever follows by the archive alone needs it to get to the very end.
+/// a standby's. A server that follows by the archive alone needs it to get to the very end.
 async fn archive_last_segment(node: &Node, archiving: &Archiving, control: &ControlData) -> Result<()> {
     let file = segment_name(control.timeline.0, control.checkpoint, archiving.segment_bytes);
     let path = format!("pg_wal/{file}");

@@ -65,7 +65,7 @@ fn sockets(data_dir: &Path, port: u16) -> PathBuf {
 
 async fn remake_directory(path: &Path) -> Result<()> {
     let _ = tokio::fs::remove_dir_all(path).await;
-    // Nobody else may enter: the server behind it trusts whoever connects.
+    // Nobody else may enter: the server there trusts every client.
     let made = tokio::fs::DirBuilder::new().mode(0o700).create(path).await;
     made.with_context(|| format!("create the directory {}", path.display()))
 }

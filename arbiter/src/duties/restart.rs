@@ -26,7 +26,7 @@ pub async fn restart(node: &Node, view: &ClusterView) -> Result<Done> {
     crate::citus::daemon::end(node).await?;
     // Before poolers are paused: what is under way through one of them could not end.
     crate::citus::ask(node, view, false).await?;
-    let _held = if facts.in_recovery { None } else { crate::poolers::hold(node, view).await };
+    let _held = if facts.in_recovery { None } else { crate::poolers::pause(node, view).await };
     node.speak(MemberState::Restarting, role);
     node.callbacks.restarting();
     node.stop_within(StopMode::Fast, steward::stop::patience(view)).await?;

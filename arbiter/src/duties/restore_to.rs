@@ -217,7 +217,7 @@ async fn announce(node: &Node, journal: &Journal) -> Result<()> {
             }
             let Some(leader) = view.leader_if(&node.config.name) else { return Ok(false) };
             if let Some(sync) = view.sync.as_ref().filter(|sync| !sync.value.is_empty()) {
-                // Whoever was synchronous has what is lost now, and is to vote on nothing.
+                // A standby that was synchronous has what is lost now, and is to vote on nothing.
                 let nobody = SyncState { other: sync.value.other.clone(), ..SyncState::default() };
                 node.etcd.write_sync(&nobody, sync.revision, leader).await?;
             }

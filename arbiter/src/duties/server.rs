@@ -272,7 +272,7 @@ impl Server for Node {
         crate::citus::daemon::end(self).await?;
         // Before poolers are paused: what is under way through one of them could not end.
         crate::citus::ask(self, view, leaving).await?;
-        Ok(crate::poolers::hold(self, view).await)
+        Ok(crate::poolers::pause(self, view).await)
     }
 
     async fn answering(&self, view: &ClusterView, names: &[MemberName]) -> BTreeSet<MemberName> {

@@ -1,4 +1,4 @@
-//! The upgrade in place, on the leader: the server is stopped behind the fence, `pg_upgrade --link` carries it, the standbys are copied anew.
+//! The upgrade in place, on the leader: the server is stopped with its fence closed, `pg_upgrade --link` carries it, the standbys are copied again.
 
 use crate::duties::done::Done;
 use crate::duties::{change_places, upgrade_undone};
@@ -66,7 +66,7 @@ async fn begun(node: &Node, view: &ClusterView, to: u32) -> Result<Done> {
     let done = go_on(node, view, noted, Step::Prepare).await;
     node.note_upgrade(done.is_err());
     done?;
-    tracing::info!("upgraded from PostgreSQL {from} to {to} within {} ms; the standbys are copied anew", began.elapsed().as_millis());
+    tracing::info!("upgraded from PostgreSQL {from} to {to} within {} ms; the standbys are copied again", began.elapsed().as_millis());
     Ok(Done::LookAgain)
 }
 
@@ -119,8 +119,8 @@ async fn go_on(node: &Node, view: &ClusterView, noted: Journal, first: Step) -> 
         let done = match step {
             Step::Prepare => upgrade.prepare().await,
             Step::Hold => {
-                held = crate::poolers::hold(node, view).await;
-                upgrade.hold(view).await
+                held = crate::poolers::pause(node, view).await;
+                upgrade.drain_writers(view).await
             }
             Step::Transfer => upgrade.transfer().await,
             Step::Statistics => upgrade.statistics().await,
@@ -150,7 +150,7 @@ impl Upgrade<'_> {
         journal::write(config, &self.noted).await
     }
 
-    /// The file by which the servers of `place` let in whoever reaches their socket: this user alone.
+    /// The file by which the servers of `place` let in every client that reaches their socket: this user alone.
     fn rules(&self) -> PathBuf {
         self.place.join("hba.conf")
     }
@@ -161,7 +161,7 @@ impl Upgrade<'_> {
         Ok(format!("-c hba_file={} {}", trial::quoted(&self.rules()), trial::preloading(&preloaded)))
     }
 
-    async fn hold(&self, view: &ClusterView) -> Result<()> {
+    async fn drain_writers(&self, view: &ClusterView) -> Result<()> {
         let node = self.node;
         if let Err(why) = node.sql.checkpoint().await {
             tracing::warn!("checkpoint before the upgrade: {why:#}");

@@ -30,7 +30,7 @@ pub async fn discard(node: &Node, noted: &Journal) -> Result<()> {
     end_programs(node, noted.step).await?;
     Incomplete::of(&node.config.postgres.data_dir).set(&format!("a major upgrade to PostgreSQL {} that was called off", noted.to)).await?;
     forget(node).await?;
-    tracing::warn!("the upgrade to PostgreSQL {} is called off: another member leads, and this node's data is made anew", noted.to);
+    tracing::warn!("the upgrade to PostgreSQL {} is called off: another member leads, and this node's data is made again", noted.to);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Longer than any answer over a network that a cluster could live on, and short beside a TTL.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Patroni asks its server anew for each answer, from a pool of a few threads.
+/// Patroni asks its server again for each answer, from a pool of a few threads.
 const PATIENCE_WITH_PATRONI: Duration = Duration::from_secs(3);
 
 /// How far a member says that it is, asked now: the further of received and replayed. Only a standby whose Postgres answers has one.

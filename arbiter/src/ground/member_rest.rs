@@ -36,7 +36,7 @@ impl Caller {
     }
 
     /// Where the cluster speaks TLS, a member that is said to be at `http://` gets no password: addresses come out of etcd, and
-    /// whoever may write there could name his own.
+    /// anybody who may write there could name their own.
     pub fn only_over_tls(self, only_over_tls: bool) -> Caller {
         Caller { only_over_tls, ..self }
     }
@@ -46,7 +46,7 @@ impl Caller {
         self.authentication.as_ref().map(|pair| (pair.0.as_str(), pair.1.reveal()))
     }
 
-    /// Asks the member behind `api_url` (`http://host:port/patroni`) at `path`; gives status and text.
+    /// Asks the member at `api_url` (`http://host:port/patroni`) at `path`; gives status and text.
     pub async fn ask(
         &self,
         api_url: &str,

@@ -5,7 +5,7 @@ use cluster::view::ClusterView;
 
 /// A request as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct Requested {
     /// The revision at which it stands in `failover`.
     pub revision: i64,
     /// Who led then.
@@ -26,7 +26,7 @@ pub enum Outcome {
 }
 
 /// Judges a view that may be older than the request.
-pub fn judge(view: &ClusterView, asked: &Asked) -> Outcome {
+pub fn judge(view: &ClusterView, asked: &Requested) -> Outcome {
     if view.revision < asked.revision {
         return Outcome::Pending;
     }
@@ -35,13 +35,13 @@ pub fn judge(view: &ClusterView, asked: &Asked) -> Outcome {
         Some(leader) if Some(&leader.name) != asked.before.as_ref() => Outcome::Done(leader.name.clone()),
         _ if stands => Outcome::Pending,
         Some(_) => Outcome::Dropped,
-        // Whoever took the request is between two leaders.
+        // The member that took the request is between two leaders.
         None => Outcome::Pending,
     }
 }
 
 /// The sentence that scripts look for.
-pub fn success(action: &str, asked: &Asked, leader: &MemberName) -> String {
+pub fn success(action: &str, asked: &Requested, leader: &MemberName) -> String {
     let done = if action == "failover" { "failed over" } else { "switched over" };
     match &asked.candidate {
         Some(candidate) if candidate != leader.as_str() => format!("Successfully {done} to \"{leader}\" instead of \"{candidate}\""),
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn every_end_of_a_request_is_told_apart() {
         let name = |name: &str| MemberName::new(name).unwrap();
-        let asked = Asked { revision: 10, before: Some(name("n0")), candidate: Some("n1".to_owned()) };
+        let asked = Requested { revision: 10, before: Some(name("n0")), candidate: Some("n1".to_owned()) };
         let mut view = sample();
         view.revision = 9;
         assert_eq!(judge(&view, &asked), Outcome::Pending, "an older view says nothing");

@@ -93,7 +93,7 @@ pub fn cluster_json(view: &ClusterView, scope: &str) -> ClusterJson {
     }
 }
 
-/// Orders rows as a tree by `replicatefrom` and indents the names: the leader, then whoever hangs on it.
+/// Orders rows as a tree by `replicatefrom` and indents the names: the leader, then those that hang on it.
 pub fn as_tree(rows: Vec<Row>) -> Vec<Row> {
     let leader = rows.iter().find(|row| row.role.leads()).map(|row| row.name.clone());
     let standbys: Vec<String> = rows.iter().filter(|row| !row.role.leads()).map(|row| row.name.clone()).collect();

@@ -22,7 +22,7 @@ const LINES_KEPT: usize = 4;
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// In the environment of every program that changes a data directory, with its path: by this those are found
-/// that an arbiter left behind which was killed.
+/// of an arbiter that was killed.
 pub const WORKS_ON: &str = "TENURE_WORKS_ON";
 
 /// A command line of the node's file, cut into words as a shell does. No shell runs it, nothing is expanded.
@@ -32,7 +32,7 @@ pub struct CommandLine {
     arguments: Vec<String>,
 }
 
-/// What becomes of processes that a program leaves behind when it ends well.
+/// What becomes of processes that a program leaves when it ends well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stragglers {
     /// They may go on: a callback may start something.
@@ -128,7 +128,7 @@ impl CommandLine {
     }
 }
 
-/// Kills the group when dropped, that is also when whoever waits for the program is cancelled.
+/// Kills the group when dropped, that is also when the task that waits for the program is cancelled.
 struct Group {
     leader: Option<Pid>,
 }

@@ -41,7 +41,7 @@ pub enum VerifyClient {
 
 /// How a server shows who it is, and whom it asks to do the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerTls {
     /// Its certificate.
     pub identity: Identity,
     /// The authority of the clients' certificates.
@@ -50,7 +50,7 @@ pub struct Server {
     pub verify_client: VerifyClient,
 }
 
-/// How whoever asks a member does it.
+/// How a client asks a member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Client {
     /// The authority of the members' certificates. Without it they are not checked, as with Patroni.
@@ -65,7 +65,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-impl Server {
+impl ServerTls {
     /// Reads the files. Blocks.
     pub fn load(&self) -> Result<Arc<ServerConfig>> {
         let (chain, key) = self.identity.load()?;
@@ -147,7 +147,7 @@ fn key(file: &Path, password: Option<&Secret>) -> Result<PrivateKeyDer<'static>>
     let reading = || format!("read the key {}", file.display());
     let text = std::fs::read_to_string(file).with_context(reading)?;
     if text.contains("Proc-Type: 4,ENCRYPTED") {
-        bail!("{} is encrypted in OpenSSL's old form; hint: write it anew with `openssl pkcs8 -topk8`", file.display());
+        bail!("{} is encrypted in OpenSSL's old form; hint: write it again with `openssl pkcs8 -topk8`", file.display());
     }
     let Some(encrypted) = block(&text, "ENCRYPTED PRIVATE KEY") else {
         return PrivateKeyDer::from_pem_slice(text.as_bytes()).with_context(reading);

@@ -90,14 +90,14 @@ pub struct Callbacks {
     running: Mutex<[Option<JoinHandle<()>>; 2]>,
 }
 
-fn hold<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Callbacks {
     /// The server takes connections in this role from now on.
     pub fn serves(&self, config: &NodeConfig, role: &MemberRole) {
-        let due = hold(&self.told).serves(role);
+        let due = locked(&self.told).serves(role);
         if let Some(action) = due {
             self.call(config, action, role);
         }
@@ -105,7 +105,7 @@ impl Callbacks {
 
     /// A look that began then found the server serving in this role. Told again and again: only a change calls something.
     pub fn seen(&self, config: &NodeConfig, role: &MemberRole, began: Instant) {
-        let due = hold(&self.told).seen(role, began);
+        let due = locked(&self.told).seen(role, began);
         if let Some(action) = due {
             self.call(config, action, role);
         }
@@ -113,12 +113,12 @@ impl Callbacks {
 
     /// The server ended by itself: nothing is called, its next start is news.
     pub fn ended(&self) {
-        hold(&self.told).up = false;
+        locked(&self.told).up = false;
     }
 
     /// The arbiter stopped the server.
     pub fn stopped(&self, config: &NodeConfig) {
-        let role = hold(&self.told).stopped();
+        let role = locked(&self.told).stopped();
         if let Some(role) = role {
             self.call(config, Action::Stop, &role);
         }
@@ -126,7 +126,7 @@ impl Callbacks {
 
     /// This node leads no more, and its server is down: an address that it held must go now, not when it is back as a standby.
     pub fn demoted(&self, config: &NodeConfig) {
-        let due = hold(&self.told).demoted();
+        let due = locked(&self.told).demoted();
         if let Some(action) = due {
             self.call(config, action, &MemberRole::Demoted);
         }
@@ -134,12 +134,12 @@ impl Callbacks {
 
     /// What comes is a restart: its stop calls nothing, its start `on_restart`.
     pub fn restarting(&self) {
-        hold(&self.told).restart = true;
+        locked(&self.told).restart = true;
     }
 
     /// The server was told to read its configuration again.
     pub fn reloaded(&self, config: &NodeConfig) {
-        let role = hold(&self.told).role.clone();
+        let role = locked(&self.told).role.clone();
         if let Some(role) = role {
             self.call(config, Action::Reload, &role);
         }
@@ -157,8 +157,8 @@ impl Callbacks {
         let Some(line) = line else { return };
         let line = line.and([action.word().to_owned(), role.to_string(), config.scope.to_string()]);
         let what = format!("callback {} ({role})", action.word());
-        let mut running = hold(&self.running);
-        // The news before is old: whoever still works on it, works against the new.
+        let mut running = locked(&self.running);
+        // The news before is old: a callback that still works on it works against the new.
         let before = running[place].take().filter(|before| !before.is_finished());
         if let Some(before) = &before {
             tracing::warn!("{what}: the callback before it still ran and is ended");
@@ -179,7 +179,7 @@ impl Callbacks {
 
     /// Before the arbiter ends: the last callback (`on_stop` takes an address away) gets this long.
     pub async fn finish(&self, patience: Duration) {
-        let running = std::mem::take(&mut *hold(&self.running));
+        let running = std::mem::take(&mut *locked(&self.running));
         for mut task in running.into_iter().flatten() {
             if tokio::time::timeout(patience, &mut task).await.is_err() {
                 tracing::warn!("a callback still runs {} s after the end of the server: it is ended", patience.as_secs());

@@ -103,7 +103,7 @@ impl Node {
     fn reloaded(&self) {
         self.state().rules_owed = true;
         self.callbacks.reloaded(&self.config);
-        // Looks what the server did not take of what it has read. Beside: whoever reloads in a hurry must not wait for it.
+        // Looks what the server did not take of what it has read. Beside: a reload in a hurry must not wait for it.
         let node = self.clone();
         tokio::spawn(async move {
             if node.knowledge.look_after_reload(&node.sql, &node.config.postgres.files()).await {

@@ -130,7 +130,7 @@ impl Knowledge {
         Ok(true)
     }
 
-    /// Tries the settings on the program until it takes them; `settle` makes them anew from what is known. What can't be found out is
+    /// Tries the settings on the program until it takes them; `settle` makes them again from what is known. What can't be found out is
     /// left as it is: the server itself has the last word.
     pub async fn settled(
         &self,

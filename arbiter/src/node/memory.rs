@@ -45,7 +45,7 @@ pub async fn keep(config: &NodeConfig, etcd: &Etcd) {
     }
 }
 
-/// The keys are about to be made anew by this node, under this number.
+/// The keys are about to be made again by this node, under this number.
 pub async fn attempt(config: &NodeConfig, etcd: &Etcd, generation: u32) {
     let Some(remembered) = etcd.remembered() else { return };
     remembered.attempt(generation);

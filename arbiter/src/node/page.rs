@@ -1,7 +1,7 @@
 //! What the server's page says, as `upkeep/page.rs` reads it between two turns of the loop.
 
 use crate::postgres::query::LocalSql;
-use cluster::watchdog::Server;
+use cluster::watchdog::ServerSeen;
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -17,7 +17,7 @@ pub struct Reader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
     /// What the server is.
-    pub server: Server,
+    pub server: ServerSeen,
     /// Until when its page is open, counted from before the question.
     pub open_until: Option<Instant>,
     /// A planned change began: what is new waits.
@@ -29,6 +29,6 @@ pub struct Page {
 impl Default for Page {
     /// Nothing was seen.
     fn default() -> Page {
-        Page { server: Server::Silent, open_until: None, draining: false, asked: Instant::now() }
+        Page { server: ServerSeen::Silent, open_until: None, draining: false, asked: Instant::now() }
     }
 }

@@ -1,4 +1,4 @@
-//! The server's process: started, stopped, ended by force, and what a dead one left behind.
+//! The server's process: started, stopped, ended by force, and what a dead one left.
 
 use crate::node::{Node, hook, memory, settings};
 use crate::postgres::conf::Recovery;
@@ -37,7 +37,7 @@ impl Node {
                 tracing::info!("{name} is raised to what the primary's WAL asks for until the configuration says as much");
             }
         }
-        // Whoever starts it the next time, without us perhaps: the data says whose it is.
+        // It may be started the next time without us: the data says whose it is.
         mark::write(&self.config.postgres.data_dir, settings::identity(&self.config)).await?;
         let postgres = &self.config.postgres;
         let arguments = parameters.arguments();
@@ -122,7 +122,7 @@ impl Node {
     pub async fn clear_orphans(&self) -> Result<()> {
         let killed = crate::postgres::postmaster::kill_orphans(&self.config.postgres.data_dir).await?;
         if killed > 0 {
-            tracing::warn!("killed {killed} processes that the dead postmaster left behind");
+            tracing::warn!("killed {killed} processes that the dead postmaster left");
         }
         Ok(())
     }

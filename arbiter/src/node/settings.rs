@@ -157,7 +157,7 @@ pub fn of(basis: &Basis<'_>, known: &Known) -> Parameters {
     parameters
 }
 
-/// The settings of this node's server in this role under this dynamic configuration, whoever leads.
+/// The settings of this node's server in this role under this dynamic configuration, whichever member leads.
 pub fn parameters(config: &NodeConfig, dynamic: &DynamicConfig, known: &Known, role: ServerRole) -> Parameters {
     let addresses = config.postgres.listen.addresses();
     let identity = conf::Identity { scope: config.scope.as_str(), listen_addresses: &addresses, port: config.postgres.listen.port };

@@ -90,7 +90,7 @@ pub struct TwinWork {
     wish: Mutex<Option<Wish>>,
     /// Something was asked for.
     pub bell: Notify,
-    /// Held by whoever works on the twin, its server or the note.
+    /// Held by the task that works on the twin, its server or the note.
     pub hands: tokio::sync::Mutex<()>,
 }
 

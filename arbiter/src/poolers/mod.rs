@@ -11,4 +11,4 @@ mod pause;
 mod record;
 
 pub use keep::keep;
-pub use pause::hold;
+pub use pause::pause;

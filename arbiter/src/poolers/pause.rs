@@ -24,7 +24,7 @@ const LOGIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Pauses the poolers of the node's file, for as long as the answer lives. What can't be paused in time, or without a word to the other
 /// arbiters first, is left as it is: the change goes on without, and its clients see what clients without a pooler see.
-pub async fn hold(node: &Node, view: &ClusterView) -> Option<UnderWay> {
+pub async fn pause(node: &Node, view: &ClusterView) -> Option<UnderWay> {
     let leader = view.leader_if(&node.config.name).filter(|_| !node.config.poolers.is_empty())?;
     let began = Instant::now();
     let found = join_all(node.config.poolers.iter().map(|pooler| async move {
@@ -64,7 +64,7 @@ pub async fn hold(node: &Node, view: &ClusterView) -> Option<UnderWay> {
     }
     join_all(found.iter().map(|(pooler, console, databases)| async move {
         await_logins(console, databases).await;
-        for (database, paused) in pause(pooler, console, databases).await {
+        for (database, paused) in pause_each(pooler, console, databases).await {
             match paused {
                 Ok(()) => {
                     tracing::info!("PgBouncer at {} keeps {database} waiting after {} ms", pooler.address, began.elapsed().as_millis());
@@ -118,7 +118,7 @@ async fn await_logins(console: &Console, databases: &[String]) {
 
 /// Pauses each database, on a session of its own; what became of each. PgBouncer answers none of them before all that are paused are quiet, so
 /// where that takes too long it is asked which are.
-async fn pause<'a>(pooler: &PoolerConfig, console: &Console, databases: &'a [String]) -> Vec<(&'a String, Result<()>)> {
+async fn pause_each<'a>(pooler: &PoolerConfig, console: &Console, databases: &'a [String]) -> Vec<(&'a String, Result<()>)> {
     let all = join_all(databases.iter().map(|database| async move { Console::open(pooler).await?.pause(database).await }));
     match tokio::time::timeout(pooler.pause_within, all).await {
         Ok(done) => databases.iter().zip(done).collect(),

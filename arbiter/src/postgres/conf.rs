@@ -313,7 +313,7 @@ impl ConfigFiles {
         Ok(true)
     }
 
-    /// The whole text. Nothing but a name gets to be one here, whoever sent it, and no value gets out of its quotes.
+    /// The whole text. Nothing but a name gets to be one here, whatever client sent it, and no value gets out of its quotes.
     pub fn content(&self, parameters: &Parameters, recovery: &Recovery) -> String {
         let mut content = format!("{HEADER}\ninclude 'postgresql.base.conf'\n\n");
         let mut settings = parameters.file.clone();

@@ -223,7 +223,7 @@ pub struct PendingSetting {
 
 /// A standby whose walreceiver has ended tells its timeline by the newest segment file that holds its position: a
 /// server without a receiver otherwise knows only that of its last restart point, and an arbiter that was started
-/// anew just then would take what was received since for a fork.
+/// again just then would take what was received since for a fork.
 ///
 /// One statement, one row, one JSON text: a tick costs one round trip. Positions are plain numbers there, as in [`Lsn`].
 pub(super) const FACTS: &str = "

@@ -1,7 +1,7 @@
 //! The way to our own server: only while its postmaster lives, through its socket where there is one, and never with a password that the
 //! other side could read.
 //!
-//! Whoever may run a program on this host can bind the server's port while the server is down. So a socket is asked who listens on it, a
+//! A user who may run a program on this host can bind the server's port while the server is down. So a socket is asked who listens on it, a
 //! password goes out by SASL only, which keeps it from a false server, and nobody is asked while no server of this data directory runs.
 
 use super::postmaster::{PidFile, Postmaster};
@@ -100,7 +100,7 @@ pub struct Stream {
 /// After the startup packet it is either an error or a request for authentication: `R`, four bytes of length, four bytes of kind.
 fn judge(head: &[u8]) -> Option<Result<(), &'static str>> {
     const HINT: &str = "the server asks for the password in a form that a false server could use; hint: have scram-sha-256 or peer for this role in pg_hba, \
-        and store an old md5 password anew with password_encryption = scram-sha-256";
+        and store an old md5 password again with password_encryption = scram-sha-256";
     match head.first()? {
         b'E' => Some(Ok(())),
         b'R' => match i32::from_be_bytes(head.get(5..9)?.try_into().ok()?) {

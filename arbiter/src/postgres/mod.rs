@@ -33,7 +33,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// The value of libpq's `require_auth` where the user gives none: whoever asks for the password in the open is told nothing.
+/// The value of libpq's `require_auth` where the user gives none: a server that asks for the password in the open is told nothing.
 pub const REQUIRE_AUTH: &str = "!password";
 
 /// Where the programs of one PostgreSQL major version are.
@@ -60,7 +60,7 @@ impl Programs {
         self.bin_dir.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on those of this directory, for whoever shares this value.
+    /// From now on those of this directory, for all that share this value.
     pub fn move_to(&self, bin_dir: PathBuf) {
         *self.bin_dir.write().unwrap_or_else(PoisonError::into_inner) = bin_dir;
     }

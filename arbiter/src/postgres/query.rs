@@ -31,7 +31,7 @@ const LASTED: Duration = Duration::from_millis(250);
 pub const QUIET: &str = "-c log_statement=none -c log_min_duration_statement=-1 -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c log_parser_stats=off -c debug_print_parse=off -c synchronous_commit=local";
 
-/// A persistent connection to the local server as superuser; made when first needed, made anew when it broke.
+/// A persistent connection to the local server as superuser; made when first needed, made again when it broke.
 pub struct LocalSql {
     server: LocalServer,
     /// The number of the way that was gone last.
@@ -87,7 +87,7 @@ impl LocalSql {
         serde_json::from_str(text).context("understand the server's state")
     }
 
-    /// Writes a checkpoint, on a connection of its own: it may take minutes, and others must not wait behind it.
+    /// Writes a checkpoint, on a connection of its own: it may take minutes, and others must not wait for it.
     pub async fn checkpoint(&self) -> Result<()> {
         let client = self.connect(&self.config(), "-c statement_timeout=0").await?;
         client.batch_execute("CHECKPOINT").await.context("checkpoint")
@@ -143,7 +143,7 @@ impl LocalSql {
         Ok(FenceSeen { left: span(left), draining_for: span(draining_for), in_recovery: row.try_get(2)? })
     }
 
-    /// Sends a notification to whoever listens in this database; on a connection of its own, as it is a commit and may wait at the fence.
+    /// Sends a notification to the sessions that listen in this database; on a connection of its own, as it is a commit and may wait at the fence.
     pub async fn notify(&self, channel: &str, payload: &str) -> Result<()> {
         let client = self.connect(&self.config(), QUIET).await?;
         answer(client.execute("SELECT pg_notify($1, $2)", &[&channel, &payload])).await.map(drop)

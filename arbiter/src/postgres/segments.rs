@@ -7,9 +7,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use tokio::io::AsyncReadExt;
 
-/// Where the log that is here ends, at a segment's end, seen from a position in it: the begin of the first segment that is not
+/// Where the WAL that is here ends, at a segment's end, seen from a position in it: the begin of the first segment that is not
 /// here. Segments that wait for their turn under a future name (recycled) don't count: their first page is of another place.
-pub async fn end_of_log(data_dir: &Path, position: Lsn, segment_bytes: u64) -> Result<Lsn> {
+pub async fn end_of_wal(data_dir: &Path, position: Lsn, segment_bytes: u64) -> Result<Lsn> {
     let wal = data_dir.join("pg_wal");
     let mut present: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
     let mut entries = tokio::fs::read_dir(&wal).await.with_context(|| format!("list {}", wal.display()))?;
@@ -32,7 +32,7 @@ pub async fn end_of_log(data_dir: &Path, position: Lsn, segment_bytes: u64) -> R
     Ok(Lsn(number * segment_bytes))
 }
 
-/// The number of the segment with this name, counted from the log's begin.
+/// The number of the segment with this name, counted from the begin of all WAL.
 fn number_of(name: &str, segment_bytes: u64) -> Option<u64> {
     if name.len() != 24 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
@@ -72,7 +72,7 @@ mod tests {
         // Recycled: its page is that of an earlier segment.
         segment("000000020000000000000005", SEGMENT);
         std::fs::write(wal.join("00000002.history"), "x").unwrap();
-        let end = async |position| end_of_log(directory.path(), Lsn(position), SEGMENT).await.unwrap().0 / SEGMENT;
+        let end = async |position| end_of_wal(directory.path(), Lsn(position), SEGMENT).await.unwrap().0 / SEGMENT;
         for (position, number) in [(3 * SEGMENT + 100, 5), (4 * SEGMENT, 5), (4 * SEGMENT + 1, 5), (5 * SEGMENT, 5), (6 * SEGMENT + 1, 7)] {
             assert_eq!(end(position).await, number, "{}", Lsn(position));
         }

@@ -26,7 +26,7 @@ fn before(path: &Path) -> PathBuf {
 }
 
 /// Makes room where the file is too large. The server has it open for appending and keeps it open, so the file is copied and emptied:
-/// what is written between the two is lost, a few lines of some 25 MB. Whoever can't have that uses the server's own collector.
+/// what is written between the two is lost, a few lines of some 25 MB. A person who can't have that uses the server's own collector.
 pub async fn rotate(path: &Path) -> Result<()> {
     rotate_beyond(path, BYTES_MOST).await
 }

@@ -28,7 +28,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// From `restapi`; where it asks for nothing, whoever reaches the port may act, as with Patroni.
+    /// From `restapi`; where it asks for nothing, anybody who reaches the port may act, as with Patroni.
     pub fn new(config: &RestConfig) -> Access {
         let basic = |(user, password): &(String, Secret)| {
             let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{}", password.reveal()));

@@ -1,7 +1,7 @@
 //! What REST changes: requests for another leader, the configuration, this node's server.
 
 use super::{Reply, health};
-use crate::ground::outcome::{self, Asked, Outcome};
+use crate::ground::outcome::{self, Outcome, Requested};
 use crate::ground::present;
 use crate::node::settings;
 use crate::node::snapshot::{Command, NodeHandle, Snapshot};
@@ -9,7 +9,7 @@ use cluster::config::DynamicConfig;
 use cluster::failover::{self, FailoverRequest};
 use cluster::local::Postgres;
 use cluster::replay::Ask;
-use cluster::restart::{Conditions, Scheduled, Server};
+use cluster::restart::{Conditions, Scheduled, ToRestart};
 use cluster::view::ClusterView;
 use dcs::{Dcs, Error};
 use serde_json::{Map, Value};
@@ -146,7 +146,7 @@ pub async fn hand_over(node: &NodeHandle, body: &[u8], switchover: bool) -> Resu
         return Ok(Reply::text(202, format!("{title} scheduled")));
     }
     let before = view.leader.as_ref().map(|leader| leader.name.clone());
-    let asked = Asked { revision, before, candidate: request.candidate().map(str::to_owned) };
+    let asked = Requested { revision, before, candidate: request.candidate().map(str::to_owned) };
     match tokio::time::timeout(HANDOVER_BOUND, outcome_of(node, &asked)).await {
         Ok(Some(Outcome::Done(leader))) => Ok(Reply::text(200, outcome::success(action, &asked, &leader))),
         Ok(_) => Err(Reply::text(503, format!("{title} failed"))),
@@ -158,7 +158,7 @@ pub async fn hand_over(node: &NodeHandle, body: &[u8], switchover: bool) -> Resu
 }
 
 /// Looks at every snapshot of the daemon until the request is done or dropped; None when the daemon ends.
-async fn outcome_of(node: &NodeHandle, asked: &Asked) -> Option<Outcome> {
+async fn outcome_of(node: &NodeHandle, asked: &Requested) -> Option<Outcome> {
     let mut snapshots = node.snapshot.clone();
     loop {
         let outcome = outcome::judge(&snapshots.borrow_and_update().view, asked);
@@ -243,7 +243,7 @@ pub async fn restart(node: &NodeHandle, body: &[u8], bound: Duration) -> Result<
             None => Err(Reply::text(503, "the arbiter did not answer")),
         };
     }
-    if !conditions.hold(&server) {
+    if !conditions.are_met(&server) {
         return Err(Reply::text(503, "restart conditions are not satisfied"));
     }
     match command(node, Command::Restart, bound).await {
@@ -299,9 +299,9 @@ fn restart_role(snapshot: &Snapshot, now: Instant) -> &'static str {
 }
 
 /// What the conditions of a restart are held against.
-pub fn server<'a>(snapshot: &'a Snapshot, role: &'a str) -> Server<'a> {
+pub fn server<'a>(snapshot: &'a Snapshot, role: &'a str) -> ToRestart<'a> {
     let facts = snapshot.facts.as_deref();
-    Server {
+    ToRestart {
         role,
         version: facts.map(|facts| facts.server_version),
         pending: !snapshot.described.pending_restart.is_empty(),
@@ -410,7 +410,7 @@ mod tests {
             let role = restart_role(snapshot, Instant::now());
             match conditions(&map(body)) {
                 Err(reply) => reply.status,
-                Ok(conditions) if conditions.hold(&server(snapshot, role)) => 200,
+                Ok(conditions) if conditions.are_met(&server(snapshot, role)) => 200,
                 Ok(_) => 503,
             }
         };

@@ -222,7 +222,7 @@ mod tests {
         let told = tenure(&leads, later);
         assert!(told.get("leader").is_none() && told.get("term").is_none(), "{told}");
         assert!(told["why"].as_str().unwrap().contains("lease has run out"), "{told}");
-        // Etcd answers: whoever it names leads, also while this node has not opened its page yet.
+        // Etcd answers: the member that it names leads, also while this node has not opened its page yet.
         leads.view_at = Some(later);
         assert_eq!(tenure(&leads, later)["leader"], "n0");
     }

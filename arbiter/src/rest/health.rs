@@ -7,7 +7,7 @@ use cluster::lsn::Lsn;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// The parameters behind `?`.
+/// The parameters after `?`.
 #[derive(Debug, Clone, Default)]
 pub struct Query(pub Vec<(String, String)>);
 
@@ -263,7 +263,7 @@ pub(crate) mod tests {
             gives_way: None,
             memory: None,
             fence_open: false,
-            log_until: None,
+            wal_until: None,
             remote: Default::default(),
         };
         Snapshot {

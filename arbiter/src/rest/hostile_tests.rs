@@ -62,7 +62,7 @@ async fn sockets_that_never_read_hold_no_place() {
     let served = served("").await;
     let mut sockets = deaf(served.address, 200).await;
     let mut unanswered = 0;
-    // Whoever lets others wait for a second goes first: a load balancer that asks once in a second is down for no two checks.
+    // A client that lets others wait for a second goes first: a load balancer that asks once in a second is down for no two checks.
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         unanswered += u32::from(!is_answered(served.address).await);

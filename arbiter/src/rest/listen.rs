@@ -29,12 +29,12 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
 /// A request must have come whole within this time of the connection's start or of the last answer's end, and an answer must have
-/// been read whole within this time: whoever feeds a header byte by byte, or reads that way, is cut off.
+/// been read whole within this time: a client that feeds a header byte by byte, or reads that way, is cut off.
 pub const PHASE_WITHIN: Duration = Duration::from_secs(10);
 /// A head of a request that is larger is refused. Hyper's least is 8 KiB.
 const HEAD_MOST: usize = 32 * 1024;
-/// So much of an answer lies in the kernel at most (it doubles that). By itself it takes megabytes for each connection, and whoever never reads
-/// would be answered hundreds of times before anything waits for him.
+/// So much of an answer lies in the kernel at most (it doubles that). By itself it takes megabytes for each connection, and a client that never reads
+/// would be answered hundreds of times before anything waits for it.
 const SEND_BUFFER: usize = 32 * 1024;
 /// Names of members are looked up again after this time.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ pub async fn keep_listening(listener: TcpListener, shared: Arc<Shared>) -> io::R
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                // Without a place it is closed at once: left in the queue it would keep all behind it waiting.
+                // Without a place it is closed at once: left in the queue it would keep all after it waiting.
                 Ok((stream, address)) => drop(begin(stream, address, &shared, &places).map(|conversation| tasks.spawn(conversation))),
                 // Out of files or memory: another try at once would only spin.
                 Err(error) => {
@@ -122,7 +122,7 @@ async fn know_members(mut snapshot: watch::Receiver<Snapshot>, places: Arc<Place
 /// What a connection goes through.
 enum Stream {
     Plain(TcpStream),
-    /// The TLS handshake. It is part of the first read, so that whoever does not finish it holds nobody up.
+    /// The TLS handshake. It is part of the first read, so that a client that does not finish it holds nobody up.
     Greeting(Box<Accept<TcpStream>>),
     Tls(Box<TlsStream<TcpStream>>),
 }

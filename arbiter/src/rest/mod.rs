@@ -89,7 +89,7 @@ pub struct Reply {
     content: &'static str,
     /// Its text.
     pub body: String,
-    /// What whoever asked should know besides: headers `Warning`, so that the body stays what the field's tools expect.
+    /// What the client should know besides: headers `Warning`, so that the body stays what the field's tools expect.
     pub warnings: Vec<String>,
     /// What there is to say beside a text that tools compare as a whole; goes into the header `X-Tenure-Reason`.
     pub reason: Option<String>,
@@ -219,7 +219,7 @@ fn find(method: &Method, path: &str) -> Option<&'static Route> {
     known.or((*method == Method::GET).then_some(&HEALTH))
 }
 
-/// Who comes in, and how: from `restapi`, made anew when the node's file is read again.
+/// Who comes in, and how: from `restapi`, made again when the node's file is read again.
 pub struct Door {
     access: Access,
     tls: Option<Arc<ServerConfig>>,
@@ -232,7 +232,7 @@ impl Door {
         let header = |(name, value): &(String, String)| Ok((HeaderName::try_from(name)?, HeaderValue::try_from(value)?));
         Ok(Door {
             access: Access::new(config),
-            tls: config.tls.as_ref().map(tls::Server::load).transpose()?,
+            tls: config.tls.as_ref().map(tls::ServerTls::load).transpose()?,
             headers: config.extra_headers.iter().map(header).collect::<anyhow::Result<_>>()?,
         })
     }

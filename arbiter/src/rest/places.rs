@@ -1,9 +1,9 @@
-//! Who gets a place among REST's connections: so many for each source, some kept for members and this host, and whoever lets
+//! Who gets a place among REST's connections: so many for each source, some kept for members and this host, and a client that lets
 //! others wait goes first.
 //!
 //! Without bounds per source one client's idle sockets keep load balancers out, and with them every switchover that asks a candidate. A
 //! newcomer that finds its bound reached takes the place of the connection of the same kind that has done nothing for longest, or of one
-//! that is answered again and again: holding a place costs a client that harms as much as asking anew each second. Only who changes
+//! that is answered again and again: holding a place costs a client that harms as much as asking again each second. Only who changes
 //! something keeps its place until it has its answer.
 
 use std::collections::{BTreeMap, BTreeSet};

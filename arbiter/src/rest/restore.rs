@@ -7,7 +7,7 @@ use cluster::restore::Target;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// A backup takes as long as it takes; whoever asks may go away before.
+/// A backup takes as long as it takes; the client may go away before.
 pub const RESTORE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Answers what was asked for.

@@ -136,7 +136,7 @@ fn keys_may_be_encrypted() {
     std::fs::write(&file, sealed.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).unwrap().as_bytes()).unwrap();
     let load = |password: Option<&str>| {
         let identity = Identity { key: Some(file.clone()), key_password: password.map(Secret::new), ..plain.clone() };
-        let server = tls::Server { identity, authority: None, verify_client: tls::VerifyClient::None };
+        let server = tls::ServerTls { identity, authority: None, verify_client: tls::VerifyClient::None };
         server.load().map(drop).map_err(|why| format!("{why:#}"))
     };
     assert_eq!(load(Some("s3cret")), Ok(()));

@@ -10,7 +10,7 @@ use cluster::local::Postgres;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// The change of places, with a stop in between; it goes on without whoever asked.
+/// The change of places, with a stop in between; it goes on without the client that asked.
 const CHANGE_BOUND: Duration = Duration::from_secs(590);
 
 /// Answers what was asked for.
@@ -59,7 +59,7 @@ async fn acted(node: &NodeHandle, what: &str, body: &Map<String, Value>) -> Resu
             } else if view.config().paused() {
                 Some("the cluster is in maintenance mode: `tenure resume` ends it")
             } else if view.is_standby_cluster() {
-                Some("a standby cluster is upgraded by making it anew")
+                Some("a standby cluster is upgraded by making it again")
             } else {
                 None
             };

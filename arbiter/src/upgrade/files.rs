@@ -5,7 +5,7 @@ use crate::postgres::{Programs, run};
 use anyhow::{Context, Result};
 use cluster::parameter::Catalogue;
 use cluster::upgrade::beside;
-use cluster::upgrade::obstacle::{Database, Files, Server};
+use cluster::upgrade::obstacle::{Database, Files, ServerToUpgrade};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ const NEEDED: [&str; 10] =
 const NEEDED_LATER: [&str; 3] = ["pg_basebackup", "pg_waldump", "vacuumdb"];
 
 /// Looks.
-pub async fn look(config: &NodeConfig, old: &Programs, server: &Server, databases: &[Database], to: u32) -> Result<Files> {
+pub async fn look(config: &NodeConfig, old: &Programs, server: &ServerToUpgrade, databases: &[Database], to: u32) -> Result<Files> {
     let postgres = &config.postgres;
     let bin_dir_now = old.bin_dir().display().to_string();
     let mut files =

@@ -3,7 +3,7 @@
 use crate::postgres::query::LocalSql;
 use anyhow::{Context, Result};
 use cluster::slots;
-use cluster::upgrade::obstacle::{Database, Server};
+use cluster::upgrade::obstacle::{Database, ServerToUpgrade};
 use cluster::view::ClusterView;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -80,8 +80,8 @@ async fn ask<T: DeserializeOwned>(sql: &LocalSql, database: Option<&str>, questi
 }
 
 /// The server, and every database that lets anybody in.
-pub async fn all(sql: &LocalSql, view: &ClusterView) -> Result<(Server, Vec<Database>)> {
-    let mut server: Server = ask(sql, None, SERVER).await?;
+pub async fn all(sql: &LocalSql, view: &ClusterView) -> Result<(ServerToUpgrade, Vec<Database>)> {
+    let mut server: ServerToUpgrade = ask(sql, None, SERVER).await?;
     let members: Vec<String> = slots::of_members(view).collect();
     server.slots.retain(|(name, _)| !members.contains(name));
     let names: Vec<String> =

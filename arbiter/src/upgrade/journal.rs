@@ -21,7 +21,7 @@ pub async fn read(config: &NodeConfig) -> Result<Option<Journal>> {
     let path = path(config);
     let Some(text) = read_if_there(&path).await? else { return Ok(None) };
     let said = format!(
-        "{} can't be read: a major upgrade is half done here; hint: make this node's data anew with `tenure reinit`, and remove the file",
+        "{} can't be read: a major upgrade is half done here; hint: make this node's data again with `tenure reinit`, and remove the file",
         path.display()
     );
     serde_json::from_str(&text).context(said).map(Some)

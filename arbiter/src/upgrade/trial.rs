@@ -4,7 +4,7 @@ use crate::config::NodeConfig;
 use crate::node::paths;
 use crate::postgres::{Programs, tail};
 use anyhow::{Context, Result};
-use cluster::upgrade::obstacle::Server;
+use cluster::upgrade::obstacle::ServerToUpgrade;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const TOLD: usize = 1500;
 
 /// Its words where it failed; None where it found nothing.
-pub async fn run(config: &NodeConfig, new: &Programs, old: &Programs, server: &Server) -> Result<Option<String>> {
+pub async fn run(config: &NodeConfig, new: &Programs, old: &Programs, server: &ServerToUpgrade) -> Result<Option<String>> {
     let place = paths::beside(config, ".upgrade-check");
     let done = in_place(config, new, old, server, &place).await;
     remove(&place).await?;
     done
 }
 
-async fn in_place(config: &NodeConfig, new: &Programs, old: &Programs, server: &Server, place: &Path) -> Result<Option<String>> {
+async fn in_place(config: &NodeConfig, new: &Programs, old: &Programs, server: &ServerToUpgrade, place: &Path) -> Result<Option<String>> {
     remove(place).await?;
     tokio::fs::DirBuilder::new().mode(0o700).create(place).await.with_context(|| format!("create {}", place.display()))?;
     let empty = place.join("data");

@@ -6,7 +6,7 @@ use crate::node::Node;
 use crate::node::page::Page;
 use crate::node::snapshot::Snapshot;
 use cluster::address::{self, Hold};
-use cluster::watchdog::Server;
+use cluster::watchdog::ServerSeen;
 use dcs::Dcs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ pub async fn keep(
         let hold = sure(address::reads(page.server, left(right.until), right.mine));
         let reads = Wish { hold, at: right.at, until: right.until };
         first = false;
-        let to_lead = page.server == Server::Standby && shown.borrow().view.leader_if(&node.config.name).is_some();
+        let to_lead = page.server == ServerSeen::Standby && shown.borrow().view.leader_if(&node.config.name).is_some();
         if node.addresses.round(config, primary, reads, to_lead, right.mine).await {
             // The member key is to say so.
             node.wake.notify_one();

@@ -6,7 +6,7 @@
 //! an arbiter does not stand). The leader counts from before it asked, the members from when they
 //! answered, so the leader's time is over first.
 //!
-//! A member promises for one TTL of its own at most, whoever asks, and says where that is less than it was asked for. `/patroni` tells
+//! A member promises for one TTL of its own at most, whichever member asks, and says where that is less than it was asked for. `/patroni` tells
 //! the promise, a switchover waits for its end while the old leader still serves, and it ends early where the leader's lease outlives it.
 
 use crate::ground::clock::boottime;

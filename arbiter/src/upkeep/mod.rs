@@ -110,7 +110,7 @@ async fn standby_leader(node: &Node, view: &ClusterView, leader: &Leader, facts:
         node.etcd.write_sync(&nobody, sync.revision, leader).await.context("clear the sync key")?;
     }
     failsafe::publish(node, view, leader).await?;
-    // The receiver brings the history of its upstream before the log; without it there is nothing to tell yet.
+    // The receiver brings the history of its upstream before the WAL; without it there is nothing to tell yet.
     if facts.timeline > view.history().current() && tokio::fs::try_exists(history_file(node, facts)).await? {
         history(node, view, leader, facts).await?;
     }

@@ -8,7 +8,7 @@ use crate::node::page::Page;
 use crate::node::snapshot::Snapshot;
 use crate::postgres::postmaster::{PidFile, is_anybody_left};
 use crate::postgres::query::{is_refusal, is_starting};
-use cluster::watchdog::Server;
+use cluster::watchdog::ServerSeen;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -59,25 +59,25 @@ async fn look(node: &Node) -> Page {
     if node.postmaster().is_none() {
         // Where nobody knows whether a process is left, one may be.
         let left = node.watchdog.is_armed() && is_anybody_left(data_dir).await.unwrap_or(true);
-        return Page { server: if left { Server::Left } else { Server::Gone }, ..Page::default() };
+        return Page { server: if left { ServerSeen::Left } else { ServerSeen::Gone }, ..Page::default() };
     }
     // The clock is read before the question: the page's time runs on while the answer travels.
     let asked = Instant::now();
     let server = match tokio::time::timeout(PATIENCE, node.page.sql.fence()).await {
-        Ok(Ok(seen)) if seen.in_recovery => Server::Standby,
+        Ok(Ok(seen)) if seen.in_recovery => ServerSeen::Standby,
         Ok(Ok(seen)) => {
             let open_until = seen.left.map(|left| asked + left).filter(|until| Instant::now() < *until);
-            let server = if open_until.is_some() { Server::Open } else { Server::Closed };
+            let server = if open_until.is_some() { ServerSeen::Open } else { ServerSeen::Closed };
             return Page { server, open_until, draining: seen.draining_for.is_some(), asked };
         }
-        Ok(Err(why)) if is_starting(&why) => Server::Starting,
-        Ok(Err(why)) if is_refusal(&why) => Server::Closed,
+        Ok(Err(why)) if is_starting(&why) => ServerSeen::Starting,
+        Ok(Err(why)) if is_refusal(&why) => ServerSeen::Closed,
         Ok(Err(why)) => {
             tracing::debug!("the page is not seen: {why:#}");
             let status = PidFile::read(data_dir).await.ok().flatten().and_then(|file| file.status);
-            if status.as_deref() == Some("ready") { Server::Silent } else { Server::Starting }
+            if status.as_deref() == Some("ready") { ServerSeen::Silent } else { ServerSeen::Starting }
         }
-        Err(_) => Server::Silent,
+        Err(_) => ServerSeen::Silent,
     };
     Page { server, asked, ..Page::default() }
 }

@@ -9,7 +9,7 @@ use crate::node::snapshot::Snapshot;
 use cluster::address::{self, Why};
 use cluster::lease;
 use cluster::name::MemberName;
-use cluster::watchdog::Server;
+use cluster::watchdog::ServerSeen;
 use dcs::lease::Held;
 use dcs::{Dcs, Error};
 use std::sync::Arc;
@@ -49,14 +49,14 @@ pub async fn keep(
             }
             let steady = last.1.elapsed() >= STEADY;
             let server = pages.borrow().server;
-            let serves = matches!(server, Server::Standby | Server::Open);
+            let serves = matches!(server, ServerSeen::Standby | ServerSeen::Open);
             let other = steady && whom.is_some_and(|name| *name != node.config.name);
             let me = chosen.as_ref().is_some_and(|(name, why)| *name == node.config.name && (steady || *why != Why::NobodyElse));
             if me || other {
                 tell(&node, &mut told, chosen.as_ref(), held.is_some());
             }
             held = match held {
-                Some(held) if other || matches!(server, Server::Starting | Server::Gone | Server::Left) => {
+                Some(held) if other || matches!(server, ServerSeen::Starting | ServerSeen::Gone | ServerSeen::Left) => {
                     give_up(&node, &config, held, &rights).await;
                     None
                 }

@@ -66,8 +66,8 @@ pub async fn keep(node: &Node, view: &ClusterView, leader: Option<&Leader>, serv
     }
     if let Some(leader) = leader {
         // A copy waits for word of the slot that was made for it just now.
-        let anew = if made { node.sql.facts().await.ok() } else { None };
-        let facts = Facts { slots: anew.as_ref().map_or(facts.slots, |anew| &anew.slots[..]), ..facts };
+        let fresh = if made { node.sql.facts().await.ok() } else { None };
+        let facts = Facts { slots: fresh.as_ref().map_or(facts.slots, |fresh| &fresh.slots[..]), ..facts };
         match publish(node, &facts, leader, server, free).await {
             Ok(lines) => told.extend(lines),
             // The configuration and the synchronous standbys must not wait for it.
@@ -383,7 +383,7 @@ async fn drop_doubtful(node: &Node, view: &ClusterView) -> Result<()> {
         // From release 16 on a consumer may use it.
         let statement =
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1::text::name AND active_pid IS NOT NULL";
-        node.sql.run(statement, &[&name]).await.with_context(|| format!("end whoever uses the logical slot {name}"))?;
+        node.sql.run(statement, &[&name]).await.with_context(|| format!("end the session that uses the logical slot {name}"))?;
         node.sql
             .run("SELECT pg_drop_replication_slot($1::text::name)", &[&name])
             .await

@@ -30,7 +30,7 @@ const FRESH: Duration = Duration::from_secs(30);
 const END_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-struct Memory {
+struct Looked {
     /// In this term the leader's server was looked at for what another leader's upgrade left.
     looked: Option<Term>,
     /// The last measure of the lag.
@@ -41,7 +41,7 @@ struct Memory {
 
 /// Cares for it, for as long as the future is polled.
 pub async fn keep(node: Node, mut shown: watch::Receiver<Snapshot>) {
-    let mut memory = Memory::default();
+    let mut memory = Looked::default();
     loop {
         if let Err(why) = round(&node, &mut shown, &mut memory).await {
             let words = format!("{why:#}");
@@ -78,7 +78,7 @@ fn leads(node: &Node, shown: &Snapshot) -> Leads {
     }
 }
 
-async fn round(node: &Node, shown: &mut watch::Receiver<Snapshot>, memory: &mut Memory) -> Result<()> {
+async fn round(node: &Node, shown: &mut watch::Receiver<Snapshot>, memory: &mut Looked) -> Result<()> {
     let work = node.twin.clone();
     let Ok(_hands) = work.hands.try_lock() else { return Ok(()) };
     // In the middle of a change the step that is noted says what to do.
@@ -172,7 +172,7 @@ async fn made(node: &Node, view: &ClusterView, shown: &mut watch::Receiver<Snaps
 }
 
 /// Its server runs, it follows, and how far it is is told. Compared once when it has caught up, and when asked.
-async fn kept(node: &Node, noted: &Twin, memory: &mut Memory) -> Result<()> {
+async fn kept(node: &Node, noted: &Twin, memory: &mut Looked) -> Result<()> {
     join::run(node, noted).await?;
     let watch = sides::open(&node.sql, None).await?;
     let lag = sides::lag(&watch, &noted.databases).await?;
@@ -207,7 +207,7 @@ async fn kept(node: &Node, noted: &Twin, memory: &mut Memory) -> Result<()> {
 }
 
 /// At the rate since the last look.
-fn left(memory: &mut Memory, lag: Option<u64>) -> Option<u64> {
+fn left(memory: &mut Looked, lag: Option<u64>) -> Option<u64> {
     let now = Instant::now();
     let before = std::mem::replace(&mut memory.lag, lag.map(|lag| (now, lag)));
     let (lag, (at, more)) = (lag?, before?);
@@ -234,7 +234,7 @@ async fn ended(node: &Node) -> Result<()> {
 }
 
 /// A leader without a twin: what an upgrade left on the leader before it, whose twin went with it, is taken away once in its term.
-async fn left_over(node: &Node, view: &Arc<ClusterView>, leads: Leads, memory: &mut Memory) -> Result<()> {
+async fn left_over(node: &Node, view: &Arc<ClusterView>, leads: Leads, memory: &mut Looked) -> Result<()> {
     let term = view.leader.as_ref().map(|leader| leader.term);
     if leads != Leads::Me || memory.looked == term {
         return Ok(());
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_told_by_the_rate_and_not_at_all_where_it_grows() {
-        let mut memory = Memory::default();
+        let mut memory = Looked::default();
         assert_eq!(left(&mut memory, Some(100)), None, "one measure is no rate");
         assert_eq!(left(&mut memory, Some(200)), None, "it grows");
         memory.lag = Some((Instant::now() - Duration::from_secs(10), 300));

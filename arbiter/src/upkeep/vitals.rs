@@ -1,6 +1,6 @@
 //! How this node is, seen from outside of the server: does the disk take a write, does the server take a connection, what is free?
 //!
-//! A disk that hangs holds whoever touches it, so what asks it runs on a thread for blocking calls, one at a time, and how long
+//! A disk that hangs holds every thread that touches it, so what asks it runs on a thread for blocking calls, one at a time, and how long
 //! it has been under way is an answer too.
 
 use crate::node::Node;

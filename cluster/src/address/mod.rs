@@ -7,7 +7,7 @@ pub use facts::AddressFacts;
 use crate::member::{Member, MemberRole};
 use crate::name::MemberName;
 use crate::view::ClusterView;
-use crate::watchdog::Server;
+use crate::watchdog::ServerSeen;
 use std::cmp::Reverse;
 use std::fmt;
 use std::time::Duration;
@@ -37,23 +37,23 @@ pub fn lifetime_s(left: Duration) -> Option<u32> {
 ///
 /// While a planned change drains, the address stays, for those who are still served; it goes with the stop. Where the server says
 /// nothing, nobody knows: what was given to the kernel runs out before the deadline that was last seen.
-pub fn primary(server: Server, left: Option<Duration>, draining: bool) -> Hold {
+pub fn primary(server: ServerSeen, left: Option<Duration>, draining: bool) -> Hold {
     match (server, left.and_then(lifetime_s)) {
-        (Server::Open, Some(seconds)) => Hold::For(seconds),
-        (Server::Open | Server::Silent, _) => Hold::Lapse,
-        (Server::Closed, _) if draining => Hold::Lapse,
-        (Server::Closed | Server::Standby | Server::Starting | Server::Gone | Server::Left, _) => Hold::Drop,
+        (ServerSeen::Open, Some(seconds)) => Hold::For(seconds),
+        (ServerSeen::Open | ServerSeen::Silent, _) => Hold::Lapse,
+        (ServerSeen::Closed, _) if draining => Hold::Lapse,
+        (ServerSeen::Closed | ServerSeen::Standby | ServerSeen::Starting | ServerSeen::Gone | ServerSeen::Left, _) => Hold::Drop,
     }
 }
 
 /// The addresses for reads hang on a key of etcd, held by a lease of their own: `left` is how long that lease counts, and `mine` whether
 /// this node is the one to hold them.
-pub fn reads(server: Server, left: Option<Duration>, mine: bool) -> Hold {
+pub fn reads(server: ServerSeen, left: Option<Duration>, mine: bool) -> Hold {
     match (server, left.and_then(lifetime_s)) {
         _ if !mine => Hold::Drop,
-        (Server::Open | Server::Standby | Server::Closed, Some(seconds)) => Hold::For(seconds),
-        (Server::Open | Server::Standby | Server::Closed | Server::Silent, _) => Hold::Lapse,
-        (Server::Starting | Server::Gone | Server::Left, _) => Hold::Drop,
+        (ServerSeen::Open | ServerSeen::Standby | ServerSeen::Closed, Some(seconds)) => Hold::For(seconds),
+        (ServerSeen::Open | ServerSeen::Standby | ServerSeen::Closed | ServerSeen::Silent, _) => Hold::Lapse,
+        (ServerSeen::Starting | ServerSeen::Gone | ServerSeen::Left, _) => Hold::Drop,
     }
 }
 
@@ -80,7 +80,7 @@ impl fmt::Display for Why {
 
 /// The member whose server takes reads; None where nothing is to change: nobody leads, or nobody's file names such addresses.
 ///
-/// Whoever holds them keeps them as long as it streams and is not too far behind: a move costs every client its connection.
+/// The member that holds them keeps them as long as it streams and is not too far behind: a move costs every client its connection.
 pub fn reader(view: &ClusterView) -> Option<(MemberName, Why)> {
     let leader = view.leader.as_ref()?;
     let facts = |member: &Member| member.tenure.as_ref().and_then(|facts| facts.addresses.clone()).unwrap_or_default();
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::leader::{Leader, LeaseId, Term};
     use crate::member::MemberEntry;
-    use Server::*;
+    use ServerSeen::*;
 
     #[test]
     fn the_kernel_takes_an_address_away_before_the_deadline() {

@@ -16,7 +16,7 @@ pub fn hold_wanted(view: &ClusterView) -> Option<(i64, &HoldRequest)> {
     Some((hold.revision, &hold.value))
 }
 
-/// Is any of these requests, each of its group, still to be served? Whoever asked may have died, or taken it back.
+/// Is any of these requests, each of its group, still to be served? The worker that asked may have died, or taken it back.
 pub fn are_wanted(groups: &Groups, requests: &[(u32, i64)]) -> bool {
     let wanted = |group: &u32| groups.get(group).and_then(hold_wanted).map(|(request, _)| request);
     requests.iter().any(|(group, request)| wanted(group) == Some(*request))

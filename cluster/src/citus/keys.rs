@@ -47,7 +47,7 @@ pub fn term_of(order: i64) -> i64 {
     order & ((1 << TERM_BITS) - 1)
 }
 
-/// A coordinator's term as sessions and words between groups carry it: after etcd's keys were made anew terms begin again from small numbers, so the
+/// A coordinator's term as sessions and words between groups carry it: after etcd's keys were made again terms begin again from small numbers, so the
 /// generation of the keys counts before the term. One number, so that it is compared and stored in one step.
 pub fn order(generation: u32, term: i64) -> i64 {
     let generation = i64::from(generation.min(0xFFFF));

@@ -3,7 +3,7 @@
 //! Each group of a Citus cluster is a cluster of its own in etcd. The coordinator's primary reads them all at one revision and
 //! keeps its metadata equal to that. What Citus asks of the steps (`node_metadata.c` of Citus 13): host and port are unique over all
 //! rows; a row that is moved keeps its id, and with it its group's shards; moves go into the local catalog alone and are
-//! carried to the other nodes afterwards, so that they work whoever is down; rows are added and removed on all nodes at once,
+//! carried to the other nodes afterwards, so that they work whichever node is down; rows are added and removed on all nodes at once,
 //! which fails while one of them is away or not in step.
 
 pub mod groups;

@@ -246,7 +246,7 @@ pub fn plan(found: &[Row], wanted: &BTreeMap<u32, Wanted>) -> Plan {
     plan
 }
 
-/// The primary's row gets the leader's address, whoever has that now.
+/// The primary's row gets the leader's address, whichever row has that now.
 fn move_primary(group: u32, want: &Wanted, all: &BTreeMap<u32, Wanted>, rows: &mut Rows, plan: &mut Plan) {
     if let Some((other, _)) = all.iter().find(|(other, claim)| **other < group && claim.primary == want.primary) {
         plan.conflicts.push(format!("groups {other} and {group} both say that their primary is at {}", want.primary));

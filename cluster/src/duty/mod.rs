@@ -124,7 +124,7 @@ fn paused(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
             Decision { what: what @ (Follow { .. } | Switchover { .. }), why } => Decision::new(what, why),
             _ => rest(),
         },
-        // etcd was emptied: nothing is started or stopped by making its keys anew.
+        // etcd was emptied: nothing is started or stopped by making its keys again.
         (None, Postgres::Primary { .. }) if view.initialize.is_none() => awake(view, local),
         (_, Postgres::Stopped) if local.start_owed => awake(view, local),
         _ => rest(),
@@ -285,7 +285,7 @@ fn start_timeout(view: &ClusterView) -> Decision<Duty> {
     Decision::new(Duty::Release, Reason::StartTimeout(view.config().primary_start_timeout().as_secs()))
 }
 
-/// All processes but the postmaster are gone, and whoever has every acknowledged commit goes on at once: nobody waits for this server's recovery.
+/// All processes but the postmaster are gone, and a member that has every acknowledged commit goes on at once: nobody waits for this server's recovery.
 fn handed_over_after_crash(view: &ClusterView, local: &LocalState) -> Option<Decision<Duty>> {
     match lossless_successor(view, local).filter(|_| local.crashed)? {
         Successor::Known(standby) => Some(Decision::new(Duty::HandOver { to: standby.clone() }, Reason::CrashedSyncStandbyReady(standby))),
@@ -384,8 +384,8 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
                     Upstream::Member(wanted) => {
                         let address = view.members.get(&wanted).and_then(|entry| entry.member.address());
                         if address.is_none() || *now == address {
-                            match rejoin::log_gone(view, &wanted, local.log_until) {
-                                Some(oldest) => log_gone(view, local, wanted, source(), oldest),
+                            match rejoin::wal_gone(view, &wanted, local.wal_until) {
+                                Some(oldest) => wal_gone(view, local, wanted, source(), oldest),
                                 None => on(Rest, Reason::Follows(wanted)),
                             }
                         } else {
@@ -402,11 +402,11 @@ fn following(view: &ClusterView, local: &LocalState, leader: &Leader) -> Decisio
 
 /// A standby that can't go on: its data is replaced where the configuration allows that. Not while the sync key trusts it: it may
 /// be the only one with a commit that the leader acknowledged.
-fn log_gone(view: &ClusterView, local: &LocalState, from: MemberName, source: Upstream, oldest: Lsn) -> Decision<Duty> {
-    let until = local.log_until.unwrap_or_default();
+fn wal_gone(view: &ClusterView, local: &LocalState, from: MemberName, source: Upstream, oldest: Lsn) -> Decision<Duty> {
+    let until = local.wal_until.unwrap_or_default();
     let trusted = view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(&local.name));
     if local.may_clone_over && !trusted {
-        return Decision::new(Duty::Clone { from: source }, Reason::LogGoneCloneAllowed { from, until, oldest });
+        return Decision::new(Duty::Clone { from: source }, Reason::WalGoneCloneAllowed { from, until, oldest });
     }
-    Decision::new(Duty::Rest, Reason::LogGoneNeedsHand { from, until, oldest })
+    Decision::new(Duty::Rest, Reason::WalGoneNeedsHand { from, until, oldest })
 }

@@ -46,7 +46,7 @@ pub(crate) fn rewind_or(view: &ClusterView, local: &LocalState, from: Upstream, 
     match &local.rewind_failed {
         None => Decision::new(Duty::Rewind { from }, why),
         Some(words) if local.may_clone_over => Decision::new(Duty::Clone { from: source }, Reason::RewindFailedCloneAllowed(words.clone())),
-        // Whoever restored the cluster has said that what the others have beyond that is to go.
+        // The operator who restored the cluster has said that what the others have beyond that is to go.
         Some(words) if restore::is_restored(view) => {
             Decision::new(Duty::Clone { from: source }, Reason::RewindFailedRestored(words.clone()))
         }

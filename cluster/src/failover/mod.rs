@@ -13,18 +13,18 @@ use std::fmt;
 
 /// What is asked for, in the field's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum Verb {
     /// From a leader that is named.
     Switchover,
-    /// To a candidate that is named, whoever leads.
+    /// To a candidate that is named, whichever member leads.
     Failover,
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Asked::Switchover => "switchover",
-            Asked::Failover => "failover",
+            Verb::Switchover => "switchover",
+            Verb::Failover => "failover",
         })
     }
 }
@@ -56,7 +56,7 @@ pub enum Impossible {
     #[error("{asked} is not possible: no good candidates have been found ({name}: {why})")]
     Unfit {
         /// What for.
-        asked: Asked,
+        asked: Verb,
         /// Who.
         name: MemberName,
         /// Why not.
@@ -64,12 +64,12 @@ pub enum Impossible {
     },
     /// There is nobody else.
     #[error("{0} is not possible: cluster does not have members except leader")]
-    Alone(Asked),
+    Alone(Verb),
     /// Nothing may be lost, and there is no synchronous standby.
     #[error("{asked} is not possible: can not find sync_standby ({why})")]
     NoSynchronous {
         /// What for.
-        asked: Asked,
+        asked: Verb,
         /// Why each member is none.
         why: String,
     },
@@ -77,7 +77,7 @@ pub enum Impossible {
     #[error("{asked} is not possible: no good candidates have been found ({why})")]
     NoCandidates {
         /// What for.
-        asked: Asked,
+        asked: Verb,
         /// Why each member can't.
         why: String,
     },
@@ -98,7 +98,7 @@ impl Impossible {
         whole.split_once(" is not possible: ").map_or(whole.clone(), |(_, why)| why.to_owned())
     }
 
-    /// The field's own sentence, which tools compare as a whole: what the Display adds to it stands behind it.
+    /// The field's own sentence, which tools compare as a whole: what the Display adds to it stands after it.
     pub fn field(&self) -> String {
         let whole = self.to_string();
         let end = match self {
@@ -154,7 +154,7 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
     let leader = view.leader.as_ref();
     let paused = view.config().paused();
     let named = request.candidate();
-    let asked = if request.is_switchover() { Asked::Switchover } else { Asked::Failover };
+    let asked = if request.is_switchover() { Verb::Switchover } else { Verb::Failover };
     // A person who names the next leader in maintenance mode means it; nothing else is chosen, planned or raced for there.
     if paused && (named.is_none() || leader.is_none() || request.scheduled_at.is_some()) {
         return Err(Impossible::Paused);
@@ -172,7 +172,7 @@ pub fn candidates(view: &ClusterView, request: &FailoverRequest) -> Result<Vec<M
         if leader.is_some_and(|leader| leader.name.as_str() == named) {
             return Err(Impossible::AlreadyLeader(named.to_owned()));
         }
-        if asked == Asked::Switchover && needs_synchronous(view) && !sync_names(view, named) {
+        if asked == Verb::Switchover && needs_synchronous(view) && !sync_names(view, named) {
             return Err(Impossible::NotSynchronous(named.to_owned()));
         }
         let name = MemberName::new(named)
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_tools_compare_is_the_fields_sentence_and_nothing_else() {
-        let asked = Asked::Switchover;
+        let asked = Verb::Switchover;
         let name = MemberName::new("n2").unwrap();
         let why = || "n2: its Postgres is stopped".to_owned();
         for (impossible, field) in [
@@ -240,10 +240,7 @@ mod tests {
             (Impossible::Alone(asked), "switchover is not possible: cluster does not have members except leader"),
             (Impossible::NoSynchronous { asked, why: why() }, "switchover is not possible: can not find sync_standby"),
             (Impossible::NoCandidates { asked, why: why() }, "switchover is not possible: no good candidates have been found"),
-            (
-                Impossible::Unfit { asked: Asked::Failover, name, why: why() },
-                "failover is not possible: no good candidates have been found",
-            ),
+            (Impossible::Unfit { asked: Verb::Failover, name, why: why() }, "failover is not possible: no good candidates have been found"),
         ] {
             assert_eq!(impossible.field(), field);
             assert!(impossible == Impossible::NoLeader || impossible.to_string().starts_with(field), "{impossible}");

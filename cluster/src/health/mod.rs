@@ -376,7 +376,7 @@ fn unfit(
             (_, None) => format!("it has not been well for {} s yet", rules.after.as_secs()),
         });
     }
-    // Its own WAL comes to the disk no more: whoever goes on must have what clients were told of.
+    // Its own WAL comes to the disk no more: a member that goes on must have what clients were told of.
     let position = view.members.get(name).and_then(|entry| entry.member.position());
     let confirms = view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(name));
     match (leading.flushed, position) {

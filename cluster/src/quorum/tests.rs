@@ -188,7 +188,7 @@ fn what_a_new_primary_and_a_restarted_one_begin_with() {
     ] {
         assert_eq!(rules.at_promotion(set(members), &Trust::none()), setting, "{rules:?} {members}");
     }
-    // Promoted again under its own key: whoever is trusted is waited for, whoever is there and whatever the mode.
+    // Promoted again under its own key: every standby that is trusted is waited for, whether it is there or not and whatever the mode.
     for (rules, key) in [(ON, trust(0, "n2")), (QUORUM, trust(1, "n2 n3")), (Rules { mode: SynchronousMode::Off, ..ON }, trust(0, "n3"))] {
         for members in ["", "n2", "n2 n3 n4"] {
             let begun = rules.at_promotion(set(members), &key);

@@ -49,7 +49,7 @@ pub(super) fn on_primary(facts: &Facts<'_>, name: &str, database: &str, plugin: 
     match seen {
         None => {
             let status = facts.view.status.as_ref();
-            // Made anew it would stand at the end of the log, and its consumer would miss what is in between without a word.
+            // Made again it would stand at the end of the WAL, and its consumer would miss what is in between without a word.
             steps.push(match status.and_then(|status| status.value.slots.get(name)) {
                 Some(last) => tell(format!(
                     "the logical slot did not survive; its consumer was at {last} and would miss what came after; hint: put the consumer right, then make the slot with pg_create_logical_replication_slot('{name}', '{plugin}') in {database}"
@@ -72,7 +72,7 @@ pub(super) fn on_primary(facts: &Facts<'_>, name: &str, database: &str, plugin: 
         }
         Some(slot) if slot.is_lost() => {
             steps.push(tell(
-                "its WAL is gone (max_slot_wal_keep_size); hint: put its consumer right, drop the slot and make it anew".to_owned(),
+                "its WAL is gone (max_slot_wal_keep_size); hint: put its consumer right, drop the slot and make it again".to_owned(),
             ));
         }
         Some(_) => {}

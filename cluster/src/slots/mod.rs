@@ -65,7 +65,7 @@ fn hygiene(facts: &Facts<'_>, wanted: impl Fn(&str) -> bool, steps: &mut Vec<Slo
     for slot in facts.slots.iter().filter(|slot| !slot.active && !slot.temporary && !ignored(facts.view.config(), slot)) {
         let name = &slot.slot_name;
         let why = if !facts.primary && slot.failover {
-            // Left from when this node was primary; it keeps the server's own synchronisation from making it anew.
+            // Left from when this node was primary; it keeps the server's own synchronisation from making it again.
             (!slot.synced).then_some(WhyDrop::LeftOver)
         } else if wanted(name) {
             None

@@ -23,7 +23,7 @@ pub fn publication(facts: &Facts<'_>, term: Term, round: u64, limit_bytes: u64) 
     for name in permanent.iter().filter(|(_, kind)| **kind != Kind::Physical).map(|(name, _)| name) {
         said.round = round;
         let slot = seen(name).filter(|slot| !slot.is_physical());
-        // One that did not survive stays known by its last position, so that nobody makes it anew by accident.
+        // One that did not survive stays known by its last position, so that nobody makes it again by accident.
         let last = before.and_then(|status| status.slots.get(name)).copied();
         if let Some(position) = slot.map_or(last, |slot| slot.confirmed_flush_lsn) {
             slots.insert(name.clone(), position);

@@ -53,7 +53,7 @@ pub struct SlotFacts {
 }
 
 impl SlotFacts {
-    /// Those in `status`, whoever wrote them.
+    /// Those in `status`, by whichever member they were written.
     pub fn of(status: Option<&Status>) -> SlotFacts {
         let field = status.and_then(|status| status.other.get("tenure")).cloned();
         field.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()

@@ -45,7 +45,7 @@ pub fn named(bin_dir: &str) -> Option<u32> {
 /// Where the programs of another major version are, by where this one's are: Debian and the others lay the versions side by side, in
 /// directories that differ by the number alone. None where the path does not name the version: then nothing is guessed.
 ///
-/// The path comes from the node's own file; etcd and whoever asks give only the number.
+/// The path comes from the node's own file; etcd and the caller give only the number.
 pub fn beside(bin_dir: &str, from: u32, to: u32) -> Option<String> {
     let mut changed = 0;
     let part = |part: &str| {

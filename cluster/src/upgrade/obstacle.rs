@@ -45,7 +45,7 @@ pub struct Obstacle {
 /// What the leader's server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Server {
+pub struct ServerToUpgrade {
     /// Our own role is a superuser.
     pub superuser: bool,
     /// `wal_level`.
@@ -173,7 +173,7 @@ fn obstacle(weight: Weight, kind: &str, what: String, cure: impl Into<String>) -
 }
 
 /// What stands in the way by what the leader's server says.
-pub fn of_server(server: &Server) -> Vec<Obstacle> {
+pub fn of_server(server: &ServerToUpgrade) -> Vec<Obstacle> {
     use Weight::*;
     let mut found = Vec::new();
     if !server.superuser {
@@ -192,7 +192,7 @@ pub fn of_server(server: &Server) -> Vec<Obstacle> {
     if !server.slots.is_empty() {
         let list: Vec<String> = server.slots.iter().map(|(name, reader)| format!("{name} ({reader})")).collect();
         let what = format!("replication slots of others are not carried to the new version: {}", names(&list));
-        let cure = "stop what reads them, drop them, and make them anew afterwards; a subscriber begins from a new copy or from the position it has";
+        let cure = "stop what reads them, drop them, and make them again afterwards; a subscriber begins from a new copy or from the position it has";
         found.push(obstacle(Stops, "replication_slots", what, cure));
     }
     if !server.inner_tablespaces.is_empty() {
@@ -339,7 +339,7 @@ pub fn of_database(database: &Database) -> Vec<Obstacle> {
 }
 
 /// What stands in the way on one node. `bytes`: of all databases, on whose number the room beside them depends.
-pub fn of_files(files: &Files, to: u32, server: &Server) -> Vec<Obstacle> {
+pub fn of_files(files: &Files, to: u32, server: &ServerToUpgrade) -> Vec<Obstacle> {
     use Weight::*;
     let mut found = Vec::new();
     let Some(bin_dir) = &files.bin_dir else {

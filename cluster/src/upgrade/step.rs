@@ -122,7 +122,7 @@ pub fn owed(step: Step, leads: Leads, identity: Identity, failed: bool, whole: b
         },
         // A twin's change of places has no step whose old data is spoiled.
         (Statistics, Identity::Old) if whole => Owed::Undo,
-        // etcd has taken the new one: there is no way but forward, for whoever leads.
+        // etcd has taken the new one: there is no way but forward, whichever member leads.
         (Announce | Exchange, Identity::New) => Owed::GoOn(Exchange),
         // Before the write nobody can say so: these keys are of another making.
         (_, Identity::New | Identity::Other) => Owed::Wait,
@@ -130,7 +130,7 @@ pub fn owed(step: Step, leads: Leads, identity: Identity, failed: bool, whole: b
         (Exchange, Identity::Old) => Owed::Wait,
         // Nothing of the old data was touched.
         (Prepare | Hold | Transfer, Identity::Old) => Owed::Undo,
-        // The old data here is spoiled. Whoever else leads has it whole.
+        // The old data here is spoiled. Another leader has it whole.
         (Statistics | Announce, Identity::Old) => match leads {
             Leads::Another => Owed::Discard,
             // It leads and the new data is whole. Where the step failed before, another member may still have the old data: it is

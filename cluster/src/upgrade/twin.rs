@@ -21,7 +21,7 @@ pub struct Followed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// It is being made: whoever finds it so makes it anew.
+    /// It is being made: an arbiter that finds it so makes it again.
     Making,
     /// It follows from this position on, and its subscriptions may not be there yet.
     Joining {

@@ -173,7 +173,7 @@ fn who_takes_and_what_for_is_waited() {
     // Called off.
     let said = with(&[mine()]);
     check("the leader is heard again", &said, &voter("n2", Ears::Hears, true), "call off");
-    check("begun anew: its word is no reason to lead", &all, &voter("n2", Ears::Unsure, true), "wait");
+    check("begun again: its word is no reason to lead", &all, &voter("n2", Ears::Unsure, true), "wait");
     let mut off = said.clone();
     off.sync = sync_key("n1", "n3");
     check("no voter any more", &off, &me, "call off");

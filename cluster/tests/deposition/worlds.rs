@@ -11,9 +11,9 @@ type Add<'a> = dyn FnMut(&dyn Fn(&mut Small)) + 'a;
 struct Without {
     /// A word is written whatever this node's own word has become.
     own_word: bool,
-    /// It is called off whoever leads by then.
+    /// It is called off whichever server leads by then.
     leader_at_call_off: bool,
-    /// Whoever sees that the term is over may receive from anybody.
+    /// A server that sees that the term is over may receive from anybody.
     bond_beyond_term: bool,
     /// The key is taken whatever `sync` has become.
     sync_at_take: bool,
@@ -99,7 +99,7 @@ impl Small {
 }
 
 /// What a decision depends on.
-type Asked = (usize, Vec<Option<Word>>, (u8, u8, Option<u8>), u8, bool, Option<u8>, bool);
+type Question = (usize, Vec<Option<Word>>, (u8, u8, Option<u8>), u8, bool, Option<u8>, bool);
 
 struct Rules {
     voters: usize,
@@ -114,7 +114,7 @@ struct Rules {
     /// So many requests of one voter that nobody waits for may come late.
     late: usize,
     without: Without,
-    known: RefCell<HashMap<Asked, RaceStep>>,
+    known: RefCell<HashMap<Question, RaceStep>>,
 }
 
 impl Rules {
@@ -237,7 +237,7 @@ impl Rules {
                 deposition::binds(&bond, &self.leads(small), Timeline(1)) && !over
             });
             if !me.receives && !bound && !took {
-                // The startup process tries again, whoever leads by now.
+                // The startup process tries again, whichever server leads by now.
                 add(&|s| {
                     s.standbys[at].receives = true;
                     s.standbys[at].bond = None;

@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// The log of this node ends here, that of `n1` begins there.
-fn log_from(view: &mut ClusterView, local: &mut LocalState, until: Lsn, oldest: Lsn) {
-    local.log_until = Some(until);
+/// The WAL of this node ends here, that of `n1` begins there.
+fn wal_from(view: &mut ClusterView, local: &mut LocalState, until: Lsn, oldest: Lsn) {
+    local.wal_until = Some(until);
     view.members.get_mut(&name("n1")).unwrap().member.tenure.as_mut().unwrap().oldest_wal = Some(oldest);
 }
 
@@ -130,35 +130,35 @@ fn while_another_leads() {
         ),
         ("it follows nobody", |_, local| local.postgres = standby(1, LOW, None), Duty::Follow { upstream: n1().into() }, "n1 holds"),
         (
-            "the log it needs is gone at n1",
-            |view, local| log_from(view, local, LOW, FORK),
+            "the WAL it needs is gone at n1",
+            |view, local| wal_from(view, local, LOW, FORK),
             Duty::Clone { from: n1().into() },
             "gone at n1, which has it from 0/F00000 on, and the configuration allows",
         ),
         (
-            "the log it needs is gone at n1, and nothing may be replaced",
+            "the WAL it needs is gone at n1, and nothing may be replaced",
             |view, local| {
-                log_from(view, local, LOW, FORK);
+                wal_from(view, local, LOW, FORK);
                 local.may_clone_over = false;
             },
             Duty::Rest,
             "no restore_command; `tenure reinit` makes a new copy",
         ),
         (
-            "the log it needs is gone at n1, and the sync key trusts it",
+            "the WAL it needs is gone at n1, and the sync key trusts it",
             |view, local| {
-                log_from(view, local, LOW, FORK);
+                wal_from(view, local, LOW, FORK);
                 view.sync = sync_key("n1", "n2");
             },
             Duty::Rest,
             "`tenure reinit` makes a new copy",
         ),
-        ("n1 has the log that it needs", |view, local| log_from(view, local, FORK, FORK), Duty::Rest, "streams from n1"),
+        ("n1 has the WAL that it needs", |view, local| wal_from(view, local, FORK, FORK), Duty::Rest, "streams from n1"),
         (
             "it has an archive",
             |view, local| {
-                log_from(view, local, LOW, FORK);
-                local.log_until = None;
+                wal_from(view, local, LOW, FORK);
+                local.wal_until = None;
             },
             Duty::Rest,
             "streams from n1",

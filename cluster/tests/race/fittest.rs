@@ -280,7 +280,7 @@ fn a_copy_of_a_voter_is_no_voter() {
             "known to have had",
         ),
         (
-            "whoever asks for it by name has weighed that",
+            "a person who asks for it by name has weighed that",
             |view, _| {
                 view.sync = sync_key("n9", "n1");
                 view.status = reached(LOW, &[("n1", HIGH)]);

@@ -39,7 +39,7 @@ fn after_a_leader_of_patronis() {
             "n2 is to take over",
         ),
         (
-            "a leader of ours did: whoever is fittest takes over",
+            "a leader of ours did: the fittest takes over",
             |view, _| view.failover = request(Some("n9"), Some("n2")),
             "announce",
             "nobody holds",
@@ -102,9 +102,9 @@ fn who_may_stand() {
             "refuse",
             "left the cluster's history at 0/F00000",
         ),
-        ("behind the timeline, nothing lost", |view, _| view.history = history(&[(1, FORK)]), "announce", ""),
+        ("on an older timeline, nothing lost", |view, _| view.history = history(&[(1, FORK)]), "announce", ""),
         (
-            "behind the timeline, with check_timeline",
+            "on an older timeline, with check_timeline",
             |view, _| {
                 view.history = history(&[(1, FORK)]);
                 view.config = config(json!({"check_timeline": true}));
@@ -113,7 +113,7 @@ fn who_may_stand() {
             "is on timeline 1, the cluster is on timeline 2",
         ),
         (
-            "a primary behind the timeline",
+            "a primary on an older timeline",
             |view, me| (view.history, me.primary) = (history(&[(1, FORK)]), true),
             "refuse",
             "is on timeline 1",

@@ -289,7 +289,7 @@ fn every_standby_cluster_of_two_ends_healthy_through_demotion_failover_and_promo
     let mut count = 0;
     for leader in [None, Some(0), Some(1)] {
         for (a, b) in every.iter().flat_map(|a| every.iter().map(move |b| (*a, *b))) {
-            // The other side is where timeline 1 went on, or where timeline 2 left it before or behind what is here.
+            // The other side is where timeline 1 went on, or where timeline 2 left it before or past what is here.
             for (remote, fork) in [(Wal(1, HIGH), None), (Wal(2, HIGH), Some(FORK)), (Wal(2, Lsn(HIGH.0 * 2)), Some(HIGH))] {
                 let node = |data| Node { data, streaming: false, vacant_for: Duration::ZERO };
                 let leader = leader.map(|at| (at, NOW));

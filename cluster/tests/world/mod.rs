@@ -199,6 +199,6 @@ pub fn local(who: &str, data: DataDir, postgres: Postgres) -> LocalState {
         memory: None,
         fence_open: false,
         remote: Remote::default(),
-        log_until: None,
+        wal_until: None,
     }
 }

@@ -5,8 +5,8 @@ use crate::verbs::{Dcs, Grant, HandOver};
 use cluster::name::Scope;
 use cluster::race::Judged;
 
-fn memory() -> Memory {
-    Memory::new(Keys::new("service", &Scope::new("demo").unwrap()))
+fn memory() -> InMemory {
+    InMemory::new(Keys::new("service", &Scope::new("demo").unwrap()))
 }
 
 fn name(text: &str) -> MemberName {
@@ -17,11 +17,11 @@ fn vacancy() -> Judged {
     Judged { after: Term(0), deposes: false, sync: 0, config: 0, failover: 0, announcements: vec![], sync_becomes: None, position: None }
 }
 
-fn take(memory: &Memory, who: &str, lease: LeaseId) -> Result<Term> {
+fn take(memory: &InMemory, who: &str, lease: LeaseId) -> Result<Term> {
     at_once(memory.take_leader(&name(who), lease, &vacancy())).unwrap()
 }
 
-fn grant(memory: &Memory, seconds: u64) -> Grant {
+fn grant(memory: &InMemory, seconds: u64) -> Grant {
     at_once(memory.grant(Duration::from_secs(seconds))).unwrap().unwrap()
 }
 
@@ -47,9 +47,9 @@ fn a_cluster_goes_on_as_another_system_once_and_as_judged() {
     let keys = Keys::new("service", &Scope::new("demo").unwrap());
     let (old, new) = (SystemId("7000000000000000015".to_owned()), SystemId("7000000000000000017".to_owned()));
     let upgraded = Upgraded { old: old.clone(), from: 15, to: 17 };
-    let looked = |memory: &Memory| at_once(memory.load_view()).unwrap().unwrap();
+    let looked = |memory: &InMemory| at_once(memory.load_view()).unwrap().unwrap();
     let change =
-        |memory: &Memory, judged: &ClusterView| memory.upgraded(judged.leader.as_ref().unwrap(), judged, &new, Timeline(3), &upgraded);
+        |memory: &InMemory, judged: &ClusterView| memory.upgraded(judged.leader.as_ref().unwrap(), judged, &new, Timeline(3), &upgraded);
     let cluster = || {
         let memory = memory();
         let lease = grant(&memory, 10).lease;
@@ -139,7 +139,7 @@ fn a_restored_store_in_the_same_raft_term_proves_no_keep_alive_of_a_member_of_be
     memory.put_by_hand("/x".to_owned(), b"");
     memory.restore(&saved, Duration::from_secs(1));
     let kept = memory.asked_of_deposed(|etcd| at_once(etcd.keep_alive(lease)).unwrap()).unwrap();
-    // It counts its terms anew, and happens to be in the one in which that member believes that it leads.
+    // It counts its terms again, and happens to be in the one in which that member believes that it leads.
     memory.state().raft_term = kept.at.raft_term;
     let look = at_once(memory.look_at_leader()).unwrap().unwrap();
     assert_eq!((look.leader.map(|leader| leader.lease), look.at.raft_term), (Some(lease), kept.at.raft_term));
@@ -151,7 +151,7 @@ fn what_a_restored_or_an_emptied_store_says_is_not_believed_by_who_remembers() {
     use cluster::store::Doubt;
     let memory = memory();
     let remembered = Remembered::default();
-    let look = |memory: &Memory| {
+    let look = |memory: &InMemory| {
         let asked = remembered.memory();
         remembered.believe(&asked, at_once(memory.load_view()).unwrap().unwrap())
     };

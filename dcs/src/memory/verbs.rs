@@ -1,6 +1,6 @@
 //! The verbs over the map: the same guards as `etcd/verbs.rs` writes.
 
-use super::{CLUSTER, Guard, LEAST_TTL, Lease, Memory, Write, put};
+use super::{CLUSTER, Guard, InMemory, LEAST_TTL, Lease, Write, put};
 use crate::codec::{self, Raw, to_bytes};
 use crate::error::Error;
 use crate::remember::Remembered;
@@ -21,7 +21,7 @@ use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Status};
 use std::time::Duration;
 
-impl Dcs for Memory {
+impl Dcs for InMemory {
     async fn load_view(&self) -> Result<ClusterView> {
         let asked = self.asked();
         let view = self.call(|state| {

@@ -1,7 +1,7 @@
 //! What a deposition binds this server to: kept with its data, and asked by every WAL receiver before it streams.
 //!
 //! libpqwalreceiver is loaded while the postmaster starts, so its table of functions is there before any receiver runs, and receivers inherit ours in its place. A
-//! receiver asks its upstream who it is in the same connection in which it streams after that: there it is told from whom it must not receive.
+//! receiver asks its upstream who it is in the same connection in which it streams after that: there it is told if it must not receive from that upstream.
 
 use crate::ground::server::data_directory;
 use crate::shmem::{page_if_any, wake_listener};

@@ -1,9 +1,9 @@
 //! Are things where this build takes them to be? It was made with the headers of one minor release, and another one may run.
 //!
 //! Two tests, neither of which can wait for anything. When shared memory is laid out, before any other process: the queues of waiting
-//! commits are empty then, each pointing at itself, so the words that the fence reads must begin right behind them; and locks that are
+//! commits are empty then, each pointing at itself, so the words that the fence reads must begin right after them; and locks that are
 //! known by their number have the names that they should have. Later, every second, by the lease worker of a primary: what the fence reads
-//! is compared with what the server's own functions say, the ones behind `pg_stat_replication` ([`cluster::confirmed`]).
+//! is compared with what the server's own functions say, those that `pg_stat_replication` shows ([`cluster::confirmed`]).
 
 use super::standbys::{self, SYNC_REP_LOCK};
 use crate::ground::server::{flushed_here, in_recovery};
@@ -45,7 +45,7 @@ pub fn as_built() -> Result<(), String> {
         }
         let positions = (&raw const (*control).lsn).cast::<[u64; QUEUES]>().read();
         if offset_of!(pg_sys::WalSndCtlData, lsn) != QUEUES * QUEUE_BYTES || positions != [0; QUEUES] {
-            return Err("the positions that standbys confirmed are not behind the queues of waiting commits".to_owned());
+            return Err("the positions that standbys confirmed do not follow the queues of waiting commits".to_owned());
         }
     }
     Ok(())

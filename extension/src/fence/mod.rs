@@ -20,8 +20,8 @@
 //! dropping, so that an ERROR from below jumps over it untouched; and a guarded one, which does our part
 //! and turns a panic into an ERROR.
 //!
-//! Who is judged: every process under a postmaster whose transaction has an xid, autovacuum and other
-//! extensions' background workers included. Who is not: parallel workers (their leader commits, and
+//! These are judged: every process under a postmaster whose transaction has an xid, autovacuum and other
+//! extensions' background workers included. These are not: parallel workers (their leader commits, and
 //! their events have other names), the startup process and walsenders (no xid), single-user mode and
 //! initdb (`IsUnderPostmaster` is false), servers without a scope.
 

@@ -66,7 +66,7 @@ unsafe fn has_citus_node(plan: *mut pg_sys::Plan, depth: u32) -> bool {
 }
 
 /// The table that this query inserts into, if it does. While it plans INSERT ... SELECT, Citus locks the shards of that table: who then
-/// waits at the gate would keep whoever closed it from going on. Calls nothing that could raise an ERROR or panic.
+/// waits at the gate would keep the arbiter that closed it from going on. Calls nothing that could raise an ERROR or panic.
 ///
 /// # Safety
 /// `query` is about to be planned.

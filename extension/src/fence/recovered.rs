@@ -18,7 +18,7 @@ use crate::shmem::{Page, Recovered, boottime};
 use pgrx::pg_sys;
 
 /// Holds a client's statement up to `tenure.fence_wait`, or raises the error. One load where all is settled.
-pub fn hold(page: &Page) {
+pub fn wait_until_settled(page: &Page) {
     if page.recovered.read() == Recovered::Settled || !for_a_client() || in_recovery() || settled(page) {
         return;
     }

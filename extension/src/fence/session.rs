@@ -26,7 +26,7 @@ pub(super) unsafe extern "C-unwind" fn authentication(port: *mut pg_sys::Port, s
     after_authentication(status);
 }
 
-/// Here the older hooks come first: whom they turn away we have nothing to say to.
+/// Here the older hooks come first: to a client that they turn away we have nothing to say.
 #[pgrx::pg_guard]
 extern "C-unwind" fn after_authentication(status: c_int) {
     origin::say_term();
@@ -46,7 +46,7 @@ extern "C-unwind" fn after_authentication(status: c_int) {
         return;
     }
     if guc::sessions_read_only() {
-        // As of when this process was forked: authentication may take longer than a promotion. Who looks for a server that takes writes is not
+        // As of when this process was forked: authentication may take longer than a promotion. A client that looks for a server that takes writes is not
         // to take this session for one, in the moment before the arbiter ends it.
         set_read_only(c"on");
         return;

@@ -70,7 +70,7 @@ pub fn flushed_by_standbys() -> Option<u64> {
 }
 
 /// Is there anybody to await? Asked of shared memory rather than of this session's setting, which is
-/// reread between statements only: when the last synchronous standby is struck from the list, those who
+/// reread between statements only: when the last synchronous standby is struck from the list, the backends that
 /// wait are let go, and that is no cancelled wait.
 ///
 /// The byte after `lsn[3]` was a bool and became two flags in the minor releases of May 2025 (known,

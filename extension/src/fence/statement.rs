@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 use std::ffi::{c_char, c_int};
 
 unsafe extern "C-unwind" {
-    // pgrx's own bindings of these catch every ERROR from below and raise it anew without its position,
+    // pgrx's own bindings of these catch every ERROR from below and raise it again without its position,
     // context, constraint and table names. A hook that every statement passes must not do that.
     fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
     fn standard_ProcessUtility(
@@ -115,7 +115,7 @@ unsafe extern "C-unwind" fn before_utility(statement: *mut pg_sys::PlannedStmt) 
                 true
             }
             pg_sys::NodeTag::T_CopyStmt if !(*node.cast::<pg_sys::CopyStmt>()).is_from => {
-                recovered::hold(page);
+                recovered::wait_until_settled(page);
                 if guc::fence_reads() {
                     admit_read(page);
                 }
@@ -182,7 +182,7 @@ unsafe extern "C-unwind" fn before_executor_start(query: *mut pg_sys::QueryDesc)
     }
     // SAFETY: as demanded; parallel workers start what their leader was let start.
     if unsafe { pg_sys::ParallelWorkerNumber < 0 && reads_tables((*query).plannedstmt) } {
-        recovered::hold(page);
+        recovered::wait_until_settled(page);
         if fenced {
             admit_read(page);
         }

@@ -107,7 +107,7 @@ fn undrain() -> bool {
     shmem::page().undrain()
 }
 
-/// This server lets nobody commit any more until it is started anew; says whether a drain has held new transactions until now.
+/// This server lets nobody commit any more until it is started again; says whether a drain has held new transactions until now.
 #[pg_extern]
 fn seal() -> bool {
     demand_superuser("tenure_internal.seal()");

@@ -43,7 +43,7 @@ fn wait_for_lsn(lsn: i64, timeout: Interval) -> bool {
     }
 }
 
-/// What a query that begins now sees, as a position. Asked anew each time: this server may be promoted meanwhile.
+/// What a query that begins now sees, as a position. Asked again each time: this server may be promoted meanwhile.
 fn reached() -> u64 {
     // SAFETY: both read shared memory, in a backend.
     unsafe { if in_recovery() { pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut()) } else { flushed_here() } }

@@ -74,7 +74,7 @@ pub struct Gate {
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
 impl Gate {
-    /// Called once, by whoever makes the page.
+    /// Called once, when the page is made.
     ///
     /// # Safety
     /// No other process uses the page yet.
@@ -113,7 +113,7 @@ impl Gate {
     /// Backend: its transaction, which has done `done`, is about to do `work` for the first time. Counts it as under way,
     /// or waits until the gate is open. True where it waited.
     ///
-    /// It counts itself first and looks at the gate then; who closes the gate does it the other way round. So at least one of two
+    /// It counts itself first and looks at the gate then; the arbiter, which closes the gate, does it the other way round. So at least one of two
     /// that come at the same instant sees the other.
     pub fn pass(&self, done: Option<Passed>, work: Work) -> (Passed, bool) {
         let mut waited = false;

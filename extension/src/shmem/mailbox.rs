@@ -36,7 +36,7 @@ enum Turn {
     /// A backend writes its request.
     Filling = 1,
     /// The request waits for the worker.
-    Asked = 2,
+    Requested = 2,
     /// The worker serves it.
     Working = 3,
     /// The answer waits for the backend.
@@ -49,7 +49,7 @@ impl Turn {
     fn of(word: u64) -> Turn {
         match word & 0xff {
             1 => Turn::Filling,
-            2 => Turn::Asked,
+            2 => Turn::Requested,
             3 => Turn::Working,
             4 => Turn::Answered,
             5 => Turn::Abandoned,
@@ -86,7 +86,7 @@ impl Drop for Claim<'_> {
             |from: Turn, to: Turn| self.mailbox.word.compare_exchange(from.word(self.id), to.word(self.id), SeqCst, SeqCst).is_ok();
         // In the order in which the turns follow each other, so that none can be missed between two tries.
         let _ = change(Turn::Filling, Turn::Idle)
-            || change(Turn::Asked, Turn::Idle)
+            || change(Turn::Requested, Turn::Idle)
             || change(Turn::Working, Turn::Abandoned)
             || change(Turn::Answered, Turn::Idle);
     }
@@ -113,14 +113,14 @@ impl Mailbox {
         };
         let free = match Turn::of(word) {
             Turn::Idle => true,
-            Turn::Filling | Turn::Asked | Turn::Answered => forgotten(),
+            Turn::Filling | Turn::Requested | Turn::Answered => forgotten(),
             // The worker's turn: it gives the mailbox back, or a new worker does.
             Turn::Working | Turn::Abandoned => false,
         };
         if !free {
             return None;
         }
-        // Before the word: whoever sees the word sees a time that is not older. Who does not get it has only made its holder's look younger.
+        // Before the word: a process that sees the word sees a time that is not older. One that does not get it has only made its holder's look younger.
         self.claimed_at_ns.store(now.as_nanos(), SeqCst);
         let id = next_request(word >> 8, own_pid());
         if self.word.compare_exchange(word, Turn::Filling.word(id), SeqCst, SeqCst).is_err() {
@@ -139,14 +139,14 @@ impl Mailbox {
         let id = claim.id;
         let length = self.request.store(json.as_bytes());
         self.request_length.store(length as u64, SeqCst);
-        if self.word.compare_exchange(Turn::Filling.word(id), Turn::Asked.word(id), SeqCst, SeqCst).is_err() {
+        if self.word.compare_exchange(Turn::Filling.word(id), Turn::Requested.word(id), SeqCst, SeqCst).is_err() {
             return Err(AskError::Busy);
         }
         wake_worker();
         let answer = self.answered.wait(limit, LONGEST_SLEEP, |_| {
             (self.word.load(SeqCst) == Turn::Answered.word(id)).then(|| self.answer.load(self.answer_length.load(SeqCst) as usize))
         });
-        let taken = self.word.load(SeqCst) != Turn::Asked.word(id);
+        let taken = self.word.load(SeqCst) != Turn::Requested.word(id);
         drop(claim);
         self.answered.broadcast();
         match answer {
@@ -160,7 +160,7 @@ impl Mailbox {
     pub fn take(&self) -> Option<(u64, String)> {
         let word = self.word.load(SeqCst);
         let id = word >> 8;
-        if Turn::of(word) != Turn::Asked || self.word.compare_exchange(word, Turn::Working.word(id), SeqCst, SeqCst).is_err() {
+        if Turn::of(word) != Turn::Requested || self.word.compare_exchange(word, Turn::Working.word(id), SeqCst, SeqCst).is_err() {
             return None;
         }
         let bytes = self.request.load(self.request_length.load(SeqCst) as usize);

@@ -19,7 +19,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 /// To the arbiter, for nothing but a reaction.
 const ASK_ARBITER: &[u8] = b"GET /liveness HTTP/1.0\r\n\r\n";
-/// To Postgres: may this be encrypted? It answers in one byte, whoever asks, and forgets who goes then.
+/// To Postgres: may this be encrypted? It answers anybody in one byte, and forgets a client that goes then.
 const ASK_POSTGRES: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 
 /// For how long the addresses of a host name are taken for the present ones.
@@ -57,7 +57,7 @@ impl Places {
                 asking.store(false, Ordering::SeqCst);
             });
             if before.is_none() {
-                // Who waits no longer leaves the answer to the next try.
+                // A try that waits no longer leaves the answer to the next try.
                 let _ = asked.await;
             }
         }

@@ -14,7 +14,7 @@ use cluster::slots::Publication;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::remember::Remembered;
-use keeper::{Host, Server, Tenure};
+use keeper::{Host, OwnServer, Tenure};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Host for Here {
         shmem::wake_arbiter();
     }
 
-    fn server(&self) -> Server {
+    fn server(&self) -> OwnServer {
         observe::server()
     }
 

@@ -117,7 +117,7 @@ fn run() -> Result<(), Unable> {
             page().mailbox.forget();
             match from_settings(&remembered) {
                 // What was sent before may be carried out yet: that outlives a reload.
-                Ok(anew) => worker = anew.in_place_of(&worker),
+                Ok(fresh) => worker = fresh.in_place_of(&worker),
                 // A wrong setting must not end a leader: what it has works.
                 Err(why) => {
                     worker.tell("settings", &format!("the new settings can't be used, the worker goes on with those before: {why}"))
@@ -157,7 +157,7 @@ async fn keep_closed(signals: &Signals) -> Result<(), Unable> {
             // SAFETY: as in `interrupts`.
             Interrupt::Quit => unsafe { libc::_exit(2) },
             Interrupt::Reload => {}
-            Interrupt::Asked => requests::decline(why),
+            Interrupt::Woken => requests::decline(why),
         }
     }
 }
@@ -171,7 +171,7 @@ async fn interrupts(signals: &Signals, worker: &Worker) -> std::io::Result<bool>
             // SAFETY: ends the process at once, as Postgres does on SIGQUIT.
             Interrupt::Quit => unsafe { libc::_exit(2) },
             Interrupt::Reload => return reload(signals, worker).await,
-            Interrupt::Asked => worker.host.was_woken(),
+            Interrupt::Woken => worker.host.was_woken(),
         }
     }
 }
@@ -191,7 +191,7 @@ async fn reload(signals: &Signals, worker: &Worker) -> std::io::Result<bool> {
             // SAFETY: as in `interrupts`.
             Interrupt::Quit => unsafe { libc::_exit(2) },
             Interrupt::Reload => {}
-            Interrupt::Asked => worker.host.was_woken(),
+            Interrupt::Woken => worker.host.was_woken(),
         }
     }
 }

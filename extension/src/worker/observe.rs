@@ -4,7 +4,7 @@ use crate::fence::standbys::flushed_by_standbys;
 use cluster::host::Address;
 use cluster::lsn::Lsn;
 use cluster::name::{SystemId, Timeline};
-use keeper::Server;
+use keeper::OwnServer;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -25,7 +25,7 @@ fn flushed() -> (Lsn, Timeline) {
 }
 
 /// Looks at the server.
-pub fn server() -> Server {
+pub fn server() -> OwnServer {
     // SAFETY: server functions that read shared memory under their own locks, allowed in any process
     // attached to it; the pointers are to locals.
     unsafe {
@@ -33,7 +33,7 @@ pub fn server() -> Server {
             // Before what is flushed is read they have confirmed no more than that.
             let confirmed = flushed_by_standbys().map(Lsn);
             let (flushed, timeline) = flushed();
-            return Server::Primary { timeline, flushed, confirmed };
+            return OwnServer::Primary { timeline, flushed, confirmed };
         }
         // Before the positions: they are to be the end, or more.
         let end_known = end_was_read();
@@ -42,17 +42,17 @@ pub fn server() -> Server {
         let received = Lsn(pg_sys::GetWalRcvFlushRecPtr(std::ptr::null_mut(), &raw mut receive_timeline));
         let streaming = (*pg_sys::WalRcv).walRcvState == pg_sys::WalRcvState::WALRCV_STREAMING;
         let timeline = Timeline(replay_timeline.max(receive_timeline));
-        Server::Standby { timeline, received, replayed, streaming, end_known }
+        OwnServer::Standby { timeline, received, replayed, streaming, end_known }
     }
 }
 
 /// The end of the WAL on disk was found since the server started; shared memory, and with it what this rests on, begins
-/// anew with each start, and so does every process.
+/// again with each start, and so does every process.
 static END_SEEN: AtomicBool = AtomicBool::new(false);
 
 /// Has the startup process read everything that lies here?
 ///
-/// After a start in recovery the WAL on disk may go on for gigabytes behind the replay, and all of it may have been
+/// After a start in recovery the WAL on disk may go on for gigabytes past the replay, and all of it may have been
 /// confirmed to a primary before. Shared memory tells where replay is, not where that end is; but it tells when the startup
 /// process has come to it. That process asks for streaming only when no further record can be read, neither from the
 /// archive nor from `pg_wal`, of any timeline that it knows, and when every record before has been applied: it reads the next
@@ -63,7 +63,7 @@ static END_SEEN: AtomicBool = AtomicBool::new(false);
 /// * Without an upstream none is asked for. Then the startup process, having tried every source, sleeps for
 ///   `wal_retrieve_retry_interval`, in a wait event that nothing else uses.
 ///
-/// What was confirmed is behind neither: a receiver confirms what it flushed, in whole records or parts of one, and a
+/// Nothing that was confirmed is past either: a receiver confirms what it flushed, in whole records or parts of one, and a
 /// commit waits for the end of its record. Replay that is paused or delayed (`recovery_min_apply_delay`) comes to the end late.
 ///
 /// # Safety
@@ -101,7 +101,7 @@ pub fn anybody_waits_for_wal() -> bool {
     anybody_waits(|event| event == WAL_WRITE_LOCK || io.contains(&event))
 }
 
-/// The lock of whoever writes WAL: of all releases the eighth.
+/// The lock of the process that writes WAL: of all releases the eighth.
 const WAL_WRITE_LOCK: u32 = pg_sys::PG_WAIT_LWLOCK | 8;
 
 /// The startup process has tried every source of WAL and sleeps before the next round.
@@ -146,7 +146,7 @@ pub fn system_id() -> SystemId {
     SystemId(unsafe { pg_sys::GetSystemIdentifier() }.to_string())
 }
 
-/// The timeline in `pg_control`: that of the last completed checkpoint. Behind the server's own until
+/// The timeline in `pg_control`: that of the last completed checkpoint. Older than the server's own until
 /// the first checkpoint after a promotion, and until then no rewind may use this server as its source.
 pub fn checkpointed_timeline() -> Option<Timeline> {
     let mut whole = false;

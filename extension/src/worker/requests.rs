@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 /// A request as the room `functions` puts it into shared memory: what, and of which group of a Citus cluster.
 #[derive(Debug, Deserialize)]
-struct Asked {
+struct GroupRequest {
     /// None is this server's own.
     group: Option<i64>,
     #[serde(flatten)]
@@ -55,7 +55,7 @@ pub async fn serve(here: &Here, view: &ClusterView) {
     let _serving = here.serving.lock().await;
     let Some((id, text)) = page().mailbox.take() else { return };
     let answer = match serde_json::from_str(&text) {
-        Ok(Asked { group, request }) => match other_group(group) {
+        Ok(GroupRequest { group, request }) => match other_group(group) {
             Ok(None) => act(&Place { here, etcd: &here.etcd, own: true }, view, request).await,
             Ok(Some(group)) => act_elsewhere(here, group, request).await,
             Err(why) => Err(why),
@@ -157,7 +157,7 @@ async fn ask_member(place: &Place<'_>, view: &ClusterView, wish: Wish, member: O
         return Err("the cluster has no leader to copy from".to_owned());
     }
     if wish == Wish::Reinit && view.leader_if(name).is_some() {
-        return Err(format!("{name} is the leader: its data is the cluster's, and can't be made anew from a copy"));
+        return Err(format!("{name} is the leader: its data is the cluster's, and can't be made again from a copy"));
     }
     if matches!(wish, Wish::Replay(_)) && entry.member.role == MemberRole::Primary {
         return Err(format!("{name} is the primary: there is nothing to replay"));

@@ -14,7 +14,7 @@ pub enum Interrupt {
     /// SIGHUP: read the settings again.
     Reload,
     /// SIGUSR2: somebody left a request or attached.
-    Asked,
+    Woken,
 }
 
 /// The descriptor that signals are read from.
@@ -70,7 +70,7 @@ impl Signals {
                 libc::SIGTERM | libc::SIGINT => return Ok(Interrupt::End),
                 libc::SIGQUIT => return Ok(Interrupt::Quit),
                 libc::SIGHUP => return Ok(Interrupt::Reload),
-                libc::SIGUSR2 => return Ok(Interrupt::Asked),
+                libc::SIGUSR2 => return Ok(Interrupt::Woken),
                 _ => {} // SIGUSR1 is Postgres' own; this worker takes part in nothing it announces
             }
         }

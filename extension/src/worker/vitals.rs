@@ -5,7 +5,7 @@ use super::state::Here;
 use crate::shmem::{boottime, page, page_if_any};
 use cluster::health::{Flushes, Lateness, Vitals, rounded};
 use cluster::time::Moment;
-use keeper::Server;
+use keeper::OwnServer;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -100,8 +100,8 @@ pub async fn watch(here: &Here) -> Infallible {
         // Who waits is asked first: had the flush ended in between, its end would be seen.
         let waits = observe::anybody_waits_for_wal();
         let flushed = match observe::server() {
-            Server::Primary { flushed, .. } => flushed,
-            Server::Standby { received, .. } => received,
+            OwnServer::Primary { flushed, .. } => flushed,
+            OwnServer::Standby { received, .. } => received,
         };
         flushes.look(now, flushed, waits);
         let seen = Vitals {

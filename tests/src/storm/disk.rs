@@ -49,12 +49,12 @@ impl Disk {
         filler.set_len(length.saturating_sub(spare)).context("leave a little")
     }
 
-    /// From now on whoever writes to it waits, in the kernel, and no signal wakes it.
+    /// From now on every process that writes to it waits, in the kernel, and no signal wakes it.
     pub fn freeze(&self) -> Result<()> {
         run("fsfreeze", &["-f"], &self.mounted)
     }
 
-    /// Whoever waits goes on.
+    /// Those that wait go on.
     pub fn thaw(&self) -> Result<()> {
         run("fsfreeze", &["-u"], &self.mounted)
     }

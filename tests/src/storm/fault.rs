@@ -234,7 +234,7 @@ pub struct Ground {
     pub clocks: Vec<Clock>,
     /// The synchronous mode, and when it was none.
     pub modes: Modes,
-    /// etcd was restored or emptied since the cluster was whole: an operator may have to make the keys anew.
+    /// etcd was restored or emptied since the cluster was whole: an operator may have to make the keys again.
     pub forgot: AtomicBool,
 }
 

@@ -49,7 +49,7 @@ pub async fn run(args: &Args, to: Kind) -> Result<()> {
     }
     place.tell_members(&view)?;
     let next = match mixed::next(&view, &place.config.name, to) {
-        // A key outlives whoever wrote it: the other command may have broken off here a moment ago.
+        // A key outlives the process that wrote it: the other command may have broken off here a moment ago.
         Ok(Next::Done) if place.other_broke_off() || place.is_down().await? => Next::Exchange,
         Ok(next) => next,
         Err(why) if args.check => {
@@ -228,7 +228,7 @@ impl Place<'_> {
         print(self.next_of_all(&view))
     }
 
-    /// It runs by the daemon that was wanted, and stream from whoever leads; ours with the arbiter attached, so that it may take over.
+    /// It runs by the daemon that was wanted, and stream from the leader; ours with the arbiter attached, so that it may take over.
     fn is_through(&self, view: &ClusterView) -> bool {
         let leads = view.leader.as_ref().is_some_and(|leader| leader.name == *self.me());
         view.members.get(self.me()).is_some_and(|entry| {
@@ -244,7 +244,7 @@ impl Place<'_> {
         print(format!("switching over from {me} to {to}"))?;
         let body = json!({"leader": me, "candidate": to});
         let url = format!("{}/patroni", self.config.rest.url());
-        // Whoever is asked may be slow for a moment, and then nothing was stopped.
+        // The daemon that is asked may be slow for a moment, and then nothing was stopped.
         for left in (0..TRIES).rev() {
             let (status, said) = self.caller.ask(&url, "POST", "switchover", Some(&body), self.patience()).await?;
             if status == 200 {

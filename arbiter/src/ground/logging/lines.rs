@@ -40,7 +40,7 @@ impl Lines {
     pub fn flush(&self, bound: Duration) {
         let (done, written) = mpsc::sync_channel(1);
         let queue = self.queue.clone();
-        // Without room this waits for whoever reads, who may have stopped for a moment only: on a thread that ends with the process.
+        // Without room this waits for the reader, which may have stopped for a moment only: on a thread that ends with the process.
         let waits = std::thread::Builder::new().name("log flush".to_owned()).stack_size(64 * 1024);
         if waits.spawn(move || queue.send(Item::Flush(done)).is_ok()).is_ok() {
             let _ = written.recv_timeout(bound);
@@ -56,7 +56,7 @@ fn write_all(mut sink: impl Write, lines: &Receiver<Item>, lost: &AtomicU64) {
                 let _ = sink.write_all(&line);
                 let lost = lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let _ = writeln!(sink, "{lost} lines of this log are missing here: whoever reads it did not keep up");
+                    let _ = writeln!(sink, "{lost} lines of this log are missing here: its reader did not keep up");
                 }
             }
             Item::Flush(done) => {

@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, layer::Layered, reload};
 
-/// At its end the process waits this long for whoever reads its log.
+/// At its end the process waits this long for the reader of its log.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What standard error is written through, once the log is set up.
@@ -117,7 +117,7 @@ pub fn finish() {
     }
 }
 
-/// systemd names the stream that it reads: `JOURNAL_STREAM=DEVICE:INODE` (systemd.exec(5)). Whoever inherits the variable but has
+/// systemd names the stream that it reads: `JOURNAL_STREAM=DEVICE:INODE` (systemd.exec(5)). A process that inherits the variable but has
 /// standard error sent elsewhere is told apart by it.
 fn standard_error_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };

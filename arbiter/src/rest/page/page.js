@@ -244,7 +244,7 @@ at("pause").addEventListener("click", () => {
   ask(on ? "Switch maintenance mode on?" : "Switch maintenance mode off?", on ? "While it is on, nobody takes over if the leader fails." : "From then on failures are handled again.", [],
     () => send("PATCH", "/config", { pause: on ? true : null }));
 });
-at("reinit").addEventListener("click", () => ask("Make the data of " + state.node + " anew?", "Its data are copied anew. Where there is room the old ones stay beside the copy until it streams. Until then this member can't take over.", [], () => send("POST", "/reinitialize", {})));
+at("reinit").addEventListener("click", () => ask("Make the data of " + state.node + " again?", "Its data are copied again. Where there is room the old ones stay beside the copy until it streams. Until then this member can't take over.", [], () => send("POST", "/reinitialize", {})));
 
 function connect() {
   source = new EventSource("/ui/events");

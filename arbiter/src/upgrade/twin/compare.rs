@@ -96,7 +96,7 @@ async fn snapshots(node: &Node, leader: &[Client], twin: &[Client], followed: &[
     let held = began.elapsed();
     taken?;
     released.context("let writers go on")?;
-    // Whoever had to wait for longer than the hold lasts went on before the second snapshot.
+    // A session that had to wait for longer than the hold lasts went on before the second snapshot.
     if held >= HOLD {
         bail!("the snapshots took {} ms, and the hold ends after {}: the comparison is tried again", held.as_millis(), HOLD.as_millis());
     }

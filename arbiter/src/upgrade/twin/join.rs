@@ -14,7 +14,7 @@ pub async fn run(node: &Node, noted: &Twin) -> Result<()> {
     start(&node.config, &programs(&node.config, noted.waits())?, &data, &like(node).await?, &[]).await
 }
 
-/// Subscribes from this position on. Whatever of it was done before is done anew, so it may be interrupted; but once the twin is noted to
+/// Subscribes from this position on. Whatever of it was done before is done again, so it may be interrupted; but once the twin is noted to
 /// follow, its subscriptions know how far they are, and are left alone.
 pub async fn join(node: &Node, view: &ClusterView, noted: &Twin, from: Lsn) -> Result<Twin> {
     node.twin.tell(|told| told.doing = format!("PostgreSQL {} is subscribed from {from} on", noted.waits()));

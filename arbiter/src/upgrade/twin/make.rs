@@ -1,6 +1,6 @@
 //! Makes the twin: a copy of the leader's data that ends at an exact position, carried over to the other version.
 //!
-//! The slots are made first. The copy replays up to, and without, a position behind them, is promoted there and stopped; each slot is read
+//! The slots are made first. The copy replays up to, and without, a position past them, is promoted there and stopped; each slot is read
 //! from that position on. So every transaction whose commit begins before it is in the copy, and every other comes by a slot: none is
 //! missing, none comes twice.
 
@@ -97,7 +97,7 @@ pub async fn make(node: &Node, view: &ClusterView, noted: &Twin) -> Result<Twin>
     Ok(made)
 }
 
-/// Lets the copy replay up to a position behind all slots, and stops it there as a primary of its own.
+/// Lets the copy replay up to a position past all slots, and stops it there as a primary of its own.
 async fn end_copy_at(node: &Node, view: &ClusterView, old: &Programs, copy: &Path, like: &Like) -> Result<Lsn> {
     for name in NOT_COPIED.into_iter().chain([cluster::mark::FILE, dcs::remember::FILE]) {
         remove_if_there(&copy.join(name)).await?;
@@ -106,8 +106,8 @@ async fn end_copy_at(node: &Node, view: &ClusterView, old: &Programs, copy: &Pat
     write_atomically(&copy.join("standby.signal"), "", 0o600).await?;
     let leader = sides::open(&node.sql, None).await?;
     let from = sides::lsn(&leader, "SELECT pg_current_wal_insert_lsn()::text").await?;
-    // A commit behind it, flushed: without a record there the copy would wait for one.
-    leader.batch_execute("SELECT pg_logical_emit_message(true, 'tenure', 'twin')").await.context("write a record behind the position")?;
+    // A commit past it, flushed: without a record there the copy would wait for one.
+    leader.batch_execute("SELECT pg_logical_emit_message(true, 'tenure', 'twin')").await.context("write a record past the position")?;
     let more = [
         format!("primary_conninfo={}", conninfo(node, view, None)?),
         "primary_slot_name=".to_owned(),

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn server() -> Server {
-    Server {
+fn server() -> ServerToUpgrade {
+    ServerToUpgrade {
         superuser: true,
         wal_level: "logical".to_owned(),
         free_slots: 9,
@@ -11,7 +11,7 @@ fn server() -> Server {
         checksums: true,
         databases: 1,
         version: 15,
-        ..Server::default()
+        ..ServerToUpgrade::default()
     }
 }
 
@@ -30,17 +30,17 @@ fn nothing_stands_in_the_way_of_a_plain_server() {
 fn each_fact_of_the_server_is_named_with_its_weight() {
     use Weight::*;
     let list = || vec!["x".to_owned()];
-    let rows: [(Server, &str, Weight); 10] = [
-        (Server { superuser: false, ..server() }, "rights", Stops),
-        (Server { prepared: list(), ..server() }, "prepared_transactions", Stops),
-        (Server { slots: vec![("s".to_owned(), "pgoutput".to_owned())], ..server() }, "replication_slots", Stops),
-        (Server { inner_tablespaces: list(), ..server() }, "tablespaces", Stops),
-        (Server { tablespaces: list(), ..server() }, "tablespace_copies", StopsLogical),
-        (Server { closed_databases: list(), ..server() }, "closed_databases", Stops),
-        (Server { wal_level: "replica".to_owned(), ..server() }, "wal_level", StopsLogical),
-        (Server { free_slots: 0, ..server() }, "slots_left", StopsLogical),
-        (Server { free_senders: 0, ..server() }, "slots_left", StopsLogical),
-        (Server { checksums: false, ..server() }, "checksums", Note),
+    let rows: [(ServerToUpgrade, &str, Weight); 10] = [
+        (ServerToUpgrade { superuser: false, ..server() }, "rights", Stops),
+        (ServerToUpgrade { prepared: list(), ..server() }, "prepared_transactions", Stops),
+        (ServerToUpgrade { slots: vec![("s".to_owned(), "pgoutput".to_owned())], ..server() }, "replication_slots", Stops),
+        (ServerToUpgrade { inner_tablespaces: list(), ..server() }, "tablespaces", Stops),
+        (ServerToUpgrade { tablespaces: list(), ..server() }, "tablespace_copies", StopsLogical),
+        (ServerToUpgrade { closed_databases: list(), ..server() }, "closed_databases", Stops),
+        (ServerToUpgrade { wal_level: "replica".to_owned(), ..server() }, "wal_level", StopsLogical),
+        (ServerToUpgrade { free_slots: 0, ..server() }, "slots_left", StopsLogical),
+        (ServerToUpgrade { free_senders: 0, ..server() }, "slots_left", StopsLogical),
+        (ServerToUpgrade { checksums: false, ..server() }, "checksums", Note),
     ];
     for (server, kind, weight) in rows {
         assert_eq!(kinds(&of_server(&server)), [(kind, weight)]);
@@ -82,9 +82,9 @@ fn files() -> Files {
 fn each_fact_of_a_nodes_files_is_named_with_its_member() {
     use Weight::*;
     let list = || vec!["x".to_owned()];
-    let large = Server { bytes: 1 << 39, ..server() };
-    let newer = Server { minor: 20, ..server() };
-    let rows: [(Files, &Server, &str, Weight); 12] = [
+    let large = ServerToUpgrade { bytes: 1 << 39, ..server() };
+    let newer = ServerToUpgrade { minor: 20, ..server() };
+    let rows: [(Files, &ServerToUpgrade, &str, Weight); 12] = [
         (Files { bin_dir: None, ..files() }, &server(), "programs", Stops),
         (Files { missing_programs: list(), ..files() }, &server(), "programs", Stops),
         (Files { found: Some(16), ..files() }, &server(), "programs", Stops),
@@ -107,7 +107,7 @@ fn each_fact_of_a_nodes_files_is_named_with_its_member() {
 
 #[test]
 fn a_minor_release_of_the_same_day_or_later_is_no_obstacle() {
-    let newer = Server { minor: 20, ..server() };
+    let newer = ServerToUpgrade { minor: 20, ..server() };
     for minor in [Some(12), Some(13), None] {
         assert_eq!(of_files(&Files { found_minor: minor, ..files() }, 17, &newer), [], "{minor:?}");
     }

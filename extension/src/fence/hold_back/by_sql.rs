@@ -29,12 +29,12 @@ unsafe extern "C-unwind" fn thrown_away(_arg: pg_sys::Datum, relation: pg_sys::O
     // SAFETY: pointers and flags of this process.
     let decodes = relation == pg_sys::InvalidOid && unsafe { !pg_sys::MyReplicationSlot.is_null() && !pg_sys::am_walsender };
     if decodes && !REFUSED.get() {
-        hold();
+        wait_for_standbys();
     }
 }
 
 #[pgrx::pg_guard]
-extern "C-unwind" fn hold() {
+extern "C-unwind" fn wait_for_standbys() {
     if !decodes() || in_recovery() {
         return;
     }
@@ -47,7 +47,7 @@ extern "C-unwind" fn hold() {
         let over = began.elapsed() > guc::fence_wait();
         // SAFETY: a plain flag of this process.
         if over || unsafe { pg_sys::InterruptPending } != 0 {
-            // An ERROR leaves from here, and whoever else hears of what is thrown away would not be told: so all are told first.
+            // An ERROR leaves from here, and the others that hear of what is thrown away would not be told: so all are told first.
             REFUSED.set(true);
             tell_all();
             pgrx::check_for_interrupts!();

@@ -1,7 +1,7 @@
 //! What the worker of a subscription confirms to its publisher: only what this server could acknowledge to a client.
 //!
 //! The worker reports a commit of its own as flushed as soon as it is on disk here. The publisher then never sends it again: neither to
-//! this server nor to whoever leads after it, who may not have it where the wait for the standbys was cancelled or cut. So the report
+//! this server nor to the next leader, which may not have it where the wait for the standbys was cancelled or cut. So the report
 //! goes through our hands: its positions move on only while the fence is open, and once the synchronous standbys have
 //! all that this server had when the worker said so. A worker that was ended and starts again finds in the origin's progress what was not
 //! confirmed; that passes here too.

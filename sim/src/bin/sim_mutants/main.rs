@@ -1,7 +1,7 @@
 //! Takes guards out of the lease worker and of the rules, one at a time, and demands that the simulation fails each time.
 //!
 //! `sim_mutants` tries them all, `sim_mutants quorum lease` those whose name contains a word. It copies the tree, puts every mutant into the
-//! copy behind a switch, builds that once, and runs the simulation with one switch after the other (`TENURE_MUTANT`), from the same first seed.
+//! copy with a switch of its own, builds that once, and runs the simulation with one switch after the other (`TENURE_MUTANT`), from the same first seed.
 //! Prints the table of docs/simulation.md; ends with 1 where a mutant survives that is not known to, or no longer fits the source.
 //! First of all the copy has to pass with no switch set.
 

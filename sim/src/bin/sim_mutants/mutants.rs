@@ -192,7 +192,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "token",
-        "an equal term of keys that were made anew is the same tenure",
+        "an equal term of keys that were made again is the same tenure",
         "keeper/src/tenure.rs",
         "&& self.token.load(SeqCst) == token => {",
         "&& (self.token.load(SeqCst) == token || OUT) => {",

@@ -9,7 +9,7 @@ use crate::node::{restoring, settings};
 use cluster::duty::Duty;
 use cluster::local::Postgres;
 use cluster::request::{MemberRequest, Wish};
-use cluster::restart::{self as scheduled, Server};
+use cluster::restart::{self as scheduled, ToRestart};
 use cluster::restore::{self, Target};
 use cluster::upgrade::step::{Owed, Step};
 use std::time::Duration;
@@ -106,7 +106,7 @@ impl Daemon {
     /// Begins a major upgrade in place, and says that it has begun: how it goes on GET `/upgrade` tells. Or the change of places with the twin,
     /// which takes moments: who asked is told how it ended.
     fn upgrade(&mut self, wanted: Wanted, answer: tokio::sync::oneshot::Sender<Result<(), String>>) {
-        let standby_cluster = self.view.is_standby_cluster().then(|| "a standby cluster is upgraded by making it anew".to_owned());
+        let standby_cluster = self.view.is_standby_cluster().then(|| "a standby cluster is upgraded by making it again".to_owned());
         if let Some(why) = self.not_now().or(standby_cluster) {
             let _ = answer.send(Err(why));
             return;
@@ -214,9 +214,9 @@ impl Daemon {
         let pending = facts.as_ref().is_some_and(|facts| {
             !settings::pending(&self.node.config, &self.node.dynamic(&self.view), &self.node.knowledge.known(), facts).is_empty()
         });
-        let server = Server { role: snapshot_role, version: facts.as_ref().map(|facts| facts.server_version), pending, started: "" };
+        let server = ToRestart { role: snapshot_role, version: facts.as_ref().map(|facts| facts.server_version), pending, started: "" };
         match wish {
-            Wish::Restart if !conditions.hold(&server) => tracing::info!("no restart: its conditions are not met"),
+            Wish::Restart if !conditions.are_met(&server) => tracing::info!("no restart: its conditions are not met"),
             Wish::Restart => self.asked(Command::Restart(answer)).await,
             Wish::Reload => self.asked(Command::Reload(answer)).await,
             Wish::Reinit => self.asked(Command::Reinitialize { force: false, from_leader: false, overwrite: false, answer }).await,
@@ -245,7 +245,7 @@ impl Daemon {
             _ if self.view.leader_if(&self.node.config.name).is_some() => "standby_leader",
             _ => "replica",
         };
-        let server = Server {
+        let server = ToRestart {
             role,
             version: Some(facts.server_version),
             pending: !seen.described.pending_restart.is_empty(),

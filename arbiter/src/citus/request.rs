@@ -1,5 +1,5 @@
-//! Work for a planned change goes on for as long as somebody asks for it: whoever asked may die, or think better of it, while statements are
-//! waited for, and clients wait behind that.
+//! Work for a planned change goes on for as long as somebody asks for it: the worker that asked may die, or think better of it, while statements are
+//! waited for, and clients wait for that.
 
 use super::Changes;
 use crate::postgres::query::LocalSql;
