@@ -218,7 +218,7 @@ impl DynamicConfig {
         self.whole("maximum_lag_on_failover").and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(MAXIMUM_LAG_DEFAULT_BYTES)
     }
 
-    /// `check_timeline`: a candidate behind the known timeline may never stand.
+    /// `check_timeline`: a candidate on an older timeline than the known one may never stand.
     pub fn check_timeline(&self) -> bool {
         self.is_on("check_timeline")
     }

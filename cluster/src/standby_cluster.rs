@@ -83,7 +83,7 @@ pub struct RemoteWord {
     pub timeline: Timeline,
     /// The timelines before.
     pub history: History,
-    /// The timeline in its `pg_control`: behind its own until the first checkpoint after a promotion. None: it did not say.
+    /// The timeline in its `pg_control`: older than its own until the first checkpoint after a promotion. None: it did not say.
     pub checkpointed: Option<Timeline>,
 }
 

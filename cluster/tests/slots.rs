@@ -282,7 +282,7 @@ fn a_copy_is_made_moved_and_trusted_in_this_order() {
         ("rows not kept", leader_says(300, 20, None), Some(made(2)), Some(temporary(150, 300, 20)), vec!["decode sub to 300"]),
         ("not consistent", leader_says(300, 20, Some(20)), Some(made(2)), Some(temporary(100, 300, 20)), vec!["decode sub to 300"]),
         ("too new", leader_says(300, 20, Some(20)), Some(made(1)), Some(temporary(150, 300, 20)), vec!["decode sub to 300"]),
-        ("catalog behind", leader_says(300, 21, Some(20)), Some(made(2)), Some(temporary(150, 300, 20)), vec!["decode sub to 300"]),
+        ("catalog vacuumed", leader_says(300, 21, Some(20)), Some(made(2)), Some(temporary(150, 300, 20)), vec!["decode sub to 300"]),
         (
             "all is shown",
             leader_says(300, 20, Some(20)),

@@ -20,7 +20,7 @@ const CRATES: [(&str, usize); 10] = [
     ("keeper", 0),
     ("steward", 0),
     ("extension", 0),
-    ("arbiter", 2),
+    ("arbiter", 0),
     ("sim", 1),
     ("writer", 0),
     ("tests", 0),

@@ -2,7 +2,7 @@
 //!
 //! Each server has a witness, a writer that asks this one server only and stays with it through the fault, as a
 //! client with an old connection does. What a witness is told is the server's word: two servers that acknowledge
-//! in the same instant can't hide behind a client that talks to one of them.
+//! in the same instant can't hide from a client that talks to one of them.
 
 use crate::cluster::{Cluster, PATIENCE};
 use crate::etcd::Etcd;

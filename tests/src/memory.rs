@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-/// Behind the three queues of waiting commits: written, flushed, applied.
+/// After the three queues of waiting commits: written, flushed, applied.
 const FLUSHED: u64 = 48 + 8;
 
 /// Writes this where the fence reads what the synchronous standbys have flushed. False, and a line says so, where that can't be found here.

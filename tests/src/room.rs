@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Ends what a test leaves behind if the test itself is killed: its standard input closes then.
+/// Ends what a test leaves if the test itself is killed: its standard input closes then.
 const JANITOR: &str = r#"
 cat >/dev/null
 for _ in 1 2 3; do

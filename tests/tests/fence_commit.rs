@@ -122,7 +122,7 @@ async fn an_xid_that_is_drawn_while_committing_is_seen_afterwards() {
     let alone = fenced(&[], "SELECT").await;
     let session = alone.session().await;
     alone.let_the_deadline_pass().await;
-    // NOTIFY draws its xid behind the look before the commit, so it can only be cut.
+    // NOTIFY draws its xid after the look before the commit, so it can only be cut.
     session.tell("NOTIFY somebody").await.cut();
     assert_eq!(alone.count("commits_cut").await, 1);
 }

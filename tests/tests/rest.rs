@@ -142,8 +142,8 @@ fn recipe(cluster: &Cluster, writes: &Port, reads: &Port) -> String {
     )
 }
 
-/// Who answers behind this port: its address in the cluster, and whether it is a standby.
-async fn behind(port: &Port) -> anyhow::Result<(String, bool)> {
+/// The server that answers at this port: its address in the cluster, and whether it is a standby.
+async fn server_at(port: &Port) -> anyhow::Result<(String, bool)> {
     let client = node::connect_as(port.number(), "postgres", PASSWORD, Duration::from_secs(5)).await?;
     let rows = node::rows(&client, "SELECT current_setting('port'), pg_is_in_recovery()").await?;
     Ok((rows[0][0].clone(), rows[0][1] == "t" || rows[0][1] == "true"))
@@ -164,7 +164,7 @@ async fn haproxy_with_the_usual_recipe_moves_the_traffic() {
     let old = cluster.leader().await;
     let reaches = async |wanted: &Node| {
         wait::until("HAProxy to lead to the primary and to the standbys", PATIENCE, async || {
-            let (writer, reader) = (behind(&writes).await?, behind(&reads).await?);
+            let (writer, reader) = (server_at(&writes).await?, server_at(&reads).await?);
             anyhow::ensure!(writer == (wanted.port().to_string(), false) && reader.1, "writes {writer:?}, reads {reader:?}");
             Ok(())
         })

@@ -1,5 +1,6 @@
 //! A worker's side of a planned change: before its primary stops, the coordinator is asked to keep writers waiting.
 
+use super::session::cooldown;
 use crate::node::Node;
 use anyhow::{Context, bail};
 use cluster::citus::{self, COORDINATOR, Prefer};
@@ -37,7 +38,7 @@ pub async fn ask(node: &Node, view: &ClusterView, must: bool) -> anyhow::Result<
         if groups.get(&COORDINATOR).is_none_or(|coordinator| coordinator.leader.is_none()) {
             return Ok((prefer, Answer::Nobody));
         }
-        let patience = super::cooldown(node, view) + ON_THE_WAY;
+        let patience = cooldown(node, view) + ON_THE_WAY;
         // Before they close their gates, after it, and at the coordinator's own.
         let waits = citus::grace(&groups, own.grace_s) * 3;
         held(&node.etcd, leader, prefer, patience, waits).await.map(|answer| (prefer, answer))

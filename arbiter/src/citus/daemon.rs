@@ -4,7 +4,7 @@
 //! noted, but not seen before that wait is over (never, where a node is frozen), and after that it may still sleep for 2 s (`maintenanced.c` of Citus 13: the waits inside use up the latch; `citus.distributed_deadlock_detection_factor` times
 //! `deadlock_timeout`). Interrupting it does not help: it then waits for the frozen node to take its cancel request.
 
-use super::SESSION;
+use super::session::SESSION;
 use crate::node::Node;
 use crate::postgres::citus_daemon::TITLE;
 use crate::postgres::query::QUIET;

@@ -1,5 +1,6 @@
 //! One distributed database on the coordinator's primary: its rows in `pg_dist_node`, and the steps on them.
 
+use super::session::SESSION;
 use crate::postgres::query::LocalSql;
 use anyhow::{Context, Result, bail};
 use cluster::citus::{self, NodeRole, Poolers, Row, Step, Wanted};
@@ -392,7 +393,7 @@ impl Database {
         }
         if self.session.is_none() {
             let options = format!("-c statement_timeout={}", PATIENCE.as_millis());
-            self.session = Some(self.sql.open_as(super::SESSION, Some(&self.name), &options).await?);
+            self.session = Some(self.sql.open_as(SESSION, Some(&self.name), &options).await?);
         }
         self.session.as_ref().context("no session")
     }

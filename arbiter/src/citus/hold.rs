@@ -4,11 +4,14 @@
 //! One transaction for all groups that are held at a time: `citus_update_node` locks `pg_dist_node`, so that a second transaction
 //! would wait for the first, and with it the second group.
 
-use super::Keeper;
-use super::gate::Closing;
+use super::database::Database;
+use super::holds::{Closing, Hold, limit_of};
+use super::keeper::Keeper;
+use super::name;
 use super::request::{as_long_as, asked_no_more};
+use super::session::{RETRY, cooldown};
 use anyhow::{Context, Result, anyhow};
-use cluster::citus::{self, Groups, NodeRole, Release, Row, Step};
+use cluster::citus::{self, Groups, NodeRole, Release, Step};
 use cluster::leader::Leader;
 use cluster::view::ClusterView;
 use std::collections::BTreeMap;
@@ -16,27 +19,6 @@ use std::time::{Duration, Instant};
 
 /// The savepoint before a group's part of the transaction.
 const BEFORE: &str = "before";
-
-/// The groups whose writers wait.
-#[derive(Default)]
-pub struct Holds {
-    held: BTreeMap<u32, Hold>,
-    /// Requests that could not be served, and when: what is written to etcd meanwhile wakes us, and must not make us hurry.
-    failed: BTreeMap<i64, Instant>,
-}
-
-struct Hold {
-    request: i64,
-    /// The leader's term when it asked.
-    term: i64,
-    since: Instant,
-    /// The row of its primary as it was, by database.
-    rows: Vec<Option<Row>>,
-    /// Somebody serves, and its name does not lead there yet.
-    awaits_name: bool,
-    /// Its rows are right again; what is missing is the commit.
-    released: Option<Release>,
-}
 
 /// How often a name is asked where it leads, while writers wait for that: who moves it tells nobody.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -59,26 +41,14 @@ enum Begun {
     Not(String),
 }
 
-impl Holds {
-    /// Are this group's writers held?
-    pub fn holds(&self, group: u32) -> bool {
-        self.held.contains_key(&group)
-    }
-
-    /// Are nobody's?
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-}
-
 impl Keeper {
     /// Begins and ends holds. Gives the time until the next one runs out.
     pub(super) async fn hold(&mut self, groups: &Groups, leader: &Leader) -> Result<Option<Duration>> {
         let limit = limit_of(groups);
-        let done = self.tend_holds(groups, leader, limit).await;
+        let done = self.look_after_holds(groups, leader, limit).await;
         if done.is_err() && !self.holds.is_empty() {
             // Nothing is known of the transaction: without its session it is rolled back.
-            self.databases.iter_mut().for_each(super::Database::close);
+            self.databases.iter_mut().for_each(Database::close);
             self.holds.held.clear();
         }
         if self.holds.is_empty() {
@@ -87,11 +57,11 @@ impl Keeper {
         done?;
         let end = |hold: &Hold| if hold.awaits_name { ASK_AGAIN } else { limit.saturating_sub(hold.since.elapsed()) };
         let ends = self.holds.held.values().map(end);
-        Ok(ends.chain((!self.holds.failed.is_empty()).then_some(super::RETRY)).min())
+        Ok(ends.chain((!self.holds.failed.is_empty()).then_some(RETRY)).min())
     }
 
-    async fn tend_holds(&mut self, groups: &Groups, leader: &Leader, limit: Duration) -> Result<()> {
-        self.holds.failed.retain(|_, at| at.elapsed() < super::RETRY);
+    async fn look_after_holds(&mut self, groups: &Groups, leader: &Leader, limit: Duration) -> Result<()> {
+        self.holds.failed.retain(|_, at| at.elapsed() < RETRY);
         let asks = |group: &u32, view: &ClusterView, request| {
             *group != citus::COORDINATOR
                 && !self.holds.holds(*group)
@@ -103,7 +73,7 @@ impl Keeper {
         let grace = citus::grace(groups, self.node.config.citus.as_ref().and_then(|citus| citus.grace_s));
         let mut left = 0;
         if self.holds.is_empty()
-            && let Some(cooldown) = asking.iter().map(|(_, view, _)| super::cooldown(&self.node, view)).max()
+            && let Some(cooldown) = asking.iter().map(|(_, view, _)| cooldown(&self.node, view)).max()
         {
             let requests: Vec<_> = asking.iter().map(|(group, _, (request, _))| (*group, *request)).collect();
             match self.close_gates(groups, &requests, leader, &Closing { grace, cooldown, limit }).await {
@@ -116,13 +86,8 @@ impl Keeper {
             }
         }
         for (group, view, (request, asked)) in asking {
-            let begins = Begins {
-                group,
-                request,
-                term: asked.term,
-                cooldown: super::cooldown(&self.node, view),
-                calls_off: asked.prefers_statements,
-            };
+            let begins =
+                Begins { group, request, term: asked.term, cooldown: cooldown(&self.node, view), calls_off: asked.prefers_statements };
             self.holds.failed.insert(request, Instant::now());
             let begun = match left {
                 0 => self.begin_hold_while_asked(&begins, limit).await?,
@@ -185,7 +150,7 @@ impl Keeper {
             database.run(&format!("ROLLBACK TO {BEFORE}")).await.with_context(|| format!("go on without a hold of group {group}"))?;
         }
         if self.holds.is_empty() {
-            self.databases.iter_mut().for_each(super::Database::close);
+            self.databases.iter_mut().for_each(Database::close);
         }
         Ok(Begun::Not(format!("{why:#}")))
     }
@@ -220,7 +185,7 @@ impl Keeper {
             // The span is the hold's own: the server, too, counts from the moment the transaction was idle.
             let Some(why) = citus::release(view, hold.request, hold.term, hold.since.elapsed(), limit_of(groups)) else { continue };
             hold.awaits_name =
-                why == Release::Served && hold.since.elapsed() < limit_of(groups) && !super::name::leads_there(&self.node, view).await;
+                why == Release::Served && hold.since.elapsed() < limit_of(groups) && !name::leads_there(&self.node, view).await;
             if hold.awaits_name {
                 continue;
             }
@@ -235,14 +200,4 @@ impl Keeper {
         }
         Ok(())
     }
-}
-
-/// How long clients are held at most, by the configuration of the group that holds them: twice the time in which a worker whose node died
-/// has another leader.
-pub fn limit(own: &ClusterView) -> Duration {
-    (own.config().timing().ttl * 2).max(Duration::from_secs(10))
-}
-
-fn limit_of(groups: &Groups) -> Duration {
-    groups.get(&citus::COORDINATOR).map(limit).unwrap_or_default()
 }

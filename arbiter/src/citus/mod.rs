@@ -9,9 +9,13 @@ pub mod daemon;
 mod database;
 mod gate;
 mod hold;
+mod holds;
+mod keeper;
 mod name;
+mod own_gate;
 mod ready;
 mod request;
+mod session;
 mod step;
 
 pub use ask::{ask, call_off};
@@ -22,23 +26,18 @@ use crate::node::Node;
 use crate::node::snapshot::Snapshot;
 use anyhow::{Context, Result};
 use cluster::citus::{self, COORDINATOR, Groups};
-use cluster::leader::{Leader, Term};
+use cluster::leader::Leader;
 use cluster::local::Postgres;
 use cluster::quorum::Setting;
 use cluster::upstream::Upstream;
 use cluster::view::ClusterView;
 use database::Database;
-use dcs::{Dcs, Etcd};
-use std::collections::BTreeMap;
+use dcs::Dcs;
+use keeper::Keeper;
+use session::RETRY;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-
-/// What our sessions are called.
-const SESSION: &str = "tenure arbiter, citus";
-
-/// Pause after something failed: another node's server is away, or the nodes are not in step yet.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The rows are read again after this time though nothing changed in etcd: somebody may have changed them by hand.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -154,66 +153,13 @@ async fn tell_workers(node: &Node, own: &ClusterView, wanted: impl Fn(&ClusterVi
     scope.tell_coordinator(&told, leader, own.store_generation()).await.context("tell the workers who coordinates")
 }
 
-/// How long transactions that use a group may go on once its writers are held: `citus.lock_cooldown`, or `retry_timeout`.
-fn cooldown(node: &Node, own: &ClusterView) -> Duration {
-    let given = node.config.citus.as_ref().and_then(|citus| citus.lock_cooldown_s).map(Duration::from_secs);
-    given.unwrap_or_else(|| own.config().timing().retry_timeout)
-}
-
 /// This node's leadership, while its server serves as primary of a cluster that exists.
 fn leads(node: &Node, shown: &Snapshot) -> Option<Leader> {
     let serves = matches!(shown.local.postgres, Postgres::Primary { .. }) && shown.view.system_id().is_some();
     shown.view.leader_if(&node.config.name).filter(|_| serves).cloned()
 }
 
-/// Tells that something changed in etcd, not what.
-type Changes = watch::Receiver<()>;
-
-struct Keeper {
-    node: Node,
-    /// etcd, as all groups of the scope.
-    scope: Arc<Etcd>,
-    databases: Vec<Database>,
-    holds: hold::Holds,
-    /// Something changed in etcd since the round began. Who waits for that has one of these of its own: nobody takes a change from another.
-    changes: Changes,
-    /// Of this server.
-    gate: gate::OwnGate,
-    /// The coordinator asked these groups to close theirs.
-    gated: Vec<u32>,
-    step: step::Step,
-    /// The databases were made ready in this term.
-    ready: Option<Term>,
-    /// Some group is reached through poolers: a worker has to watch all groups then.
-    pooled: Arc<Notify>,
-    /// When a worker looks again whether that is so.
-    poolers_due: Instant,
-    /// In-doubt transactions were settled since each group's leader took its term.
-    settled: BTreeMap<u32, Term>,
-    told: String,
-}
-
 impl Keeper {
-    fn new(node: Node, databases: Vec<String>) -> Keeper {
-        let scope = Arc::new(node.etcd.seen_as(node.config.scope_keys()));
-        let databases = databases.into_iter().map(|name| Database::new(node.sql.clone(), name)).collect();
-        Keeper {
-            node,
-            scope,
-            databases,
-            holds: Default::default(),
-            changes: watch::channel(()).1,
-            gate: Default::default(),
-            gated: Vec::new(),
-            step: Default::default(),
-            ready: None,
-            pooled: Arc::default(),
-            poolers_due: Instant::now(),
-            settled: BTreeMap::new(),
-            told: String::new(),
-        }
-    }
-
     /// The node's file was read again: the credentials in it may be others.
     fn configure(&mut self, config: Arc<NodeConfig>) {
         self.node.config = config;

@@ -1,6 +1,7 @@
 //! Does the name of a group's primary lead to its primary by now? A virtual address or a proxy follows a promotion in its own time, and
 //! writers that are let go before would meet the old server, or nobody.
 
+use super::session::SESSION;
 use crate::node::Node;
 use crate::postgres::query::QUIET;
 use anyhow::Result;
@@ -28,6 +29,6 @@ async fn asked(node: &Node, at: &Address) -> Result<bool> {
     const ASK: &str = "SELECT success AND result = 'f'
         FROM master_run_on_worker(ARRAY[$1::text], ARRAY[$2::int], ARRAY['SELECT pg_is_in_recovery()'], false)";
     let database = node.config.citus.as_ref().and_then(|citus| citus.databases.first());
-    let session = node.sql.open_as(super::SESSION, database.map(String::as_str), &format!("{QUIET} {PATIENCE}")).await?;
+    let session = node.sql.open_as(SESSION, database.map(String::as_str), &format!("{QUIET} {PATIENCE}")).await?;
     Ok(session.query_one(ASK, &[&at.host, &i32::from(at.port)]).await?.try_get::<_, Option<bool>>(0)?.unwrap_or(false))
 }

@@ -1,6 +1,7 @@
 //! What every group's primary sees to: that the distributed databases are there, with the extension and the credentials by which
 //! nodes reach each other, and that no transaction stays in doubt after a promotion.
 
+use super::session::SESSION;
 use crate::config::Credentials;
 use crate::node::Node;
 use crate::postgres::conf::conninfo;
@@ -19,7 +20,7 @@ const RECOVERY_TRIES: u32 = 10;
 /// Makes what is missing of the distributed databases.
 pub async fn make_ready(node: &Node) -> Result<()> {
     let Some(citus) = &node.config.citus else { return Ok(()) };
-    let session = node.sql.open_as(super::SESSION, None, &format!("{QUIET} {PATIENT}")).await?;
+    let session = node.sql.open_as(SESSION, None, &format!("{QUIET} {PATIENT}")).await?;
     for name in &citus.databases {
         if session.query_opt("SELECT FROM pg_database WHERE datname = $1", &[name]).await?.is_none() {
             session
@@ -28,7 +29,7 @@ pub async fn make_ready(node: &Node) -> Result<()> {
                 .with_context(|| format!("create database {name}"))?;
             tracing::info!("Citus: database {name} was created");
         }
-        let database = node.sql.open_as(super::SESSION, Some(name), &format!("{QUIET} {PATIENT}")).await?;
+        let database = node.sql.open_as(SESSION, Some(name), &format!("{QUIET} {PATIENT}")).await?;
         database
             .batch_execute("CREATE EXTENSION IF NOT EXISTS citus")
             .await
@@ -97,7 +98,7 @@ pub fn recover_prepared(node: Node, everywhere: bool) {
 }
 
 async fn recover(node: &Node, database: &str, everywhere: bool) -> Result<i32> {
-    let session = node.sql.open_as(super::SESSION, Some(database), "-c statement_timeout=60000").await?;
+    let session = node.sql.open_as(SESSION, Some(database), "-c statement_timeout=60000").await?;
     let mut count: i32 = session.query_one("SELECT recover_prepared_transactions()", &[]).await?.try_get(0)?;
     if everywhere {
         let on_workers =

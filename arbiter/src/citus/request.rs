@@ -1,7 +1,7 @@
 //! Work for a planned change goes on for as long as somebody asks for it: the worker that asked may die, or think better of it, while statements are
 //! waited for, and clients wait for that.
 
-use super::Changes;
+use super::session::Changes;
 use crate::postgres::query::LocalSql;
 use cluster::citus;
 use dcs::{Dcs, Etcd};

@@ -1,7 +1,8 @@
 //! Are the other nodes in step? A row that was moved on the coordinator is carried to them by Citus' maintenance daemon, woken by the
 //! commit. This looks whether it was, and says so where it takes long: statements that start there use the old address until then.
 
-use super::Keeper;
+use super::keeper::{Keeper, Step};
+use super::session::RETRY;
 use std::time::{Duration, Instant};
 
 /// Between two looks while they are not.
@@ -15,14 +16,6 @@ const STALE: Duration = Duration::from_millis(1500);
 
 /// Past this somebody is told.
 const LONG: Duration = Duration::from_secs(3);
-
-/// How long the nodes have been behind.
-#[derive(Default)]
-pub struct Step {
-    behind: Option<Instant>,
-    told: bool,
-    hurried: bool,
-}
 
 impl Keeper {
     /// True where every node has what this one has, in every database.
@@ -74,7 +67,7 @@ impl Keeper {
     pub(super) async fn look_after_step(&mut self) -> Duration {
         match self.in_step().await {
             true => Duration::MAX,
-            false if self.step.told => super::RETRY,
+            false if self.step.told => RETRY,
             false => SOON,
         }
     }

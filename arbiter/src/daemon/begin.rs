@@ -43,5 +43,5 @@ pub async fn run(path: &Path) -> Result<ExitCode> {
     let wake = Arc::new(Notify::new());
     let node = Node::new(config.clone(), files.caller, etcd, wake);
     tracing::info!("arbiter of {} in {} begins, version {}", config.name, config.scope, env!("CARGO_PKG_VERSION"));
-    Daemon::new(node, path.to_owned(), files.gate).run(listener).await
+    Daemon::new(node, path.to_owned(), files.door).run(listener).await
 }

@@ -11,21 +11,21 @@ pub struct RestFiles {
     /// How other members are asked.
     pub caller: Caller,
     /// Who may ask this one for what.
-    pub gate: Door,
+    pub door: Door,
 }
 
 impl RestFiles {
     /// Reads certificates. Blocks.
     pub fn load(config: &NodeConfig) -> Result<RestFiles> {
         let tls = config.ctl.tls.load().context("set up TLS for other members' REST (section ctl)")?;
-        let gate = Door::load(&config.rest).context("set up the REST interface (section restapi)")?;
+        let door = Door::load(&config.rest).context("set up the REST interface (section restapi)")?;
         if config.rest.is_open_to_everybody() {
             tracing::warn!(
                 "anybody who reaches REST on {} may switch over, restart, reinitialize and change the configuration; hint: set restapi.authentication, restapi.allowlist or restapi.verify_client, or listen on 127.0.0.1",
                 config.rest.listen
             );
         }
-        Ok(RestFiles { caller: Caller::new(config.ctl.authentication.clone(), Some(tls)).only_over_tls(config.ctl.tls.is_set()), gate })
+        Ok(RestFiles { caller: Caller::new(config.ctl.authentication.clone(), Some(tls)).only_over_tls(config.ctl.tls.is_set()), door })
     }
 }
 

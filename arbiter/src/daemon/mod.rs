@@ -112,13 +112,13 @@ struct Daemon {
     /// What was last said about `failsafe_mode`, while etcd is away.
     told_failsafe: Option<String>,
     /// Who may ask REST for what.
-    gate: watch::Sender<Arc<Door>>,
+    door: watch::Sender<Arc<Door>>,
     /// The node's file as last read, for tasks beside the loop.
     configured: watch::Sender<Arc<NodeConfig>>,
 }
 
 impl Daemon {
-    fn new(node: Node, path: PathBuf, gate: Door) -> Daemon {
+    fn new(node: Node, path: PathBuf, door: Door) -> Daemon {
         let configured = watch::channel(node.config.clone()).0;
         Daemon {
             node,
@@ -138,7 +138,7 @@ impl Daemon {
             leaving: false,
             start_asked: None,
             told_failsafe: None,
-            gate: watch::channel(Arc::new(gate)).0,
+            door: watch::channel(Arc::new(door)).0,
             configured,
         }
     }
@@ -169,7 +169,7 @@ impl Daemon {
             twin: self.node.twin.clone(),
         };
         systemd::tell(&[NotifyState::Ready]);
-        let rest = tokio::spawn(rest::serve(listener, node, self.gate.subscribe()));
+        let rest = tokio::spawn(rest::serve(listener, node, self.door.subscribe()));
         let watching = tokio::spawn(dcs::watch::keep_watching(self.node.etcd.clone(), self.node.wake.clone()));
         let keeper = self.node.lease.clone();
         let keeping = tokio::spawn(async move { keeper.keep().await });

@@ -42,7 +42,7 @@ impl Daemon {
                 self.node.config = config.clone();
                 self.configured.send_replace(config);
                 self.node.caller = files.caller;
-                self.gate.send_replace(Arc::new(files.gate));
+                self.door.send_replace(Arc::new(files.door));
             }
             Ok(Err(why)) => tracing::error!("{why:#}; going on with the old configuration"),
             Err(why) => tracing::error!("read the configuration: {why}"),

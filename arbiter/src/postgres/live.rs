@@ -51,7 +51,7 @@ struct Node {
 }
 
 impl Drop for Node {
-    /// A failed test leaves no server behind.
+    /// A failed test leaves no server.
     fn drop(&mut self) {
         let text = std::fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
         let pid = PidFile::parse(&text).and_then(|file| rustix::process::Pid::from_raw(file.pid));

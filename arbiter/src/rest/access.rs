@@ -2,8 +2,8 @@
 //!
 //! In the field's order: where the caller comes from, whether it shows a certificate, whether it knows the password.
 
-use super::Reply;
-use super::listen::Peer;
+use super::peer::Peer;
+use super::reply::Reply;
 use crate::config::{Allowlist, RestConfig};
 use crate::ground::secret::Secret;
 use crate::ground::tls::VerifyClient;

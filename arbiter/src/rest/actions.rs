@@ -1,6 +1,7 @@
 //! What REST changes: requests for another leader, the configuration, this node's server.
 
-use super::{Reply, health};
+use super::health;
+use super::reply::Reply;
 use crate::ground::outcome::{self, Outcome, Requested};
 use crate::ground::present;
 use crate::node::settings;

@@ -18,7 +18,7 @@ async fn served(restapi: &str) -> Served {
     let world = world(restapi);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.gate.clone()));
+    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.door.clone()));
     Served { world, address, server }
 }
 

@@ -4,20 +4,24 @@
 //! on the other side, so each has a deadline that no byte moves. The second has the bound of its route.
 
 use super::access::{addresses, host};
+use super::door::{Door, Shared};
+use super::page::live;
+use super::peer::{PHASE_WITHIN, Peer, Phase};
 use super::places::{Place, Places, Waits};
-use super::{Door, Shared};
 use crate::node::snapshot::Snapshot;
 use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,9 +32,6 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
-/// A request must have come whole within this time of the connection's start or of the last answer's end, and an answer must have
-/// been read whole within this time: a client that feeds a header byte by byte, or reads that way, is cut off.
-pub const PHASE_WITHIN: Duration = Duration::from_secs(10);
 /// A head of a request that is larger is refused. Hyper's least is 8 KiB.
 const HEAD_MOST: usize = 32 * 1024;
 /// So much of an answer lies in the kernel at most (it doubles that). By itself it takes megabytes for each connection, and a client that never reads
@@ -40,17 +41,21 @@ const SEND_BUFFER: usize = 32 * 1024;
 const LOOK_UP_EVERY: Duration = Duration::from_secs(60);
 
 /// Takes connections until the socket fails.
-pub async fn keep_listening(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+pub async fn keep_listening<A, F>(listener: TcpListener, shared: Arc<Shared>, answer: A) -> io::Result<()>
+where
+    A: Fn(Arc<Shared>, Peer, Request) -> F + Clone + Send + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
     let places = Arc::new(Places::default());
     // Dropped with this future, and every connection with it.
     let mut tasks = JoinSet::new();
     tasks.spawn(know_members(shared.node.snapshot.clone(), places.clone()));
-    tasks.spawn(super::page::live::keep(shared.clone()));
+    tasks.spawn(live::keep(shared.live.clone(), shared.node.clone()));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 // Without a place it is closed at once: left in the queue it would keep all after it waiting.
-                Ok((stream, address)) => drop(begin(stream, address, &shared, &places).map(|conversation| tasks.spawn(conversation))),
+                Ok((stream, address)) => drop(begin(stream, address, &shared, &places, answer.clone()).map(|conversation| tasks.spawn(conversation))),
                 // Out of files or memory: another try at once would only spin.
                 Err(error) => {
                     tracing::warn!("accept a connection to REST: {error}");
@@ -67,25 +72,39 @@ pub async fn keep_listening(listener: TcpListener, shared: Arc<Shared>) -> io::R
 }
 
 /// The whole of one connection, if there is a place for it.
-fn begin(stream: TcpStream, address: SocketAddr, shared: &Arc<Shared>, places: &Arc<Places>) -> Option<impl Future<Output = ()> + use<>> {
+fn begin<A, F>(
+    stream: TcpStream,
+    address: SocketAddr,
+    shared: &Arc<Shared>,
+    places: &Arc<Places>,
+    answer: A,
+) -> Option<impl Future<Output = ()> + use<A, F>>
+where
+    A: Fn(Arc<Shared>, Peer, Request) -> F,
+    F: Future<Output = Response>,
+{
     let waits = Waits::from_now();
     let place = places.take(address.ip().to_canonical(), &waits)?;
     // The kernel's own bound is no reason not to answer.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
-    let gate: Arc<Door> = shared.gate.borrow().clone();
-    let stream = match &gate.tls {
+    let door: Arc<Door> = shared.door.borrow().clone();
+    let stream = match &door.tls {
         None => Stream::Plain(stream),
         Some(tls) => Stream::Greeting(Box::new(TlsAcceptor::from(tls.clone()).accept(stream))),
     };
     let peer = Peer { address: address.ip().to_canonical(), phase: Phase { waits, reads: Arc::default() }, certificate: Arc::default() };
     let connection = Connection { stream, limit: Box::pin(tokio::time::sleep(PHASE_WITHIN)), peer: peer.clone() };
-    Some(converse(connection, peer, shared.clone(), place))
+    Some(converse(connection, peer, shared.clone(), place, answer))
 }
 
-async fn converse(connection: Connection, peer: Peer, shared: Arc<Shared>, place: Place) {
+async fn converse<A, F>(connection: Connection, peer: Peer, shared: Arc<Shared>, place: Place, answer: A)
+where
+    A: Fn(Arc<Shared>, Peer, Request) -> F,
+    F: Future<Output = Response>,
+{
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (shared, peer) = (shared.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(super::answer(&shared, &peer, request.map(Body::new)).await) }
+        let answered = answer(shared.clone(), peer.clone(), request.map(Body::new));
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let mut http = http1::Builder::new();
     // The time that a head takes is bounded with the phase it is in.
@@ -127,78 +146,11 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Who has to do something next.
-#[derive(Clone)]
-struct Phase {
-    waits: Waits,
-    /// An answer is being read by the other side; otherwise a request is awaited from it.
-    reads: Arc<AtomicBool>,
-}
-
 /// One connection.
 struct Connection {
     stream: Stream,
     limit: Pin<Box<Sleep>>,
     peer: Peer,
-}
-
-/// What a request knows of its connection.
-#[derive(Clone)]
-pub struct Peer {
-    address: IpAddr,
-    phase: Phase,
-    certificate: Arc<AtomicBool>,
-}
-
-/// While it lives, the connection may be silent: the answer is being made.
-pub struct Answering(Phase);
-
-impl Peer {
-    /// A peer of no connection, for tests of what comes after.
-    #[cfg(test)]
-    pub fn from_address(address: &str, certificate: bool) -> Peer {
-        let address = address.parse().unwrap();
-        let phase = Phase { waits: Waits::from_now(), reads: Arc::default() };
-        Peer { address, phase, certificate: Arc::new(AtomicBool::new(certificate)) }
-    }
-
-    /// Where it comes from; IPv4 as such, also on a socket for both.
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// The handshake has seen a certificate of the right authority.
-    pub fn showed_certificate(&self) -> bool {
-        self.certificate.load(Ordering::Relaxed)
-    }
-
-    /// One more part of an answer that goes on: it has to be read in the time of a phase, and the other side is not asked for anything
-    /// meanwhile. What was not read yet keeps its deadline.
-    pub fn more(&self) {
-        if !self.phase.reads.swap(true, Ordering::Relaxed) {
-            self.phase.waits.begin();
-        }
-    }
-
-    /// The request has come; its answer has bounds of its own.
-    pub fn answering(&self) -> Answering {
-        self.phase.waits.end();
-        Answering(self.phase.clone())
-    }
-}
-
-impl Answering {
-    /// Something is being changed: the connection is not ended for another's sake.
-    pub fn keep(&self) {
-        self.0.waits.keep();
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.0.reads.store(true, Ordering::Relaxed);
-        self.0.waits.begin();
-    }
 }
 
 impl Connection {

@@ -27,46 +27,43 @@
 pub mod access;
 pub mod actions;
 pub mod cluster;
+mod door;
 pub mod health;
 mod listen;
 pub mod metrics;
 mod page;
+mod peer;
 mod places;
+mod reply;
 mod restore;
 mod shared;
 mod upgrade;
 
-use crate::config::RestConfig;
 use crate::ground::present;
-use crate::ground::tls;
 use crate::node::snapshot::{NodeHandle, Snapshot};
 use crate::postgres::facts::ServerFacts;
 use ::cluster::speech;
 use access::Access;
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
+pub use door::Door;
+use door::Shared;
 use health::Query;
-use listen::{Answering, Peer};
+use peer::{Answering, PHASE_WITHIN, Peer};
+use reply::Reply;
 pub use restore::RESTORE_WITHIN;
-use serde::Serialize;
 use serde_json::{Value, json};
-use shared::Joint;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_rustls::rustls::ServerConfig;
 
 /// Largest body: a dynamic configuration is a few KiB.
 const BODY_MOST: usize = 64 * 1024;
 /// How long `/patroni` waits for the server before it answers with what was last seen.
 const FACTS_WITHIN: Duration = Duration::from_secs(1);
-/// `/patroni` is asked each second by many, and every few milliseconds by a leader that is about to hand over.
-const STATUS_KEEPS: Duration = Duration::from_millis(20);
-/// Nobody scrapes more often than once in a second.
-const METRICS_KEEP: Duration = Duration::from_millis(200);
 /// So many parameters are told at a time.
 const PARAMETERS_MOST: usize = 500;
 /// A GET only reads memory, apart from [`FACTS_WITHIN`].
@@ -80,62 +77,6 @@ const UPGRADE_WITHIN: Duration = Duration::from_secs(600);
 
 /// Hours of WAL may lie before the time that is asked for.
 pub const REPLAY_WITHIN: Duration = Duration::from_secs(3600);
-
-/// An answer in the making.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// Status code.
-    pub status: u16,
-    content: &'static str,
-    /// Its text.
-    pub body: String,
-    /// What the client should know besides: headers `Warning`, so that the body stays what the field's tools expect.
-    pub warnings: Vec<String>,
-    /// What there is to say beside a text that tools compare as a whole; goes into the header `X-Tenure-Reason`.
-    pub reason: Option<String>,
-}
-
-impl Reply {
-    /// A sentence; the field calls it HTML, as old clients expect.
-    pub fn text(status: u16, body: impl Into<String>) -> Reply {
-        Reply { status, content: "text/html", body: body.into(), warnings: Vec::new(), reason: None }
-    }
-
-    /// With what the text, which is the field's, does not tell.
-    pub fn because(self, reason: impl Into<String>) -> Reply {
-        Reply { reason: Some(reason.into()), ..self }
-    }
-
-    /// A JSON document.
-    pub fn json(status: u16, value: &impl Serialize) -> Reply {
-        match serde_json::to_string(value) {
-            Ok(body) => Reply { status, content: "application/json", body, warnings: Vec::new(), reason: None },
-            Err(error) => Reply::text(500, error.to_string()),
-        }
-    }
-
-    fn response(self, bare: bool) -> Response {
-        let mut response = Response::new(if bare { Body::empty() } else { Body::from(self.body) });
-        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if !bare {
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content));
-        }
-        for warning in &self.warnings {
-            // A header is one line of ASCII: what else it holds is shown escaped.
-            let text: String = warning.replace('"', "'").chars().flat_map(char::escape_default).collect();
-            if let Ok(value) = HeaderValue::from_str(&format!("299 tenure \"{}\"", text.replace("\\'", "'"))) {
-                response.headers_mut().append(header::WARNING, value);
-            }
-        }
-        if let Some(reason) = self.reason.and_then(|reason| HeaderValue::from_str(&reason).ok()) {
-            response.headers_mut().insert("x-tenure-reason", reason);
-        }
-        if self.status == 401 {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Patroni\""));
-        }
-        response
-    }
-}
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,42 +160,10 @@ fn find(method: &Method, path: &str) -> Option<&'static Route> {
     known.or((*method == Method::GET).then_some(&HEALTH))
 }
 
-/// Who comes in, and how: from `restapi`, made again when the node's file is read again.
-pub struct Door {
-    access: Access,
-    tls: Option<Arc<ServerConfig>>,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Door {
-    /// Reads the certificates. Blocks.
-    pub fn load(config: &RestConfig) -> anyhow::Result<Door> {
-        let header = |(name, value): &(String, String)| Ok((HeaderName::try_from(name)?, HeaderValue::try_from(value)?));
-        Ok(Door {
-            access: Access::new(config),
-            tls: config.tls.as_ref().map(tls::ServerTls::load).transpose()?,
-            headers: config.extra_headers.iter().map(header).collect::<anyhow::Result<_>>()?,
-        })
-    }
-}
-
-struct Shared {
-    node: NodeHandle,
-    gate: watch::Receiver<Arc<Door>>,
-    status: Joint<Reply>,
-    metrics: Joint<Reply>,
-    live: page::live::Live,
-}
-
-impl Shared {
-    fn new(node: NodeHandle, gate: watch::Receiver<Arc<Door>>) -> Shared {
-        Shared { node, gate, status: Joint::new(STATUS_KEEPS), metrics: Joint::new(METRICS_KEEP), live: page::live::Live::default() }
-    }
-}
-
 /// Serves REST on this socket until it is dropped or the socket fails.
-pub async fn serve(listener: TcpListener, node: NodeHandle, gate: watch::Receiver<Arc<Door>>) -> std::io::Result<()> {
-    listen::keep_listening(listener, Arc::new(Shared::new(node, gate))).await
+pub async fn serve(listener: TcpListener, node: NodeHandle, door: watch::Receiver<Arc<Door>>) -> std::io::Result<()> {
+    let answering = |shared: Arc<Shared>, peer: Peer, request| async move { answer(&shared, &peer, request).await };
+    listen::keep_listening(listener, Arc::new(Shared::new(node, door)), answering).await
 }
 
 async fn answer(shared: &Arc<Shared>, peer: &Peer, request: Request) -> Response {
@@ -263,12 +172,12 @@ async fn answer(shared: &Arc<Shared>, peer: &Peer, request: Request) -> Response
     let path = request.uri().path();
     let bare = matches!(method, Method::HEAD | Method::OPTIONS)
         || (method == Method::GET && find(&method, path).is_some_and(|route| route.purpose == Purpose::Health) && health::is_bare(path));
-    let gate = shared.gate.borrow().clone();
+    let door = shared.door.borrow().clone();
     let mut response = match find(&method, path) {
-        Some(Route { purpose: Purpose::Page, .. }) if !bare => page::answer(shared, peer, path),
-        _ => reply(shared, &gate.access, peer, &answering, request).await.response(bare),
+        Some(Route { purpose: Purpose::Page, .. }) if !bare => page::answer(&shared.live, peer, path),
+        _ => reply(shared, &door.access, peer, &answering, request).await.response(bare),
     };
-    response.headers_mut().extend(gate.headers.iter().cloned());
+    response.headers_mut().extend(door.headers.iter().cloned());
     response
 }
 
@@ -319,9 +228,9 @@ fn understood(headers: &HeaderMap) -> Result<(), Reply> {
 async fn perform(shared: &Shared, route: &Route, answering: &Answering, request: Request) -> Result<Reply, Reply> {
     let node = &shared.node;
     let uri = request.uri().clone();
-    let body = tokio::time::timeout(listen::PHASE_WITHIN, to_bytes(request.into_body(), BODY_MOST)).await;
+    let body = tokio::time::timeout(PHASE_WITHIN, to_bytes(request.into_body(), BODY_MOST)).await;
     let body = body
-        .map_err(|_| Reply::text(408, format!("the body did not come within {} seconds", listen::PHASE_WITHIN.as_secs())))?
+        .map_err(|_| Reply::text(408, format!("the body did not come within {} seconds", PHASE_WITHIN.as_secs())))?
         .map_err(|_| Reply::text(413, "the body is cut short or larger than 64 KiB"))?;
     if changes(&route.method) {
         answering.keep();

@@ -1,7 +1,7 @@
 //! POST `/restore`: the leader is asked to restore this cluster to a point in its past, or to undo that while it is under way.
 
-use super::Reply;
 use super::actions::{self, object};
+use super::reply::Reply;
 use crate::node::snapshot::{Command, NodeHandle, Restoring};
 use cluster::restore::Target;
 use serde_json::{Map, Value};

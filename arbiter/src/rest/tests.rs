@@ -5,6 +5,7 @@ use crate::config::{Credentials, NodeConfig};
 use crate::node::snapshot::Command;
 use crate::postgres::local::LocalServer;
 use crate::postgres::query::LocalSql;
+use axum::body::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
@@ -173,7 +174,7 @@ async fn a_socket_serves_and_cuts_off_who_does_not_finish_a_request() {
     let world = world("");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.gate.clone()));
+    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.door.clone()));
     let mut good = tokio::net::TcpStream::connect(address).await.unwrap();
     good.write_all(b"GET /primary HTTP/1.0\r\n\r\n").await.unwrap();
     let mut text = String::new();
@@ -199,7 +200,7 @@ pub(crate) async fn over_a_socket(bytes: &[u8]) -> bool {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.gate.clone()));
+    let server = tokio::spawn(serve(listener, world.shared.node.clone(), world.shared.door.clone()));
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let (first, second) = bytes.split_at(bytes.len() / 2);
     for part in [first, second] {

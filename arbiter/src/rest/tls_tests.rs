@@ -4,7 +4,7 @@ use super::tests::world;
 use super::*;
 use crate::ground::member_rest::Caller;
 use crate::ground::secret::Secret;
-use crate::ground::tls::{Client, Identity};
+use crate::ground::tls::{self, Client, Identity};
 use pkcs8::{LineEnding, PrivateKeyInfoRef};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ async fn serving(authority: &Authority, verify_client: &str) -> String {
     let url = format!("https://{}/patroni", listener.local_addr().unwrap());
     tokio::spawn(async move {
         let shared = world.shared.clone();
-        let ended = serve(listener, shared.node.clone(), shared.gate.clone()).await;
+        let ended = serve(listener, shared.node.clone(), shared.door.clone()).await;
         drop(world);
         ended
     });

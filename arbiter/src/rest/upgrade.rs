@@ -1,8 +1,8 @@
 //! POST `/upgrade`: what stands in the way of a major upgrade on this node; and what is asked of the leader: an upgrade in place, one beside
 //! the old version, and the steps of that.
 
-use super::Reply;
 use super::actions::{self, object};
+use super::reply::Reply;
 use crate::node::snapshot::{Command, NodeHandle, Wanted};
 use crate::node::twin::Wish;
 use crate::upgrade;

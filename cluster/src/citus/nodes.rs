@@ -192,7 +192,7 @@ pub fn pooler_changes(rows: &[Row], found: &BTreeMap<i32, String>, poolers: &BTr
     };
     let text = |at: &Address| format!("host={} port={}", at.host, at.port);
     let known = rows.iter().filter_map(|row| Some((row.id, wanted(row)?.map(text))));
-    // Citus leaves behind what belonged to a node that was removed.
+    // Citus leaves what belonged to a node that was removed.
     let left = found.keys().filter(|id| !poolers.is_empty() && rows.iter().all(|row| row.id != **id)).map(|id| (*id, None));
     known.chain(left).filter(|(id, wanted)| found.get(id) != wanted.as_ref()).collect()
 }

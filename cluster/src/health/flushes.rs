@@ -12,7 +12,7 @@ const WINDOW: Duration = Duration::from_secs(3);
 ///
 /// Between two looks either the end of what is flushed has moved, or nobody waits for it, or the same flush is still under way. That
 /// some session waits is asked for, as WAL that nobody waits for may lie unflushed for as long as it likes. (The insert position
-/// would say less, and it is behind a lock that every writer takes.)
+/// would say less, and it is read with a lock that every writer takes.)
 #[derive(Debug, Clone, Default)]
 pub struct Flushes {
     flushed: Lsn,

@@ -25,7 +25,7 @@ pub enum Doubt {
     /// The leader does not yet keep the catalog rows it needs.
     NotKept,
     /// The leader's slot had let go of catalog rows that this copy still needs.
-    CatalogBehind,
+    CatalogVacuumed,
     /// Decoding has not been consistent since it was made.
     NotConsistent,
     /// It is too new.
@@ -37,7 +37,7 @@ impl fmt::Display for Doubt {
         f.write_str(match self {
             Doubt::NotPublished => "the leader has not published its position",
             Doubt::NotKept => "the leader does not yet keep the catalog rows it needs (hot_standby_feedback)",
-            Doubt::CatalogBehind => "the leader may have vacuumed catalog rows that it needs",
+            Doubt::CatalogVacuumed => "the leader may have vacuumed catalog rows that it needs",
             Doubt::NotConsistent => "decoding has not reached a consistent point here: its consumer has to go on first",
             Doubt::TooNew => "it was made a moment ago",
         })
@@ -135,7 +135,7 @@ pub fn doubt(slot: &SlotSeen, said: &SlotFacts, copied: &Copied, name: &MemberNa
             return Some(Doubt::TooNew);
         }
     }
-    (!from.catalog_xmin.at_or_before(needs)).then_some(Doubt::CatalogBehind)
+    (!from.catalog_xmin.at_or_before(needs)).then_some(Doubt::CatalogVacuumed)
 }
 
 fn is_trusted(copied: &Copied, timeline: Timeline) -> bool {

@@ -1,7 +1,8 @@
 //! The page's stream of events: what this node knows, made once for all who watch, whenever it changes and every two seconds.
 
-use super::super::listen::Peer;
-use super::super::{Shared, cluster, health};
+use super::super::peer::Peer;
+use super::super::reply::sentence;
+use super::super::{cluster, health};
 use super::past::{MEMBERS_MOST, Past, Sample};
 use crate::ground::present::{self, Role};
 use crate::node::snapshot::{NodeHandle, Snapshot};
@@ -43,8 +44,8 @@ impl Default for Live {
 }
 
 /// Keeps samples and tells those who watch; ends with the daemon.
-pub async fn keep(shared: Arc<Shared>) {
-    let mut snapshots = shared.node.snapshot.clone();
+pub async fn keep(live: Arc<Live>, node: NodeHandle) {
+    let mut snapshots = node.snapshot.clone();
     let mut sampled: Option<Instant> = None;
     let mut asked: Option<Instant> = None;
     let mut groups = Vec::new();
@@ -54,17 +55,17 @@ pub async fn keep(shared: Arc<Shared>) {
         let sample = sample(&snapshot, now);
         if sampled.is_none_or(|last| now.duration_since(last) >= EVERY) {
             sampled = Some(now);
-            shared.live.past.lock().unwrap_or_else(PoisonError::into_inner).add(sample.clone());
+            live.past.lock().unwrap_or_else(PoisonError::into_inner).add(sample.clone());
         }
-        if shared.live.state.receiver_count() > 0 {
-            if shared.node.config.citus.is_some() && asked.is_none_or(|last| now.duration_since(last) >= GROUPS_EVERY) {
+        if live.state.receiver_count() > 0 {
+            if node.config.citus.is_some() && asked.is_none_or(|last| now.duration_since(last) >= GROUPS_EVERY) {
                 asked = Some(now);
-                if let Ok(Ok(read)) = tokio::time::timeout(EVERY, read_groups(&shared.node)).await {
+                if let Ok(Ok(read)) = tokio::time::timeout(EVERY, read_groups(&node)).await {
                     groups = summary(&read);
                 }
             }
-            let state = state(&shared.node, &snapshot, &groups, &sample, now);
-            shared.live.state.send_replace(Arc::from(state.to_string()));
+            let state = state(&node, &snapshot, &groups, &sample, now);
+            live.state.send_replace(Arc::from(state.to_string()));
         }
         tokio::time::sleep(SHORTEST).await;
         if let Ok(Err(_)) = tokio::time::timeout(EVERY - SHORTEST, snapshots.changed()).await {
@@ -133,14 +134,14 @@ fn state(node: &NodeHandle, snapshot: &Snapshot, groups: &[Value], sample: &Samp
 }
 
 /// A stream of its own, if there is a place.
-pub fn answer(shared: &Arc<Shared>, peer: &Peer) -> Response {
-    let Ok(place) = shared.live.places.clone().try_acquire_owned() else {
-        return super::sentence(StatusCode::SERVICE_UNAVAILABLE, "as many as may watch this node do so already; ask another member");
+pub fn answer(live: &Live, peer: &Peer) -> Response {
+    let Ok(place) = live.places.clone().try_acquire_owned() else {
+        return sentence(StatusCode::SERVICE_UNAVAILABLE, "as many as may watch this node do so already; ask another member");
     };
-    let past = shared.live.past.lock().unwrap_or_else(PoisonError::into_inner).json();
+    let past = live.past.lock().unwrap_or_else(PoisonError::into_inner).json();
     let watching = Watching {
         // The newest state is sent at once, even if it is of the last one who watched: the next follows within two seconds.
-        state: shared.live.state.subscribe(),
+        state: live.state.subscribe(),
         first: Some(format!("retry: 2000\nevent: past\ndata: {past}\n\n")),
         until: Instant::now() + LONGEST,
         peer: peer.clone(),

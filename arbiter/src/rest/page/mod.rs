@@ -7,17 +7,18 @@
 pub mod live;
 mod past;
 
-use super::Shared;
 use super::access::{Access, host};
-use super::listen::Peer;
+use super::peer::Peer;
+use super::reply::sentence;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use base64::Engine;
 use cluster::view::ClusterView;
+use live::Live;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 const DOCUMENT: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -36,14 +37,14 @@ static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
 });
 
 /// What is answered below `/ui`.
-pub fn answer(shared: &Arc<Shared>, peer: &Peer, path: &str) -> Response {
+pub fn answer(live: &Live, peer: &Peer, path: &str) -> Response {
     let mut response = match path {
         "/ui" | "/ui/" => {
             let mut response = Response::new(Body::from(PAGE.0.as_str()));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
             response
         }
-        "/ui/events" => live::answer(shared, peer),
+        "/ui/events" => live::answer(live, peer),
         _ => sentence(StatusCode::NOT_FOUND, "the status page is /ui"),
     };
     let policy = HeaderValue::from_str(&PAGE.1).unwrap_or(HeaderValue::from_static("default-src 'none'"));
@@ -56,13 +57,6 @@ pub fn answer(shared: &Arc<Shared>, peer: &Peer, path: &str) -> Response {
     ] {
         response.headers_mut().insert(name, value);
     }
-    response
-}
-
-fn sentence(status: StatusCode, text: &'static str) -> Response {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
