@@ -44,6 +44,11 @@ impl Proxy {
         self.swallows.load(SeqCst)
     }
 
+    /// From now on no answer arrives any more, as once the words went by.
+    pub fn swallow(&self) {
+        self.swallows.store(true, SeqCst);
+    }
+
     /// Answers arrive again; connections that lost some are closed.
     pub fn heal(&self) {
         self.swallows.store(false, SeqCst);

@@ -2,10 +2,12 @@
 
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::etcd::Etcd;
 use stories::http;
+use stories::node::Node;
 use stories::proxy::Proxy;
 use stories::room::Room;
 use stories::wait::{self, seconds};
@@ -199,4 +201,67 @@ async fn a_claim_whose_answer_was_lost_does_not_keep_the_cluster_from_being_foun
     only.logged(&["no answer"], seconds(15)).await;
     proxy.heal();
     cluster.wait_within(seconds(45), "the cluster to be founded", |view| view.leader() == Some("n1")).await;
+}
+
+/// The last step of a founding but the write that ends it, made to wait: `bootstrap.post_bootstrap`.
+struct LastStep {
+    begun: PathBuf,
+    may_end: PathBuf,
+}
+
+impl LastStep {
+    fn of(cluster: &Cluster, node: &Node) -> LastStep {
+        let step = LastStep { begun: node.dir().join("begun"), may_end: node.dir().join("may_end") };
+        let script = node.dir().join("last_step");
+        let (begun, may_end) = (step.begun.display(), step.may_end.display());
+        cluster.room.file(&script, &format!("touch {begun}\nwhile ! test -e {may_end}; do sleep 0.05; done\n"));
+        cluster.reconfigure(node, |config| config["bootstrap"]["post_bootstrap"] = format!("sh {}", script.display()).into());
+        step
+    }
+
+    async fn begun(&self) {
+        wait::until("the last step of the founding", PATIENCE, async || self.begun.exists().then_some(()).ok_or("not yet")).await;
+    }
+
+    fn end(&self) {
+        std::fs::write(&self.may_end, "").expect("let the last step end");
+    }
+}
+
+#[tokio::test]
+async fn an_arbiter_that_was_killed_while_it_founded_does_not_wait_for_itself() {
+    let cluster = Cluster::of(1).ttl(20).planned().await;
+    let only = &cluster.nodes[0];
+    let step = LastStep::of(&cluster, only);
+    cluster.start(only);
+    step.begun().await;
+    only.kill_arbiter();
+    step.end();
+    // The lease of the one before is taken up, and with it the claim: that one is its own.
+    cluster.start(only);
+    only.logged(&["the cluster story exists"], PATIENCE).await;
+    cluster.healthy().await;
+}
+
+#[tokio::test]
+async fn a_founding_whose_last_answer_was_lost_keeps_the_only_data() {
+    let room = Room::new();
+    let etcd = Etcd::start(&room).await;
+    let proxy = Proxy::before(etcd.hosts(), "no such words");
+    let through = proxy.address();
+    let cluster = Cluster::of(1).ttl(20).planned_on(room, etcd, |config| config["etcd3"]["hosts"] = json!(through));
+    let only = &cluster.nodes[0];
+    let step = LastStep::of(&cluster, only);
+    cluster.start(only);
+    step.begun().await;
+    let made = only.one("SELECT system_identifier FROM pg_control_system()").await.expect("ask for the system identifier");
+    proxy.swallow();
+    step.end();
+    only.logged(&["the cluster's identity got no answer"], seconds(15)).await;
+    proxy.heal();
+    only.logged(&["the cluster story exists"], PATIENCE).await;
+    let view = cluster.healthy().await;
+    assert_eq!(view.key("initialize"), Some(made.as_str()), "{view}");
+    let aside = only.data_dir().with_extension("failed");
+    assert!(!aside.exists() && only.data_dir().join("PG_VERSION").exists(), "the data was put aside: {}", only.log());
 }
