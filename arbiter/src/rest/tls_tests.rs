@@ -108,6 +108,46 @@ async fn who_has_to_show_a_certificate() {
     }
 }
 
+/// What comes for this path, up to `words`.
+async fn heard(client: &Client, url: &str, path: &str, words: &str) -> Result<String, String> {
+    let address = url.trim_start_matches("https://").trim_end_matches("/patroni");
+    let listening = async {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        let name = "db1.example.net".try_into().expect("a name");
+        let mut stream = tokio_rustls::TlsConnector::from(client.load().expect("its files")).connect(name, stream).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+        let mut text = Vec::new();
+        while !String::from_utf8_lossy(&text).contains(words) {
+            if stream.read_buf(&mut text).await? == 0 {
+                return Err(std::io::Error::other(format!("it ended: {}", String::from_utf8_lossy(&text))));
+            }
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(20), listening).await.map_err(|_| format!("{path} does not say {words}"))?;
+    heard.map_err(|why: std::io::Error| why.to_string())
+}
+
+#[tokio::test]
+async fn the_page_and_its_stream_come_over_https_to_whom_a_look_is_open() {
+    let authority = Authority::new();
+    for (certificate, verify, comes) in
+        [(false, "none", true), (false, "optional", true), (true, "required", true), (false, "required", false)]
+    {
+        let client = authority.client(certificate.then(|| authority.identity("client")));
+        let url = serving(&authority, verify).await;
+        for (path, words) in [("/ui", "</html>"), ("/ui/events", "event: state")] {
+            let heard = heard(&client, &url, path, words).await;
+            assert_eq!(heard.is_ok(), comes, "{path}, {verify}: {heard:?}");
+            if let Ok(heard) = heard {
+                let heard = heard.to_lowercase();
+                assert!(heard.starts_with("http/1.1 200") && heard.contains("strict-transport-security: max-age=1"), "{heard}");
+                assert!(heard.contains("connect-src 'self'"), "{heard}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_handshake_that_is_never_finished_holds_nobody_up() {
     let authority = Authority::new();
