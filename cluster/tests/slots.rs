@@ -139,6 +139,50 @@ fn member_slots_are_kept_on_the_primary_and_moved_along_on_standbys() {
     assert_eq!(never.does(&at, &[]), Vec::<String>::new());
 }
 
+/// n1 led term 6, and n2 and n3 had its slot where its rewind would begin; n2 took term 7, and what n1 said of itself is in etcd still.
+#[test]
+fn what_the_leader_before_needs_to_be_rewound_is_kept_until_the_present_one_has_spoken() {
+    let said_in = |term: i64, positions: &[(&str, u64)]| saying(status(positions), &SlotFacts { term, ..SlotFacts::default() });
+    let before = said_in(6, &[("n1", 490), ("n2", 390), ("n3", 380)]);
+    let third = Node { name: "n3", redo: Lsn(480), ..Node::default() };
+    let here = [physical("n1", 200), physical("n2", 300)];
+    let mut at = view(json!({}), before.clone());
+    at.leader = Some(Leader { name: name("n2"), lease: LeaseId(1), term: Term(7) });
+    assert_eq!(third.does(&at, &here), Vec::<String>::new(), "it would be moved to 490, or to 480");
+    assert_eq!(third.does(&at, &[]), ["create n1", "create n2"]);
+    // Nor while nobody leads after a term whose leader said nothing.
+    let held = cluster::view::LastTerm { holder: name("n2"), how: "taken".to_owned() };
+    (at.leader, at.last_term) = (None, Some(Versioned { value: held, revision: 7 }));
+    assert_eq!(third.does(&at, &here), Vec::<String>::new());
+    // Where all keys were lost too: what is here is not dropped, and nothing is made that nobody spoke of.
+    at.status = None;
+    assert_eq!(third.does(&at, &here), Vec::<String>::new());
+    assert_eq!(third.does(&at, &[]), Vec::<String>::new());
+    // The present leader holds it where it has it; from then on that counts.
+    at.leader = Some(Leader { name: name("n2"), lease: LeaseId(1), term: Term(7) });
+    at.status = Some(Versioned { value: said_in(7, &[("n1", 250), ("n2", 490), ("n3", 380)]), revision: 2 });
+    assert_eq!(third.does(&at, &here), ["advance n1 to 250", "advance n2 to 480"]);
+    at.status = Some(Versioned { value: said_in(7, &[("n2", 490)]), revision: 2 });
+    assert_eq!(third.does(&at, &[physical("n1", 200), physical("n2", 480)]), ["drop n1: NotWanted"]);
+    // Patroni's leaders name no term.
+    at.status = Some(Versioned { value: status(&[("n1", 250), ("n2", 490)]), revision: 2 });
+    assert_eq!(third.does(&at, &here), ["advance n1 to 250", "advance n2 to 480"]);
+}
+
+/// It led before, went on alone, and is tagged to stream from n3: where it wrote last is not where its rewind begins.
+#[test]
+fn the_slot_of_a_member_on_another_timeline_is_not_moved_along() {
+    let mut at = view(json!({}), status(&[]));
+    let n2 = at.members.get_mut(&name("n2")).unwrap();
+    n2.member.tags = tags(json!({"replicatefrom": "n3"}));
+    let primary = Node { name: "n1", ..Node::default() };
+    let here = [physical("n2", 100), physical("n3", 100)];
+    for (timeline, steps) in [(Some(2), vec![]), (Some(3), vec!["advance n2 to 450"]), (None, vec!["advance n2 to 450"])] {
+        at.members.get_mut(&name("n2")).unwrap().member.timeline = timeline.map(Timeline);
+        assert_eq!(primary.does(&at, &here), steps, "{timeline:?}");
+    }
+}
+
 #[test]
 fn a_member_key_that_no_lease_keeps_gets_no_slot() {
     let mut at = view(json!({}), status(&[]));

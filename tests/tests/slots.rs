@@ -112,6 +112,36 @@ async fn a_standby_keeps_what_its_leader_needs_to_be_rewound() {
     }
 }
 
+/// Until the next leader has spoken of slots, what stands in etcd is what the dead one said of itself: where it wrote last.
+#[tokio::test]
+async fn what_a_dead_leader_needs_to_be_rewound_is_kept_by_every_standby() {
+    let cluster = Cluster::of(3).ttl(3).start().await;
+    let old = cluster.leader().await;
+    let others = cluster.others(old);
+    for standby in &others {
+        slot_is(standby, old.name(), true).await;
+    }
+    old.query("CHECKPOINT").await.expect("the last checkpoint before the fork");
+    let redo = old.one("SELECT (redo_lsn - '0/0')::bigint FROM pg_control_checkpoint()").await.expect("ask");
+    let redo = redo.parse::<u64>().expect("a number");
+    for _ in 0..3 {
+        old.one("SELECT pg_switch_wal() FROM pg_logical_emit_message(false, 'story', 'more')").await.expect("begin a segment");
+    }
+    let end = position(old).await;
+    cluster.wait_until("its end in etcd", |view| view.json("status")["slots"][old.name()].as_u64() >= Some(end)).await;
+    old.kill();
+    let view = cluster.wait_until("another leader", |view| view.leads_other_than(old.name())).await;
+    let heir = view.leader().expect("a leader");
+    cluster.healthy_members(2).await;
+    cluster.wait_until("the new leader's slots in etcd", |view| view.json("status")["slots"][heir].as_u64() > Some(end)).await;
+    for standby in others {
+        let held = restart_lsn(standby, old.name()).await.expect("its slot");
+        assert!(held <= redo, "{} (the leader is {heir}) keeps from {held} on, the rewind begins at {redo}", standby.name());
+    }
+    cluster.start(old);
+    cluster.healthy().await;
+}
+
 #[tokio::test]
 async fn a_permanent_physical_slot_survives_the_failover() {
     let slots = json!({"backup": {"type": "physical"}});

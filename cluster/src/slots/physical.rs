@@ -2,6 +2,7 @@
 
 use super::configured::{Kind, ignored, is_slot_name, permanent};
 use super::facts::Facts;
+use super::said::is_of_the_last_term;
 use super::step::{SlotStep, WhyDrop};
 use crate::lsn::Lsn;
 use crate::member::{Member, MemberEntry, MemberState};
@@ -24,7 +25,14 @@ pub(super) fn of_copies(view: &ClusterView) -> impl Iterator<Item = String> {
 pub(super) fn wanted(facts: &Facts<'_>) -> BTreeMap<String, Option<Lsn>> {
     let view = facts.view;
     let status = view.status.as_ref().map(|status| &status.value);
-    let published = |slot: &str| status.and_then(|status| status.slots.get(slot)).copied();
+    // Before the present leader has spoken of slots, the positions are its predecessor's, who said of itself where it wrote last. Its rewind begins
+    // before that: what is here stays where it is.
+    let spoken = is_of_the_last_term(view);
+    let published = |slot: &str| {
+        let said = status.and_then(|status| status.slots.get(slot)).copied();
+        let here = || facts.slots.iter().any(|seen| seen.slot_name == slot);
+        if spoken { said } else { (said.is_some() || here()).then_some(Lsn::default()) }
+    };
     let mine = facts.name.slot_name();
     let may_lead = facts.primary || !facts.tags.nofailover();
     let mut wanted = BTreeMap::new();
@@ -38,8 +46,10 @@ pub(super) fn wanted(facts: &Facts<'_>) -> BTreeMap<String, Option<Lsn>> {
                 // It streams from here: the slot is its own to move.
                 wanted.insert(slot, None);
             } else if facts.primary {
-                // One that streams from another member is moved along, so that it finds its WAL here if that member goes.
-                wanted.insert(slot, from.and(entry.member.position()));
+                // One that streams from another member is moved along, so that it finds its WAL here if that member goes. What a former leader
+                // has on a timeline of its own says nothing of what its rewind needs.
+                let along = entry.member.timeline.is_none_or(|timeline| timeline == facts.timeline);
+                wanted.insert(slot, from.and(entry.member.position()).filter(|_| along));
             } else if may_lead && let Some(to) = published(&slot) {
                 wanted.insert(slot, Some(to));
             }

@@ -84,6 +84,13 @@ pub fn said(view: &ClusterView) -> SlotFacts {
     if present { facts } else { SlotFacts::default() }
 }
 
+/// Are the positions in `status` those of whoever holds the last term? What Patroni writes names no term, and its leaders write all of it anew.
+pub(super) fn is_of_the_last_term(view: &ClusterView) -> bool {
+    let Some(status) = view.status.as_ref().map(|status| &status.value) else { return false };
+    let term = view.leader.as_ref().map_or(view.last_term(), |leader| leader.term);
+    !status.other.contains_key("tenure") || SlotFacts::of(Some(status)).term == term.0
+}
+
 /// The slots of the members that are there, by name: of the leader too, which needs one at the next. One that never streams has none.
 pub fn of_members(view: &ClusterView) -> impl Iterator<Item = String> {
     view.members.iter().filter(|(_, entry)| entry.is_kept() && !entry.member.tags.nostream()).map(|(name, _)| name.slot_name())
