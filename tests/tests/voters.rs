@@ -1,6 +1,7 @@
 //! Who has what: standbys that restart, standbys that are made, and who is given the key.
 
 use serde_json::{Value, json};
+use std::time::Instant;
 use stories::cluster::{Cluster, PATIENCE, Plan};
 use stories::node::Node;
 use stories::view::View;
@@ -37,31 +38,51 @@ async fn replay_late(cluster: &Cluster, standbys: &[&Node]) {
     }
 }
 
+/// Waits until this voter has replayed all that there is, and `status` has just been written with that.
+async fn quiet_and_told(cluster: &Cluster, old: &Node, voter: &Node) {
+    wait::until("what was written so far to be replayed", PATIENCE, async || {
+        let replayed = voter.one("SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn()").await;
+        if replayed.as_deref().is_ok_and(|all| all == "t") { Ok(()) } else { Err(format!("{replayed:?}")) }
+    })
+    .await;
+    let reached = |view: &View| view.json("status")["tenure"]["reached"].clone();
+    let before = reached(&cluster.view().await.expect("a view"));
+    // No commit, so nothing that is replayed late.
+    old.one("SELECT pg_logical_emit_message(false, 'story', 'more')").await.expect("write a little");
+    cluster.wait_until("status to be written", |view| reached(view) != before).await;
+}
+
+/// What is in `status` (`cluster::reached`) also tells such a voter from one that has everything, but it is up to `loop_wait` old: all of this
+/// happens between two of its writings.
 #[tokio::test]
 async fn a_voter_that_restarts_speaks_only_when_it_knows_all_that_it_confirmed() {
-    let cluster = of(3, "quorum").start().await;
+    let cluster = Cluster::of(3).dynamic("ttl", json!(6)).dynamic("loop_wait", json!(4)).dynamic("retry_timeout", json!(1));
+    let cluster = cluster.dynamic("synchronous_mode", json!("quorum")).start().await;
     key_has(&cluster, 2, 1).await;
     let old = cluster.leader().await;
     let (behind, ahead) = (cluster.others(old)[0], cluster.others(old)[1]);
+    old.query("CREATE TABLE IF NOT EXISTS written(id bigint, at timestamptz DEFAULT now())").await.expect("a table");
     replay_late(&cluster, &[behind, ahead]).await;
+    quiet_and_told(&cluster, old, ahead).await;
+    let began = Instant::now();
     let writer = cluster.writer().await;
-    writer.goes_on(50, PATIENCE).await;
     // Commits go on with one of the two alone, which is the only one to have them; then its Postgres crashes.
     behind.freeze();
-    writer.goes_on(100, PATIENCE).await;
+    writer.goes_on(20, PATIENCE).await;
     behind.end_receiver();
     let before = ahead.postmaster();
     ahead.kill_postmaster();
+    old.kill();
+    let within = began.elapsed();
+    behind.thaw();
     wait::until("its arbiter to start it again", PATIENCE, async || match (ahead.postmaster() != before, ahead.one("SELECT 1").await) {
         (true, Ok(_)) => Ok(()),
         (_, answer) => Err(format!("{answer:?}")),
     })
     .await;
-    old.kill();
-    behind.thaw();
     writer.goes_on(50, PATIENCE).await;
     let ledger = writer.finish();
-    println!("a voter restarted, then the leader's host died: {}", ledger.summary());
+    println!("a voter restarted and the leader's host died, within {} ms: {}", within.as_millis(), ledger.summary());
     let view = cluster.healthy_members(2).await;
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
     assert_eq!(view.leader(), Some(ahead.name()), "{view}");

@@ -19,6 +19,7 @@ pub struct Mutant {
 const SUBJECT: &str = "extension/src/fence/subject.rs";
 const COMMIT: &str = "extension/src/fence/commit.rs";
 const STANDBYS: &str = "extension/src/fence/standbys.rs";
+const ORIGIN: &str = "extension/src/fence/origin.rs";
 const REACH: &str = "extension/src/fence/reach.rs";
 const STATEMENT: &str = "extension/src/fence/statement.rs";
 const SESSION: &str = "extension/src/fence/session.rs";
@@ -569,6 +570,14 @@ pub const MUTANTS: &[Mutant] = &[
         from: "    if !me.end_known && !me.primary {",
         to: "    if !me.end_known && !me.primary && me.streaming {",
         stories: &[("voters", "a_voter_that_restarts_speaks_only_when_it_knows_all_that_it_confirmed")],
+    },
+    Mutant {
+        name: "coordinator-making",
+        guard: "Citus: a coordinator of keys that were made anew is newer than every one before, whatever its number",
+        file: ORIGIN,
+        from: "self.coordinator_term.fetch_max(term, SeqCst);",
+        to: "self.coordinator_term.fetch_max(term & ((1 << 47) - 1), SeqCst);",
+        stories: &[("lost_store", "a_worker_serves_the_coordinator_of_new_keys_and_refuses_the_one_before")],
     },
     Mutant {
         name: "gate-copy",
