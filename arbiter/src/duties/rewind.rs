@@ -45,6 +45,11 @@ pub async fn rewind(node: &Node, view: &ClusterView, from: &Upstream) -> Result<
             node.remote.forget();
             start(node, view, &recovery).await
         }
+        Rewound::DiskFailed { why } => {
+            let again = node.note_disk_failed(&why);
+            tracing::error!("the rewind failed as a disk does: {why}; tried again in {} s", again.as_secs());
+            Ok(Done::LookAgain)
+        }
         Rewound::NotPossible { why, .. } => {
             tracing::error!("pg_rewind failed: {why}");
             node.note_rewind(Some(why));

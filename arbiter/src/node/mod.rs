@@ -49,7 +49,7 @@ use tokio::sync::Notify;
 /// So many starts in a row may end before the server is ready, before the node says so and waits.
 const STARTS: u32 = 3;
 
-/// The longest pause before a server that does not start is tried again.
+/// The longest pause before a server that does not start, or a rewind that met a failing disk, is tried again.
 const START_AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// None after the first starts that failed, then 1, 2, 4 ... seconds. A start that fails because what was killed a moment ago
@@ -112,6 +112,14 @@ pub struct Node {
     checkpoint: Arc<tokio::sync::Semaphore>,
 }
 
+/// The last rewind failed.
+#[derive(Debug)]
+struct RewindFailed {
+    words: String,
+    /// A disk failed: it is tried again after this moment, and so many failed in a row.
+    again: Option<(Instant, u32)>,
+}
+
 /// What the procedures leave for the next observation.
 #[derive(Debug, Default)]
 struct State {
@@ -119,7 +127,7 @@ struct State {
     started: Option<Instant>,
     /// Until then this node does not stand for leadership.
     stands_down: Option<Instant>,
-    rewind_failed: Option<String>,
+    rewind_failed: Option<RewindFailed>,
     /// The source other than the leader from which the last clone failed.
     clone_failed: Option<MemberName>,
     /// An operator said that the old data may go before a new copy is there.
@@ -251,14 +259,26 @@ impl Node {
         self.state().stands_down.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Why the last rewind failed, if it did.
+    /// Why the last rewind failed, if it did and is not to be tried again by now.
     pub fn rewind_failed(&self) -> Option<String> {
-        self.state().rewind_failed.clone()
+        let state = self.state();
+        let failed = state.rewind_failed.as_ref()?;
+        failed.again.is_none_or(|(at, _)| Instant::now() < at).then(|| failed.words.clone())
     }
 
     /// Notes how a rewind ended.
     pub fn note_rewind(&self, failed: Option<String>) {
-        self.state().rewind_failed = failed;
+        self.state().rewind_failed = failed.map(|words| RewindFailed { words, again: None });
+    }
+
+    /// Notes that a rewind ended as the disk failed; after this long it is tried again, longer each time and at least once a minute.
+    pub fn note_disk_failed(&self, why: &str) -> Duration {
+        let mut state = self.state();
+        let before = state.rewind_failed.as_ref().and_then(|failed| failed.again).map_or(0, |(_, count)| count);
+        let pause = pause_after_starts(STARTS.saturating_add(before));
+        let words = format!("{why}; that says nothing of the data, so it is tried again in {} s", pause.as_secs());
+        state.rewind_failed = Some(RewindFailed { words, again: Some((Instant::now() + pause, before.saturating_add(1))) });
+        pause
     }
 
     /// The source other than the leader from which the last clone failed.

@@ -37,6 +37,11 @@ pub struct Options<'a> {
 pub enum Rewound {
     /// The data directory can follow the source now.
     Done,
+    /// The disk under it failed before anything was changed. That says nothing of the data: it can be done once the disk is well.
+    DiskFailed {
+        /// The last lines of whoever met it.
+        why: String,
+    },
     /// It can't be done; only a clone helps.
     NotPossible {
         /// The last lines that pg_rewind wrote.
@@ -63,6 +68,9 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
         let words = format!("{why:#}");
         if passes(&words) {
             return Err(why);
+        }
+        if is_of_the_disk(&words) {
+            return Ok(Rewound::DiskFailed { why: words });
         }
         return Ok(Rewound::NotPossible { why: words, half_done: false });
     }
@@ -93,6 +101,9 @@ pub async fn rewind(programs: &Programs, data_dir: &Path, config_file: &Path, co
         }
         if !half_done && is_unreachable(&said) {
             bail!("pg_rewind ended with {}: {why}", output.status);
+        }
+        if !half_done && is_of_the_disk(&why) {
+            return Ok(Rewound::DiskFailed { why });
         }
         return Ok(Rewound::NotPossible { why, half_done });
     }
@@ -136,6 +147,11 @@ fn passes(said: &str) -> bool {
     phrases.iter().any(|phrase| said.contains(phrase))
 }
 
+/// True where a disk did not do what it was told: here, or under the source. Whether it will is not to be told from here.
+fn is_of_the_disk(said: &str) -> bool {
+    ["Input/output error", "Read-only file system", "Structure needs cleaning"].iter().any(|phrase| said.contains(phrase))
+}
+
 /// Runs crash recovery in single-user mode, so that the data directory ends with a clean shutdown checkpoint.
 /// The extension and everybody else's libraries stay out, and nothing is archived: this history is about to be dropped.
 pub async fn recover_alone(programs: &Programs, data_dir: &Path, config_file: &Path) -> Result<()> {
@@ -171,6 +187,8 @@ mod tests {
         assert!(is_unreachable("pg_rewind: error: connection to server at \"127.0.0.1\", port 1 failed: Connection refused"));
         assert!(passes("FATAL:  lock file \"postmaster.pid\" already exists"));
         assert!(!passes("PANIC:  could not locate a valid checkpoint record"));
+        assert!(is_of_the_disk("PANIC:  could not fdatasync file \"000000010000000000000003\": Input/output error"));
+        assert!(!is_of_the_disk("PANIC:  could not locate a valid checkpoint record"));
         assert!(!is_unreachable("pg_rewind: error: could not find common ancestor of the source and target cluster's timelines"));
     }
 }
