@@ -1,6 +1,6 @@
 //! Planned changes under pgbench through PgBouncer: clients wait and see no error, whichever process dies. `make poolers` is the long form.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use stories::cluster::{Cluster, PATIENCE};
 use stories::node::{Node, connect_in};
 use stories::ports::Port;
 use stories::room::Room;
+use stories::tls::{self, Authority};
 use stories::workload::PASSWORD;
 use stories::{programs, wait};
 
@@ -35,6 +36,11 @@ const WAIT_AT_MOST: Duration = Duration::from_secs(9);
 
 impl Pooler {
     fn start(room: &Room, port: Port, first: &Node) -> Pooler {
+        Pooler::start_with(room, port, first, "")
+    }
+
+    /// With more lines of its own section.
+    fn start_with(room: &Room, port: Port, first: &Node, more: &str) -> Pooler {
         let directory = room.directory("pooler");
         let (file, users, databases) = (directory.join("pgbouncer.ini"), directory.join("users"), databases(room));
         room.file(&users, &format!("\"postgres\" \"{PASSWORD}\"\n\"{ADMIN}\" \"{PASSWORD}\"\n"));
@@ -44,8 +50,8 @@ impl Pooler {
             &format!("[databases]\npostgres = {server} dbname=postgres\nsessions = {server} dbname=postgres pool_mode=session\n"),
         );
         let settings = format!(
-            "%include {}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_type = scram-sha-256\n\
-             auth_file = {}\nadmin_users = {ADMIN}\npool_mode = transaction\ndefault_pool_size = 10\nserver_login_retry = 1\nlogfile = {}\n",
+            "%include {}\n[pgbouncer]\nlisten_addr = 127.0.0.1,127.0.0.2\nlisten_port = {}\nunix_socket_dir =\nauth_type = scram-sha-256\n\
+             auth_file = {}\nadmin_users = {ADMIN}\npool_mode = transaction\ndefault_pool_size = 10\nserver_login_retry = 1\nlogfile = {}\n{more}",
             databases.display(),
             port.number(),
             users.display(),
@@ -322,4 +328,53 @@ async fn through_pgbouncer_a_planned_change_is_a_wait_and_no_error() {
         "{switchovers} switchovers, {restarts} restarts: {transactions} transactions, none failed; the longest wait was {} ms",
         longest.as_millis()
     );
+}
+
+/// A restart of the leader while the node's file says this of TLS; what is in its log then.
+async fn restart_with(cluster: &Cluster, pooler: &Pooler, host: &str, tls: &Value) -> String {
+    let node = &cluster.nodes[0];
+    cluster.reconfigure(node, |config| {
+        let mut entry = json!({"host": host, "port": pooler.port.number(), "user": ADMIN, "password": PASSWORD});
+        entry.as_object_mut().expect("a map").extend(tls.as_object().expect("a map").clone());
+        config["pgbouncer"] = json!([entry]);
+    });
+    let before = node.log();
+    cluster.cli_ok(&["reload", "story", "n1", "--force"]).await;
+    cluster.cli_ok(&["restart", "story", "n1", "--force"]).await;
+    cluster.healthy().await;
+    cluster.wait_until("tenure/poolers to be gone", |view| view.key("tenure/poolers").is_none()).await;
+    node.log_since(&before)
+}
+
+/// The console of a pooler that takes TLS only, and only from who shows a certificate.
+#[tokio::test]
+async fn the_console_is_reached_by_tls_and_by_nothing_less_than_was_asked_for() {
+    if programs::pgbouncer().is_none() {
+        println!("SKIPPED: no PgBouncer here; `make setup` installs it");
+        return;
+    }
+    let cluster = Cluster::of(1).ttl(3).start().await;
+    let (authority, other) = (Authority::new(&cluster.room, "authority"), Authority::new(&cluster.room, "other"));
+    let (its, ours) = (authority.sign(&cluster.room, "pooler"), authority.sign(&cluster.room, "arbiter"));
+    let lines = format!(
+        "client_tls_sslmode = verify-ca\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\nclient_tls_ca_file = {}\n",
+        tls::text(&its.certificate),
+        tls::text(&its.key),
+        tls::text(&authority.file)
+    );
+    let pooler = Pooler::start_with(&cluster.room, Port::free(), &cluster.nodes[0], &lines);
+    let shown = |mode: &str, authority: &Authority| json!({"sslmode": mode, "sslrootcert": tls::text(&authority.file), "sslcert": tls::text(&ours.certificate), "sslkey": tls::text(&ours.key)});
+    for (host, given) in [("127.0.0.1", shown("verify-full", &authority)), ("127.0.0.2", shown("verify-ca", &authority))] {
+        let log = restart_with(&cluster, &pooler, host, &given).await;
+        assert!(log.contains("keeps postgres waiting after") && !log.contains("is not paused"), "{given}:\n{log}");
+    }
+    for (host, given, why) in [
+        ("127.0.0.2", shown("verify-full", &authority), "not valid for name"),
+        ("127.0.0.1", shown("require", &other), "UnknownIssuer"),
+        ("127.0.0.1", json!({"sslmode": "disable"}), "SSL required"),
+        ("127.0.0.1", json!({"sslmode": "verify-full", "sslrootcert": "/nowhere.pem"}), "read the certificate /nowhere.pem"),
+    ] {
+        let log = restart_with(&cluster, &pooler, host, &given).await;
+        assert!(log.contains("is not paused, its clients may see errors") && log.contains(why), "{given}, wanted {why}:\n{log}");
+    }
 }

@@ -323,12 +323,25 @@ pub struct PoolerConfig {
     pub user: String,
     /// That user's password, where it is asked for.
     pub password: Option<Secret>,
+    /// TLS to the console; `None`: it is spoken to in plain.
+    pub tls: Option<PoolerTls>,
     /// The databases that are this cluster's; `None`: those whose server is a member.
     pub databases: Option<Vec<String>>,
     /// The part of its configuration, on this machine, in which the primary's address is kept up to date.
     pub databases_file: Option<PathBuf>,
     /// What runs there may take so long to end when it is paused.
     pub pause_within: Duration,
+}
+
+/// TLS to a pooler's console, by libpq's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolerTls {
+    /// Not in plain, whatever the pooler says (`require` and above).
+    pub required: bool,
+    /// The certificate must be for the host (`verify-full`).
+    pub by_name: bool,
+    /// The authority of its certificate, and what is shown to it.
+    pub files: crate::ground::tls::Client,
 }
 
 /// `vip`: addresses that the arbiter holds.

@@ -1,7 +1,8 @@
 //! The section `pgbouncer`: the poolers that are paused around a planned change.
 
-use super::PoolerConfig;
 use super::tree::{At, described};
+use super::{PoolerConfig, PoolerTls};
+use crate::ground::tls;
 use cluster::host::Address;
 use serde_json::Value;
 use std::time::Duration;
@@ -44,7 +45,20 @@ pub fn poolers(at: &At<'_>) -> Vec<PoolerConfig> {
 }
 
 fn pooler(at: &At<'_>) -> Option<PoolerConfig> {
-    const KEYS: [&str; 7] = ["host", "port", "user", "password", "databases", "databases_file", "pause_within"];
+    const KEYS: [&str; 12] = [
+        "host",
+        "port",
+        "user",
+        "password",
+        "databases",
+        "databases_file",
+        "pause_within",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslpassword",
+    ];
     for key in at.map()?.keys().filter(|key| !KEYS.contains(&key.as_str())) {
         at.at(key).note(format!("is not a known setting; known are {}", KEYS.join(", ")));
     }
@@ -65,12 +79,40 @@ fn pooler(at: &At<'_>) -> Option<PoolerConfig> {
         at.at("databases_file").note("expected an absolute path");
     }
     Some(PoolerConfig {
+        tls: tls(at, host.starts_with('/')),
         address: Address { host, port },
         user: at.at("user").text().unwrap_or_else(|| "pgbouncer".to_owned()),
         password: at.at("password").secret(),
         databases: at.at("databases").lines(),
         databases_file,
         pause_within: Duration::from_secs(at.at("pause_within").seconds().unwrap_or(PAUSE_WITHIN_S)),
+    })
+}
+
+/// By libpq's words and rules: a socket is spoken to in plain, and an authority that is named is asked. Without a word for the mode it is `verify-full` where
+/// an authority is named; else TLS is spoken where the pooler offers it.
+fn tls(at: &At<'_>, socket: bool) -> Option<PoolerTls> {
+    const MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
+    let authority = at.at("sslrootcert").path();
+    let key = at.at("sslkey").path();
+    let key_password = at.at("sslpassword").secret();
+    let certificate = at.at("sslcert").path();
+    let given = at.at("sslmode");
+    let mode = given.text().unwrap_or_else(|| if authority.is_some() { "verify-full" } else { "prefer" }.to_owned());
+    if !MODES.contains(&mode.as_str()) {
+        given.note(format!("{mode} is not a known mode; known are {}", MODES.join(", ")));
+    }
+    if mode.starts_with("verify") && authority.is_none() {
+        given.note(format!("{mode} needs sslrootcert, the authority of PgBouncer's certificate"));
+    }
+    if certificate.is_none() && key.is_some() {
+        at.at("sslkey").note("is of no use without sslcert");
+    }
+    let identity = certificate.map(|certificate| tls::Identity { certificate, key, key_password });
+    (mode != "disable" && !socket).then(|| PoolerTls {
+        required: mode != "prefer",
+        by_name: mode == "verify-full",
+        files: tls::Client { authority, identity, insecure: false },
     })
 }
 
@@ -102,6 +144,31 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_spoken_as_libpq_would() {
+        for (given, required, by_name) in [
+            ("", Some(false), false),
+            (", sslmode: prefer", Some(false), false),
+            (", sslmode: disable, sslrootcert: /ca.pem", None, false),
+            (", sslmode: require", Some(true), false),
+            (", sslmode: verify-ca, sslrootcert: /ca.pem", Some(true), false),
+            (", sslmode: verify-full, sslrootcert: /ca.pem", Some(true), true),
+            // Who names an authority means it.
+            (", sslrootcert: /ca.pem", Some(true), true),
+        ] {
+            let (found, errors) = read(&format!("pgbouncer: [{{host: a{given}}}]"));
+            assert_eq!(errors, Vec::<String>::new(), "{given}");
+            let tls = found[0].tls.as_ref();
+            assert_eq!(tls.map(|tls| tls.required), required, "{given}");
+            assert_eq!(tls.is_some_and(|tls| tls.by_name), by_name, "{given}");
+        }
+        assert_eq!(read("pgbouncer: [{host: /run, sslmode: require}]").0[0].tls, None, "a socket");
+        let shown = read("pgbouncer: [{host: a, sslcert: /c.pem, sslkey: /k.pem, sslpassword: hunter2}]").0;
+        let identity = shown[0].tls.as_ref().unwrap().files.identity.as_ref().unwrap();
+        assert_eq!(identity.key.as_deref(), Some(std::path::Path::new("/k.pem")));
+        assert!(!format!("{shown:?}").contains("hunter2"));
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (yaml, sentence) in [
             ("pgbouncer: {host: a}", "pgbouncer: found a map, expected a list of poolers"),
@@ -110,6 +177,9 @@ mod tests {
             ("pgbouncer: [{host: a, port: 70000}]", "pgbouncer[0].port: expected a port"),
             ("pgbouncer: [{host: a, database: x}]", "pgbouncer[0].database: is not a known setting"),
             ("pgbouncer: [{host: a, databases_file: x}]", "pgbouncer[0].databases_file: expected an absolute path"),
+            ("pgbouncer: [{host: a, sslmode: allow}]", "pgbouncer[0].sslmode: allow is not a known mode; known are disable, prefer"),
+            ("pgbouncer: [{host: a, sslmode: verify-ca}]", "pgbouncer[0].sslmode: verify-ca needs sslrootcert"),
+            ("pgbouncer: [{host: a, sslkey: /k}]", "pgbouncer[0].sslkey: is of no use without sslcert"),
             ("pgbouncer: [{host: a}, {host: a}]", "pgbouncer: a:6432 is listed twice"),
         ] {
             let errors = read(yaml).1;

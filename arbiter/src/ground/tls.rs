@@ -1,4 +1,4 @@
-//! TLS between people, members and REST: rustls, from PEM files that the node's own file names.
+//! TLS between people, members, REST and poolers: rustls, from PEM files that the node's own file names.
 
 use crate::ground::secret::Secret;
 use anyhow::{Context, Result, anyhow, bail};
@@ -96,6 +96,15 @@ impl Client {
 
     /// Reads the files. Blocks.
     pub fn load(&self) -> Result<Arc<ClientConfig>> {
+        self.load_as(Named::Anything)
+    }
+
+    /// The same, and the server's certificate must be for the name or address that was asked (`verify-full`). Blocks.
+    pub fn load_by_name(&self) -> Result<Arc<ClientConfig>> {
+        self.load_as(Named::AsAsked)
+    }
+
+    fn load_as(&self, named: Named) -> Result<Arc<ClientConfig>> {
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let checked = match &self.authority {
             Some(authority) if !self.insecure => {
@@ -104,7 +113,7 @@ impl Client {
             }
             _ => None,
         };
-        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Members { checked, provider: provider() }));
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Members { checked, named, provider: provider() }));
         Ok(Arc::new(match &self.identity {
             Some(identity) => {
                 let (chain, key) = identity.load()?;
@@ -170,11 +179,21 @@ fn block<'a>(text: &'a str, label: &str) -> Option<&'a str> {
     (decode_label(block.as_bytes()).ok()? == label).then_some(block)
 }
 
+/// For whom a server's certificate has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// Whoever: the authority is the cluster's own.
+    Anything,
+    /// The name or address that was asked.
+    AsAsked,
+}
+
 /// Checks a member's certificate against the cluster's own authority, not its host's name: certificates of
 /// this kind are made per cluster, and Patroni's users have them without addresses.
 #[derive(Debug)]
 struct Members {
     checked: Option<Arc<WebPkiServerVerifier>>,
+    named: Named,
     provider: Arc<CryptoProvider>,
 }
 
@@ -190,7 +209,9 @@ impl ServerCertVerifier for Members {
         let Some(verifier) = &self.checked else { return Ok(ServerCertVerified::assertion()) };
         match verifier.verify_server_cert(certificate, chain, name, ocsp, now) {
             // The chain and its dates are judged before the name is.
-            Err(TlsError::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => {
+            Err(TlsError::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
+                if self.named == Named::Anything =>
+            {
                 Ok(ServerCertVerified::assertion())
             }
             judged => judged,

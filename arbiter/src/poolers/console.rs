@@ -4,7 +4,10 @@ use crate::config::PoolerConfig;
 use anyhow::{Context, Result, bail};
 use cluster::poolers::Database;
 use std::time::Duration;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// A console on the same network answers in milliseconds; past this it is as good as away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -17,18 +20,23 @@ pub struct Console {
 impl Console {
     /// Connects and logs in.
     pub async fn open(pooler: &PoolerConfig) -> Result<Console> {
-        let mut config = tokio_postgres::Config::new();
+        let mut config = Config::new();
         config.host(&pooler.address.host).port(pooler.address.port).user(&pooler.user).dbname("pgbouncer").connect_timeout(ANSWER_WITHIN);
         if let Some(password) = &pooler.password {
             config.password(password.reveal());
         }
-        let opened = tokio::time::timeout(ANSWER_WITHIN, config.connect(NoTls)).await;
-        let (client, connection) = opened.context("it does not answer")?.context("connect to its console")?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("the connection to PgBouncer's console ended: {error}");
+        let connected = async {
+            match pooler.tls.clone() {
+                None => connect(config.ssl_mode(SslMode::Disable), NoTls).await,
+                Some(tls) => {
+                    config.ssl_mode(if tls.required { SslMode::Require } else { SslMode::Prefer });
+                    let read = move || if tls.by_name { tls.files.load_by_name() } else { tls.files.load() };
+                    let read = tokio::task::spawn_blocking(read).await.context("read the certificates")??;
+                    connect(&config, MakeRustlsConnect::new((*read).clone())).await
+                }
             }
-        });
+        };
+        let client = tokio::time::timeout(ANSWER_WITHIN, connected).await.context("it does not answer")??;
         Ok(Console { client })
     }
 
@@ -93,6 +101,19 @@ impl Console {
         });
         Ok(rows.collect())
     }
+}
+
+async fn connect<T>(config: &Config, tls: T) -> Result<Client>
+where
+    T: MakeTlsConnect<Socket, Stream: Send + 'static>,
+{
+    let (client, connection) = config.connect(tls).await.context("connect to its console")?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("the connection to PgBouncer's console ended: {error}");
+        }
+    });
+    Ok(client)
 }
 
 /// As the console takes names: always in quotes, a quote doubled.
