@@ -230,11 +230,11 @@ docs: setup
 clean: demo-stop
 	cargo clean
 
-# make sim SEED=7 replays one seed; make sim RUNS=1000 STEPS=40 tries fresh ones; FORGETS=yes draws stores that go back, too, COPIES=yes copies of disks, WISHES=yes what operators ask for, FOUNDS=yes the founding itself.
+# make sim SEED=7 replays one seed; make sim RUNS=1000 STEPS=40 tries fresh ones; FORGETS=yes draws stores that go back, too, COPIES=yes copies of disks, WISHES=yes what operators ask for, FOUNDS=yes the founding itself, CRASHES=yes servers that crash in place.
 .PHONY: sim
 STEPS ?= 25
 sim:
-	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) $(if $(FORGETS),--forgets) $(if $(COPIES),--copies) $(if $(WISHES),--wishes) $(if $(FOUNDS),--founds) --runs $(if $(SEED),1,$(RUNS))
+	cargo run --quiet --locked --release -p tenure-sim -- $(if $(SEED),--seed $(SEED)) --steps $(STEPS) $(if $(FORGETS),--forgets) $(if $(COPIES),--copies) $(if $(WISHES),--wishes) $(if $(FOUNDS),--founds) $(if $(CRASHES),--crashes) --runs $(if $(SEED),1,$(RUNS))
 
 # make sim-mutants MUTANTS="quorum lease": takes guards out one at a time, and the simulation has to notice each (docs/simulation.md).
 .PHONY: sim-mutants

@@ -325,8 +325,7 @@ impl Arbiter {
             reinit: world.nodes[self.at].wished.reinit.get(),
             cloning: Default::default(),
             start_failed: None,
-            // A server dies with all of its processes here.
-            crashed: false,
+            crashed: world.server(self.at).is_some_and(|server| server.crashed.get() && !server.ready.get()),
             request_due: true,
             start_owed: false,
             strange: None,

@@ -135,7 +135,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
     let report = Report {
         seed,
         setting: format!(
-            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}{}{}{}",
+            "{} nodes, {}, TTL {} s, start timeout {} s{}{}{}{}{}{}{}{}{}",
             setting.nodes,
             match (setting.sync, setting.quorum) {
                 (true, true) => "quorum",
@@ -152,6 +152,7 @@ fn report(world: &World, seed: u64, healed_after: Option<Duration>) -> Report {
             if setting.deposes { ", deposition" } else { "" },
             if setting.wishes { ", wishes" } else { "" },
             if setting.founds { ", founded" } else { "" },
+            if setting.crashes { ", crashes" } else { "" },
         ),
         steps: world.time.steps.get(),
         simulated: world.now(),

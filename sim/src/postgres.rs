@@ -1,5 +1,6 @@
 //! A simulated Postgres: start, stop, replay, stream, promote, commit; and the page of the fence.
 
+mod crash;
 mod receiver;
 
 use crate::time::{Changes, Part, TaskId};
@@ -37,6 +38,10 @@ pub(crate) enum Recovery {
 pub(crate) struct Server {
     pub at: usize,
     pub started: Duration,
+    /// When its postmaster was started, which outlives a crash of one of its processes.
+    postmaster: Cell<Duration>,
+    /// It recovers from such a crash, and the arbiter knows that it served as primary before.
+    pub crashed: Cell<bool>,
     pub ready: Cell<bool>,
     pub in_recovery: Cell<bool>,
     pub stopping: Cell<bool>,
@@ -170,6 +175,8 @@ impl World {
         let server = Rc::new(Server {
             at,
             started: now,
+            postmaster: Cell::new(now),
+            crashed: Cell::new(false),
             ready: Cell::new(false),
             in_recovery: Cell::new(recovery != Recovery::None),
             stopping: Cell::new(false),
@@ -272,7 +279,7 @@ impl World {
     /// The same with another bound, after which it is killed.
     pub async fn stop_server_within(self: &Rc<Self>, at: usize, fast: bool, bound: Duration) -> bool {
         let Some(server) = self.server(at) else { return true };
-        let same = || self.server(at).is_some_and(|now| Rc::ptr_eq(&now, &server));
+        let same = || self.server(at).is_some_and(|now| now.postmaster == server.postmaster);
         if !fast || !server.ready.get() {
             self.time.sleep(self.random.mostly(10 * MS, 100 * MS)).await;
             if same() {

@@ -104,6 +104,9 @@ impl World {
             // More often than else: the window of a lost move is one round trip.
             return self.change_ttl(span);
         }
+        if self.setting.crashes && self.apart.per_mille(150) {
+            return self.crash(span);
+        }
         if self.setting.copies && self.apart.per_mille(150) {
             self.copy(span);
         }
@@ -208,6 +211,16 @@ impl World {
             22 => self.change_ttl(span),
             _ => self.ask_switchover(),
         }
+    }
+
+    /// One process of a server dies, or all flushes of its WAL fail for a while.
+    fn crash(self: &Rc<Self>, span: Duration) {
+        let at = self.victim();
+        let name = &self.nodes[at].name;
+        let fails = self.apart.per_mille(500);
+        let lasts = if fails { format!(", again and again for {:.3} s", span.as_secs_f64()) } else { String::new() };
+        self.plan(&format!("a process of {name}'s server crashes{lasts}"));
+        self.server_crashes(at, if fails { self.now() + span } else { Duration::ZERO });
     }
 
     /// A node's disk as it is now is started on another host, with the node's file, and taken away again.
@@ -325,6 +338,7 @@ impl World {
         self.time.kill((at, Part::Arbiter));
         if let Some(server) = self.server(at) {
             server.attached.set(false);
+            server.crashed.set(false);
         }
     }
 

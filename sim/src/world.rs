@@ -179,6 +179,8 @@ pub struct Options {
     pub wishes: bool,
     /// No node has data when the run begins, in four of ten runs without the stores and copies above.
     pub founds: bool,
+    /// Processes of servers crash at times, and their postmasters live on, in seven of ten runs.
+    pub crashes: bool,
 }
 
 /// What is chosen for one run.
@@ -208,6 +210,8 @@ pub(crate) struct Setting {
     pub wishes: bool,
     /// The cluster is founded in the run.
     pub founds: bool,
+    /// Processes of servers crash at times, and their postmasters live on.
+    pub crashes: bool,
 }
 
 pub(crate) struct World {
@@ -258,6 +262,7 @@ impl World {
             forgets: options.forgets && Random::new(options.seed ^ 0x464f_5247_4554).per_mille(400),
             copies: options.copies && Random::new(options.seed ^ 0x434f_5049_4553).per_mille(400),
             founds: options.founds && Random::new(options.seed ^ 0x464f_554e_4453).per_mille(400),
+            crashes: options.crashes && Random::new(options.seed ^ 0x43_5241_5348).per_mille(700),
             focus: options.focus,
         };
         let bad_clocks = setting.bad_clocks && setting.sync;

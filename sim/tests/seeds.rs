@@ -18,6 +18,7 @@ fn run(seed: u64) -> Report {
         focus: None,
         wishes: false,
         founds: false,
+        crashes: false,
     })
 }
 
@@ -55,6 +56,28 @@ fn a_cluster_is_founded_whatever_befalls_the_one_that_founds_it() {
             focus: None,
             wishes: false,
             founds: true,
+            crashes: false,
+        });
+        println!("{report}");
+        assert!(report.violation.is_none() && report.commits.0 > 0, "{report}");
+    }
+}
+
+/// PANIC after PANIC under a postmaster that lives, and single crashes (ADR 61).
+#[test]
+fn a_server_that_crashes_in_place_breaks_nothing() {
+    for seed in 1..=12 {
+        let report = sim::run(&Options {
+            seed,
+            steps: STEPS,
+            verbose: false,
+            forgets: false,
+            copies: false,
+            deposes: false,
+            focus: None,
+            wishes: false,
+            founds: false,
+            crashes: true,
         });
         println!("{report}");
         assert!(report.violation.is_none() && report.commits.0 > 0, "{report}");

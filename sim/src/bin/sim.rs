@@ -48,6 +48,9 @@ struct Arguments {
     /// The cluster is founded in the run, in four of ten runs: all nodes are empty when it begins.
     #[arg(long)]
     founds: bool,
+    /// Processes of servers crash, once or over and over, and their postmasters live on; in seven of ten runs.
+    #[arg(long)]
+    crashes: bool,
 }
 
 #[derive(Default)]
@@ -104,8 +107,8 @@ fn main() -> ExitCode {
             if over(seed, &total.lock().unwrap_or_else(PoisonError::into_inner)) {
                 return;
             }
-            let Arguments { steps, verbose, forgets, copies, deposes, focus, wishes, founds, .. } = arguments;
-            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes, focus, wishes, founds });
+            let Arguments { steps, verbose, forgets, copies, deposes, focus, wishes, founds, crashes, .. } = arguments;
+            let report = sim::run(&Options { seed, steps, verbose, forgets, copies, deposes, focus, wishes, founds, crashes });
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             if arguments.verbose && report.violation.is_none() {
                 report.schedule.iter().for_each(|line| println!("{line}"));
