@@ -71,7 +71,7 @@ async fn a_leader_that_reaches_etcd_and_no_voter_is_deposed() {
 
 #[tokio::test]
 async fn one_voters_ears_depose_nobody_whom_another_voter_hears() {
-    if let Some(outcome) = apart(Fault::CutFromOne, 5).await {
+    if let Some(outcome) = apart(Fault::CutFromOne, 15).await {
         assert!(!outcome.deposed && outcome.old == outcome.last, "{outcome:?}");
     }
 }
