@@ -265,7 +265,30 @@ impl Recovery {
             _ => self.clone(),
         }
     }
+
+    /// The same, with a connection that the kernel watches, as far as nobody said otherwise of it.
+    fn watched(self) -> Recovery {
+        match self {
+            Recovery::Standby { primary_conninfo: Some(mut conninfo), primary_slot_name, extra } if !conninfo.is_empty() => {
+                let said = |keyword: &str| conninfo.contains(&format!("{keyword}="));
+                let alone = !said("keepalives");
+                let adds: Vec<_> =
+                    WATCHED.iter().filter(|(keyword, _)| !said(keyword) && (alone || !keyword.starts_with("keep"))).collect();
+                for (keyword, value) in adds {
+                    conninfo.push_str(&format!(" {keyword}={value}"));
+                }
+                Recovery::Standby { primary_conninfo: Some(conninfo), primary_slot_name, extra }
+            }
+            _ => self,
+        }
+    }
 }
+
+/// What libpq tells the kernel of a standby's connection: it asks the other end after 5 s of silence and then every 2 s, three times in vain, and
+/// waits 10 s at most for what was sent to be taken. A receiver has no time-out of its own before it streams: one whose upstream lost the
+/// connection in that moment (a crash behind a cut link) would wait for the kernel's two hours.
+const WATCHED: [(&str, &str); 4] =
+    [("keepalives_idle", "5"), ("keepalives_interval", "2"), ("keepalives_count", "3"), ("tcp_user_timeout", "10000")];
 
 /// Where a node's configuration files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -305,7 +328,7 @@ impl ConfigFiles {
         }
         let version = read_if_there(&self.data_dir.join("PG_VERSION")).await?;
         let major = version.and_then(|text| text.trim().parse().ok());
-        let content = self.content(parameters, &recovery.keeping_password(major));
+        let content = self.content(parameters, &recovery.keeping_password(major).watched());
         if before.as_deref() == Some(&content) {
             return Ok(false);
         }
@@ -561,6 +584,27 @@ mod tests {
         assert_eq!(Recovery::None.keeping_password(Some(17)), Recovery::None);
     }
 
+    #[test]
+    fn a_standbys_connection_is_watched_unless_somebody_said_how() {
+        let standby = |conninfo: &str| Recovery::Standby {
+            primary_conninfo: Some(conninfo.to_owned()),
+            primary_slot_name: None,
+            extra: BTreeMap::new(),
+        };
+        let all = "host=a keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=10000";
+        for (given, expected) in [
+            ("host=a", all),
+            // As it is in force: nothing is said twice.
+            (all, all),
+            ("host=a keepalives=0", "host=a keepalives=0 tcp_user_timeout=10000"),
+            ("host=a keepalives_idle=60", "host=a keepalives_idle=60 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=10000"),
+            ("host=a tcp_user_timeout=0", "host=a tcp_user_timeout=0 keepalives_idle=5 keepalives_interval=2 keepalives_count=3"),
+            ("", ""),
+        ] {
+            assert_eq!(standby(given).watched(), standby(expected), "{given}");
+        }
+    }
+
     #[tokio::test]
     async fn the_first_file_is_kept_as_base_and_the_second_write_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
@@ -580,7 +624,7 @@ mod tests {
         for line in [
             "include 'postgresql.base.conf'",
             "log_line_prefix = 'it''s %m '",
-            "primary_conninfo = 'host=a'",
+            "primary_conninfo = 'host=a keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=10000'",
             "primary_slot_name = 'n1'",
             "recovery_target_timeline = 'latest'",
         ] {

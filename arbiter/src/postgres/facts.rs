@@ -42,6 +42,9 @@ pub struct ServerFacts {
     /// `max_slot_wal_keep_size` in MB, -1 for no limit.
     #[serde(default)]
     pub max_slot_wal_keep_mb: Option<i64>,
+    /// `wal_receiver_timeout`, in milliseconds; 0 for none.
+    #[serde(default)]
+    pub receiver_timeout_ms: Option<i64>,
     /// When the postmaster started, as PostgreSQL prints it.
     pub postmaster_start_time: String,
     /// As in `server_version_num`.
@@ -160,6 +163,12 @@ pub struct Receiver {
     pub timeline: Option<Timeline>,
     /// The end of the upstream's log, as last told.
     pub latest_end_lsn: Option<Lsn>,
+    /// Its process.
+    #[serde(default)]
+    pub pid: Option<i32>,
+    /// For how long it has heard nothing, in seconds.
+    #[serde(default)]
+    pub silent_s: Option<i64>,
 }
 
 impl Receiver {
@@ -167,7 +176,17 @@ impl Receiver {
     pub fn is_streaming(&self) -> bool {
         self.status == "streaming"
     }
+
+    /// It has heard nothing for longer than `wal_receiver_timeout` lets one wait that streams: it hangs in what comes before, where PostgreSQL
+    /// has no limit, and calls itself streaming all the while. Where that setting is 0 nobody wants a limit.
+    pub fn hangs(&self, timeout_ms: Option<i64>) -> bool {
+        let Some(limit_s) = timeout_ms.filter(|limit| *limit > 0).map(|limit| limit / 1000 + SLACK_S) else { return false };
+        self.is_streaming() && self.silent_s.is_some_and(|silent| silent > limit_s)
+    }
 }
+
+/// A receiver looks at its time-out when it wakes up; a starved machine lets it wait.
+const SLACK_S: i64 = 15;
 
 /// One line of `pg_stat_replication`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -229,7 +248,7 @@ pub struct PendingSetting {
 pub(super) const FACTS: &str = "
 WITH settings AS MATERIALIZED (
   SELECT name, setting, boot_val, pending_restart, source FROM pg_settings
-  WHERE pending_restart OR source = 'command line' OR name IN ('max_slot_wal_keep_size', 'tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
+  WHERE pending_restart OR source = 'command line' OR name IN ('max_slot_wal_keep_size', 'wal_receiver_timeout', 'tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
     'tenure.library_version', 'tenure.library_speech'))
 SELECT json_build_object(
   'in_recovery', r.yes,
@@ -252,12 +271,14 @@ SELECT json_build_object(
   'replayed_at_s', CASE WHEN r.yes THEN extract(epoch FROM pg_last_xact_replay_timestamp()) END,
   'replay_paused', CASE WHEN r.yes THEN pg_is_wal_replay_paused() ELSE false END,
   'receiver', (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port, 'timeline', received_tli,
-                 'latest_end_lsn', latest_end_lsn - '0/0') FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
+                 'latest_end_lsn', latest_end_lsn - '0/0', 'pid', pid,
+                 'silent_s', floor(extract(epoch FROM clock_timestamp() - last_msg_receipt_time))::bigint) FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
   'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'usename', usename, 'client_addr', client_addr::text,
                  'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
                  'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
   'slots', coalesce((SELECT json_agg(to_json(s) ORDER BY slot_name) FROM pg_replication_slots s), '[]'),
   'max_slot_wal_keep_mb', (SELECT setting::bigint FROM settings WHERE name = 'max_slot_wal_keep_size'),
+  'receiver_timeout_ms', (SELECT setting::bigint FROM settings WHERE name = 'wal_receiver_timeout'),
   'postmaster_start_time', pg_postmaster_start_time()::text,
   'server_version', current_setting('server_version_num')::int,
   'system_id', (pg_control_system()).system_identifier::text,
@@ -292,5 +313,32 @@ mod tests {
         let facts: ServerFacts = serde_json::from_str(text).unwrap();
         assert_eq!(facts.position(), Lsn(120));
         assert!(facts.receiver.unwrap().is_streaming());
+    }
+
+    #[test]
+    fn a_receiver_hangs_that_calls_itself_streaming_and_hears_nothing() {
+        let receiver = |status: &str, silent_s| Receiver {
+            status: status.to_owned(),
+            host: None,
+            port: None,
+            timeline: None,
+            latest_end_lsn: None,
+            pid: Some(1),
+            silent_s,
+        };
+        for (status, silent, timeout_ms, hangs) in [
+            ("streaming", Some(75), Some(60_000), false),
+            ("streaming", Some(76), Some(60_000), true),
+            ("streaming", None, Some(60_000), false),
+            // Nobody wants a limit, or none is known.
+            ("streaming", Some(7200), Some(0), false),
+            ("streaming", Some(7200), None, false),
+            // It waits for the startup process to say from where on.
+            ("waiting", Some(7200), Some(60_000), false),
+            // Its clock was set back.
+            ("streaming", Some(-5), Some(60_000), false),
+        ] {
+            assert_eq!(receiver(status, silent).hangs(timeout_ms), hangs, "{status} {silent:?} {timeout_ms:?}");
+        }
     }
 }

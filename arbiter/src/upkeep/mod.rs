@@ -80,6 +80,7 @@ async fn put_back(node: &Node, view: &ClusterView, leader: &Leader) -> Result<()
 pub async fn standby(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Result<bool> {
     node.standbys.is_standby();
     let streams = facts.receiver.as_ref().is_some_and(Receiver::is_streaming);
+    end_receiver_that_hangs(facts);
     aside::clear(node, streams || Tags(node.config.tags.clone()).nostream()).await;
     let leads = view.leader_if(&node.config.name).filter(|_| view.is_standby_cluster());
     if let Some(leader) = leads {
@@ -100,6 +101,22 @@ pub async fn standby(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Re
     node.settle_as_primary(view).await;
     rules::look(node).await;
     Ok(again)
+}
+
+/// A WAL receiver that hangs is ended, and Postgres begins another.
+fn end_receiver_that_hangs(facts: &ServerFacts) {
+    let Some(receiver) = facts.receiver.as_ref().filter(|receiver| receiver.hangs(facts.receiver_timeout_ms)) else { return };
+    let Some(process) = receiver.pid.and_then(rustix::process::Pid::from_raw) else { return };
+    tracing::warn!(
+        "the WAL receiver (process {}) has heard nothing from {}:{} for {} s, which is longer than wal_receiver_timeout: it is ended, and Postgres begins another",
+        process.as_raw_nonzero(),
+        receiver.host.as_deref().unwrap_or("its upstream"),
+        receiver.port.unwrap_or_default(),
+        receiver.silent_s.unwrap_or_default()
+    );
+    if let Err(why) = rustix::process::kill_process(process, rustix::process::Signal::TERM) {
+        tracing::warn!("end the WAL receiver: {why}");
+    }
 }
 
 /// What the one who leads a standby cluster keeps in etcd: the history of what it follows, and that nobody
