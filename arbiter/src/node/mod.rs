@@ -132,8 +132,6 @@ struct State {
     clone_failed: Option<MemberName>,
     /// An operator said that the old data may go before a new copy is there.
     overwrite: bool,
-    /// Data that are not needed any more are being removed.
-    clearing_aside: bool,
     /// Starts that ended before the server was ready, in a row: how many, when the last, its words.
     start_failed: Option<(u32, Instant, String)>,
     /// The step of a major upgrade that was tried last failed.
@@ -299,11 +297,6 @@ impl Node {
     /// Notes what an operator said of the old data; what was said for one copy does not count for the next.
     pub fn note_overwrite(&self, may: bool) {
         self.state().overwrite = may;
-    }
-
-    /// Notes that data which were set aside are being removed, or no more; true if that was not noted before.
-    pub fn note_clearing_aside(&self, clearing: bool) -> bool {
-        std::mem::replace(&mut self.state().clearing_aside, clearing) != clearing
     }
 
     /// The words of a server that does not start, once it did not [`STARTS`] times. After a pause it is tried again: what

@@ -9,6 +9,8 @@ use cluster::replaced::Room;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Beside the old data and the new there must be so much more: WAL that comes in meanwhile.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -78,9 +80,26 @@ fn size_of(directory: &Path) -> u64 {
     entries.flatten().map(of).sum()
 }
 
+/// One at a time: what removes data that served their time must never find those that were set aside since at the same place.
+static ALONE: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
+
+/// The right to change what is set aside, for as long as it is held.
+pub type Alone = OwnedMutexGuard<()>;
+
+/// Waits for that right.
+async fn alone() -> Alone {
+    ALONE.clone().lock_owned().await
+}
+
+/// That right, unless somebody has it: what was to be removed may be another's by the time it is free.
+pub fn alone_now() -> Option<Alone> {
+    ALONE.clone().try_lock_owned().ok()
+}
+
 /// Sets the data aside; an empty directory is left in their place. What was set aside before is older, and goes.
 pub async fn set(data_dir: &Path) -> Result<()> {
-    remove(data_dir).await?;
+    let alone = alone().await;
+    remove(data_dir, &alone).await?;
     move_to(data_dir, &place(data_dir)).await
 }
 
@@ -105,6 +124,7 @@ pub async fn copy_back(data_dir: &Path) -> Result<()> {
 
 /// Puts the data back, over what an interrupted copy left. May be run again after it was cut short anywhere.
 pub async fn put_back(data_dir: &Path) -> Result<()> {
+    let _alone = alone().await;
     put_back_from(&place(data_dir), data_dir).await
 }
 
@@ -126,22 +146,22 @@ pub async fn put_back_from(from: &Path, data_dir: &Path) -> Result<()> {
 }
 
 /// Removes what was set aside, and what an earlier removal left; true if there was something.
-pub async fn remove(data_dir: &Path) -> Result<bool> {
+pub async fn remove(data_dir: &Path, _alone: &Alone) -> Result<bool> {
     let (from, out) = (place(data_dir), on_its_way_out(data_dir));
     let exists = async |path: &Path| tokio::fs::try_exists(path).await.unwrap_or(false);
-    let mut there = false;
+    let gone = async || tokio::fs::remove_dir_all(&out).await.with_context(|| format!("remove {}", out.display()));
     // The rest of an earlier one first; then out of the way by one rename, so that half of it is never taken for data.
-    for _ in 0..2 {
-        if exists(&out).await {
-            there = true;
-            tokio::fs::remove_dir_all(&out).await.with_context(|| format!("remove {}", out.display()))?;
-        }
-        if exists(&from).await {
-            tokio::fs::rename(&from, &out).await.with_context(|| format!("rename {}", from.display()))?;
-            sync_above(data_dir).await?;
-        }
+    let rest = exists(&out).await;
+    if rest {
+        gone().await?;
     }
-    Ok(there)
+    if !exists(&from).await {
+        return Ok(rest);
+    }
+    tokio::fs::rename(&from, &out).await.with_context(|| format!("rename {}", from.display()))?;
+    sync_above(data_dir).await?;
+    gone().await?;
+    Ok(true)
 }
 
 async fn sync_above(data_dir: &Path) -> Result<()> {
@@ -174,9 +194,36 @@ mod tests {
 
         set(&data).await.unwrap();
         std::fs::create_dir(on_its_way_out(&data)).unwrap();
-        assert!(remove(&data).await.unwrap());
+        assert!(remove(&data, &alone().await).await.unwrap());
         assert!(!is_there(&data).await && !on_its_way_out(&data).exists());
-        assert!(!remove(&data).await.unwrap());
+        assert!(!remove(&data, &alone().await).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn data_that_are_set_aside_while_older_ones_are_removed_stay() {
+        for round in 0..10 {
+            let above = tempfile::tempdir().unwrap();
+            let data = above.path().join("data");
+            std::fs::create_dir_all(place(&data)).unwrap();
+            for number in 0..400 {
+                std::fs::write(place(&data).join(number.to_string()), "older").unwrap();
+            }
+            std::fs::create_dir(&data).unwrap();
+            std::fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+            let removal = tokio::spawn({
+                let (data, alone) = (data.clone(), alone().await);
+                async move { remove(&data, &alone).await }
+            });
+            // Sooner and later in the middle of it.
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+                tokio::time::sleep(std::time::Duration::from_micros(300)).await;
+            }
+            set(&data).await.unwrap();
+            removal.await.unwrap().unwrap();
+            assert!(place(&data).join("PG_VERSION").exists(), "round {round}: the only whole copy is gone");
+            assert!(!on_its_way_out(&data).exists(), "round {round}");
+        }
     }
 
     #[tokio::test]
