@@ -223,6 +223,7 @@ async fn a_copy_onto_a_full_disk_says_so_and_is_made_once_there_is_room() {
     assert!(said.contains("No space left on device"), "{said}");
     disk.free();
     cluster.healthy().await;
+    second.kill();
     drop(disk);
 }
 

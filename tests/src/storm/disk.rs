@@ -73,6 +73,8 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // An error where it is not frozen.
         let _ = self.thaw();
+        // A server that stays would be found by nobody after this: its directory has no name any more.
+        crate::process::kill_below(&self.mounted);
         let _ = run("umount", &["-l"], &self.mounted);
     }
 }
