@@ -91,6 +91,7 @@ pub struct Hearing {
     last: Option<Moment>,
     refused: u32,
     silent: u32,
+    told: Ears,
 }
 
 impl Hearing {
@@ -100,7 +101,7 @@ impl Hearing {
     pub fn noted(self, term: Term, answer: Answer, began: Moment, ended: Moment, period: Duration) -> Hearing {
         let before = if self.term == term { self } else { Hearing { term, ..Hearing::default() } };
         match answer {
-            Answer::Heard => Hearing { first: before.first.or(Some(began)), last: Some(began), refused: 0, silent: 0, term },
+            Answer::Heard => Hearing { first: before.first.or(Some(began)), last: Some(began), refused: 0, silent: 0, ..before },
             _ if ended.since(began) > period * 2 => before,
             Answer::Refused => Hearing { refused: before.refused + 1, ..before },
             Answer::Silent => Hearing { silent: before.silent + 1, ..before },
@@ -117,6 +118,14 @@ impl Hearing {
         let known = last.since(first) >= ttl;
         let silent = self.refused + self.silent >= 2 && now.since(last) >= period(ttl) * 3;
         if known && (self.refused >= 2 || silent) { Ears::Lost } else { Ears::Unsure }
+    }
+
+    /// What it comes to now, where that is news since this was asked last: the leader is lost, or was and is not any more, or was heard and is not. Silence becomes a loss
+    /// by the time that passes, also between two tries, so what is news is judged by what was told and not by the try before.
+    pub fn news(&mut self, now: Moment, ttl: Duration) -> Option<Ears> {
+        let ears = self.ears(self.term, now, ttl);
+        let before = std::mem::replace(&mut self.told, ears);
+        (ears != before && (ears == Ears::Lost || before != Ears::Unsure)).then_some(ears)
     }
 
     /// How soon to try again.
@@ -177,8 +186,9 @@ pub enum Never {
     Requested,
 }
 
-/// May this node depose the leader, as far as keys and tags go?
-pub fn may_depose(view: &ClusterView, leader: &Leader, me: &Candidate) -> Result<(), Reason> {
+/// May this node say a word that deposes the leader, as far as keys and tags go? Whether it may lead afterwards is another question ([`race::may_stand`]): a
+/// voter that lacks what the others have confirmed must not lead, and without its word there may be no `quorum + 1` that receive no more.
+pub fn may_speak(view: &ClusterView, leader: &Leader, me: &Candidate) -> Result<(), Reason> {
     let never = |why| Err(Reason::NeverDeposed(why));
     if !view.config().deposition() {
         return never(Never::Off);
@@ -202,7 +212,10 @@ pub fn may_depose(view: &ClusterView, leader: &Leader, me: &Candidate) -> Result
     if !me.end_known {
         return Err(Reason::EndUnknown);
     }
-    race::may_stand(view, me)
+    match race::may_stand(view, me) {
+        Err(Reason::LacksConfirmed { .. }) => Ok(()),
+        may => may,
+    }
 }
 
 /// What is to be written before the data of this node is replaced, and with it the bond that keeps its word true. None where it has said nothing that
@@ -250,10 +263,12 @@ pub fn decide(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Dec
     let known = &me.deposition;
     let mine = view.announcements.get(&me.name);
     let guarded = |word| Guarded { word, leader: term, mine: mine.map_or(0, |word| word.revision) };
+    let allowed = may_speak(view, leader, me);
+    let stands = race::may_stand(view, me);
     let word = Announcement {
         after: term,
-        stands: true,
-        why: None,
+        stands: stands.is_ok(),
+        why: stands.as_ref().err().map(ToString::to_string),
         primary: false,
         receives: false,
         deposes: true,
@@ -262,7 +277,6 @@ pub fn decide(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Dec
         lsn: me.lsn,
         priority: me.tags.failover_priority(),
     };
-    let allowed = may_depose(view, leader, me);
     let bound = known.bond.as_ref().is_some_and(|bond| bond.term == term);
     // A word that is none: it counts for no vacancy, whatever reads it.
     let no_word = |why: &Reason| Announcement {
@@ -287,16 +301,25 @@ pub fn decide(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Dec
             return Some(Decision::new(RaceStep::Wait(period(view.config().timing().ttl)), Reason::LeaderUnsure(leader.name.clone())));
         }
     } else if allowed.is_err() || known.ears != Ears::Lost || known.rests {
+        if let Err(why) = &allowed
+            && known.ears == Ears::Lost
+            && listens(view, leader, &me.name)
+        {
+            return Some(Decision::new(RaceStep::Rest, Reason::LostAndNotDeposed(leader.name.clone(), Box::new(why.clone()))));
+        }
         return answer(view, leader, me).map(|why| Decision::new(RaceStep::Tell(guarded(no_word(&why))), why));
     }
     let said = mine.filter(|said| {
         let said = &said.value;
-        said.after == term && said.deposes && said.stands && (said.timeline, said.lsn) == (word.timeline, word.lsn)
+        said.after == term && said.deposes && said.stands == word.stands && (said.timeline, said.lsn) == (word.timeline, word.lsn)
     });
     let lost = || Reason::LeaderLost(leader.name.clone(), term);
     let Some(said) = said.filter(|_| bound) else {
         return Some(Decision::new(RaceStep::Depose(guarded(word)), lost()));
     };
+    if let Err(why) = stands {
+        return Some(Decision::new(RaceStep::Wait(period(view.config().timing().ttl)), why));
+    }
     if let Some(wait) = others(view, leader, me, &said.value) {
         return Some(wait);
     }
@@ -321,9 +344,9 @@ fn answer(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Reason>
     (voter && asked && !said && me.deposition.ears == Ears::Hears).then(|| Reason::LeaderHeard(leader.name.clone()))
 }
 
-/// The words that depose this term, with their revisions.
+/// The words that depose this term, with their revisions: also of those who don't stand, which have ended their receivers as well.
 fn words(view: &ClusterView, term: Term) -> impl Iterator<Item = (&MemberName, &Announcement, i64)> {
-    let of = move |word: &Announcement| word.after == term && word.deposes && word.stands;
+    let of = move |word: &Announcement| word.after == term && word.deposes;
     view.announcements.iter().filter(move |(_, word)| of(&word.value)).map(|(name, word)| (name, &word.value, word.revision))
 }
 
@@ -344,7 +367,7 @@ fn others(view: &ClusterView, leader: &Leader, me: &Candidate, mine: &Announceme
     }
     let mut heard = 0;
     for (name, word, _) in words(view, leader.term).filter(|(name, ..)| is_voter(name)) {
-        if running(name) && race::fitness(name, word) > race::fitness(&me.name, mine) {
+        if word.stands && running(name) && race::fitness(name, word) > race::fitness(&me.name, mine) {
             return on(Reason::FitterAlive(name.clone()));
         }
         heard += usize::from((word.timeline, word.lsn) <= (mine.timeline, mine.lsn) && race::is_its_own(view, name, word));

@@ -166,7 +166,8 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     }
     let mine = End { timeline: me.timeline, lsn: me.lsn };
     if let Some(had) = reached::lacked_by(view, &me.name, mine) {
-        return Err(Reason::OtherData { mine, had });
+        let other_data = reached::lost_by(view, &me.name, mine).is_some();
+        return Err(if other_data { Reason::OtherData { mine, had } } else { Reason::LacksConfirmed { mine, confirmed: had } });
     }
     if me.timeline < current && (config.check_timeline() || me.primary) {
         return Err(Reason::BehindTimeline { mine: me.timeline, cluster: current });

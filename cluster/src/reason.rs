@@ -162,6 +162,10 @@ pub enum Reason {
         "the data here end at {mine}, and the member of this name is known to have had {had}: acknowledged commits may be missing, as in a copy of its disk or in a disk that was put back; where the newer data are gone for good, `tenure failover` to a member that is named leads on without them"
     )]
     OtherData { mine: End, had: End },
+    #[error(
+        "the data here end at {mine}, and the synchronous standbys have confirmed commits up to {confirmed}: another member has what is missing here; where it is gone for good, `tenure failover` to a member that is named leads on without that"
+    )]
+    LacksConfirmed { mine: End, confirmed: End },
     #[error("this node is {lag} bytes behind the last known position of the leader, more than maximum_lag_on_failover ({most})")]
     TooFarBehind { lag: u64, most: u64 },
     #[error("this node is on timeline {mine}, the cluster is on timeline {cluster}")]
@@ -192,6 +196,8 @@ pub enum Reason {
     LeaderHeard(MemberName),
     #[error("{0} hears {1}")]
     VoterHears(MemberName, MemberName),
+    #[error("{0} is lost to this node, and is not deposed from here: {1}")]
+    LostAndNotDeposed(MemberName, Box<Reason>),
     #[error("nobody is deposed from here: {0}")]
     NeverDeposed(Never),
     #[error("the fittest of those that stand")]

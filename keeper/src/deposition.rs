@@ -34,11 +34,10 @@ where
         let began = self.clock();
         let answer = self.host.hear(&leader, deposition::period(ttl)).await;
         let ended = self.clock();
-        let before = self.hearing.get().ears(term, ended, ttl);
-        let heard = self.hearing.get().noted(term, answer, began, ended, deposition::period(ttl));
+        let mut heard = self.hearing.get().noted(term, answer, began, ended, deposition::period(ttl));
+        let news = heard.news(ended, ttl);
         self.hearing.set(heard);
-        let now = heard.ears(term, ended, ttl);
-        if now != before && (now == Ears::Lost || before != Ears::Unsure) {
+        if let Some(now) = news {
             self.lost_since.set((now == Ears::Lost).then_some(ended));
             self.host.look_again();
         }

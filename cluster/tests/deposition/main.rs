@@ -13,12 +13,13 @@ use cluster::member::MemberRole;
 use cluster::name::Timeline;
 use cluster::quorum::{Method, Setting, Trust};
 use cluster::race::{self, Candidate, Judged, RaceStep};
+use cluster::reached::{End, Reached};
 use cluster::sync::SyncState;
 use cluster::time::Moment;
-use cluster::view::{Announcement, ClusterView, LastTerm, Versioned};
+use cluster::view::{Announcement, ClusterView, LastTerm, Status, Versioned};
 use serde_json::json;
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 use world::*;
 
@@ -145,10 +146,9 @@ fn who_takes_and_what_for_is_waited() {
     check("the other has more", &behind, &low, "wait");
     behind.members.remove(&name("n3"));
     check("and is not there any more: its word is no vote", &behind, &low, "wait");
-    // A word for a vacancy, a word that stands aside and a word of another term are no votes.
+    // A word for a vacancy and a word of another term are no votes.
     for word in [
         Versioned { value: Announcement { deposes: false, ..deposes(1, LOW, 41).value }, revision: 41 },
-        Versioned { value: Announcement { stands: false, ..deposes(1, LOW, 41).value }, revision: 41 },
         Versioned { value: Announcement { after: AFTER, ..deposes(1, LOW, 41).value }, revision: 41 },
     ] {
         check("no vote", &with(&[mine(), ("n3", word)]), &me, "wait");
@@ -187,6 +187,63 @@ fn who_takes_and_what_for_is_waited() {
     check("not sure", &said, &voter("n3", Ears::Unsure, false), "rest");
     let RaceStep::Tell(told) = race::decide(&said, &hearing).what else { panic!("it tells") };
     check("said", &with(&[mine(), ("n3", Versioned { value: told.word, revision: 42 })]), &hearing, "rest");
+}
+
+#[test]
+fn a_voter_that_lacks_what_the_others_confirmed_votes_and_does_not_lead() {
+    // The leader lost n3 first, and went on for a moment with n2 alone: it has said in `status` what n2 confirmed.
+    let confirmed = Reached { confirmed: Some(End { timeline: Timeline(1), lsn: HIGH }), members: BTreeMap::new() };
+    let with = |words: &[(&str, Versioned<Announcement>)]| {
+        let mut view = scene(quorum_on(), 1, "n2 n3");
+        let mut status = Status { optime: HIGH, ..Status::default() };
+        confirmed.put_into(&mut status);
+        view.status = Some(Versioned { value: status, revision: 5 });
+        view.announcements.extend(words.iter().map(|(who, word)| (name(who), word.clone())));
+        view
+    };
+    let slower = |bond| Candidate { lsn: LOW, ..voter("n3", Ears::Lost, bond) };
+    let RaceStep::Depose(guarded) = race::decide(&with(&[]), &slower(false)).what else { panic!("its word is needed") };
+    assert!(!guarded.word.stands && guarded.word.deposes && guarded.word.after == NOW, "{:?}", guarded.word);
+    assert!(guarded.word.why.as_ref().is_some_and(|why| why.contains("confirmed commits up to")), "{:?}", guarded.word);
+    let theirs = Versioned { value: Announcement { lsn: LOW, ..guarded.word }, revision: 41 };
+    let said = with(&[("n2", deposes(1, HIGH, 40)), ("n3", theirs.clone())]);
+    check("the one that has it all takes, by its word", &said, &voter("n2", Ears::Lost, true), "take");
+    check("it waits itself", &said, &slower(true), "wait");
+    check("also where it is alone", &with(&[("n3", theirs.clone())]), &slower(true), "wait");
+    let RaceStep::Take(judged) = race::decide(&said, &voter("n2", Ears::Lost, true)).what else { panic!("it takes") };
+    assert_eq!(judged.announcements, [(name("n2"), 40), (name("n3"), 41)]);
+    // A word that was said before the leader told of it stands no more, and is said again.
+    check("it stood before", &with(&[("n3", deposes(1, LOW, 41))]), &slower(true), "depose");
+    // Less than this very member is known to have had: a copy of its disk says nothing of what it confirmed.
+    let mut copy = with(&[]);
+    let had = BTreeMap::from([("n3".to_owned(), End { timeline: Timeline(1), lsn: HIGH })]);
+    Reached { members: had, ..confirmed.clone() }.put_into(&mut copy.status.as_mut().unwrap().value);
+    check("a copy of a voter", &copy, &slower(false), "rest");
+    let why = race::decide(&copy, &slower(false)).why.to_string();
+    assert!(why.starts_with("n1 is lost to this node, and is not deposed from here: the data here end at"), "{why}");
+}
+
+#[test]
+fn a_loss_is_news_whenever_the_time_makes_it_one() {
+    let (term, ttl) = (Term(5), Duration::from_secs(10));
+    let period = deposition::period(ttl);
+    let at = |ms: u32| Moment(Duration::from_secs(1000) + MS * ms);
+    let mut heard = Hearing::default();
+    for ms in [0, 10_000] {
+        heard = heard.noted(term, Answer::Heard, at(ms), at(ms), period);
+        assert_eq!(heard.news(at(ms), ttl), None, "that it is heard is what was to be expected");
+    }
+    // Somebody woke the listener, so the second try ends before three periods have passed.
+    heard = heard.noted(term, Answer::Silent, at(10_100), at(10_600), period);
+    assert_eq!(heard.news(at(10_600), ttl), Some(Ears::Unsure));
+    heard = heard.noted(term, Answer::Silent, at(10_600), at(11_100), period);
+    assert_eq!(heard.news(at(11_100), ttl), None);
+    // Between this try and the one before it has come to be lost.
+    heard = heard.noted(term, Answer::Silent, at(11_110), at(11_610), period);
+    assert_eq!(heard.news(at(11_610), ttl), Some(Ears::Lost));
+    assert_eq!(heard.news(at(11_700), ttl), None, "it was told");
+    heard = heard.noted(term, Answer::Heard, at(12_000), at(12_000), period);
+    assert_eq!(heard.news(at(12_000), ttl), Some(Ears::Hears));
 }
 
 #[test]

@@ -30,7 +30,7 @@ struct Without {
 /// A request under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Sent {
-    Depose { pos: u8, term: u8, mine: u8 },
+    Depose { pos: u8, term: u8, mine: u8, stands: bool },
     CallOff { term: u8, mine: u8 },
     Take { pos: u8, term: u8, sync: u8, words: Vec<(u8, u8)> },
 }
@@ -52,8 +52,8 @@ struct Standby {
     returned: bool,
 }
 
-/// A word in etcd: what it says (None: called off), and its revision.
-type Word = (Option<(u8, u8)>, u8);
+/// A word in etcd: the term, the position and whether it stands (None: called off), and its revision.
+type Word = (Option<(u8, u8, bool)>, u8);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Small {
@@ -77,7 +77,7 @@ impl Small {
     fn number_anew(&mut self) {
         let mut all: Vec<&mut u8> = vec![&mut self.sync_revision, &mut self.term, &mut self.revision];
         all.extend(
-            self.words.iter_mut().flatten().flat_map(|(said, revision)| [said.as_mut().map(|(term, _)| term), Some(revision)]).flatten(),
+            self.words.iter_mut().flatten().flat_map(|(said, revision)| [said.as_mut().map(|(term, ..)| term), Some(revision)]).flatten(),
         );
         for standby in &mut self.standbys {
             all.extend(standby.bond.as_mut());
@@ -99,7 +99,7 @@ impl Small {
 }
 
 /// What a decision depends on.
-type Question = (usize, Vec<Option<Word>>, (u8, u8, Option<u8>), u8, bool, Option<u8>, bool);
+type Question = (usize, Vec<Option<Word>>, (u8, u8, Option<u8>, u8), u8, bool, Option<u8>, bool);
 
 struct Rules {
     voters: usize,
@@ -163,12 +163,20 @@ impl Rules {
             key.quorum = key.quorum.saturating_sub(1);
         }
         view.sync = Some(Versioned { value: key, revision: i64::from(small.sync_revision) });
+        // The leader reaches etcd, and tells what was confirmed as soon as it acknowledges it.
+        let mut status = Status::default();
+        let confirmed = (small.acked > 0).then(|| End { timeline: Timeline(1), lsn: Lsn(u64::from(small.acked)) });
+        Reached { confirmed, ..Reached::default() }.put_into(&mut status);
+        view.status = Some(Versioned { value: status, revision: 1 });
         for (at, said) in small.words.iter().enumerate() {
             view.members.insert(of(at), member(of(at).as_str(), MemberRole::Replica, 1, Lsn(0)));
             let Some((said, revision)) = said else { continue };
             let base = word(1, Lsn(0)).value;
             let value = match said {
-                Some((term, pos)) => Announcement { after: Term(i64::from(*term)), deposes: true, lsn: Lsn(u64::from(*pos)), ..base },
+                Some((term, pos, stands)) => {
+                    let (after, lsn) = (Term(i64::from(*term)), Lsn(u64::from(*pos)));
+                    Announcement { after, deposes: true, stands: *stands, lsn, ..base }
+                }
                 None => Announcement { after: Term(0), stands: false, ..base },
             };
             view.announcements.insert(of(at), Versioned { value, revision: i64::from(*revision) });
@@ -287,11 +295,11 @@ impl Rules {
         let mine = |small: &Small| small.words[at].map_or(0, |(_, revision)| revision);
         let leads = |small: &Small, term: u8| small.term == term && small.taken.is_none();
         match sent {
-            Sent::Depose { pos, term, mine: judged } => {
+            Sent::Depose { pos, term, mine: judged, stands } => {
                 let may = leads(small, *term) && (without.own_word || mine(small) == *judged);
                 if may {
                     small.revision += 1;
-                    small.words[at] = Some((Some((*term, *pos)), small.revision));
+                    small.words[at] = Some((Some((*term, *pos, *stands)), small.revision));
                 }
                 may
             }
@@ -336,7 +344,7 @@ impl Rules {
     fn decide(&self, small: &Small, at: usize, bound: bool, add: &mut Add<'_>) {
         let me = &small.standbys[at];
         let bond = me.bond.filter(|_| bound);
-        let keys = (small.term, small.sync_revision, small.key_dropped);
+        let keys = (small.term, small.sync_revision, small.key_dropped, small.acked);
         let asked = (at, small.words.clone(), keys, me.pos, me.lost, bond, me.called_off);
         let mut known = self.known.borrow_mut();
         let step = known.entry(asked).or_insert_with(|| self.ask(small, at, bond)).clone();
@@ -358,7 +366,7 @@ impl Rules {
                 me.bond = Some(term);
                 me.receives &= self.without.stop_before_word;
                 let pos = me.pos;
-                send(s, Sent::Depose { pos, term, mine });
+                send(s, Sent::Depose { pos, term, mine, stands: guarded.word.stands });
             }),
             RaceStep::CallOff(guarded) => add(&|s| {
                 let (term, mine) = guards(&guarded);

@@ -268,7 +268,7 @@ fn a_copy_of_a_voter_is_no_voter() {
                 view.status = reached(FORK, &[]);
             },
             "refuse",
-            "known to have had 0/F00000",
+            "standbys have confirmed commits up to 0/F00000 on timeline 1",
         ),
         (
             "the leader of the key with less than it had flushed: its disk was put back",

@@ -125,11 +125,15 @@ pub fn stop_receiver() {
 }
 
 /// How long ago the WAL receiver that streams from this host and port got its last message. Read without its lock: a wrong word costs one try.
+///
+/// A receiver that begins calls itself streaming, and sets the time of its last message, before it has connected, and until then the host is that of
+/// the receiver before it. It is ready to be displayed once it has connected.
 pub fn receiver_heard(from: &Address) -> Option<Duration> {
     // SAFETY: words in shared memory, as above; the host is a string that ends within its field, and one that is being written is another one.
     unsafe {
         let receiver = pg_sys::WalRcv;
-        let streams = std::ptr::read_volatile(&raw const (*receiver).walRcvState) == pg_sys::WalRcvState::WALRCV_STREAMING;
+        let streams = std::ptr::read_volatile(&raw const (*receiver).walRcvState) == pg_sys::WalRcvState::WALRCV_STREAMING
+            && std::ptr::read_volatile(&raw const (*receiver).ready_to_display);
         let sender = std::ptr::read_volatile(&raw const (*receiver).sender_host);
         let sender = CStr::from_bytes_until_nul(&sender.map(|letter| letter as u8)).ok()?.to_owned();
         let same = sender.to_bytes() == from.host.as_bytes()
