@@ -88,6 +88,8 @@ mkdir -p "$data_dir" 2>/dev/null || fail "$data_dir can't be made by user $(id -
 chmod 700 "$data_dir"
 [ -z "${POSTGRES_HOST_AUTH_METHOD:-}" ] ||
   echo "entrypoint: POSTGRES_HOST_AUTH_METHOD is not read: rules other than scram-sha-256 are given in a file of yours ($OWN)" >&2
+[ -z "${POSTGRES_INITDB_WALDIR:-}" ] ||
+  echo "entrypoint: POSTGRES_INITDB_WALDIR is not read: WAL stays in the data directory ($data_dir)" >&2
 
 parameters=()
 while [ $# -gt 0 ]; do

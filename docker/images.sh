@@ -21,13 +21,13 @@ docker/base.sh debian "$ETCD_DEBIAN"
 arguments=(--build-arg "PG_MAJOR=$PG_MAJOR" --build-arg "DEBIAN=$DEBIAN" --build-arg "ETCD_DEBIAN=$ETCD_DEBIAN" --build-arg "RUST=$RUST")
 for name in http_proxy https_proxy no_proxy CARGO_PROFILE_RELEASE_{OPT_LEVEL,LTO,CODEGEN_UNITS}; do [ -z "${!name:-}" ] || arguments+=(--build-arg "$name"); done
 
-# image TARGET TAG
+# image TARGET TAG [REMARK]
 image() {
-  say "$2 (the first time the release build takes 7 to 10 minutes on 2 cores)"
+  say "$2${3:+ ($3)}"
   "$DOCKER" build ${QUIET:+--quiet} -f docker/Dockerfile --target "$1" --tag "$2" "${arguments[@]}" .
 }
 image postgresql "pg_tenure-postgresql:$PG_MAJOR"
-image node "pg_tenure:$PG_MAJOR"
+image node "pg_tenure:$PG_MAJOR" "the first time the release build takes 7 to 10 minutes on 2 cores"
 image haproxy "pg_tenure-haproxy:$PG_MAJOR"
 image etcd pg_tenure-etcd
 if [ -n "${CITUS_SOURCE:-}" ]; then
