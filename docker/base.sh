@@ -7,12 +7,17 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 find_docker
 
-# There already, or fetched.
+# There already, or fetched. Why it was not is said: what comes next may need more than this machine has.
 had() {
+  local patience=() said
   "$DOCKER" image inspect "$1" >/dev/null 2>&1 && return
   [ "${IMAGES_OFFLINE:-}" = 1 ] && return 1
   say "pull $1"
-  timeout 600 "$DOCKER" pull --quiet "$1" >/dev/null 2>&1
+  # macOS has no `timeout`.
+  if command -v timeout >/dev/null; then patience=(timeout 600); fi
+  said=$(${patience[@]+"${patience[@]}"} "$DOCKER" pull --quiet "$1" 2>&1) && return
+  say "pull $1 failed: ${said##*$'\n'}"
+  return 1
 }
 
 WORK=
