@@ -255,7 +255,7 @@ fn only_who_led_last_founds_again_and_only_after_everybody_spoke() {
     assert_eq!(store::may_found(&emptied(), &name("n3"), None, false, false), Ok(()));
     // Data from before the cluster, beside nobody.
     assert_eq!(store::may_found(&emptied(), &n1, None, true, false), Ok(()));
-    // Who lost its data founds nothing with the memory that its process kept.
+    // A member that lost its data founds nothing with the memory that its process kept.
     assert!(store::may_found(&view, &n1, Some(&memory()), false, true).is_err());
 }
 
@@ -299,7 +299,7 @@ fn keys_are_made_anew_from_the_newest_memory() {
     assert!(plan.risk.is_some_and(|risk| risk.contains("sync key")));
     assert_eq!(plan.sync, sync_key("n1", "").unwrap().value);
     assert_eq!(store::rebuild(&view, Some(&name("n9"))), Err(NoRebuild::NotAMember(name("n9"))));
-    // Who led last is gone.
+    // The last leader is gone.
     view.members.remove(&name("n2"));
     say(&mut view, "n3", MemberRole::Replica, Memory { sync: sync_key("n2", "n3"), ..later() });
     assert!(matches!(store::rebuild(&view, None), Err(NoRebuild::HolderSilent { .. })));

@@ -303,7 +303,7 @@ async fn a_drain_ends_with_its_time_and_with_its_session() {
     assert_eq!(alone.fence().await, "open");
     assert_eq!(admin.ok("SELECT draining_for IS NULL FROM tenure.lease()").await, "t");
 
-    // Who began it is gone.
+    // The session that began it is gone.
     let pid = admin.pid().await;
     assert_eq!(admin.ok("SELECT tenure_internal.drain(60000)").await, "t", "a second one");
     let mut write = writer.begin("INSERT INTO kept VALUES (2)");

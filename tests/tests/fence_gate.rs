@@ -27,7 +27,7 @@ async fn a_closed_gate_holds_what_begins_and_counts_what_is_under_way() {
     waits.waits(A_WHILE).await;
     assert_eq!(count(&admin).await, "0", "other statements go on");
 
-    // Who closes waits for what is under way, and no longer.
+    // The session that closes the gate waits for what is under way, and no longer.
     let mut closes = admin.begin("SELECT tenure_internal.close_gate(60000, true, 60000)");
     closes.waits(A_WHILE).await;
     under_way.ok("ROLLBACK").await;

@@ -55,7 +55,7 @@ async fn a_pooled_session_writes_again_once_the_fence_is_open() {
     alone.renew().await;
     pooled.ok("INSERT INTO kept VALUES (2)").await;
     assert_eq!(pooled.ok("SHOW default_transaction_read_only").await, "off");
-    // Who asked for read-only himself keeps it.
+    // A session that asked for read-only itself keeps it.
     let told = asked_for.tell("INSERT INTO kept VALUES (3)").await.refused("25006");
     assert!(told.contains("()"), "the client that asked for it knows why: {told}");
 }

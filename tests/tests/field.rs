@@ -236,7 +236,7 @@ async fn slots_are_named_and_moved_as_in_the_field() {
         .await;
     }
     assert_eq!(at(&nodes[1], "test_physical").await, Ok(String::new()), "a node that never leads keeps a permanent slot");
-    // Who leaves, leaves its slot.
+    // A member that leaves, leaves its slot.
     for node in [&nodes[3], &nodes[2], &nodes[1]] {
         node.stop();
         node.ended(PATIENCE).await;

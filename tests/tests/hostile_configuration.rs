@@ -1,4 +1,4 @@
-//! Who may write the dynamic configuration does not become the user that runs PostgreSQL: what it says is data.
+//! A user who may write the dynamic configuration does not become the user that runs PostgreSQL: what it says is data.
 
 use serde_json::{Value, json};
 use std::path::Path;

@@ -91,7 +91,7 @@ async fn an_extension_that_somebody_dropped_is_made_again_before_it_is_needed() 
     assert!(view.leads_other_than(old.name()), "{view}");
 }
 
-/// Who owns the database that the arbiter works in makes functions that are called like ours, before ours are there.
+/// The owner of the database that the arbiter works in makes functions that are called like ours, before ours are there.
 /// What one finds by the extension: its functions, views, their owners and rights.
 const OBJECTS: &str = "SELECT string_agg(what, E'\\n' ORDER BY what) FROM (
     SELECT p.oid::regprocedure::text || ' ' || coalesce(p.proacl::text, '') || ' ' || p.prosrc || ' ' || p.provolatile::text || p.proparallel::text AS what

@@ -45,7 +45,7 @@ impl Keeper {
                 let (sql, backend) = (self.node.sql.clone(), self.gate.backend);
                 let gone = || gate_gone(&self.node.etcd, self.changes.clone(), word);
                 let waited = as_long_as(&sql, &[backend], gone(), self.gate.await_earlier(&self.node, grace, gate.reads)).await;
-                // Who waits here goes on with the next round, which is about to begin.
+                // A statement that waits here goes on with the next round, which is about to begin.
                 let Some(()) = waited else { return Ok(()) };
                 let most = limit(view) + beside;
                 let closed = as_long_as(&sql, &[backend], gone(), self.gate.close(&self.node, word, most, gate.reads, grace)).await;
@@ -159,7 +159,7 @@ impl Keeper {
                 tell_missing(&missing, patience);
                 return Ok(answers.values().flatten().map(|word| word.left).sum());
             }
-            // Who has heard may fall silent, and who was silent may have been so for as long as it is given.
+            // A node that has heard may fall silent, and one that was silent may have been so for as long as it is given.
             let _ = tokio::time::timeout(rest, changes.changed()).await;
         }
     }

@@ -47,7 +47,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
         let nothing = ClusterView::default();
         faults.extend(around::faults(&nothing, &around).into_iter().map(|fault| (None, fault)));
     }
-    // Who may read only this cluster's keys looks at this cluster only.
+    // A user who may read only this cluster's keys looks at this cluster only.
     let fleet = match parts.first() {
         Some(part) => part.target.etcd.load_fleet(tool.namespace()).await.ok(),
         None => None,

@@ -94,7 +94,7 @@ fn text(status: &Map<String, Value>, pointer: &[&str]) -> String {
     }
 }
 
-/// Who answers may be anybody: nothing of it steers the terminal.
+/// Anybody may have answered: nothing of it steers the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }

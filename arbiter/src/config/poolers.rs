@@ -152,7 +152,7 @@ mod tests {
             (", sslmode: require", Some(true), false),
             (", sslmode: verify-ca, sslrootcert: /ca.pem", Some(true), false),
             (", sslmode: verify-full, sslrootcert: /ca.pem", Some(true), true),
-            // Who names an authority means it.
+            // A file that names an authority means it.
             (", sslrootcert: /ca.pem", Some(true), true),
         ] {
             let (found, errors) = read(&format!("pgbouncer: [{{host: a{given}}}]"));

@@ -91,7 +91,7 @@ impl Daemon {
         self.start_asked = Some(answer);
     }
 
-    /// Who asked for a start is told once the server serves, or that it does not start.
+    /// The client that asked for a start is told once the server serves, or that it does not start.
     pub(super) fn tell_of_start(&mut self, seen: &Seen) {
         let word = match (&seen.local.postgres, &seen.local.start_failed) {
             (Postgres::Primary { .. } | Postgres::Standby { .. }, _) => Ok(()),

@@ -73,7 +73,7 @@ pub async fn change(node: &Node, view: &ClusterView) -> Result<Done> {
     drop(held);
     // Where etcd was about to be told, the step that is noted says what comes next.
     if changed.is_err() && journal::read(&node.config).await?.is_none() {
-        // Who waits goes on; the twin follows on.
+        // The sessions that wait go on; the twin follows on.
         let _ = node.sql.execute("SELECT tenure_internal.undrain()").await;
         if let Err(why) = twin::join::go_on(node, &noted).await {
             tracing::warn!("the new version does not follow on yet: {why:#}");

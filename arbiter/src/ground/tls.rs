@@ -33,7 +33,7 @@ pub enum VerifyClient {
     /// Nobody is asked for a certificate.
     #[default]
     None,
-    /// Who changes something shows one; who only looks need not.
+    /// A client that changes something shows one; a client that only looks need not.
     Optional,
     /// Nobody is answered without one.
     Required,

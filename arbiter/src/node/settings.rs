@@ -149,7 +149,7 @@ pub fn of(basis: &Basis<'_>, known: &Known) -> Parameters {
     if leaving {
         parameters.own.insert("tenure.member".to_owned(), member_leaving(config).to_string());
     }
-    // Who leads is primary, or is being promoted.
+    // The leader is primary, or is being promoted.
     let leads = *recovery == Recovery::None || view.leader_if(&config.name).is_some();
     parameters.take_in(citus::by_role(config, leads, &parameters));
     parameters.take_in(slots::settings(major, &dynamic));

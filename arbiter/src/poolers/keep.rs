@@ -144,7 +144,7 @@ impl Keeper {
         let all_went = went.iter().all(|one| matches!(one, Ok(Some(_))));
         self.done.extend(went.into_iter().flatten().flatten());
         let everything = paused.poolers.keys().all(|key| self.done.contains(key));
-        // Who knows of a part only leaves the word for the others, until each of them has had its time.
+        // An arbiter that knows of a part only leaves the word for the others, until each of them has had its time.
         let outlived = step == Step::GoOnAnyway && all_went && here.known_for.as_secs() >= 2 * paused.at_most_s;
         if (here.writes && everything || outlived)
             && revision != 0

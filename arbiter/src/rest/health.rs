@@ -195,7 +195,7 @@ pub fn status(snapshot: &Snapshot, path: &str, query: &Query, now: Instant) -> u
     let primary = is_primary(snapshot, now);
     let standby_leader = is_standby_leader(snapshot, now);
     let replica = || is_fit_replica(snapshot, query);
-    // Who is synchronous is known from etcd only: an old answer counts for nothing.
+    // Which members are synchronous is known from etcd only: an old answer counts for nothing.
     let is = |role: Role| is_fresh(snapshot, now) && present::role(&snapshot.view, &snapshot.local.name) == role;
     let tagged = || tags_match(snapshot, query);
     let good = match Check::of(path) {

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 /// The last answer of one kind.
 pub struct Joint<T> {
     last: Mutex<Option<(Instant, T)>>,
-    /// Who asks gets an answer that was begun at most so long before.
+    /// A client gets an answer that was begun at most so long before.
     keeps: Duration,
 }
 

@@ -94,7 +94,7 @@ pub async fn standby(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Re
     let dynamic = node.dynamic(view);
     let recovery = match recovery::in_force(&node.config, &dynamic, view, facts) {
         Some(upstream) => recovery::of(&node.config, &dynamic, view, &upstream),
-        // Whom it follows has no member key: neither may lead, perhaps for what the configuration says.
+        // The server that it follows has no member key: neither may lead, perhaps for what the configuration says.
         None => recovery::as_it_is(&node.config, &dynamic, facts),
     };
     let again = configuration(node, view, &recovery).await?;

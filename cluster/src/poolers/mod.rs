@@ -1,6 +1,6 @@
 //! PgBouncer around a planned change: which of its databases lead here, who lets them go on and when, and the lines of its file.
 //!
-//! Who pauses writes `tenure/poolers` first, so that every arbiter knows what may be paused: the arbiter that paused may die, and a pooler
+//! The arbiter that pauses writes `tenure/poolers` first, so that every arbiter knows what may be paused: the arbiter that paused may die, and a pooler
 //! stays paused when the session that paused it is gone (PgBouncer 1.18, tried).
 
 pub mod paused;

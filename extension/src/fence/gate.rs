@@ -193,7 +193,7 @@ unsafe extern "C-unwind" fn resources_released(phase: pg_sys::ResourceReleasePha
 /// No session that another node of the Citus cluster opened, and not the arbiter's.
 fn is_a_client() -> bool {
     // As it was at the session's first distributed statement: nobody walks past by a SET, and a name that only begins like theirs is a client's.
-    // Who sends all of such a name in the startup packet passes for Citus, also with Citus itself. That costs courtesy (a statement in the way
+    // A client that sends all of such a name in the startup packet passes for Citus, also with Citus itself. That costs courtesy (a statement in the way
     // of a planned change), not safety.
     if let Some(client) = CLIENT.get() {
         return client;

@@ -98,7 +98,7 @@ impl Gate {
             return None;
         }
         let holds_reads = self.holds_reads.load(SeqCst) != 0;
-        // Who is waited for is not held; where reads are not held, nobody waits for those that have read.
+        // A session that is waited for is not held; where reads are not held, nobody waits for those that have read.
         let under_way = done.is_some() && holds_reads;
         let held = work == Work::Writes || holds_reads;
         let until = Moment::from_nanos(until);

@@ -144,7 +144,7 @@ async fn keep_closed(signals: &Signals) -> Result<(), Unable> {
     pgrx::warning!(
         "{why}: commits are refused here, and this member does not lead; hint: install a pg_tenure that was built for this minor release, then restart the server"
     );
-    // Who is refused is told, and `tenure.events()` has it.
+    // A client that is refused is told, and `tenure.events()` has it.
     page().note.write(why);
     page().events.record("fence", "closed until this server starts again", why, page().term());
     loop {

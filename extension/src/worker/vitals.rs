@@ -97,7 +97,7 @@ pub async fn watch(here: &Here) -> Infallible {
         tokio::time::sleep(LOOK_EVERY).await;
         let now = boottime();
         lateness.note(now.since(due));
-        // Who waits is asked first: had the flush ended in between, its end would be seen.
+        // The processes that wait are looked at first: had the flush ended in between, its end would be seen.
         let waits = observe::anybody_waits_for_wal();
         let flushed = match observe::server() {
             OwnServer::Primary { flushed, .. } => flushed,

@@ -1,4 +1,4 @@
-//! Who reads a logical slot by SQL (`pg_logical_slot_get_changes` and its kin) sees no commit that still waits for its standbys.
+//! A session that reads a logical slot by SQL (`pg_logical_slot_get_changes` and its kin) sees no commit that still waits for its standbys.
 //!
 //! These functions decode up to where this server's WAL was flushed when they began. Between that look and the first record
 //! they throw away what they have cached, and that we hear: there it is awaited that those who are awaited have as much. The same happens
