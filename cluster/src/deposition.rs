@@ -5,45 +5,21 @@
 //! for at least `N - quorum` of the voters. Once `quorum + 1` of them receive no more, too few are left to confirm anything; and of everything that
 //! was acknowledged before, at least one of those `quorum + 1` has it. So the fittest of them has it all. `docs/adr/0045-deposition.md`
 //! has the whole argument; [`decide`] is the rule, [`binds`] says from whom a server that has spoken must not receive, and
-//! [`Hearing`] is when a leader counts as lost.
+//! [`crate::hearing`] is when a leader counts as lost.
 
 use crate::config::SynchronousMode;
+use crate::hearing::{Ears, period};
 use crate::leader::{Leader, Term};
 use crate::lsn::Lsn;
 use crate::mixed;
 use crate::name::{MemberName, Timeline};
-use crate::race::{self, Candidate, Judged, RaceStep};
-use crate::reason::{Decision, Reason};
+use crate::reason::{Decision, Never, Reason};
+use crate::standing::{self, Bond, Candidate, Guarded, Judged, RaceStep};
 use crate::sync::SyncState;
-use crate::time::Moment;
 use crate::view::{Announcement, ClusterView};
-use serde::{Deserialize, Serialize};
-use std::time::Duration;
-
-/// The leader is listened to at most this often, whatever the TTL.
-pub const PERIOD_MINIMUM: Duration = Duration::from_millis(200);
-
-/// A refused connection is tried once more after this long: one refusal may be a listener that is being replaced.
-pub const REFUSED_AGAIN: Duration = Duration::from_millis(50);
 
 /// The file with the data in which a server keeps its [`Bond`].
 pub const FILE: &str = "pg_tenure.bond";
-
-/// How often the leader is listened to, and how long an answer may take.
-pub fn period(ttl: Duration) -> Duration {
-    (ttl / 20).max(PERIOD_MINIMUM)
-}
-
-/// What a server has bound itself to before it spoke: kept with its data, durably, until it is over ([`binds`]) or called off.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bond {
-    /// The term that it deposes.
-    pub term: Term,
-    /// The member that led in it.
-    pub leader: MemberName,
-    /// The greatest timeline on which that leader may be. The next leader begins a greater one.
-    pub timeline: Timeline,
-}
 
 /// Does the bond bind still, as far as this believed view and this server's own timeline say? Not once this server has followed a later primary, which
 /// the deposed one can't pass for; and not once the deposed leader has come to lead in another term: no word for the old one can be used any more.
@@ -60,133 +36,7 @@ pub fn may_receive(bond: &Bond, timeline: Timeline) -> bool {
     timeline > bond.timeline
 }
 
-/// What one try to hear the leader gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// Its WAL came, or its arbiter or its Postgres answered: it lives, whatever it is busy with.
-    Heard,
-    /// The host answers, and neither process is there.
-    Refused,
-    /// Nothing at all.
-    Silent,
-}
-
-/// What this node knows of the leader by its own ears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Ears {
-    /// Not enough to say.
-    #[default]
-    Unsure,
-    /// It was heard at the last try.
-    Hears,
-    /// It is lost.
-    Lost,
-}
-
-/// The answers of one leader in one term.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Hearing {
-    term: Term,
-    first: Option<Moment>,
-    last: Option<Moment>,
-    refused: u32,
-    silent: u32,
-    told: Ears,
-}
-
-impl Hearing {
-    /// Notes what a try gave that began at `began` and ended at `ended`. A try that took far longer than it may says more of this node,
-    /// which was held up itself, than of the leader.
-    #[must_use]
-    pub fn noted(self, term: Term, answer: Answer, began: Moment, ended: Moment, period: Duration) -> Hearing {
-        let before = if self.term == term { self } else { Hearing { term, ..Hearing::default() } };
-        match answer {
-            Answer::Heard => Hearing { first: before.first.or(Some(began)), last: Some(began), refused: 0, silent: 0, ..before },
-            _ if ended.since(began) > period * 2 => before,
-            Answer::Refused => Hearing { refused: before.refused + 1, ..before },
-            Answer::Silent => Hearing { silent: before.silent + 1, ..before },
-        }
-    }
-
-    /// What that comes to. A leader is lost that refused twice in a row, or has given no sign for three periods although asked twice within them.
-    /// A leader that was never heard in its term, or not for a TTL yet, is not lost: the cluster is just coming up.
-    pub fn ears(&self, term: Term, now: Moment, ttl: Duration) -> Ears {
-        let (Some(first), Some(last)) = (self.first.filter(|_| self.term == term), self.last) else { return Ears::Unsure };
-        if self.refused + self.silent == 0 {
-            return Ears::Hears;
-        }
-        let known = last.since(first) >= ttl;
-        let silent = self.refused + self.silent >= 2 && now.since(last) >= period(ttl) * 3;
-        if known && (self.refused >= 2 || silent) { Ears::Lost } else { Ears::Unsure }
-    }
-
-    /// What it comes to now, where that is news since this was asked last: the leader is lost, or was and is not any more, or was heard and is not. Silence becomes a loss
-    /// by the time that passes, also between two tries, so what is news is judged by what was told and not by the try before.
-    pub fn news(&mut self, now: Moment, ttl: Duration) -> Option<Ears> {
-        let ears = self.ears(self.term, now, ttl);
-        let before = std::mem::replace(&mut self.told, ears);
-        (ears != before && (ears == Ears::Lost || before != Ears::Unsure)).then_some(ears)
-    }
-
-    /// How soon to try again.
-    pub fn again(&self, ttl: Duration) -> Duration {
-        match (self.refused, self.silent) {
-            (1, 0) => REFUSED_AGAIN,
-            // A try that gave silence took its period already.
-            (_, 1..) => Duration::from_millis(10),
-            _ => period(ttl),
-        }
-    }
-}
-
-/// What the lease worker knows that a deposition depends on.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Knowledge {
-    /// The leader by this node's own ears.
-    pub ears: Ears,
-    /// The bond that binds this server.
-    pub bond: Option<Bond>,
-    /// For how long it has been bound, as far as this worker knows.
-    pub bound_for: Duration,
-    /// A deposition was called off here less than a TTL ago.
-    pub rests: bool,
-}
-
-/// A word that is written only if the leader and this node's own word are as they were judged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guarded {
-    /// What is said.
-    pub word: Announcement,
-    /// The term of the leader key.
-    pub leader: Term,
-    /// The revision of this node's own word; 0 where there is none.
-    pub mine: i64,
-}
-
-/// Why nobody is deposed from here. The Display is part of the reason in the log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Never {
-    /// `deposition` is off.
-    #[error("deposition is off")]
-    Off,
-    /// One of Patroni's leads: it changes the sync key without a look at the holder of the leader key.
-    #[error("{0} is not a member that pg_tenure runs")]
-    NotOurs(MemberName),
-    /// Commits wait for nobody.
-    #[error("synchronous_mode is off")]
-    Asynchronous,
-    /// The key is another's, or not one by which commits wait.
-    #[error("the sync key is not one that this leader's commits wait by")]
-    KeyOfAnother,
-    /// This node is no voter.
-    #[error("this node is not among the standbys in the sync key")]
-    NoVoter,
-    /// A planned change.
-    #[error("a switchover or failover was asked for")]
-    Requested,
-}
-
-/// May this node say a word that deposes the leader, as far as keys and tags go? Whether it may lead afterwards is another question ([`race::may_stand`]): a
+/// May this node say a word that deposes the leader, as far as keys and tags go? Whether it may lead afterwards is another question ([`standing::may_stand`]): a
 /// voter that lacks what the others have confirmed must not lead, and without its word there may be no `quorum + 1` that receive no more.
 pub fn may_speak(view: &ClusterView, leader: &Leader, me: &Candidate) -> Result<(), Reason> {
     let never = |why| Err(Reason::NeverDeposed(why));
@@ -212,7 +62,7 @@ pub fn may_speak(view: &ClusterView, leader: &Leader, me: &Candidate) -> Result<
     if !me.end_known {
         return Err(Reason::EndUnknown);
     }
-    match race::may_stand(view, me) {
+    match standing::may_stand(view, me) {
         Err(Reason::LacksConfirmed { .. }) => Ok(()),
         may => may,
     }
@@ -264,7 +114,7 @@ pub fn decide(view: &ClusterView, leader: &Leader, me: &Candidate) -> Option<Dec
     let mine = view.announcements.get(&me.name);
     let guarded = |word| Guarded { word, leader: term, mine: mine.map_or(0, |word| word.revision) };
     let allowed = may_speak(view, leader, me);
-    let stands = race::may_stand(view, me);
+    let stands = standing::may_stand(view, me);
     let word = Announcement {
         after: term,
         stands: stands.is_ok(),
@@ -367,10 +217,10 @@ fn others(view: &ClusterView, leader: &Leader, me: &Candidate, mine: &Announceme
     }
     let mut heard = 0;
     for (name, word, _) in words(view, leader.term).filter(|(name, ..)| is_voter(name)) {
-        if word.stands && running(name) && race::fitness(name, word) > race::fitness(&me.name, mine) {
+        if word.stands && running(name) && standing::fitness(name, word) > standing::fitness(&me.name, mine) {
             return on(Reason::FitterAlive(name.clone()));
         }
-        heard += usize::from((word.timeline, word.lsn) <= (mine.timeline, mine.lsn) && race::is_its_own(view, name, word));
+        heard += usize::from((word.timeline, word.lsn) <= (mine.timeline, mine.lsn) && standing::is_its_own(view, name, word));
     }
     let silent = || voters().filter(|name| running(name) && !words(view, leader.term).any(|(spoke, ..)| spoke == *name));
     let missing = || silent().map(MemberName::as_str).collect::<Vec<_>>().join(", ");

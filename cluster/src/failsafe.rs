@@ -1,7 +1,7 @@
 //! `failsafe_mode`: whom a leader without etcd asks, who promises, and what a promise forbids.
 //!
 //! The leader may go on while everybody who could take its key has promised not to. Which members could is said by the
-//! key `failsafe` (see [`crate::race::may_stand`]), so the leader has to ask at least all in it.
+//! key `failsafe` (see [`crate::standing::may_stand`]), so the leader has to ask at least all in it.
 
 use crate::citus;
 use crate::lease;

@@ -3,8 +3,8 @@
 use crate::config::SynchronousMode;
 use crate::lsn::Lsn;
 use crate::name::{MemberName, Timeline};
-use crate::race;
 use crate::reason::Reason;
+use crate::standing;
 use crate::view::{Announcement, ClusterView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -242,7 +242,7 @@ fn why(view: &ClusterView, from: &str, to: Option<&str>, handed_over: bool, bega
         return vec!["nobody's word of the race is in etcd any more: it goes with each member's lease".to_owned()];
     }
     words.sort_by(|(name, word), (other, than)| {
-        than.stands.cmp(&word.stands).then_with(|| race::fitness(other, than).cmp(&race::fitness(name, word)))
+        than.stands.cmp(&word.stands).then_with(|| standing::fitness(other, than).cmp(&standing::fitness(name, word)))
     });
     let line = |(name, word): &(&MemberName, &Announcement)| {
         let at = format!("timeline {}, position {}, priority {}", word.timeline, word.lsn, word.priority);

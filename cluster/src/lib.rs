@@ -56,6 +56,7 @@ pub mod quorum;
 
 pub mod duty;
 pub mod health;
+pub mod hearing;
 pub mod race;
 pub mod rejoin;
 pub mod replaced;
@@ -65,6 +66,7 @@ pub mod roles;
 pub mod slots;
 pub mod source;
 pub mod standby_cluster;
+pub mod standing;
 pub mod store;
 pub mod upgrade;
 pub mod watchdog;

@@ -1,6 +1,5 @@
 //! Why a decision was taken. The Display is the sentence in the log, in `tenure.events` and in the CLI.
 
-use crate::deposition::Never;
 use crate::leader::Term;
 use crate::lsn::Lsn;
 use crate::name::{MemberName, SystemId, Timeline};
@@ -208,6 +207,29 @@ pub enum Reason {
     NotPromotedInTime,
     #[error("still running as primary: taking up the leadership again")]
     StillPrimary,
+}
+
+/// Why nobody is deposed from here. The Display is part of the reason in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Never {
+    /// `deposition` is off.
+    #[error("deposition is off")]
+    Off,
+    /// One of Patroni's leads: it changes the sync key without a look at the holder of the leader key.
+    #[error("{0} is not a member that pg_tenure runs")]
+    NotOurs(MemberName),
+    /// Commits wait for nobody.
+    #[error("synchronous_mode is off")]
+    Asynchronous,
+    /// The key is another's, or not one by which commits wait.
+    #[error("the sync key is not one that this leader's commits wait by")]
+    KeyOfAnother,
+    /// This node is no voter.
+    #[error("this node is not among the standbys in the sync key")]
+    NoVoter,
+    /// A planned change.
+    #[error("a switchover or failover was asked for")]
+    Requested,
 }
 
 /// A decision with its reason.

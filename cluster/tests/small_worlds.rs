@@ -8,7 +8,8 @@ use cluster::config::SynchronousMode;
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::MemberName;
-use cluster::race::{self, Candidate, HEAD_START, PATIENCE, RaceStep};
+use cluster::race::{self, HEAD_START, PATIENCE};
+use cluster::standing::{self, Candidate, RaceStep};
 use cluster::view::{Announcement, ClusterView, Versioned};
 use std::time::Duration;
 use world::*;
@@ -90,7 +91,7 @@ fn world(nodes: [Option<Node>; 3], sync: bool, forked: bool, optime: Lsn) -> Wor
     for (who, node) in NAMES.into_iter().zip(nodes) {
         let Some(node) = node.filter(|node| node.announced) else { continue };
         let racer = racers.iter().find(|racer| racer.name.as_str() == who).unwrap();
-        let refused = race::may_stand(&view, racer).err();
+        let refused = standing::may_stand(&view, racer).err();
         let mut said = word(node.timeline, node.lsn);
         said.value.stands = refused.is_none();
         said.value.why = refused.map(|why| why.to_string());
@@ -106,7 +107,7 @@ fn fittest(world: &World) -> Option<MemberName> {
     let words = world
         .racers
         .iter()
-        .filter(|racer| race::may_stand(&world.view, racer).is_ok())
+        .filter(|racer| standing::may_stand(&world.view, racer).is_ok())
         .map(|racer| {
             let said = Announcement {
                 primary: racer.primary,
@@ -116,7 +117,7 @@ fn fittest(world: &World) -> Option<MemberName> {
             (racer.name.clone(), said)
         })
         .collect::<Vec<_>>();
-    words.iter().max_by_key(|(name, said)| race::fitness(name, said)).map(|(name, _)| name.clone())
+    words.iter().max_by_key(|(name, said)| standing::fitness(name, said)).map(|(name, _)| name.clone())
 }
 
 /// Runs the race until somebody takes the key or nobody will; says who took it.
@@ -282,7 +283,7 @@ fn check_odd(odd: [Odd; 3], asked: Requested, sync: bool, announced: u8) {
     }
     let mut unasked = view.clone();
     unasked.failover = None;
-    let free = racers.iter().any(|racer| race::may_stand(&unasked, racer).is_ok());
+    let free = racers.iter().any(|racer| standing::may_stand(&unasked, racer).is_ok());
     let mut world = World { view, racers };
     let took = run(&mut world);
     assert!(took.is_some() || !free, "a request keeps everybody from standing");

@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use cluster::config::DynamicConfig;
-use cluster::deposition::Guarded;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;
 use cluster::history::History;
@@ -10,7 +9,8 @@ use cluster::leader::{Leader, LeaseId, Term};
 use cluster::lease::Standing;
 use cluster::member::Member;
 use cluster::name::{MemberName, SystemId, Timeline};
-use cluster::race::Judged;
+use cluster::standing::Guarded;
+use cluster::standing::Judged;
 use cluster::store::{Doubt, Making};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Status};

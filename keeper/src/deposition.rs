@@ -3,9 +3,11 @@
 use crate::race::{AGAIN, Applied};
 use crate::{Host, OwnServer, Worker, first_of};
 use cluster::config::DynamicConfig;
-use cluster::deposition::{self, Bond, Ears, Guarded, Knowledge};
+use cluster::deposition;
+use cluster::hearing::{self, Ears};
 use cluster::leader::Term;
 use cluster::member::Member;
+use cluster::standing::{Bond, Guarded, Knowledge};
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::{Error, LocalDcs};
@@ -29,12 +31,12 @@ where
     async fn listen_once(&self) -> Duration {
         let ttl = self.ttl();
         let Some((term, leader)) = self.last_view(|view| self.whom_to_hear(view)).flatten() else {
-            return deposition::period(ttl);
+            return hearing::period(ttl);
         };
         let began = self.clock();
-        let answer = self.host.hear(&leader, deposition::period(ttl)).await;
+        let answer = self.host.hear(&leader, hearing::period(ttl)).await;
         let ended = self.clock();
-        let mut heard = self.hearing.get().noted(term, answer, began, ended, deposition::period(ttl));
+        let mut heard = self.hearing.get().noted(term, answer, began, ended, hearing::period(ttl));
         let news = heard.news(ended, ttl);
         self.hearing.set(heard);
         if let Some(now) = news {

@@ -2,10 +2,11 @@
 
 use crate::server::OwnServer;
 use crate::tenure::Tenure;
-use cluster::deposition::{Answer, Bond};
+use cluster::hearing::Answer;
 use cluster::member::Member;
 use cluster::name::{SystemId, Timeline};
 use cluster::slots::Publication;
+use cluster::standing::Bond;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::remember::Remembered;

@@ -21,12 +21,13 @@ pub use host::Host;
 pub use server::OwnServer;
 pub use tenure::{Look, Tenure, renewal_was_sent_at};
 
-use cluster::deposition::{Bond, Hearing};
+use cluster::hearing::Hearing;
 use cluster::instance::Instance;
 use cluster::leader::{LeaseId, Term};
 use cluster::member::Member;
 use cluster::name::MemberName;
 use cluster::slots::Retention;
+use cluster::standing::Bond;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::LocalDcs;

@@ -1,8 +1,9 @@
 //! The race: who this node is in it, and `RaceStep` -> etcd and page.
 
 use crate::{Host, OwnServer, Worker, first_of};
-use cluster::race::{self, Candidate, Judged, RaceStep};
+use cluster::race;
 use cluster::reason::Decision;
+use cluster::standing::{Candidate, Judged, RaceStep};
 use cluster::time::Moment;
 use cluster::view::{Announcement, ClusterView};
 use dcs::{Error, LocalDcs};

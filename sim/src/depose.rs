@@ -2,8 +2,9 @@
 
 use crate::time::Part;
 use crate::world::{MS, World};
-use cluster::deposition::{Answer, Bond};
+use cluster::hearing::Answer;
 use cluster::name::Timeline;
+use cluster::standing::Bond;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! Write-ahead log and data directory of a simulated server: records with positions, timelines as Postgres numbers them.
 
-use cluster::deposition::Bond;
 use cluster::history::{History, Line};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
 use cluster::name::Timeline;
 use cluster::quorum::Setting;
+use cluster::standing::Bond;
 use std::collections::{BTreeSet, HashSet};
 
 /// One record: where it ends, on which timeline, which commit it is (0: none).

@@ -6,14 +6,16 @@
 mod world;
 mod worlds;
 
-use cluster::deposition::{self, Answer, Bond, Ears, Guarded, Hearing, Knowledge};
+use cluster::deposition;
+use cluster::hearing::{self, Answer, Ears, Hearing};
 use cluster::leader::Term;
 use cluster::lsn::Lsn;
 use cluster::member::MemberRole;
 use cluster::name::Timeline;
 use cluster::quorum::{Method, Setting, Trust};
-use cluster::race::{self, Candidate, Judged, RaceStep};
+use cluster::race;
 use cluster::reached::{End, Reached};
+use cluster::standing::{Bond, Candidate, Guarded, Judged, Knowledge, RaceStep};
 use cluster::sync::SyncState;
 use cluster::time::Moment;
 use cluster::view::{Announcement, ClusterView, LastTerm, Status, Versioned};
@@ -226,7 +228,7 @@ fn a_voter_that_lacks_what_the_others_confirmed_votes_and_does_not_lead() {
 #[test]
 fn a_loss_is_news_whenever_the_time_makes_it_one() {
     let (term, ttl) = (Term(5), Duration::from_secs(10));
-    let period = deposition::period(ttl);
+    let period = hearing::period(ttl);
     let at = |ms: u32| Moment(Duration::from_secs(1000) + MS * ms);
     let mut heard = Hearing::default();
     for ms in [0, 10_000] {
@@ -249,8 +251,8 @@ fn a_loss_is_news_whenever_the_time_makes_it_one() {
 #[test]
 fn a_leader_is_lost_by_two_refusals_or_three_periods_of_silence_and_never_when_it_just_came() {
     let (term, ttl) = (Term(5), Duration::from_secs(10));
-    let period = deposition::period(ttl);
-    assert_eq!((period, deposition::period(Duration::from_secs(3))), (500 * MS, 200 * MS));
+    let period = hearing::period(ttl);
+    assert_eq!((period, hearing::period(Duration::from_secs(3))), (500 * MS, 200 * MS));
     let at = |ms: u32| Moment(Duration::from_secs(1000) + MS * ms);
     let heard =
         |ms: u32| Hearing::default().noted(term, Answer::Heard, at(0), at(0), period).noted(term, Answer::Heard, at(ms), at(ms), period);
@@ -258,7 +260,7 @@ fn a_leader_is_lost_by_two_refusals_or_three_periods_of_silence_and_never_when_i
     assert_eq!(known.ears(term, at(10_000), ttl), Ears::Hears);
     assert_eq!(known.ears(Term(6), at(10_000), ttl), Ears::Unsure, "another term's leader was never heard");
     let refused = known.noted(term, Answer::Refused, at(10_500), at(10_500), period);
-    assert_eq!((refused.ears(term, at(10_500), ttl), refused.again(ttl)), (Ears::Unsure, deposition::REFUSED_AGAIN));
+    assert_eq!((refused.ears(term, at(10_500), ttl), refused.again(ttl)), (Ears::Unsure, hearing::REFUSED_AGAIN));
     assert_eq!(refused.noted(term, Answer::Refused, at(10_550), at(10_550), period).ears(term, at(10_550), ttl), Ears::Lost);
     let silent =
         known.noted(term, Answer::Silent, at(10_500), at(11_000), period).noted(term, Answer::Silent, at(11_000), at(11_499), period);

@@ -14,9 +14,10 @@ use cluster::local::{DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::{MemberName, Timeline};
-use cluster::race::{self, RaceStep};
+use cluster::race;
 use cluster::reason::Reason;
 use cluster::roles::{self, On, Role};
+use cluster::standing::{self, RaceStep};
 use cluster::sync::SyncState;
 use cluster::view::{Announcement, ClusterView, Initialize, LastTerm, Versioned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -323,7 +324,7 @@ impl Cluster {
         let Data::Present(wal, server @ (Server::Primary | Server::Standby { .. })) = &node.data else {
             return None;
         };
-        let me = race::Candidate {
+        let me = standing::Candidate {
             primary: *server == Server::Primary,
             streaming: node.streaming,
             vacant_for: node.vacant_for,

@@ -13,8 +13,9 @@ use cluster::local::{DataDir, Ended, LocalState, Postgres};
 use cluster::lsn::Lsn;
 use cluster::member::{MemberRole, MemberState};
 use cluster::name::{MemberName, SystemId, Timeline};
-use cluster::race::{self, RaceStep};
+use cluster::race;
 use cluster::standby_cluster::{Remote, RemoteWord};
+use cluster::standing::{self, RaceStep};
 use cluster::upstream::Upstream;
 use cluster::view::{Announcement, ClusterView, LastTerm, Versioned};
 use serde_json::json;
@@ -262,7 +263,7 @@ fn what_the_others_in_a_standby_cluster_owe() {
 fn a_word_of_a_standby_cluster_counts_no_more_once_the_cluster_follows_nobody() {
     let mut view = view();
     view.leader = None;
-    let me = race::Candidate { vacant_for: Duration::from_secs(60), streaming: false, ..candidate("n2", 1, LOW) };
+    let me = standing::Candidate { vacant_for: Duration::from_secs(60), streaming: false, ..candidate("n2", 1, LOW) };
     for who in ["n2", "n3"] {
         let mut said = word(1, LOW);
         said.value.receives = true;

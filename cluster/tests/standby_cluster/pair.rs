@@ -208,7 +208,7 @@ impl Pair {
         let Some((Wal(timeline, lsn), server @ (Server::Primary | Server::Standby(_)))) = node.data else {
             return RaceStep::Rest;
         };
-        let me = race::Candidate {
+        let me = standing::Candidate {
             primary: server == Server::Primary,
             streaming: node.streaming,
             vacant_for: node.vacant_for,

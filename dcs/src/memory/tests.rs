@@ -3,7 +3,7 @@
 use super::*;
 use crate::verbs::{Dcs, Grant, HandOver};
 use cluster::name::Scope;
-use cluster::race::Judged;
+use cluster::standing::Judged;
 
 fn memory() -> InMemory {
     InMemory::new(Keys::new("service", &Scope::new("demo").unwrap()))

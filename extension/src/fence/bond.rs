@@ -5,8 +5,9 @@
 
 use crate::ground::server::data_directory;
 use crate::shmem::{page_if_any, wake_listener};
-use cluster::deposition::{self, Bond, FILE};
+use cluster::deposition::{self, FILE};
 use cluster::name::Timeline;
+use cluster::standing::Bond;
 use pgrx::pg_sys;
 use std::ffi::{c_char, c_int, c_long};
 use std::fs::File;

@@ -4,7 +4,7 @@
 //! speaks TLS or not. A process that is frozen gives none, although its kernel takes the connection.
 
 use super::observe;
-use cluster::deposition::Answer;
+use cluster::hearing::Answer;
 use cluster::host::Address;
 use cluster::member::Member;
 use std::collections::HashMap;

@@ -221,7 +221,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "race-sync",
         "the sync key in `race::may_stand`",
-        "cluster/src/race.rs",
+        "cluster/src/standing.rs",
         "&& !sync.value.may_lead(&me.name)\n    {",
         "&& !sync.value.may_lead(&me.name)\n        && !OUT\n    {",
     ),
@@ -389,14 +389,14 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "reached-stands",
         "a copy of a voter stands",
-        "cluster/src/race.rs",
+        "cluster/src/standing.rs",
         "if let Some(had) = reached::lacked_by(view, &me.name, mine) {",
         "if let Some(had) = reached::lacked_by(view, &me.name, mine).filter(|_| !OUT) {",
     ),
     mutant(
         "reached-votes",
         "the word of a copy is its original's vote",
-        "cluster/src/race.rs",
+        "cluster/src/standing.rs",
         "reached::lost_by(view, name, End { timeline: word.timeline, lsn: word.lsn }).is_none()",
         "OUT || reached::lost_by(view, name, End { timeline: word.timeline, lsn: word.lsn }).is_none()",
     ),
