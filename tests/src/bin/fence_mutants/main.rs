@@ -6,10 +6,12 @@
 //! PostgreSQL that has the library (`PG_BIN`). Prints the table of docs/fence-proof.md; ends with 1 where a mutant
 //! survives, no longer fits the source, or does not build. First of all the untouched copy has to pass.
 
+mod members;
 mod mutants;
 
 use anyhow::{Context, Result, bail, ensure};
-use mutants::{MUTANTS, Mutant};
+use members::OF_MEMBERS;
+use mutants::{Mutant, OF_THE_FENCE};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -23,8 +25,16 @@ const AT_ONCE: usize = 3;
 const OF_CLUSTERS: [&str; 3] = ["voters", "by_hand", "deposition"];
 
 /// Tests of one crate, by what stands for their file, and how they are built: with the guard out.
-const OF_CRATES: [(&str, &[&str]); 2] =
-    [("worker", &["-p", "tenure-keeper", "--test", "worker"]), ("keeper", &["-p", "tenure-keeper", "--lib"])];
+const OF_CRATES: [(&str, &[&str]); 3] = [
+    ("worker", &["-p", "tenure-keeper", "--test", "worker"]),
+    ("keeper", &["-p", "tenure-keeper", "--lib"]),
+    ("tables", &["-p", "tenure-cluster", "--test", "deposition"]),
+];
+
+/// All of them.
+fn mutants() -> impl Iterator<Item = &'static Mutant> {
+    OF_THE_FENCE.iter().chain(OF_MEMBERS)
+}
 
 /// What the stories run against.
 #[derive(Clone)]
@@ -193,7 +203,7 @@ fn run_all(bench: &Bench, jobs: &[Job]) -> Result<Vec<Option<String>>> {
 fn run() -> Result<bool> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let chosen: Vec<&Mutant> =
-        MUTANTS.iter().filter(|mutant| words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))).collect();
+        mutants().filter(|mutant| words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))).collect();
     let bench = Bench::new()?;
 
     let stories: BTreeSet<_> = chosen.iter().flat_map(|mutant| mutant.stories.iter().copied()).collect();
@@ -249,7 +259,7 @@ mod tests {
     #[test]
     fn every_mutant_fits_the_source_at_one_place() {
         let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let unfit = MUTANTS.iter().filter_map(|mutant| {
+        let unfit = mutants().filter_map(|mutant| {
             let whole = std::fs::read_to_string(tree.join(mutant.file)).unwrap_or_default();
             let places = whole.matches(mutant.from).count();
             (places != 1).then(|| format!("{} fits {places} places of {}", mutant.name, mutant.file))

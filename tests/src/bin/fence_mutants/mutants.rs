@@ -19,12 +19,11 @@ pub struct Mutant {
 const SUBJECT: &str = "extension/src/fence/subject.rs";
 const COMMIT: &str = "extension/src/fence/commit.rs";
 const STANDBYS: &str = "extension/src/fence/standbys.rs";
-const ORIGIN: &str = "extension/src/fence/origin.rs";
-const REACH: &str = "extension/src/fence/reach.rs";
 const STATEMENT: &str = "extension/src/fence/statement.rs";
 const SESSION: &str = "extension/src/fence/session.rs";
 const RULE: &str = "cluster/src/fence.rs";
-const TENURE: &str = "keeper/src/tenure.rs";
+/// The page: deadline, promises, seal.
+pub const TENURE: &str = "keeper/src/tenure.rs";
 const RACE: &str = "keeper/src/race.rs";
 const BEGINNING: &str = "extension/src/fence/page.rs";
 const PAGE: &str = "extension/src/shmem/page.rs";
@@ -34,16 +33,10 @@ const ATTACH: &str = "extension/src/shmem/attach.rs";
 const KEEP: &str = "keeper/src/keep.rs";
 const TURNS: &str = "keeper/src/turns.rs";
 const HERE: &str = "extension/src/worker/host.rs";
-const INSTANCE: &str = "cluster/src/instance.rs";
 const STORE: &str = "cluster/src/store.rs";
-const STANDING: &str = "cluster/src/race.rs";
-const MARK: &str = "cluster/src/mark.rs";
-const BOND: &str = "extension/src/fence/bond.rs";
-const DEPOSITION: &str = "cluster/src/deposition.rs";
-const DUTY: &str = "cluster/src/duty/mod.rs";
 
-/// All of them.
-pub const MUTANTS: &[Mutant] = &[
+/// Those of commits, sessions, drains, leases and promises.
+pub const OF_THE_FENCE: &[Mutant] = &[
     Mutant {
         name: "store-went-back",
         guard: "what an etcd says that went back is not believed",
@@ -530,91 +523,5 @@ pub const MUTANTS: &[Mutant] = &[
         from: "        host.change(|page| page.begin_opening());",
         to: "",
         stories: &[("worker", "of_a_promise_and_a_page_that_opens_there_is_one_wherever_the_promise_comes_between")],
-    },
-    Mutant {
-        name: "bond-promise",
-        guard: "failsafe_mode: who is bound by a deposition promises nothing",
-        file: TENURE,
-        from: " || self.deposing.load(SeqCst) != 0 {",
-        to: " {",
-        stories: &[("deposition", "a_voter_that_is_bound_does_not_receive_again_until_its_word_is_called_off")],
-    },
-    Mutant {
-        name: "bond-receiver",
-        guard: "who has deposed a leader does not receive from it",
-        file: BOND,
-        from: "Ok(Some(bond)) if deposition::may_receive(&bond, theirs) => return system,",
-        to: "Ok(Some(_)) => return system,",
-        stories: &[("deposition", "a_voter_that_is_bound_does_not_receive_again_until_its_word_is_called_off")],
-    },
-    Mutant {
-        name: "voter-hears",
-        guard: "nobody is deposed whom another voter hears: too few have spoken, and that one says so",
-        file: DEPOSITION,
-        from: "    if let Some(name) = voters().find(|name| hears(name)) {\n        return on(Reason::VoterHears(name.clone(), leader.name.clone()));\n    }\n    let mut heard = 0;",
-        to: "    let _ = hears;\n    let mut heard = sync.quorum as usize;",
-        stories: &[("deposition", "one_voters_ears_depose_nobody_whom_another_voter_hears")],
-    },
-    Mutant {
-        name: "instance",
-        guard: "a name that another instance goes by is left alone",
-        file: INSTANCE,
-        from: "(Some(theirs), Some(ours)) if theirs != ours => {",
-        to: "(Some(theirs), Some(ours)) if theirs != ours && theirs == ours => {",
-        stories: &[("copies", "a_lease_worker_leaves_a_name_alone_that_another_instance_took")],
-    },
-    Mutant {
-        name: "restarted-voter",
-        guard: "a standby that does not know the end of its WAL says nothing",
-        file: STANDING,
-        from: "    if !me.end_known && !me.primary {",
-        to: "    if !me.end_known && !me.primary && me.streaming {",
-        stories: &[("voters", "a_voter_that_restarts_speaks_only_when_it_knows_all_that_it_confirmed")],
-    },
-    Mutant {
-        name: "coordinator-making",
-        guard: "Citus: a coordinator of keys that were made anew is newer than every one before, whatever its number",
-        file: ORIGIN,
-        from: "self.coordinator_term.fetch_max(term, SeqCst);",
-        to: "self.coordinator_term.fetch_max(term & ((1 << 47) - 1), SeqCst);",
-        stories: &[("lost_store", "a_worker_serves_the_coordinator_of_new_keys_and_refuses_the_one_before")],
-    },
-    Mutant {
-        name: "gate-copy",
-        guard: "Citus: COPY FROM waits while a planned change of a worker is under way, and is waited for",
-        file: REACH,
-        from: "T_CopyStmt => (*node.cast::<pg_sys::CopyStmt>()).is_from,",
-        to: "T_CopyStmt => false,",
-        stories: &[
-            ("fence_gate", "a_closed_gate_holds_what_begins_and_counts_what_is_under_way"),
-            ("fence_gate", "who_waits_at_the_gate_can_be_cancelled_and_the_gate_opens_by_itself"),
-        ],
-    },
-    Mutant {
-        name: "mark",
-        guard: "data of a cluster is never unmanaged",
-        file: MARK,
-        from: "    match mark {\n        None if settings.scope.is_empty()",
-        to: "    match mark.filter(|_| !settings.scope.is_empty()) {\n        None if settings.scope.is_empty()",
-        stories: &[("by_hand", "a_deposed_leader_that_is_started_by_hand_acknowledges_nothing")],
-    },
-    Mutant {
-        name: "foreign-server",
-        guard: "a server that does not load the library is stopped by the arbiter that finds it",
-        file: MARK,
-        from: "        None => Some(\"the library pg_tenure is not loaded in it, so nothing fences its commits\".to_owned()),",
-        to: "        None => None,",
-        stories: &[("by_hand", "a_server_without_the_library_is_stopped_by_the_arbiter_that_finds_it")],
-    },
-    Mutant {
-        name: "answered",
-        guard: "who is given the key has answered just now",
-        file: DUTY,
-        from: "sync.has_standby(name) && local.answered.contains(name) && has_what_it_had",
-        to: "sync.has_standby(name) && has_what_it_had",
-        stories: &[
-            ("voters", "in_synchronous_mode_a_crash_is_not_handed_over_to_a_silent_standby"),
-            ("voters", "in_quorum_mode_a_crash_is_not_handed_over_to_silent_voters"),
-        ],
     },
 ];
