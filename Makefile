@@ -7,6 +7,7 @@
 #   make cross     the library and the arbiter for another processor (ARCH=arm64), compiled here
 #   make images    container images (CITUS_SOURCE=DIRECTORY: with Citus too); make images-test: both compose files, measured
 #   make matrix    the core stories on PostgreSQL 14 to 18 and two versions of etcd (MAJORS="17 18": those only); docs/versions.md
+#   make bench-compare RUNS=3   pg_tenure beside Patroni, by turns, on this machine: docs/performance.md and its chart; 15 minutes
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
 PG_MAJOR  ?= 15
@@ -209,6 +210,12 @@ false-alarms: install
 RUNS ?= 5
 bench: tools
 	$(TARGET)/release/bench $(RUNS) $(MEASURES)
+
+# The same faults by turns to pg_tenure and to Patroni 4.1.5, written to docs/performance.md and .svg; on a quiet machine. As root also with a node cut off.
+# make bench-compare RUNS=3 ends within a quarter of an hour; COMPARE=long is everything (RUNS=3: two hours); COMPARE="long cut agent": those events only.
+.PHONY: bench-compare
+bench-compare: tools patroni
+	$(TARGET)/release/bench compare $(RUNS) $(COMPARE)
 
 # The fence's cost on pgbench, against a server without it: instructions under valgrind, then time in short rounds; ten minutes.
 bench-fence: tools

@@ -171,6 +171,12 @@ impl Etcd {
         &self.members
     }
 
+    /// What the first member counts, as Prometheus reads it.
+    pub async fn metrics(&self) -> Result<String> {
+        let member = self.members.first().context("there is no etcd")?;
+        Ok(http::request_to(&member.place.host, member.port(), "GET", "/metrics", None).await.context("read etcd's metrics")?.body)
+    }
+
     /// `host:port` of every member, joined by commas, as `etcd3.hosts` takes it.
     pub fn hosts(&self) -> String {
         let hosts: Vec<String> = self.members.iter().map(|member| member.at(&member.client)).collect();

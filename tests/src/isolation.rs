@@ -14,6 +14,7 @@ use crate::storm::network::Network;
 use crate::verdict::Verdict;
 use crate::wait;
 use crate::workload::{Ledger, Targets, Writer};
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -106,7 +107,7 @@ const APART: u64 = 1_000_000_000;
 /// Makes a cluster of three, isolates its leader, heals, and counts.
 pub async fn suffer(plan: &Plan) -> Outcome {
     let network = (!matches!(plan.fault, Fault::AgentFrozen | Fault::NodeFrozen | Fault::NodeKilled))
-        .then(|| Network::new(&[&NAMES[..], &ETCDS].concat()).expect("make a network; hint: as root, with ip(8)"));
+        .then(|| network().expect("make a network; hint: as root, with ip(8)"));
     let cluster = settle(plan, network.as_ref()).await;
     let leader = cluster.leader().await;
     let old = leader.name().to_owned();
@@ -199,6 +200,21 @@ fn merged(ledgers: &[(String, Ledger)]) -> Ledger {
 }
 
 async fn settle(plan: &Plan, network: Option<&Network>) -> Cluster {
+    let cluster = planned(plan, network).await;
+    for node in &cluster.nodes {
+        cluster.start(node);
+    }
+    whole(&cluster, plan).await;
+    cluster
+}
+
+/// A network in which the leader of three nodes can be cut off.
+pub fn network() -> Result<Network> {
+    Network::new(&[&NAMES[..], &ETCDS].concat())
+}
+
+/// Three nodes, of which none runs yet, on an etcd that does.
+pub async fn planned(plan: &Plan, network: Option<&Network>) -> Cluster {
     let place = |name: &str| network.map_or_else(Place::loopback, |network| network.place(name));
     let room = Room::new();
     let members = if plan.fault == Fault::HungWithEtcdsLeader { &ETCDS[..] } else { &ETCDS[..1] };
@@ -240,16 +256,11 @@ async fn settle(plan: &Plan, network: Option<&Network>) -> Cluster {
             }
         })
         .collect();
-    let cluster = Cluster::assembled(nodes, etcd, room, plan.synchronous);
-    for node in &cluster.nodes {
-        cluster.start(node);
-    }
-    whole(&cluster, plan).await;
-    cluster
+    Cluster::assembled(nodes, etcd, room, plan.synchronous)
 }
 
-/// One leads as primary, and the other two stream from it.
-async fn whole(cluster: &Cluster, plan: &Plan) {
+/// Waits until one leads as primary, and the other two stream from it.
+pub async fn whole(cluster: &Cluster, plan: &Plan) {
     if plan.patroni.is_none() {
         cluster.healthy().await;
         return;

@@ -36,7 +36,7 @@ pub mod subscriber;
 pub mod upgrading;
 pub mod verdict;
 pub mod watchdog;
-pub use writer::workload;
+pub use writer::{delays, open_loop, workload};
 
 pub mod storm;
 

@@ -85,7 +85,7 @@ mod tests {
             Outcome::Unknown("?".to_owned()),
             Outcome::Unknown("?".to_owned()),
         ];
-        let attempts = (1..).zip(outcomes).map(|(id, outcome)| Attempt { id, sent: now, known: now, outcome });
+        let attempts = (1..).zip(outcomes).map(|(id, outcome)| Attempt { id, due: now, sent: now, known: now, outcome });
         let ledger = Ledger { attempts: attempts.collect(), ended: now };
         let verdict = Verdict::on(&BTreeMap::from([(1, 2), (3, 1), (4, 1)]), &ledger);
         assert_eq!(verdict.lost, [2]);

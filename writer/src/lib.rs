@@ -2,5 +2,7 @@
 //!
 //! It stands apart from the tests, so that `make demo` does not build them.
 
+pub mod delays;
+pub mod open_loop;
 pub mod wait;
 pub mod workload;

@@ -17,22 +17,22 @@ use tokio_postgres::{Client, NoTls};
 /// Password of the user `postgres` where nothing else is said: the one of every story.
 pub const PASSWORD: &str = "story";
 /// Between two inserts.
-const EVERY: Duration = Duration::from_millis(10);
+pub(crate) const EVERY: Duration = Duration::from_millis(10);
 /// After an error, before the next address.
 const AGAIN_AFTER: Duration = Duration::from_millis(2);
 /// libpq's `connect_timeout`, for one address.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the writer writes, and as whom.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    servers: Vec<(String, u16)>,
+    pub(crate) servers: Vec<(String, u16)>,
     user: String,
     password: String,
     database: String,
-    patience: Duration,
+    pub(crate) patience: Duration,
     again_after: Duration,
-    first_id: u64,
+    pub(crate) first_id: u64,
     read_write: bool,
     reads: Option<String>,
 }
@@ -91,6 +91,16 @@ impl Targets {
         self
     }
 
+    /// How a session at one of the servers is asked for.
+    pub(crate) fn session_at(&self, (host, port): &(String, u16)) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host(host).port(*port).user(&self.user).password(&self.password).dbname(&self.database).application_name("writer");
+        if self.read_write {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        config
+    }
+
     /// How long an insert may take before the client gives the connection up.
     pub fn patience(mut self, patience: Duration) -> Targets {
         self.patience = patience;
@@ -114,6 +124,8 @@ pub enum Outcome {
 pub struct Attempt {
     /// The id, never used again.
     pub id: u64,
+    /// When it was to be sent; the same as `sent` where each insert waits for the one before.
+    pub due: Instant,
     /// When it was sent.
     pub sent: Instant,
     /// When the outcome was known.
@@ -141,6 +153,11 @@ pub struct Writer {
 impl Writer {
     /// Starts writing; the table is there already.
     pub fn start(targets: Targets) -> Writer {
+        Writer::run(async move |stop: &AtomicBool, count: &AtomicU64| write(targets, stop, count).await)
+    }
+
+    /// On a thread of its own, whatever the loop.
+    pub(crate) fn run(write: impl AsyncFnOnce(&AtomicBool, &AtomicU64) -> Ledger + Send + 'static) -> Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let (stopped, count) = (stop.clone(), acknowledged.clone());
@@ -149,7 +166,7 @@ impl Writer {
                 .enable_all()
                 .build()
                 .expect("make the writer's runtime")
-                .block_on(write(targets, &stopped, &count))
+                .block_on(write(&stopped, &count))
         });
         Writer { stop, acknowledged, thread: Some(thread) }
     }
@@ -206,7 +223,7 @@ async fn write(targets: Targets, stop: &AtomicBool, acknowledged: &AtomicU64) ->
             Err(_) => Outcome::Unknown(format!("no answer within {:?}", targets.patience)),
         };
         let went_well = outcome == Outcome::Acknowledged;
-        attempts.push(Attempt { id, sent, known: Instant::now(), outcome });
+        attempts.push(Attempt { id, due: sent, sent, known: Instant::now(), outcome });
         if went_well {
             acknowledged.fetch_add(1, Ordering::AcqRel);
             tick.tick().await;
@@ -241,12 +258,8 @@ pub fn judge(error: &tokio_postgres::Error) -> Outcome {
 
 /// The first address that gives a session fit for writing, as libpq looks for it.
 async fn connect_to_any(targets: &Targets) -> Option<Client> {
-    for (host, port) in &targets.servers {
-        let mut config = tokio_postgres::Config::new();
-        config.host(host).port(*port).user(&targets.user).password(&targets.password).dbname(&targets.database).application_name("writer");
-        if targets.read_write {
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
+    for server in &targets.servers {
+        let config = targets.session_at(server);
         if let Ok(Ok((client, connection))) = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await {
             tokio::spawn(connection);
             return Some(client);
@@ -316,7 +329,7 @@ mod tests {
     fn the_longest_pause_lies_between_acknowledged_commits() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let attempt = |id, known, outcome| Attempt { id, sent: at(known), known: at(known), outcome };
+        let attempt = |id, known, outcome| Attempt { id, due: at(known), sent: at(known), known: at(known), outcome };
         let ledger = Ledger {
             attempts: vec![
                 attempt(1, 0, Outcome::Acknowledged),

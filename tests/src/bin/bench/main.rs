@@ -4,8 +4,11 @@
 //!     bench [RUNS] agent-frozen node-frozen cut-from-etcd cut-from-all
 //!                                 the second table: what is lost when the leader is set apart, beside Patroni without a watchdog
 //!     bench [RUNS] citus          the third: planned switchovers of a Citus worker, beside Patroni's
+//!     bench compare [RUNS] [long] [EVENT ...] [CONTENDER ...] [into=DIRECTORY]
+//!                                 the same faults by turns to pg_tenure and Patroni, into docs/performance.md and .svg
 
 mod citus;
+mod compare;
 
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -42,6 +45,7 @@ const ISOLATIONS: [(&str, Fault, u64); 4] = [
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let mut words = std::env::args().skip(1).peekable();
+    let compares = words.next_if(|word| word == compare::NAME).is_some();
     let runs = match words.peek().map(|word| word.parse::<usize>()) {
         Some(Ok(runs)) => {
             words.next();
@@ -50,6 +54,9 @@ async fn main() -> Result<()> {
         _ => 5,
     };
     let wanted: Vec<String> = words.collect();
+    if compares {
+        return compare::compare(runs, &wanted).await;
+    }
     if wanted.iter().any(|word| word == citus::NAME) {
         citus::compare(runs).await?;
     }

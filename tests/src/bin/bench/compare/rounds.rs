@@ -1,0 +1,295 @@
+//! Who is compared, what befalls each of them, and in which order: the plan of one comparison.
+
+use std::fmt;
+
+/// One cluster manager in one setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contender {
+    /// On the command line.
+    pub key: &'static str,
+    /// In tables.
+    pub label: &'static str,
+    /// It is Patroni.
+    pub patroni: bool,
+    /// `ttl`, `loop_wait`, `retry_timeout`, in seconds.
+    pub timing: [u64; 3],
+    /// `deposition: on`.
+    pub deposition: bool,
+}
+
+/// With the lease of a default configuration.
+pub const OURS: Contender = Contender { key: "ttl10", label: "pg_tenure, ttl 10", patroni: false, timing: [10, 2, 2], deposition: false };
+/// With the shortest lease.
+pub const OURS_SHORT: Contender =
+    Contender { key: "ttl3", label: "pg_tenure, ttl 3", patroni: false, timing: [3, 1, 1], deposition: false };
+/// Elections before the lease has run out; in quorum mode only.
+pub const OURS_DEPOSING: Contender =
+    Contender { key: "deposition", label: "pg_tenure, ttl 10, deposition", patroni: false, timing: [10, 2, 2], deposition: true };
+/// The least that Patroni accepts.
+pub const PATRONI_FAST: Contender =
+    Contender { key: "patroni-fast", label: "Patroni, fastest (20/1/3)", patroni: true, timing: [20, 1, 3], deposition: false };
+/// What it does where nothing is said.
+pub const PATRONI: Contender =
+    Contender { key: "patroni", label: "Patroni, default (30/10/10)", patroni: true, timing: [30, 10, 10], deposition: false };
+
+/// In the order of the tables.
+pub const CONTENDERS: [Contender; 5] = [OURS, OURS_SHORT, OURS_DEPOSING, PATRONI_FAST, PATRONI];
+
+/// What is done to a cluster of three that is whole, under a writer. In the order of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    /// Empty directories to three members.
+    ColdStart,
+    /// Planned, by the manager's own tool.
+    Switchover,
+    /// SIGKILL to the primary's postmaster alone.
+    PostmasterKilled,
+    /// SIGKILL to every process of the primary's node.
+    NodeKilled,
+    /// SIGSTOP to every process of the primary's node, for its ttl and 15 s more.
+    NodeFrozen,
+    /// Whatever the primary's node sends or should receive is dropped in silence, for its ttl and 15 s more.
+    NodeCut,
+    /// SIGSTOP to the agent beside the primary, for its ttl and 20 s more; Postgres goes on.
+    AgentFrozen,
+    /// SIGKILL to etcd, which is started again 60 s later.
+    EtcdStopped,
+    /// The same with `failsafe_mode`.
+    EtcdStoppedFailsafe,
+    /// Nothing at all, without a writer, for half a minute: what does it cost?
+    Idle,
+}
+
+use Event::{
+    AgentFrozen, ColdStart, EtcdStopped, EtcdStoppedFailsafe, Idle, NodeCut, NodeFrozen, NodeKilled, PostmasterKilled, Switchover,
+};
+
+/// Every event.
+pub const EVENTS: [Event; 10] =
+    [ColdStart, Switchover, PostmasterKilled, NodeKilled, NodeFrozen, NodeCut, AgentFrozen, EtcdStopped, EtcdStoppedFailsafe, Idle];
+
+/// How long [`Event::Idle`] is watched, in seconds.
+pub const IDLE_S: u64 = 30;
+
+impl Event {
+    /// On the command line.
+    pub fn key(self) -> &'static str {
+        match self {
+            ColdStart => "start",
+            Switchover => "switchover",
+            PostmasterKilled => "postmaster",
+            NodeKilled => "node",
+            NodeFrozen => "frozen",
+            NodeCut => "cut",
+            AgentFrozen => "agent",
+            EtcdStopped => "etcd",
+            EtcdStoppedFailsafe => "failsafe",
+            Idle => "idle",
+        }
+    }
+
+    /// For how long it lasts under this `ttl`, in seconds; zero where it is over at once.
+    pub fn lasts_s(self, ttl: u64) -> u64 {
+        match self {
+            ColdStart | Switchover | PostmasterKilled | NodeKilled => 0,
+            NodeFrozen | NodeCut => ttl + 15,
+            AgentFrozen => ttl + 20,
+            EtcdStopped | EtcdStoppedFailsafe => 60,
+            Idle => IDLE_S,
+        }
+    }
+
+    /// The leader is lost to the others, so that deposition has a say: it takes part once the cluster has been whole for a ttl.
+    pub fn loses_the_leader(self) -> bool {
+        matches!(self, NodeKilled | NodeFrozen | NodeCut)
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ColdStart => "empty directories to three members",
+            Switchover => "planned switchover",
+            PostmasterKilled => "postmaster killed",
+            NodeKilled => "node killed",
+            NodeFrozen => "node frozen",
+            NodeCut => "node cut off in silence",
+            AgentFrozen => "agent frozen, Postgres alive",
+            EtcdStopped => "etcd stopped for 60 s",
+            EtcdStoppedFailsafe => "etcd stopped for 60 s, failsafe_mode",
+            Idle => "idle",
+        })
+    }
+}
+
+/// One cluster made anew, and what befalls it one after another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    /// Whose.
+    pub contender: Contender,
+    /// `synchronous_mode: quorum`, else asynchronous.
+    pub quorum: bool,
+    /// In this order. What leaves the cluster without a node is the last.
+    pub events: Vec<Event>,
+    /// In the short form at most so often; zero is in the long form only.
+    pub short: usize,
+}
+
+/// Short: what ends within a quarter of an hour at three runs. Long: everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The core; once each the shortest lease, a frozen agent and idle nodes.
+    Short,
+    /// Everything.
+    Long,
+}
+
+/// Every round there is, in the order of one run.
+pub fn rounds() -> Vec<Round> {
+    let round = |contender, quorum, events: &[Event], short| Round { contender, quorum, events: events.to_vec(), short };
+    let always = usize::MAX;
+    let core = &[ColdStart, Switchover, PostmasterKilled, NodeKilled];
+    vec![
+        round(OURS, false, core, always),
+        round(PATRONI_FAST, false, core, always),
+        round(OURS_SHORT, false, core, 1),
+        round(PATRONI, false, core, 0),
+        round(OURS, true, core, always),
+        round(PATRONI_FAST, true, core, always),
+        round(OURS_DEPOSING, true, core, always),
+        round(OURS_SHORT, true, core, 0),
+        round(PATRONI, true, core, 0),
+        round(OURS_DEPOSING, true, &[NodeFrozen], 0),
+        round(PATRONI_FAST, true, &[NodeFrozen], 0),
+        round(OURS, true, &[NodeFrozen], 0),
+        round(OURS, false, &[NodeFrozen], 0),
+        round(PATRONI_FAST, false, &[NodeFrozen], 0),
+        round(PATRONI, true, &[NodeFrozen], 0),
+        round(OURS, true, &[NodeCut], 0),
+        round(PATRONI_FAST, true, &[NodeCut], 0),
+        round(OURS_DEPOSING, true, &[NodeCut], 0),
+        round(OURS, false, &[NodeCut], 0),
+        round(PATRONI_FAST, false, &[NodeCut], 0),
+        round(OURS, false, &[AgentFrozen], 1),
+        round(PATRONI_FAST, false, &[AgentFrozen], 1),
+        round(OURS, true, &[AgentFrozen], 0),
+        round(PATRONI_FAST, true, &[AgentFrozen], 0),
+        round(OURS, false, &[EtcdStopped], 0),
+        round(PATRONI_FAST, false, &[EtcdStopped], 0),
+        round(PATRONI, false, &[EtcdStopped], 0),
+        round(OURS, false, &[EtcdStoppedFailsafe], 0),
+        round(PATRONI_FAST, false, &[EtcdStoppedFailsafe], 0),
+        round(OURS, false, &[Idle], 1),
+        round(PATRONI_FAST, false, &[Idle], 1),
+        round(PATRONI, false, &[Idle], 0),
+    ]
+}
+
+/// What is done, in its order: number of the run, from 1, and the round. Contenders take turns, and each second run goes the other way round.
+/// `wanted` are keys of events and contenders; none is all of that kind.
+pub fn turns(form: Form, runs: usize, wanted: &[String]) -> Vec<(usize, Round)> {
+    let wants = |key: &str, among: &[&str]| {
+        let mut of_this_kind = wanted.iter().filter(|word| among.contains(&word.as_str())).peekable();
+        of_this_kind.peek().is_none() || of_this_kind.any(|word| word == key)
+    };
+    let (events, contenders) = (EVENTS.map(Event::key), CONTENDERS.map(|contender| contender.key));
+    let mut turns = Vec::new();
+    for run in 1..=runs {
+        let mut these = rounds();
+        for round in &mut these {
+            round.events.retain(|event| wants(event.key(), &events));
+        }
+        these.retain(|round| !round.events.is_empty() && wants(round.contender.key, &contenders));
+        these.retain(|round| form == Form::Long || run <= round.short);
+        if run % 2 == 0 {
+            these.reverse();
+        }
+        turns.extend(these.into_iter().map(|round| (run, round)));
+    }
+    turns
+}
+
+/// How long the cluster is left in peace before an event, in milliseconds: two seconds, and in each run another part of a `loop_wait`,
+/// so that no manager is always met at the same point of its loop.
+pub fn calm_ms(contender: &Contender, event: Event, run: usize) -> u64 {
+    let [ttl, loop_wait, _] = contender.timing;
+    let part = loop_wait * 1000 * (run as u64 % 3) / 3;
+    let whole_long_enough = if contender.deposition && event.loses_the_leader() { (ttl + 1) * 1000 } else { 2000 };
+    whole_long_enough + part
+}
+
+/// What a round takes on a quiet machine, in seconds: what it waits for, and what was seen of the rest.
+pub fn expected_s(run: usize, round: &Round) -> u64 {
+    let [ttl, loop_wait, _] = round.contender.timing;
+    let start = if round.contender.patroni { 7 + loop_wait } else { 4 };
+    let of = |event: &Event| {
+        if *event == ColdStart {
+            return 0;
+        }
+        let pause = match event {
+            Switchover | PostmasterKilled if round.contender.patroni => 4 + loop_wait,
+            NodeKilled if !round.contender.deposition => ttl,
+            _ => 0,
+        };
+        // The writer's hundred inserts before and fifty afterwards, what had waited in it, and members that come back.
+        calm_ms(&round.contender, *event, run).div_ceil(1000) + event.lasts_s(ttl) + pause + 4
+    };
+    start + round.events.iter().map(of).sum::<u64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(form: Form, runs: usize) -> u64 {
+        turns(form, runs, &[]).iter().map(|(run, round)| expected_s(*run, round)).sum::<u64>().div_ceil(60)
+    }
+
+    #[test]
+    fn the_short_form_of_three_runs_ends_within_a_quarter_of_an_hour() {
+        assert!((8..=15).contains(&minutes(Form::Short, 3)), "{} minutes", minutes(Form::Short, 3));
+        assert!(minutes(Form::Long, 3) <= 120, "{} minutes", minutes(Form::Long, 3));
+    }
+
+    #[test]
+    fn contenders_take_turns_and_a_second_run_goes_the_other_way_round() {
+        let wanted = ["switchover".to_owned(), "ttl10".to_owned(), "patroni-fast".to_owned()];
+        let told: Vec<String> = turns(Form::Short, 2, &wanted)
+            .iter()
+            .map(|(run, round)| {
+                format!("{run} {} {} {:?}", round.contender.key, if round.quorum { "quorum" } else { "async" }, round.events)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "1 ttl10 async [Switchover]",
+                "1 patroni-fast async [Switchover]",
+                "1 ttl10 quorum [Switchover]",
+                "1 patroni-fast quorum [Switchover]",
+                "2 patroni-fast quorum [Switchover]",
+                "2 ttl10 quorum [Switchover]",
+                "2 patroni-fast async [Switchover]",
+                "2 ttl10 async [Switchover]",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_leaves_a_cluster_without_a_node_is_the_last_and_deposition_is_compared_in_quorum_mode_only() {
+        for round in rounds() {
+            let at = round.events.iter().position(|event| *event == NodeKilled);
+            assert!(at.is_none_or(|at| at + 1 == round.events.len()), "{round:?}");
+            assert!(round.quorum || !round.contender.deposition, "{round:?}");
+            assert!(round.contender.patroni || round.contender.timing[0] <= 10, "{round:?}");
+        }
+    }
+
+    #[test]
+    fn deposition_is_waited_for_and_the_point_in_the_loop_differs_from_run_to_run() {
+        let calm = |contender, event| [1, 2, 3].map(|run| calm_ms(contender, event, run));
+        assert_eq!(calm(&OURS_DEPOSING, NodeKilled), [11_666, 12_333, 11_000]);
+        assert_eq!(calm(&OURS_DEPOSING, Switchover), [2_666, 3_333, 2_000]);
+        assert_eq!(calm(&PATRONI, NodeKilled), [5_333, 8_666, 2_000]);
+    }
+}
