@@ -181,6 +181,45 @@ pub async fn suffer(plan: &Plan) -> Outcome {
     outcome
 }
 
+/// What comes of a voter that alone has lost the leader, while another one hears it.
+#[derive(Debug)]
+pub struct LostToOne {
+    /// Who led before, and after the voter had spoken and had had time.
+    pub leaders: [Option<String>; 2],
+    /// Somebody took the key.
+    pub deposed: bool,
+    /// What the leader said to a write meanwhile.
+    pub write: Result<(), String>,
+}
+
+/// In quorum mode with `deposition` one voter is cut off from the leader, both ways. Nothing is written, so that voter lacks nothing that the other one
+/// has: it may stand, and whatever keeps it from the key is that the other one hears the leader. It has spoken, and has so much time then; at last the cut heals.
+pub async fn lose_to_one(ttl: u64, lasts: Duration) -> LostToOne {
+    let plan = Plan::of(Fault::CutFromOne, lasts, ttl).with_deposition();
+    let network = Network::new(&[&NAMES[..], &ETCDS].concat()).expect("make a network; hint: as root, with ip(8)");
+    let cluster = settle(&plan, Some(&network)).await;
+    let both = |names: &[String]| names.len() == NAMES.len() - 1;
+    let before = cluster.wait_until("a sync key that names both", |view| view.synchronous().is_some_and(|(_, names)| both(&names))).await;
+    let leader = cluster.leader().await;
+    // The one that is cut off.
+    let voter = cluster.others(leader)[0];
+    wait::lasting(plan.calm).await;
+    strike(plan.fault, &cluster, leader, Some(&network), true);
+    let bond = voter.data_dir().join("pg_tenure.bond");
+    wait::until("the voter to be bound by its word", PATIENCE, async || if bond.exists() { Ok(()) } else { Err("it says nothing") }).await;
+    wait::lasting(plan.lasts).await;
+    let view = wait::until("a look at the keys", PATIENCE, async || cluster.view().await.map_err(|error| format!("{error:#}"))).await;
+    let deposed = cluster.nodes.iter().any(deposed_somebody);
+    let write = leader.query("CREATE TABLE IF NOT EXISTS written_meanwhile()").await;
+    strike(plan.fault, &cluster, leader, Some(&network), false);
+    whole(&cluster, &plan).await;
+    LostToOne {
+        leaders: [&before, &view].map(|view| view.leader().map(str::to_owned)),
+        deposed,
+        write: write.map(|_| ()).map_err(|error| format!("{error:#}")),
+    }
+}
+
 fn witness_of<'a>(witnesses: &'a [(String, Writer)], name: &str) -> &'a Writer {
     let found = witnesses.iter().find(|(one, _)| one == name);
     found.map(|(_, writer)| writer).unwrap_or_else(|| panic!("no witness at {name}"))

@@ -4,15 +4,19 @@ use serde_json::{Value, json};
 use stories::cluster::{Cluster, PATIENCE};
 use stories::etcd::Etcd;
 use stories::node::Node;
+use stories::proxy::Proxy;
 use stories::room::Room;
 use stories::view::View;
 use stories::wait::{self, seconds};
 
 /// A cluster of its own, with an etcd of its own, whose bootstrap.dcs names the other one.
 async fn following(remote: &Cluster, prefix: &str, count: usize) -> Cluster {
+    following_at(section(remote), prefix, count).await
+}
+
+async fn following_at(section: Value, prefix: &str, count: usize) -> Cluster {
     let room = Room::new();
     let etcd = Etcd::start(&room).await;
-    let section = section(remote);
     let hosts = etcd.hosts();
     let planned = |number: usize| {
         // Member names have to differ: they are the names of connections over there.
@@ -249,4 +253,53 @@ async fn a_standby_cluster_follows_another_standby_cluster_and_stays_with_it_whe
     // The rows come before the member key says so.
     last.wait_until("the new timeline in its leader's key", |view| view.leader_timeline() == Some(2)).await;
     assert!(!end.log().contains("rewinding"), "it had nothing to take back:\n{}", end.log());
+}
+
+/// Waits until a WAL receiver of this node has connected, or has not, and gets no answer.
+async fn hangs(node: &Node, proxy: &Proxy, connected: bool) {
+    let ask =
+        "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), (SELECT count(*) FROM pg_stat_wal_receiver)";
+    let wanted = [["1", if connected { "1" } else { "0" }]];
+    wait::until(&format!("the receiver of {} to hang", node.name()), PATIENCE, async || match node.query(ask).await {
+        Ok(seen) if proxy.swallows() && seen == wanted => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_before_it_streams_is_ended() {
+    let remote = Cluster::of(1).ttl(3).start().await;
+    remote.writer().await.finish();
+    let primary = &remote.nodes[0];
+    let address = format!("{}:{}", primary.host(), primary.port());
+    // What listens takes every connection, and says nothing to one that connects; or nothing to one that asks who it is.
+    let connects = Proxy::before(address.clone(), "no such words");
+    let asks = Proxy::before(address, "IDENTIFY_SYSTEM").heedless();
+    let behind = async |proxy: &Proxy, prefix: &str| {
+        let address = proxy.address();
+        let (host, port) = address.split_once(':').expect("host and port");
+        let cluster = following_at(json!({"host": host, "port": port}), prefix, 1).await;
+        cluster.configure(&json!({"postgresql": {"parameters": {"wal_receiver_timeout": "3s"}}})).await;
+        wait::until("its time-out", PATIENCE, async || match cluster.nodes[0].one("SHOW wal_receiver_timeout").await {
+            Ok(shown) if shown == "3s" => Ok(()),
+            shown => Err(format!("{shown:?}")),
+        })
+        .await;
+        cluster
+    };
+    let (one, other) = tokio::join!(behind(&connects, "c"), behind(&asks, "a"));
+    let nodes = [&one.nodes[0], &other.nodes[0]];
+    connects.swallow();
+    asks.heed();
+    nodes.iter().for_each(|node| node.end_receiver());
+    tokio::join!(hangs(nodes[0], &connects, false), hangs(nodes[1], &asks, true));
+    // Whoever comes now is answered. Those that wait are not, and nothing tells them so.
+    connects.answer_others();
+    asks.answer_others();
+    primary.query("INSERT INTO written(id) VALUES (700001)").await.expect("write");
+    for node in nodes {
+        has_all(node, primary).await;
+        assert!(node.log().contains("it is ended, and Postgres begins another"), "{}", node.log());
+    }
 }

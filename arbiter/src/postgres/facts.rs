@@ -33,6 +33,9 @@ pub struct ServerFacts {
     pub replay_paused: bool,
     /// The walreceiver, where one runs.
     pub receiver: Option<Receiver>,
+    /// One that has not connected yet: PostgreSQL shows nothing of it but its process.
+    #[serde(default)]
+    pub connecting: Option<Connecting>,
     /// The servers that stream from this one.
     #[serde(default)]
     pub replication: Vec<Sender>,
@@ -180,9 +183,28 @@ impl Receiver {
     /// It has heard nothing for longer than `wal_receiver_timeout` lets one wait that streams: it hangs in what comes before, where PostgreSQL
     /// has no limit, and calls itself streaming all the while. Where that setting is 0 nobody wants a limit.
     pub fn hangs(&self, timeout_ms: Option<i64>) -> bool {
-        let Some(limit_s) = timeout_ms.filter(|limit| *limit > 0).map(|limit| limit / 1000 + SLACK_S) else { return false };
-        self.is_streaming() && self.silent_s.is_some_and(|silent| silent > limit_s)
+        self.is_streaming() && self.silent_s.is_some_and(|silent| is_too_long(silent, timeout_ms))
     }
+}
+
+/// A WAL receiver that connects: what listens there has taken the connection and says nothing, or nothing listens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Connecting {
+    /// Its process.
+    pub pid: i32,
+    /// For how long it has been there, in seconds.
+    pub for_s: i64,
+}
+
+impl Connecting {
+    /// It hangs, as in [`Receiver::hangs`]: PostgreSQL heeds no `connect_timeout` here.
+    pub fn hangs(&self, timeout_ms: Option<i64>) -> bool {
+        is_too_long(self.for_s, timeout_ms)
+    }
+}
+
+fn is_too_long(silent_s: i64, timeout_ms: Option<i64>) -> bool {
+    timeout_ms.filter(|limit| *limit > 0).is_some_and(|limit| silent_s > limit / 1000 + SLACK_S)
 }
 
 /// A receiver looks at its time-out when it wakes up; a starved machine lets it wait.
@@ -273,6 +295,9 @@ SELECT json_build_object(
   'receiver', (SELECT json_build_object('status', status, 'host', sender_host, 'port', sender_port, 'timeline', received_tli,
                  'latest_end_lsn', latest_end_lsn - '0/0', 'pid', pid,
                  'silent_s', floor(extract(epoch FROM clock_timestamp() - last_msg_receipt_time))::bigint) FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
+  'connecting', CASE WHEN r.yes AND NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE pid IS NOT NULL) THEN
+                  (SELECT json_build_object('pid', pid, 'for_s', floor(extract(epoch FROM clock_timestamp() - backend_start))::bigint)
+                   FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1) END,
   'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'usename', usename, 'client_addr', client_addr::text,
                  'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
                  'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
@@ -339,6 +364,10 @@ mod tests {
             ("streaming", Some(-5), Some(60_000), false),
         ] {
             assert_eq!(receiver(status, silent).hangs(timeout_ms), hangs, "{status} {silent:?} {timeout_ms:?}");
+        }
+        for (for_s, timeout_ms, hangs) in [(75, Some(60_000), false), (76, Some(60_000), true), (7200, Some(0), false), (7200, None, false)]
+        {
+            assert_eq!(Connecting { pid: 1, for_s }.hangs(timeout_ms), hangs, "connects for {for_s} s, {timeout_ms:?}");
         }
     }
 }

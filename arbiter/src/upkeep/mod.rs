@@ -105,14 +105,20 @@ pub async fn standby(node: &Node, view: &ClusterView, facts: &ServerFacts) -> Re
 
 /// A WAL receiver that hangs is ended, and Postgres begins another.
 fn end_receiver_that_hangs(facts: &ServerFacts) {
-    let Some(receiver) = facts.receiver.as_ref().filter(|receiver| receiver.hangs(facts.receiver_timeout_ms)) else { return };
-    let Some(process) = receiver.pid.and_then(rustix::process::Pid::from_raw) else { return };
+    let limit = facts.receiver_timeout_ms;
+    let (process, what) = if let Some(receiver) = facts.receiver.as_ref().filter(|receiver| receiver.hangs(limit)) {
+        let upstream = receiver.host.as_deref().unwrap_or("its upstream");
+        let (port, silent) = (receiver.port.unwrap_or_default(), receiver.silent_s.unwrap_or_default());
+        (receiver.pid, format!("has heard nothing from {upstream}:{port} for {silent} s"))
+    } else if let Some(connecting) = facts.connecting.as_ref().filter(|connecting| connecting.hangs(limit)) {
+        (Some(connecting.pid), format!("has tried to connect for {} s, and its upstream says nothing", connecting.for_s))
+    } else {
+        return;
+    };
+    let Some(process) = process.and_then(rustix::process::Pid::from_raw) else { return };
     tracing::warn!(
-        "the WAL receiver (process {}) has heard nothing from {}:{} for {} s, which is longer than wal_receiver_timeout: it is ended, and Postgres begins another",
-        process.as_raw_nonzero(),
-        receiver.host.as_deref().unwrap_or("its upstream"),
-        receiver.port.unwrap_or_default(),
-        receiver.silent_s.unwrap_or_default()
+        "the WAL receiver (process {}) {what}, which is longer than wal_receiver_timeout: it is ended, and Postgres begins another",
+        process.as_raw_nonzero()
     );
     if let Err(why) = rustix::process::kill_process(process, rustix::process::Signal::TERM) {
         tracing::warn!("end the WAL receiver: {why}");
