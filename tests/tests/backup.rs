@@ -358,3 +358,71 @@ async fn a_cluster_goes_back_in_place_to_a_time_and_nothing_of_before_is_overwri
     cluster.healthy().await;
     counts(first, "21").await;
 }
+
+/// As in the story's other clusters; and what `n1` wants of the archive waits while `hold` is there.
+fn with_a_slow_archive(cluster: &Cluster, tool: &PgBackRest) -> PathBuf {
+    with_pgbackrest(cluster, tool);
+    let node = cluster.node("n1");
+    let (hold, script) = (node.dir().join("hold"), node.dir().join("get.sh"));
+    let line = tool.configure(cluster, node);
+    cluster.room.file(&script, &format!("while test -e {}; do sleep 0.1; done\nexec {line} archive-get \"$1\" \"$2\"\n", hold.display()));
+    cluster.reconfigure(node, |config| {
+        config["postgresql"]["recovery_conf"] = json!({"restore_command": format!("sh {} %f \"%p\"", script.display())});
+    });
+    hold
+}
+
+#[tokio::test]
+async fn a_stop_in_the_middle_of_a_restore_leaves_no_server() {
+    // Nobody is rewound: the other member is copied from the backup, too.
+    let cluster = Cluster::of(2).ttl(5).dynamic("postgresql", json!({"use_pg_rewind": false, "use_slots": true})).planned().await;
+    let Some(tool) = PgBackRest::of(&cluster) else { return };
+    let hold = with_a_slow_archive(&cluster, &tool);
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    cluster.start(first);
+    cluster.healthy_members(1).await;
+    tool.run(&cluster, first, &["stanza-create"]).await;
+    first.query("CREATE TABLE t AS SELECT generate_series(1, 10) AS n").await.expect("write");
+    tool.run(&cluster, first, &["--type=full", "backup"]).await;
+    cluster.start(second);
+    cluster.healthy().await;
+    first.query("INSERT INTO t SELECT generate_series(11, 20)").await.expect("what is to stay");
+    let position = first.one("SELECT pg_current_wal_insert_lsn()").await.expect("the position");
+    first.query("DELETE FROM t WHERE n <= 15").await.expect("a mistake");
+    counts(second, "5").await;
+
+    // Stopped while it recovers: no server stays, and whoever leads meanwhile goes on with the data of before.
+    cluster.room.file(&hold, "");
+    let body = json!({"lsn": position});
+    let asked = async { tokio::time::timeout(seconds(30), first.post("/restore", &body)).await };
+    let stopped = async {
+        first.logged(&["waiting for the end of recovery"], PATIENCE).await;
+        first.stop();
+        first.ended(PATIENCE).await;
+    };
+    let _ = tokio::join!(asked, stopped);
+    // It is told to end at once, and ends its own processes first.
+    wait::until("no server on the data of the arbiter that has ended", seconds(10), async || {
+        let left = servers_on(&first.data_dir());
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    std::fs::remove_file(&hold).expect("hold nothing any more");
+    cluster.wait_until("the other to lead", |view| view.leader() == Some("n2")).await;
+    cluster.start(first);
+    cluster.healthy().await;
+    first.logged(&["is undone: the data of before are where they were"], seconds(5)).await;
+    counts(first, "5").await;
+}
+
+/// Processes whose command line names this data directory.
+fn servers_on(data_dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
+    let words = entries.filter_map(|entry| {
+        let text = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let words: Vec<&str> = text.split('\0').collect();
+        let serves = words.first()?.ends_with("/postgres") && words.contains(&data_dir.to_str()?);
+        serves.then(|| format!("{}: {}", entry.file_name().display(), words.join(" ")))
+    });
+    words.collect()
+}

@@ -70,6 +70,19 @@ async fn remake_directory(path: &Path) -> Result<()> {
     made.with_context(|| format!("create the directory {}", path.display()))
 }
 
+/// The server that nobody else reaches. Where whoever waits for it is ended, by an arbiter that is told to stop, it ends too: nobody would know
+/// of it.
+struct Private(Postmaster);
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // It hears nothing where it has ended.
+        if let Err(why) = self.0.stop(StopMode::Immediate) {
+            tracing::warn!("{why:#}");
+        }
+    }
+}
+
 /// Runs the recovery on a server without network, its fence unmanaged, and leaves it cleanly shut down.
 async fn alone(
     node: &Node,
@@ -114,10 +127,11 @@ async fn alone(
     arguments.extend(own.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]));
     // A backup of a member carries its mark: this server is nobody's before it is started as the cluster's.
     mark::remove(&postgres.data_dir).await?;
-    let server = Postmaster::start(&node.programs, &postgres.data_dir, &files.main(), &arguments, &postgres.server_log).await?;
+    let server = Private(Postmaster::start(&node.programs, &postgres.data_dir, &files.main(), &arguments, &postgres.server_log).await?);
+    let server = &server.0;
     let patience = dynamic.primary_start_timeout();
     let done = async {
-        end_of_recovery(&server, postgres, patience).await?;
+        end_of_recovery(server, postgres, patience).await?;
         let server = LocalServer { data_dir: postgres.data_dir.clone(), port: postgres.listen.port, ways: vec![Way::Socket] };
         let sql = LocalSql::new(server, &postgres.authentication.superuser, &postgres.database);
         sql.ensure_roles(&postgres.authentication).await.context("set the passwords of the cluster's roles")?;
@@ -125,7 +139,7 @@ async fn alone(
         Ok(())
     };
     let done = done.await;
-    stop(&server, &postgres.data_dir, done.is_ok()).await?;
+    stop(server, &postgres.data_dir, done.is_ok()).await?;
     done
 }
 
