@@ -19,7 +19,7 @@ struct Field {
 }
 
 impl Field {
-    async fn of_patroni(patroni: &Path, mode: Value) -> Field {
+    async fn of_patroni(patroni: &Path, mode: Value, file: fn(&mut Config)) -> Field {
         let room = Room::new();
         let etcd = Etcd::start(&room).await;
         let hosts = etcd.hosts();
@@ -30,6 +30,7 @@ impl Field {
             // Its section takes lists.
             config["etcd3"]["hosts"] = json!([hosts.clone()]);
             config["watchdog"] = json!({"mode": "off"});
+            file(config);
         };
         let nodes: Vec<Node> = (1..=3).map(|number| Node::planned(&room, &format!("n{number}"), &hosts, change)).collect();
         let cluster = Cluster::assembled(nodes, etcd, room, mode != json!(false));
@@ -100,12 +101,32 @@ impl Field {
     }
 }
 
-async fn there_and_back(mode: Value) {
+/// As an older published deployment has it: words that PostgreSQL and Patroni have left behind since, and everything by md5.
+fn an_older_deployment(config: &mut Config) {
+    let dynamic = &mut config["bootstrap"]["dcs"];
+    dynamic["maximum_lag_on_failover"] = json!(1_048_576);
+    dynamic["master_start_timeout"] = json!(300);
+    dynamic["postgresql"]["parameters"] = json!({
+        "wal_level": "hot_standby", "hot_standby": "on", "wal_keep_segments": 10, "checkpoint_segments": 32, "max_wal_senders": 5,
+        "max_replication_slots": 5, "wal_log_hints": "on",
+    });
+    config["bootstrap"]["pg_hba"] = json!(["host replication replicator 127.0.0.1/32 md5", "host all all 0.0.0.0/0 md5"]);
+    config["bootstrap"]["users"] = json!({"admin": {"password": "admin", "options": ["createrole", "createdb"]}});
+    config["postgresql"]["pg_hba"] =
+        json!(["local all all trust", "host replication replicator 127.0.0.1/32 md5", "host all all 0.0.0.0/0 md5"]);
+    config["tags"] = json!({"nofailover": false, "noloadbalance": false, "clonefrom": false, "nosync": false});
+}
+
+/// What a file of today has is in every node of a story.
+fn of_today(_: &mut Config) {}
+
+/// `settings`: a question for each server once it is taken over, and what has to come.
+async fn there_and_back(mode: Value, file: fn(&mut Config), settings: (&str, &str)) {
     let Some(patroni) = programs::patroni() else {
         println!("SKIPPED: no Patroni here; `make patroni` installs it");
         return;
     };
-    let field = Field::of_patroni(&patroni, mode).await;
+    let field = Field::of_patroni(&patroni, mode, file).await;
     let writer = field.cluster.writer().await;
     let order = field.in_order().await;
     let (first, leader) = (order[0], order[2]);
@@ -125,6 +146,9 @@ async fn there_and_back(mode: Value) {
     }
     let checked = field.cluster.cli_ok(&["check"]).await;
     println!("{checked}");
+    for node in &order {
+        assert_eq!(node.one(settings.0).await.expect("ask each server"), settings.1, "{}", node.name());
+    }
     writer.goes_on(50, PATIENCE).await;
     field.judged("taken over", &writer.finish()).await;
     let writer = field.cluster.writer_on(field.cluster.targets().first_id(1_000_000)).await;
@@ -148,7 +172,7 @@ async fn a_takeover_that_breaks_off_anywhere_is_gone_on_with_or_undone() {
         println!("SKIPPED: no Patroni here; `make patroni` installs it");
         return;
     };
-    let field = Field::of_patroni(&patroni, json!(false)).await;
+    let field = Field::of_patroni(&patroni, json!(false), of_today).await;
     let writer = field.cluster.writer().await;
     let order = field.in_order().await;
     let (first, second) = (order[0], order[1]);
@@ -171,11 +195,13 @@ async fn a_takeover_that_breaks_off_anywhere_is_gone_on_with_or_undone() {
 }
 
 #[tokio::test]
-async fn an_asynchronous_patroni_cluster_is_taken_over_and_given_back() {
-    there_and_back(json!(false)).await;
+async fn an_asynchronous_patroni_cluster_of_an_older_deployment_is_taken_over_and_given_back() {
+    let question =
+        "SELECT concat_ws(' ', current_setting('wal_keep_size'), current_setting('max_wal_senders'), current_setting('wal_level'))";
+    there_and_back(json!(false), an_older_deployment, (question, "160MB 5 replica")).await;
 }
 
 #[tokio::test]
 async fn a_patroni_cluster_in_quorum_mode_is_taken_over_and_given_back() {
-    there_and_back(json!("quorum")).await;
+    there_and_back(json!("quorum"), of_today, ("SHOW wal_level", "replica")).await;
 }
