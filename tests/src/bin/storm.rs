@@ -1,6 +1,7 @@
 //! `storm`: faults drawn from a seed over a real cluster, clients that keep account, and a verdict; see docs/storm.md.
 //!
 //!     storm [seed=N] [minutes=M] [sync=true|false|quorum] [net=true|false] [modes=true|false] [only=FAULT] [heal=SECONDS] [ttl=SECONDS]
+//!         [deposition=true|false]
 //!     storm seed=N plan=ROUNDS        prints what would happen
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,7 @@ fn weather() -> Result<(Weather, Option<usize>)> {
         only: String::new(),
         heal: Duration::from_secs(60),
         ttl: 5,
+        deposition: false,
     };
     for word in std::env::args().skip(1) {
         let (name, value) = word.split_once('=').with_context(|| format!("{word} is no name=value"))?;
@@ -35,8 +37,9 @@ fn weather() -> Result<(Weather, Option<usize>)> {
             "only" => value.clone_into(&mut weather.only),
             "heal" => weather.heal = Duration::from_secs(value.parse().with_context(wrong)?),
             "ttl" => weather.ttl = value.parse().with_context(wrong)?,
+            "deposition" => weather.deposition = value.parse().with_context(wrong)?,
             "plan" => plan = Some(value.parse().with_context(wrong)?),
-            _ => bail!("{name} is unknown; there are seed, minutes, sync, net, modes, only, heal, ttl and plan"),
+            _ => bail!("{name} is unknown; there are seed, minutes, sync, net, modes, only, heal, ttl, deposition and plan"),
         }
     }
     Ok((weather, plan))

@@ -72,6 +72,8 @@ pub struct Weather {
     pub heal: Duration,
     /// `ttl`.
     pub ttl: u64,
+    /// `deposition: on`.
+    pub deposition: bool,
 }
 
 /// What a round cost.
@@ -107,11 +109,12 @@ pub async fn run(weather: &Weather) -> bool {
     let servers: Vec<(String, u16)> = ground.cluster.nodes.iter().map(|node| (node.host().to_owned(), node.port())).collect();
     let room = ground.cluster.room.path().display().to_string();
     println!(
-        "storm: seed {}, {:.0} min, {}, ttl {} s, {}, in {room}",
+        "storm: seed {}, {:.0} min, {}, ttl {} s{}, {}, in {room}",
         weather.seed,
         weather.lasts.as_secs_f64() / 60.0,
         weather.base,
         weather.ttl,
+        if weather.deposition { ", deposition" } else { "" },
         if ground.network.is_some() { "a network namespace each" } else { "on loopback, no network faults" },
     );
     println!("storm: {means:?}");
@@ -196,6 +199,9 @@ async fn settle(weather: &Weather, means: Means) -> Ground {
         dynamic["loop_wait"] = 1.into();
         dynamic["retry_timeout"] = 1.into();
         dynamic["synchronous_mode"] = weather.base.value();
+        if weather.deposition {
+            dynamic["deposition"] = "on".into();
+        }
         dynamic["postgresql"]["parameters"]["max_prepared_transactions"] = 200.into();
         if let Some(lines) = config["postgresql"]["pg_hba"].as_array_mut() {
             lines.push("host all all 10.0.0.0/8 scram-sha-256".into());
