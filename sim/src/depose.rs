@@ -24,16 +24,23 @@ impl World {
         self.bond(me).is_none_or(|bond| cluster::deposition::may_receive(&bond, Timeline(theirs)))
     }
 
-    /// One try of `me` to hear `up`, as the extension makes it.
+    /// One try of `me` to hear `up`, as the extension makes it; an answer that comes to a later try than asked for it is not modelled.
     pub async fn hear(self: &Rc<Self>, me: usize, up: usize, patience: Duration) -> Answer {
-        let streams = self.serving(me).filter(|server| server.streaming.get() && server.upstream.get() == Some(up));
-        if streams.is_some_and(|server| self.now() - server.heard.get() < patience) {
-            return Answer::Heard;
+        let wal = || {
+            let streams = self.serving(me).filter(|server| server.streaming.get() && server.upstream.get() == Some(up));
+            streams.map(|server| self.now() - server.heard.get())
+        };
+        if let Some(ago) = wal().filter(|ago| *ago < patience / 4) {
+            return Answer::Heard(ago);
         }
+        let began = self.now();
         let slot: Slot = Rc::default();
         self.ask_whether_it_lives(me, up, &slot);
         let heard = slot.1.wait(&self.time, || slot.0.get());
-        self.time.timeout(patience, heard).await.unwrap_or(Answer::Silent)
+        match self.time.timeout(patience, heard).await {
+            Some(answer) => answer,
+            None => wal().filter(|ago| *ago <= self.now() - began).map_or(Answer::Silent, Answer::Heard),
+        }
     }
 
     fn ask_whether_it_lives(self: &Rc<Self>, me: usize, up: usize, slot: &Slot) {
@@ -46,7 +53,7 @@ impl World {
             let there = world.time.lives((up, Part::Arbiter)) || world.server(up).is_some();
             // A postmaster that starts answers, too: that it can't take connections yet.
             let answer = match lives(Part::Arbiter) || lives(Part::Server) {
-                true => Answer::Heard,
+                true => Answer::Heard(Duration::ZERO),
                 false if there => return,
                 false => Answer::Refused,
             };

@@ -25,6 +25,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 use world::*;
 
+/// Just now.
+const HEARD: Answer = Answer::Heard(Duration::ZERO);
+
 const MS: Duration = Duration::from_millis(1);
 
 /// n1 leads, n2 and n3 vote, one vote is needed besides one's own.
@@ -232,7 +235,7 @@ fn a_loss_is_news_whenever_the_time_makes_it_one() {
     let at = |ms: u32| Moment(Duration::from_secs(1000) + MS * ms);
     let mut heard = Hearing::default();
     for ms in [0, 10_000] {
-        heard = heard.noted(term, Answer::Heard, at(ms), at(ms), period);
+        heard = heard.noted(term, HEARD, at(ms), at(ms), period);
         assert_eq!(heard.news(at(ms), ttl), None, "that it is heard is what was to be expected");
     }
     // Somebody woke the listener, so the second try ends before three periods have passed.
@@ -244,7 +247,7 @@ fn a_loss_is_news_whenever_the_time_makes_it_one() {
     heard = heard.noted(term, Answer::Silent, at(11_110), at(11_610), period);
     assert_eq!(heard.news(at(11_610), ttl), Some(Ears::Lost));
     assert_eq!(heard.news(at(11_700), ttl), None, "it was told");
-    heard = heard.noted(term, Answer::Heard, at(12_000), at(12_000), period);
+    heard = heard.noted(term, HEARD, at(12_000), at(12_000), period);
     assert_eq!(heard.news(at(12_000), ttl), Some(Ears::Hears));
 }
 
@@ -254,8 +257,7 @@ fn a_leader_is_lost_by_two_refusals_or_three_periods_of_silence_and_never_when_i
     let period = hearing::period(ttl);
     assert_eq!((period, hearing::period(Duration::from_secs(3))), (500 * MS, 200 * MS));
     let at = |ms: u32| Moment(Duration::from_secs(1000) + MS * ms);
-    let heard =
-        |ms: u32| Hearing::default().noted(term, Answer::Heard, at(0), at(0), period).noted(term, Answer::Heard, at(ms), at(ms), period);
+    let heard = |ms: u32| Hearing::default().noted(term, HEARD, at(0), at(0), period).noted(term, HEARD, at(ms), at(ms), period);
     let known = heard(10_000);
     assert_eq!(known.ears(term, at(10_000), ttl), Ears::Hears);
     assert_eq!(known.ears(Term(6), at(10_000), ttl), Ears::Unsure, "another term's leader was never heard");
@@ -270,6 +272,19 @@ fn a_leader_is_lost_by_two_refusals_or_three_periods_of_silence_and_never_when_i
     let hung =
         known.noted(term, Answer::Silent, at(10_500), at(20_000), period).noted(term, Answer::Silent, at(20_000), at(20_500), period);
     assert_eq!(hung.ears(term, at(20_500), ttl), Ears::Unsure);
+    let hung = hung.noted(term, Answer::Silent, at(20_500), at(21_000), period);
+    assert_eq!(hung.ears(term, at(21_000), ttl), Ears::Unsure, "asked twice, and only a second of it awake");
+    assert_eq!(hung.ears(term, at(21_500), ttl), Ears::Lost);
+    // It hung between two tries.
+    let slept =
+        known.noted(term, Answer::Silent, at(20_000), at(20_500), period).noted(term, Answer::Silent, at(20_500), at(21_000), period);
+    assert_eq!((slept.ears(term, at(21_499), ttl), slept.ears(term, at(21_500), ttl)), (Ears::Unsure, Ears::Lost));
+    // WAL that came before the try, or while it lasted, is a sign of the moment at which it came, and an older one than is known takes nothing back.
+    let before = known.noted(term, Answer::Heard(300 * MS), at(10_500), at(11_000), period);
+    let silent =
+        before.noted(term, Answer::Silent, at(11_200), at(11_700), period).noted(term, Answer::Silent, at(11_700), at(12_199), period);
+    assert_eq!((silent.ears(term, at(12_199), ttl), silent.ears(term, at(12_200), ttl)), (Ears::Unsure, Ears::Lost));
+    assert_eq!(before.noted(term, Answer::Heard(3000 * MS), at(11_100), at(11_100), period).ears(term, at(11_100), ttl), Ears::Hears);
     // A leader that this node has heard for less than a TTL.
     let fresh = heard(9_999).noted(term, Answer::Refused, at(10_500), at(10_500), period);
     assert_eq!(fresh.noted(term, Answer::Refused, at(10_550), at(10_550), period).ears(term, at(10_550), ttl), Ears::Unsure);

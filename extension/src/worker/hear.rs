@@ -4,7 +4,7 @@
 //! speaks TLS or not. A process that is frozen gives none, although its kernel takes the connection.
 
 use super::observe;
-use cluster::hearing::Answer;
+use cluster::hearing::{Answer, PERIODS};
 use cluster::host::Address;
 use cluster::member::Member;
 use std::collections::HashMap;
@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
 /// To the arbiter, for nothing but a reaction.
 const ASK_ARBITER: &[u8] = b"GET /liveness HTTP/1.0\r\n\r\n";
@@ -28,12 +29,22 @@ const ADDRESSES_LAST: Duration = Duration::from_secs(10);
 /// Addresses by host name, and when they were looked up.
 type Known = HashMap<String, (Vec<IpAddr>, Instant)>;
 
-/// What host names stand for. One is looked up at a time, and what is known serves until the answer comes: a name service that hangs
+/// A sign of life: whose, by the address of its arbiter, and when it came.
+type Sign = Option<(String, Instant)>;
+
+/// What host names stand for, and who gave a sign of life. One name is looked up at a time, and what is known serves until the answer comes: a name service that hangs
 /// takes one thread of this process, not the one that a renewal needs.
-#[derive(Default)]
+#[derive(Clone)]
 pub struct Places {
     known: Arc<Mutex<Known>>,
     asking: Arc<AtomicBool>,
+    signs: watch::Sender<Sign>,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places { known: Arc::default(), asking: Arc::default(), signs: watch::Sender::new(None) }
+    }
 }
 
 impl Places {
@@ -75,29 +86,62 @@ impl Places {
         // Whatever comes of these, it came from a process: an end, too.
         let _ = stream.write_all(ask).await;
         let _ = stream.read(&mut [0]).await;
-        Answer::Heard
+        Answer::Heard(Duration::ZERO)
+    }
+
+    /// Asks both, and goes on listening for an answer when the try is over that asked: a network that is slow, or a host that is busy, answers late and lives.
+    /// Tells whether both refused, which takes no time.
+    fn ask(&self, leader: &Member, patience: Duration) -> oneshot::Receiver<bool> {
+        let (tell, told) = oneshot::channel();
+        let (places, leader) = (self.clone(), (leader.api_url.clone(), leader.conn_url.clone()));
+        tokio::spawn(async move {
+            let until = Deadline::now() + patience * PERIODS;
+            let (api_url, conn_url) = leader;
+            let sign = |answer: Answer| {
+                if matches!(answer, Answer::Heard(_)) {
+                    places.signs.send_replace(Some((api_url.clone(), Instant::now())));
+                }
+                answer
+            };
+            let mut arbiter =
+                Box::pin(async { sign(timeout_at(until, places.reaction(&api_url, ASK_ARBITER)).await.unwrap_or(Answer::Silent)) });
+            // Postgres starts a process for who asks: only where the arbiter is slow.
+            let soon = timeout(patience / 2, &mut arbiter).await;
+            if matches!(soon, Ok(Answer::Heard(_))) {
+                return;
+            }
+            let postgres = async { sign(timeout_at(until, places.reaction(&conn_url, ASK_POSTGRES)).await.unwrap_or(Answer::Silent)) };
+            let both = match soon {
+                Ok(arbiter) => (arbiter, postgres.await),
+                Err(_) => tokio::join!(arbiter, postgres),
+            };
+            let _ = tell.send(both == (Answer::Refused, Answer::Refused));
+        });
+        told
     }
 
     /// One try; it takes `patience` where nothing is heard.
     pub async fn hear(&self, leader: &Member, patience: Duration) -> Answer {
-        // WAL that came earlier is no answer to a question that was asked now: it would put off the moment at which a silent leader is lost by as much.
-        if leader.address().and_then(|from| observe::receiver_heard(&from)).is_some_and(|ago| ago < patience / 4) {
-            return Answer::Heard;
+        let wal = || leader.address().and_then(|from| observe::receiver_heard(&from));
+        // WAL that came earlier is no answer to a question that was asked now.
+        if let Some(ago) = wal().filter(|ago| *ago < patience / 4) {
+            return Answer::Heard(ago);
         }
-        let until = tokio::time::Instant::now() + patience;
-        let arbiter = timeout_at(until - patience / 2, self.reaction(&leader.api_url, ASK_ARBITER)).await.unwrap_or(Answer::Silent);
-        if arbiter == Answer::Heard {
-            return arbiter;
-        }
-        let postgres = timeout_at(until, self.reaction(&leader.conn_url, ASK_POSTGRES)).await.unwrap_or(Answer::Silent);
-        match (arbiter, postgres) {
-            (_, Answer::Heard) => Answer::Heard,
-            (Answer::Refused, Answer::Refused) => Answer::Refused,
-            _ => {
+        let began = Instant::now();
+        let mut signs = self.signs.subscribe();
+        let refused = self.ask(leader, patience);
+        let reacted = signs.wait_for(|sign| sign.as_ref().is_some_and(|(whose, at)| *whose == leader.api_url && *at >= began));
+        let answered = async {
+            tokio::select! {
+                Ok(_) = reacted => Answer::Heard(Duration::ZERO),
+                Ok(true) = refused => Answer::Refused,
                 // A host that can't be reached says so at once, and again each time.
-                sleep_until(until).await;
-                Answer::Silent
+                else => std::future::pending().await,
             }
+        };
+        match timeout(patience, answered).await {
+            Ok(answer) => answer,
+            Err(_) => wal().filter(|ago| *ago <= began.elapsed()).map_or(Answer::Silent, Answer::Heard),
         }
     }
 }
