@@ -205,3 +205,8 @@ async fn an_asynchronous_patroni_cluster_of_an_older_deployment_is_taken_over_an
 async fn a_patroni_cluster_in_quorum_mode_is_taken_over_and_given_back() {
     there_and_back(json!("quorum"), of_today, ("SHOW wal_level", "replica")).await;
 }
+
+#[tokio::test]
+async fn a_synchronous_patroni_cluster_is_taken_over_and_given_back() {
+    there_and_back(json!(true), of_today, ("SHOW wal_level", "replica")).await;
+}
