@@ -10,7 +10,7 @@ use crate::member::{MemberEntry, MemberRole};
 use crate::mixed;
 use crate::name::MemberName;
 use crate::reason::{Decision, Reason};
-use crate::standing::{Candidate, Judged, RaceStep, asked, fitness, is_its_own, may_stand};
+use crate::standing::{Candidate, Judged, RaceStep, fitness, is_its_own, may_stand, named};
 use crate::sync::SyncState;
 use crate::view::{Announcement, ClusterView};
 use std::collections::BTreeSet;
@@ -159,15 +159,15 @@ fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) 
         return on(PATIENCE, Reason::NotPublished);
     }
     // A node that is asked for by name waits for a primary only; other standbys stand back.
-    let asked = asked(view).is_some_and(|asked| asked.could && asked.name == me.name && asked.whatever_it_lacks);
+    let asked_for = named(view).is_some_and(|named| named.could && named.name == me.name && named.whatever_it_lacks);
     let words = view.announcements.iter().filter(|(name, word)| **name != me.name && word.value.after == after);
     for (name, word) in words {
         let word = &word.value;
-        if word.stands && !down(name) && (word.primary || !asked) && fitness(name, word) > fitness(&me.name, mine) {
+        if word.stands && !down(name) && (word.primary || !asked_for) && fitness(name, word) > fitness(&me.name, mine) {
             return on(PATIENCE, Reason::FitterAlive(name.clone()));
         }
     }
-    if let Some(unheard) = quorum_missing(view, me, after, mine).filter(|_| !asked) {
+    if let Some(unheard) = quorum_missing(view, me, after, mine).filter(|_| !asked_for) {
         return on(PATIENCE, Reason::QuorumUnheard(unheard));
     }
     let spoke = |name: &MemberName| view.announcements.get(name).is_some_and(|word| word.value.after == after);
@@ -175,7 +175,7 @@ fn others(view: &ClusterView, me: &Candidate, after: Term, mine: &Announcement) 
         .members
         .iter()
         .filter(|(name, _)| **name != me.name && !spoke(name))
-        .filter(|(name, entry)| could_be_fitter(view, name, entry, asked))
+        .filter(|(name, entry)| could_be_fitter(view, name, entry, asked_for))
         .map(|(name, _)| name.as_str())
         .collect::<Vec<_>>();
     if !silent.is_empty() && me.vacant_for < PATIENCE {

@@ -168,7 +168,7 @@ pub enum Reason {
     #[error("this node is {lag} bytes behind the last known position of the leader, more than maximum_lag_on_failover ({most})")]
     TooFarBehind { lag: u64, most: u64 },
     #[error("this node is on timeline {mine}, the cluster is on timeline {cluster}")]
-    BehindTimeline { mine: Timeline, cluster: Timeline },
+    OlderTimeline { mine: Timeline, cluster: Timeline },
     #[error(
         "this node's WAL left the cluster's history at {fork}; where nobody is left who went on from there, `tenure failover --candidate` with this member's name leads on without that"
     )]

@@ -164,11 +164,11 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
     {
         return Err(Reason::DivergedCandidate { fork });
     }
-    match asked(view) {
+    match named(view) {
         // Asked for by name: lag and sync state were for the operator who asked to weigh.
-        Some(asked) if asked.name == me.name && asked.whatever_it_lacks => return Ok(()),
-        Some(asked) if asked.name != me.name && asked.could && !me.primary => {
-            return Err(Reason::OtherCandidateAsked(asked.name));
+        Some(named) if named.name == me.name && named.whatever_it_lacks => return Ok(()),
+        Some(named) if named.name != me.name && named.could && !me.primary => {
+            return Err(Reason::OtherCandidateAsked(named.name));
         }
         _ => {}
     }
@@ -190,7 +190,7 @@ pub fn may_stand(view: &ClusterView, me: &Candidate) -> Result<(), Reason> {
         return Err(if other_data { Reason::OtherData { mine, had } } else { Reason::LacksConfirmed { mine, confirmed: had } });
     }
     if me.timeline < current && (config.check_timeline() || me.primary) {
-        return Err(Reason::BehindTimeline { mine: me.timeline, cluster: current });
+        return Err(Reason::OlderTimeline { mine: me.timeline, cluster: current });
     }
     let most = config.maximum_lag_on_failover();
     let lag = view.status.as_ref().map_or(0, |status| me.lsn.lag_bytes_behind(status.value.optime));
@@ -207,7 +207,7 @@ fn is_last_resort(view: &ClusterView, me: &MemberName) -> bool {
         let word = view.announcements.get(name).map(|word| &word.value);
         word.is_some_and(|word| word.after == view.last_term() && !word.stands)
     };
-    let asked_for = asked(view).is_some_and(|asked| asked.name == *me && asked.whatever_it_lacks);
+    let asked_for = named(view).is_some_and(|named| named.name == *me && named.whatever_it_lacks);
     let others = || view.members.iter().filter(|(name, entry)| *name != me && entry.member.is_running());
     asked_for && others().all(|(name, _)| refuses(name))
 }
@@ -234,7 +234,7 @@ pub(crate) struct Named {
 
 /// The member that a failover asks for, if there is such a member. A switchover asks the leader to
 /// hand over; once the leader is gone it binds nobody. One of Patroni's gives its key up for that, and the request says for whom.
-pub(crate) fn asked(view: &ClusterView) -> Option<Named> {
+pub(crate) fn named(view: &ClusterView) -> Option<Named> {
     let request = view.request().filter(|key| !key.value.is_switchover() || mixed::after_patroni(view))?;
     let name = MemberName::new(request.value.candidate()?).ok()?;
     let running = view.members.get(&name)?.member.is_running();

@@ -96,7 +96,7 @@ impl Etcd {
     }
 
     /// What is remembered when something is asked: nothing for the tool, which believes everything.
-    fn asked(&self) -> Memory {
+    fn memory(&self) -> Memory {
         self.remembered.as_ref().map(|remembered| remembered.memory()).unwrap_or_default()
     }
 

@@ -132,7 +132,7 @@ impl InMemory {
         InMemory { remembered: Some(remembered), ..self }
     }
 
-    fn asked(&self) -> cluster::store::Memory {
+    fn memory(&self) -> cluster::store::Memory {
         self.remembered.as_ref().map(|remembered| remembered.memory()).unwrap_or_default()
     }
 

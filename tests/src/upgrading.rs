@@ -29,7 +29,7 @@ pub async fn cluster() -> Cluster {
 }
 
 /// `tenure upgrade` with these arguments, begun.
-pub fn asked(cluster: &Cluster, arguments: &[&str]) -> tokio::process::Child {
+pub fn upgrade_begun(cluster: &Cluster, arguments: &[&str]) -> tokio::process::Child {
     let first = &cluster.nodes[0];
     let mut command = tokio::process::Command::from(first.command(&cluster.room));
     command.arg("-c").arg(first.config_file()).arg("upgrade").args(arguments).kill_on_drop(true);
@@ -38,7 +38,7 @@ pub fn asked(cluster: &Cluster, arguments: &[&str]) -> tokio::process::Child {
 
 /// The same, to its end: it has to succeed.
 pub async fn upgrade(cluster: &Cluster, arguments: &[&str]) -> String {
-    let ended = tokio::time::timeout(WITHIN, asked(cluster, arguments).wait_with_output()).await.expect("an end").expect("run tenure");
+    let ended = tokio::time::timeout(WITHIN, upgrade_begun(cluster, arguments).wait_with_output()).await.expect("an end").expect("run tenure");
     let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     println!("tenure upgrade {}: {said}", arguments.join(" "));
     if !ended.status.success() {

@@ -3,7 +3,7 @@
 use stories::cluster::Cluster;
 use stories::majors::{from, later};
 use stories::node::Node;
-use stories::upgrading::{WITHIN, asked, begin, cluster, killed_when, may_change_places, says, serves, serving};
+use stories::upgrading::{WITHIN, begin, cluster, killed_when, may_change_places, says, serves, serving, upgrade_begun};
 use stories::wait::{self, seconds};
 use stories::workload::Writer;
 
@@ -57,7 +57,7 @@ async fn an_arbiter_killed_in_each_step_of_the_change_of_places_goes_on_or_calls
     let mut serves_now = from();
     for step in ["hold", "announce", "exchange"] {
         may_change_places(&cluster).await;
-        let command = asked(&cluster, &[if serves_now == to { "--back" } else { "--switch" }, "--force"]);
+        let command = upgrade_begun(&cluster, &[if serves_now == to { "--back" } else { "--switch" }, "--force"]);
         let seen = match step {
             "hold" => killed_when(leader, ".upgrade.json", "\"hold\"").await,
             "announce" => {
@@ -81,7 +81,7 @@ async fn an_arbiter_killed_in_each_step_of_the_change_of_places_goes_on_or_calls
         println!("killed: {step}: PostgreSQL {serves_now} serves");
     }
     may_change_places(&cluster).await;
-    let command = asked(&cluster, &[if serves_now == to { "--finish" } else { "--cancel" }, "--force"]);
+    let command = upgrade_begun(&cluster, &[if serves_now == to { "--finish" } else { "--cancel" }, "--force"]);
     let seen = killed_when(leader, ".twin.json", "\"ending\"").await;
     drop(command);
     cluster.start(leader);
@@ -104,7 +104,7 @@ async fn a_change_of_places_without_etcd_or_without_its_node_leaves_one_version_
     may_change_places(&cluster).await;
 
     // For so short that nobody else comes to lead: it waits, and goes on.
-    let command = asked(&cluster, &["--switch", "--force"]);
+    let command = upgrade_begun(&cluster, &["--switch", "--force"]);
     says(leader, ".upgrade.json", "\"hold\"").await;
     cluster.etcd.freeze();
     says(leader, ".upgrade.json", "\"announce\"").await;
@@ -115,7 +115,7 @@ async fn a_change_of_places_without_etcd_or_without_its_node_leaves_one_version_
 
     // For longer than the lease lives. The member that has the key when etcd answers again decides: this node, or the next leader without it.
     may_change_places(&cluster).await;
-    let command = asked(&cluster, &["--back", "--force"]);
+    let command = upgrade_begun(&cluster, &["--back", "--force"]);
     says(leader, ".upgrade.json", "\"hold\"").await;
     cluster.etcd.kill();
     says(leader, ".upgrade.json", "\"announce\"").await;
@@ -134,7 +134,7 @@ async fn a_change_of_places_without_etcd_or_without_its_node_leaves_one_version_
         return ends_well(&cluster, writer, "etcd away").await;
     }
     let word = if now == to { "--back" } else { "--switch" };
-    let command = asked(&cluster, &[word, "--force"]);
+    let command = upgrade_begun(&cluster, &[word, "--force"]);
     says(leader, ".upgrade.json", "\"hold\"").await;
     leader.kill();
     drop(command);

@@ -15,7 +15,7 @@ const PATIENCE: &str = "-c citus.node_connection_timeout=1000 -c statement_timeo
 /// True where the group has no name (`citus.primary_address`), or where the pooler beside the member is used instead of it.
 pub async fn leads_there(node: &Node, view: &ClusterView) -> bool {
     let Some(at) = citus::primary_address(view).filter(|_| !citus::uses_poolers(view)) else { return true };
-    match asked(node, &at).await {
+    match leads_to_primary(node, &at).await {
         Ok(there) => there,
         Err(why) => {
             tracing::debug!("Citus: ask {at} whether it is a primary: {why:#}");
@@ -25,7 +25,7 @@ pub async fn leads_there(node: &Node, view: &ClusterView) -> bool {
 }
 
 /// Asked by Citus itself, in a session of its own: the way, the credentials and TLS are those of its clients' statements.
-async fn asked(node: &Node, at: &Address) -> Result<bool> {
+async fn leads_to_primary(node: &Node, at: &Address) -> Result<bool> {
     const ASK: &str = "SELECT success AND result = 'f'
         FROM master_run_on_worker(ARRAY[$1::text], ARRAY[$2::int], ARRAY['SELECT pg_is_in_recovery()'], false)";
     let database = node.config.citus.as_ref().and_then(|citus| citus.databases.first());

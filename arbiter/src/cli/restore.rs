@@ -31,7 +31,7 @@ pub struct Args {
 
 impl Args {
     /// What REST is asked for, and the point in words.
-    fn asked(&self) -> (Value, String) {
+    fn request(&self) -> (Value, String) {
         match (&self.to, &self.to_lsn, &self.to_name) {
             (Some(time), ..) => (json!({"time": time}), time.clone()),
             (_, Some(lsn), _) => (json!({"lsn": lsn}), format!("position {lsn}")),
@@ -49,7 +49,7 @@ pub async fn run(tool: &Tool, args: &Args) -> Result<()> {
     };
     let Some(leader) = &part.view.leader else { return Err(refuse_with("nobody leads", "`tenure check` says more")) };
     let scope = &part.target.scope;
-    let (body, to) = args.asked();
+    let (body, to) = args.request();
     if !args.force {
         must_be_interactive("a restore")?;
         let question = if args.undo {

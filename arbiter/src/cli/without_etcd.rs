@@ -144,7 +144,7 @@ fn objects(asked: &[Answered], now: i64) -> Vec<Value> {
 mod tests {
     use super::*;
 
-    fn asked(name: &str, status: Option<Value>) -> Answered {
+    fn member(name: &str, status: Option<Value>) -> Answered {
         let answer = match status {
             Some(Value::Object(status)) => Ok(status),
             _ => Err(anyhow::anyhow!("connection refused")),
@@ -157,11 +157,11 @@ mod tests {
         let one =
             json!({"role": "primary", "state": "running", "timeline": 3, "dcs_last_seen": 988, "tenure": {"why": "its lease has run out"}});
         let never = json!({"role": "replica", "state": "running", "timeline": 3, "dcs_last_seen": 0, "tenure": {}});
-        let text = picture(&[asked("n0", Some(one)), asked("n1", None), asked("n2", Some(never))], 1000);
+        let text = picture(&[member("n0", Some(one)), member("n1", None), member("n2", Some(never))], 1000);
         for part in ["12 s ago", "no answer", "never", " n0: its lease has run out", " n1 can't be asked: connection refused"] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let value = objects(&[asked("n1", None)], 1000);
+        let value = objects(&[member("n1", None)], 1000);
         assert_eq!(value, [json!({"member": "n1", "api_url": "http://n1:8008/patroni", "error": "connection refused"})]);
     }
 }

@@ -20,7 +20,7 @@ impl Daemon {
         self.procedure.as_ref().is_some_and(|(_, duty)| *duty != Duty::Rest)
     }
 
-    pub(super) async fn asked(&mut self, command: Command) {
+    pub(super) async fn serve(&mut self, command: Command) {
         if self.view_at.is_none() {
             return command.refuse("etcd was not reached yet since this arbiter began");
         }
@@ -217,13 +217,13 @@ impl Daemon {
         let server = ToRestart { role: snapshot_role, version: facts.as_ref().map(|facts| facts.server_version), pending, started: "" };
         match wish {
             Wish::Restart if !conditions.are_met(&server) => tracing::info!("no restart: its conditions are not met"),
-            Wish::Restart => self.asked(Command::Restart(answer)).await,
-            Wish::Reload => self.asked(Command::Reload(answer)).await,
-            Wish::Reinit => self.asked(Command::Reinitialize { force: false, from_leader: false, overwrite: false, answer }).await,
+            Wish::Restart => self.serve(Command::Restart(answer)).await,
+            Wish::Reload => self.serve(Command::Reload(answer)).await,
+            Wish::Reinit => self.serve(Command::Reinitialize { force: false, from_leader: false, overwrite: false, answer }).await,
             Wish::Replay(ask) => {
                 // Its end is told in the log, as by REST.
                 let (answer, _) = tokio::sync::oneshot::channel();
-                return self.asked(Command::Replay(ask, answer)).await;
+                return self.serve(Command::Replay(ask, answer)).await;
             }
             // Refused above.
             Wish::Unknown => return,

@@ -91,7 +91,7 @@ impl Daemon {
                 self.reload().await;
                 systemd::tell(&[NotifyState::Ready]);
             }
-            WakeUp::Command(command) => self.asked(command).await,
+            WakeUp::Command(command) => self.serve(command).await,
             WakeUp::Ended(done) => return self.procedure_ended(done),
         }
         None

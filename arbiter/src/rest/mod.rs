@@ -263,10 +263,10 @@ async fn perform(shared: &Shared, route: &Route, answering: &Answering, request:
         Purpose::ForgetRestart => actions::forget_restart(node).await,
         Purpose::Reload => actions::reload(node).await,
         Purpose::Reinitialize => actions::reinitialize(node, &body).await,
-        Purpose::Upgrade => upgrade::asked(node, &body).await,
+        Purpose::Upgrade => upgrade::answer(node, &body).await,
         Purpose::Upgrading => Ok(Reply::json(200, &node.twin.told().without_names())),
         Purpose::Replay => actions::replay(node, &body).await,
-        Purpose::Restore => restore::asked(node, &body).await,
+        Purpose::Restore => restore::answer(node, &body).await,
     }
 }
 

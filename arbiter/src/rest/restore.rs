@@ -11,7 +11,7 @@ use std::time::Duration;
 pub const RESTORE_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Answers what was asked for.
-pub async fn asked(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
+pub async fn answer(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
     let body = object(body)?;
     let wanted = match body.get("undo") {
         Some(Value::Bool(true)) => Restoring::Undo,

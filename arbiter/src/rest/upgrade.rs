@@ -14,7 +14,7 @@ use std::time::Duration;
 const CHANGE_BOUND: Duration = Duration::from_secs(590);
 
 /// Answers what was asked for.
-pub async fn asked(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
+pub async fn answer(node: &NodeHandle, body: &[u8]) -> Result<Reply, Reply> {
     let body = object(body)?;
     if let Some(what) = body.get("do") {
         return acted(node, what.as_str().unwrap_or_default(), &body).await;

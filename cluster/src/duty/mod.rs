@@ -197,7 +197,7 @@ fn vacant(view: &ClusterView, local: &LocalState) -> Decision<Duty> {
         (_, Postgres::Primary { .. }) if view.is_standby_cluster() => on(Demote, Reason::StandbyClusterAsked),
         // As primary of an old timeline it may never lead; as a standby it may, if nothing it has forked.
         (_, Postgres::Primary { timeline, .. }) if *timeline < view.history().current() => {
-            on(Demote, Reason::BehindTimeline { mine: *timeline, cluster: view.history().current() })
+            on(Demote, Reason::OlderTimeline { mine: *timeline, cluster: view.history().current() })
         }
         (_, Postgres::Primary { .. } | Postgres::Standby { .. }) => on(Rest, Reason::NoLeader),
     }

@@ -258,7 +258,7 @@ fn what_a_failover_by_name_changes() {
 #[test]
 fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
     /// n1's WAL went on past the fork; it is asked for, n2 says that it does not stand.
-    fn asked(view: &mut ClusterView, me: &mut Candidate) {
+    fn is_asked_for(view: &mut ClusterView, me: &mut Candidate) {
         view.history = history(&[(1, FORK)]);
         view.failover = request(None, Some("n1"));
         (view.status, me.lsn) = (status(LOW), HIGH);
@@ -268,11 +268,11 @@ fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
         }
     }
     let cases: &[(&str, Twist, &str, &str)] = &[
-        ("nobody else could", asked, "announce", "nobody holds"),
+        ("nobody else could", is_asked_for, "announce", "nobody holds"),
         (
             "nobody asked",
             |view, me| {
-                asked(view, me);
+                is_asked_for(view, me);
                 view.failover = None;
             },
             "refuse",
@@ -281,7 +281,7 @@ fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
         (
             "another was asked for",
             |view, me| {
-                asked(view, me);
+                is_asked_for(view, me);
                 view.failover = request(None, Some("n2"));
             },
             "refuse",
@@ -290,7 +290,7 @@ fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
         (
             "a switchover: from a leader that lives",
             |view, me| {
-                asked(view, me);
+                is_asked_for(view, me);
                 view.failover = request(Some("n9"), Some("n1"));
             },
             "refuse",
@@ -299,7 +299,7 @@ fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
         (
             "another stands",
             |view, me| {
-                asked(view, me);
+                is_asked_for(view, me);
                 view.announcements.get_mut(&name("n3")).unwrap().value.stands = true;
             },
             "refuse",
@@ -308,7 +308,7 @@ fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
         (
             "another said nothing yet",
             |view, me| {
-                asked(view, me);
+                is_asked_for(view, me);
                 view.announcements.remove(&name("n3"));
             },
             "refuse",
@@ -317,7 +317,7 @@ fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
         (
             "what another said was for a vacancy before",
             |view, me| {
-                asked(view, me);
+                is_asked_for(view, me);
                 view.announcements.get_mut(&name("n3")).unwrap().value.after = Term(AFTER.0 - 1);
             },
             "refuse",
@@ -326,7 +326,7 @@ fn a_diverged_member_leads_only_where_it_is_asked_for_and_nobody_else_could() {
         (
             "another does not run",
             |view, me| {
-                asked(view, me);
+                is_asked_for(view, me);
                 view.announcements.remove(&name("n3"));
                 view.members.get_mut(&name("n3")).unwrap().member.state = MemberState::Stopped;
             },

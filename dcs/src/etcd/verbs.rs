@@ -52,7 +52,7 @@ impl Dcs for Etcd {
     }
 
     async fn look_at_leader(&self) -> Result<LeaderLook> {
-        let asked = self.asked();
+        let asked = self.memory();
         let key = self.keys.leader();
         let key = key.as_str();
         let answer = self.call(|mut client: Client| async move { client.get(key, None).await }).await?;
@@ -84,7 +84,7 @@ impl Dcs for Etcd {
     }
 
     async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
-        let asked = self.asked();
+        let asked = self.memory();
         let mut when = vec![
             // Of a leader that is deposed the term is the revision of its key.
             unchanged(self.keys.leader(), if judged.deposes { judged.after.0 } else { 0 }),
@@ -132,7 +132,7 @@ impl Dcs for Etcd {
     }
 
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
-        let asked = self.asked();
+        let asked = self.memory();
         let then = vec![
             self.put_leader(&leader.name, lease),
             self.last_term(&leader.name, "moved to another lease"),

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 impl Dcs for InMemory {
     async fn load_view(&self) -> Result<ClusterView> {
-        let asked = self.asked();
+        let asked = self.memory();
         let view = self.call(|state| {
             let raws =
                 state.keys.iter().map(|(key, stored)| Raw { key, value: &stored.value, revision: stored.modified, lease: stored.lease });
@@ -66,7 +66,7 @@ impl Dcs for InMemory {
     }
 
     async fn look_at_leader(&self) -> Result<LeaderLook> {
-        let asked = self.asked();
+        let asked = self.memory();
         let key = self.keys.leader();
         let look = self.call(|state| {
             let leader = state.keys.get(&key).and_then(|stored| {
@@ -99,7 +99,7 @@ impl Dcs for InMemory {
     }
 
     async fn take_leader(&self, name: &MemberName, lease: LeaseId, judged: &Judged) -> Result<Term> {
-        let asked = self.asked();
+        let asked = self.memory();
         let mut when = vec![
             Guard::Modified(self.keys.leader(), if judged.deposes { judged.after.0 } else { 0 }),
             Guard::Modified(self.keys.last_term(), judged.after.0),
@@ -146,7 +146,7 @@ impl Dcs for InMemory {
     }
 
     async fn move_leader(&self, leader: &Leader, member: &Member, lease: LeaseId) -> Result<Term> {
-        let asked = self.asked();
+        let asked = self.memory();
         let then = || {
             vec![
                 self.put_leader(&leader.name, lease),
