@@ -57,7 +57,7 @@ struct Sessions {
 /// Changes places. Where it fails before etcd was told, the cluster goes on as it was.
 pub async fn change(node: &Node, view: &ClusterView) -> Result<Done> {
     // A look at the twin takes moments; its making, joining and comparing take as long as they take.
-    let Ok(_hands) = tokio::time::timeout(LOOK_WITHIN, node.twin.hands.lock()).await else {
+    let Ok(_at_work) = tokio::time::timeout(LOOK_WITHIN, node.twin.at_work.lock()).await else {
         bail!("not yet: {}", node.twin.told().doing);
     };
     let noted = twin::read(&node.config).await?.context("no new version follows: `tenure upgrade --to N` begins an upgrade")?;

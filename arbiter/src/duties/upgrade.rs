@@ -74,7 +74,7 @@ async fn begun(node: &Node, view: &ClusterView, to: u32) -> Result<Done> {
 pub async fn resume(node: &Node, view: &ClusterView, owed: Owed) -> Result<Done> {
     let Some(noted) = journal::read(&node.config).await? else { return Ok(Done::LookAgain) };
     if let Some(from) = noted.twin {
-        let _hands = node.twin.hands.lock().await;
+        let _at_work = node.twin.at_work.lock().await;
         let done = match owed {
             Owed::GoOn(_) => change_places::finish(node, &noted, from).await,
             Owed::Undo | Owed::Discard => change_places::call_off(node, view, &noted).await,

@@ -87,17 +87,17 @@ impl Caller {
         let request = request.body(Full::new(Bytes::from(body))).with_context(|| format!("ask for /{path}"))?;
         let stream = TcpStream::connect(&authority).await.with_context(|| format!("connect to {authority}"))?;
         if !tls {
-            return speak(stream, request).await.with_context(|| format!("ask {authority}"));
+            return exchange_over(stream, request).await.with_context(|| format!("ask {authority}"));
         }
         let Some(config) = &self.tls else { bail!("{api_url} wants HTTPS, and no TLS is set up here") };
         let name = ServerName::try_from(address.host.clone()).with_context(|| format!("{} is no host name", address.host))?;
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
         let stream = stream.with_context(|| format!("agree on TLS with {authority}"))?;
-        speak(stream, request).await.with_context(|| format!("ask {authority}"))
+        exchange_over(stream, request).await.with_context(|| format!("ask {authority}"))
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+async fn exchange_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     request: hyper::Request<Full<Bytes>>,
 ) -> Result<(u16, String)> {

@@ -91,7 +91,7 @@ pub struct TwinWork {
     /// Something was asked for.
     pub bell: Notify,
     /// Held by the task that works on the twin, its server or the note.
-    pub hands: tokio::sync::Mutex<()>,
+    pub at_work: tokio::sync::Mutex<()>,
 }
 
 impl TwinWork {

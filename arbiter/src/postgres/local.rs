@@ -208,7 +208,7 @@ mod tests {
     /// A data directory that says that this process is its server.
     async fn reached(port: u16, inner: Inner) -> Result<()> {
         let sql = LocalSql::new(LocalServer { data_dir: "/nowhere".into(), port, ways: Vec::new() }, &superuser(), "postgres");
-        sql.speak(Stream { inner, held: Vec::new(), judged: false }, "").await.map(drop)
+        sql.over(Stream { inner, held: Vec::new(), judged: false }, "").await.map(drop)
     }
 
     #[tokio::test]

@@ -303,7 +303,7 @@ impl LocalSql {
             let at = (first + turn) % ways.len();
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
                 let stream = self.server.reach(&ways[at]).await?;
-                self.speak_as(config, stream, more_options, ended).await
+                self.connect_over(config, stream, more_options, ended).await
             });
             match connected.await.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))) {
                 Ok(client) => {
@@ -319,7 +319,7 @@ impl LocalSql {
         Err(last.context(format!("connect to the local server{before}")))
     }
 
-    async fn speak_as(
+    async fn connect_over(
         &self,
         config: &tokio_postgres::Config,
         stream: Stream,
@@ -345,8 +345,8 @@ impl LocalSql {
 
     /// A session over this stream, for tests with false servers.
     #[cfg(test)]
-    pub async fn speak(&self, stream: Stream, more_options: &str) -> Result<Client> {
-        self.speak_as(&self.config(), stream, more_options, None).await
+    pub async fn over(&self, stream: Stream, more_options: &str) -> Result<Client> {
+        self.connect_over(&self.config(), stream, more_options, None).await
     }
 
     async fn session(&self) -> Result<Session> {

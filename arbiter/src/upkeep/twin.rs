@@ -80,7 +80,7 @@ fn leads(node: &Node, shown: &Snapshot) -> Leads {
 
 async fn round(node: &Node, shown: &mut watch::Receiver<Snapshot>, memory: &mut Looked) -> Result<()> {
     let work = node.twin.clone();
-    let Ok(_hands) = work.hands.try_lock() else { return Ok(()) };
+    let Ok(_at_work) = work.at_work.try_lock() else { return Ok(()) };
     // In the middle of a change the step that is noted says what to do.
     if journal::read(&node.config).await?.is_some() {
         return Ok(());
