@@ -7,7 +7,7 @@ mod neighbours;
 
 use crate::config::VipConfig;
 use anyhow::Result;
-use cluster::address::{self, AddressFacts, Hold};
+use cluster::address::{self, AddressFacts, Lifetime};
 use cluster::leader::LeaseId;
 use ipnet::IpNet;
 use pnet_datalink::NetworkInterface;
@@ -69,7 +69,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub struct Wish {
     /// What.
-    pub hold: Hold,
+    pub lifetime: Lifetime,
     /// When the fact was seen.
     pub at: Instant,
     /// When it ends.
@@ -188,17 +188,17 @@ impl State {
         let interface = link::find(&self.config.interface)?;
         let voided = self.void[kind as usize].is_some_and(|void| wish.at <= void);
         for net in &nets {
-            match wish.hold {
-                Hold::Drop => self.drop_one(&interface, net)?,
-                Hold::For(_) if !voided => self.hold(&interface, net, wish.until)?,
-                Hold::For(_) | Hold::Lapse => {}
+            match wish.lifetime {
+                Lifetime::Drop => self.drop_one(&interface, net)?,
+                Lifetime::For(_) if !voided => self.keep(&interface, net, wish.until)?,
+                Lifetime::For(_) | Lifetime::Lapse => {}
             }
         }
         Ok(())
     }
 
     /// Puts an address there until then, or prolongs it. An address that was not there is asked for first.
-    fn hold(&mut self, interface: &NetworkInterface, net: &IpNet, until: Option<Instant>) -> Result<()> {
+    fn keep(&mut self, interface: &NetworkInterface, net: &IpNet, until: Option<Instant>) -> Result<()> {
         let address = net.addr();
         let new = !link::has(interface, address);
         if new && self.clear.get(&address).is_none_or(|at| at.elapsed() > CLEAR) {

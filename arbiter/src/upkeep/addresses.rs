@@ -5,7 +5,7 @@ use crate::config::NodeConfig;
 use crate::node::Node;
 use crate::node::page::Page;
 use crate::node::snapshot::Snapshot;
-use cluster::address::{self, Hold};
+use cluster::address::{self, Lifetime};
 use cluster::watchdog::ServerSeen;
 use dcs::Dcs;
 use std::sync::Arc;
@@ -54,11 +54,11 @@ pub async fn keep(
         let (page, right, config) = (*pages.borrow_and_update(), *rights.borrow_and_update(), configured.borrow_and_update().vip.clone());
         let left = |until: Option<Instant>| until.and_then(|until| until.checked_duration_since(Instant::now()));
         // What an arbiter before this one left here, nobody vouches for until something is seen.
-        let sure = |hold| if first && hold == Hold::Lapse { Hold::Drop } else { hold };
-        let hold = sure(address::primary(page.server, left(page.open_until), page.draining));
-        let primary = Wish { hold, at: page.asked, until: page.open_until };
-        let hold = sure(address::reads(page.server, left(right.until), right.mine));
-        let reads = Wish { hold, at: right.at, until: right.until };
+        let sure = |lifetime| if first && lifetime == Lifetime::Lapse { Lifetime::Drop } else { lifetime };
+        let lifetime = sure(address::primary(page.server, left(page.open_until), page.draining));
+        let primary = Wish { lifetime, at: page.asked, until: page.open_until };
+        let lifetime = sure(address::reads(page.server, left(right.until), right.mine));
+        let reads = Wish { lifetime, at: right.at, until: right.until };
         first = false;
         let to_lead = page.server == ServerSeen::Standby && shown.borrow().view.leader_if(&node.config.name).is_some();
         if node.addresses.round(config, primary, reads, to_lead, right.mine).await {

@@ -16,9 +16,9 @@ use std::time::Duration;
 /// in one, a quarter of one later than it should at the latest.
 pub const LATE: Duration = Duration::from_millis(1250);
 
-/// What is done about an address that is, or may be, on this host.
+/// For how long an address that is, or may be, on this host is there yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
+pub enum Lifetime {
     /// It is there for so many seconds from now on; the kernel takes it away after that, whatever became of us.
     For(u32),
     /// Its time is not prolonged.
@@ -37,23 +37,23 @@ pub fn lifetime_s(left: Duration) -> Option<u32> {
 ///
 /// While a planned change drains, the address stays, for those who are still served; it goes with the stop. Where the server says
 /// nothing, nobody knows: what was given to the kernel runs out before the deadline that was last seen.
-pub fn primary(server: ServerSeen, left: Option<Duration>, draining: bool) -> Hold {
+pub fn primary(server: ServerSeen, left: Option<Duration>, draining: bool) -> Lifetime {
     match (server, left.and_then(lifetime_s)) {
-        (ServerSeen::Open, Some(seconds)) => Hold::For(seconds),
-        (ServerSeen::Open | ServerSeen::Silent, _) => Hold::Lapse,
-        (ServerSeen::Closed, _) if draining => Hold::Lapse,
-        (ServerSeen::Closed | ServerSeen::Standby | ServerSeen::Starting | ServerSeen::Gone | ServerSeen::Left, _) => Hold::Drop,
+        (ServerSeen::Open, Some(seconds)) => Lifetime::For(seconds),
+        (ServerSeen::Open | ServerSeen::Silent, _) => Lifetime::Lapse,
+        (ServerSeen::Closed, _) if draining => Lifetime::Lapse,
+        (ServerSeen::Closed | ServerSeen::Standby | ServerSeen::Starting | ServerSeen::Gone | ServerSeen::Left, _) => Lifetime::Drop,
     }
 }
 
 /// The addresses for reads hang on a key of etcd, held by a lease of their own: `left` is how long that lease counts, and `mine` whether
 /// this node is the one to hold them.
-pub fn reads(server: ServerSeen, left: Option<Duration>, mine: bool) -> Hold {
+pub fn reads(server: ServerSeen, left: Option<Duration>, mine: bool) -> Lifetime {
     match (server, left.and_then(lifetime_s)) {
-        _ if !mine => Hold::Drop,
-        (ServerSeen::Open | ServerSeen::Standby | ServerSeen::Closed, Some(seconds)) => Hold::For(seconds),
-        (ServerSeen::Open | ServerSeen::Standby | ServerSeen::Closed | ServerSeen::Silent, _) => Hold::Lapse,
-        (ServerSeen::Starting | ServerSeen::Gone | ServerSeen::Left, _) => Hold::Drop,
+        _ if !mine => Lifetime::Drop,
+        (ServerSeen::Open | ServerSeen::Standby | ServerSeen::Closed, Some(seconds)) => Lifetime::For(seconds),
+        (ServerSeen::Open | ServerSeen::Standby | ServerSeen::Closed | ServerSeen::Silent, _) => Lifetime::Lapse,
+        (ServerSeen::Starting | ServerSeen::Gone | ServerSeen::Left, _) => Lifetime::Drop,
     }
 }
 
@@ -124,15 +124,15 @@ mod tests {
     fn the_primarys_address_goes_with_the_page() {
         let left = Some(Duration::from_secs(8));
         for (server, left, draining, expected) in [
-            (Open, left, false, Hold::For(6)),
-            (Open, Some(Duration::from_secs(1)), false, Hold::Lapse),
-            (Closed, None, true, Hold::Lapse),
-            (Closed, None, false, Hold::Drop),
-            (Silent, None, false, Hold::Lapse),
-            (Standby, left, false, Hold::Drop),
-            (Starting, None, false, Hold::Drop),
-            (Gone, None, false, Hold::Drop),
-            (Left, None, true, Hold::Drop),
+            (Open, left, false, Lifetime::For(6)),
+            (Open, Some(Duration::from_secs(1)), false, Lifetime::Lapse),
+            (Closed, None, true, Lifetime::Lapse),
+            (Closed, None, false, Lifetime::Drop),
+            (Silent, None, false, Lifetime::Lapse),
+            (Standby, left, false, Lifetime::Drop),
+            (Starting, None, false, Lifetime::Drop),
+            (Gone, None, false, Lifetime::Drop),
+            (Left, None, true, Lifetime::Drop),
         ] {
             assert_eq!(primary(server, left, draining), expected, "{server:?} {left:?} draining {draining}");
         }
@@ -142,13 +142,13 @@ mod tests {
     fn reads_need_the_key_and_a_server_that_answers() {
         let left = Some(Duration::from_secs(8));
         for (server, left, mine, expected) in [
-            (Standby, left, true, Hold::For(6)),
-            (Open, left, true, Hold::For(6)),
-            (Standby, None, true, Hold::Lapse),
-            (Silent, left, true, Hold::Lapse),
-            (Starting, left, true, Hold::Drop),
-            (Gone, left, true, Hold::Drop),
-            (Standby, left, false, Hold::Drop),
+            (Standby, left, true, Lifetime::For(6)),
+            (Open, left, true, Lifetime::For(6)),
+            (Standby, None, true, Lifetime::Lapse),
+            (Silent, left, true, Lifetime::Lapse),
+            (Starting, left, true, Lifetime::Drop),
+            (Gone, left, true, Lifetime::Drop),
+            (Standby, left, false, Lifetime::Drop),
         ] {
             assert_eq!(reads(server, left, mine), expected, "{server:?} {left:?} {mine}");
         }
