@@ -57,7 +57,7 @@ impl<D: LocalDcs> Leases for D {
 
 /// A lease that this node holds, and until when it counts here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldLease {
     /// The lease.
     pub grant: Grant,
     /// Counted from before the renewal (or the grant) was sent, by the caller's clock.
@@ -68,7 +68,7 @@ pub struct Held {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewed {
     /// The lease, with the TTL that it was granted for.
-    pub held: Held,
+    pub held: HeldLease,
     /// The leader key as it was after the renewal.
     pub leader: Option<Leader>,
     /// Why nothing may rest on it: the etcd that answered is not the one that this node remembers. The lease lives there, and with it the key in which members
@@ -86,7 +86,7 @@ pub async fn renew(store: &impl Leases, clock: impl Fn() -> Moment, lease: Lease
                 return Err(Error::Unproven("the keep-alive was answered under one raft term, a read after it under another"));
             }
             let deadline = lease::deadline(sent, kept.grant.ttl);
-            Ok(Renewed { held: Held { grant: kept.grant, deadline }, leader: look.leader, doubt: look.doubt })
+            Ok(Renewed { held: HeldLease { grant: kept.grant, deadline }, leader: look.leader, doubt: look.doubt })
         }
         // A leader of before does not know the leases that were granted since. A lease that was got here carries a key of
         // the cluster for as long as it lives.
@@ -112,7 +112,7 @@ pub enum NoLease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acquired {
     /// The lease.
-    pub held: Held,
+    pub held: HeldLease,
     /// It is a new one, and the member key was put on it.
     pub is_new: bool,
 }
@@ -142,7 +142,7 @@ pub async fn acquire(
     let sent = clock();
     let grant = store.grant(ttl(&view).max(lease::TTL_MINIMUM)).await?;
     match store.write_member(name, mine, grant.lease, Some(judged)).await {
-        Ok(()) => Ok(Acquired { held: Held { grant, deadline: lease::deadline(sent, grant.ttl) }, is_new: true }),
+        Ok(()) => Ok(Acquired { held: HeldLease { grant, deadline: lease::deadline(sent, grant.ttl) }, is_new: true }),
         Err(why) => {
             // Where it is not known whether the key was written, the lease stays: the next try finds the key and adopts it, and
             // perhaps the leader key was given to it meanwhile. Else somebody of this node was faster, and it is of no use.

@@ -5,7 +5,7 @@ use cluster::leader::{Leader, LeaseId};
 use cluster::lease;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
-use dcs::lease::{self as leases, Held, NoLease};
+use dcs::lease::{self as leases, HeldLease, NoLease};
 use dcs::{Error, LocalDcs};
 use std::convert::Infallible;
 use std::ops::Deref;
@@ -37,7 +37,7 @@ where
         }
     }
 
-    async fn renew(&self, held: Held) -> Duration {
+    async fn renew(&self, held: HeldLease) -> Duration {
         let wall_look = self.host.before_renewal();
         let sent = self.clock();
         match leases::renew(&*self.store, || self.clock(), held.grant.lease).await {
@@ -48,7 +48,7 @@ where
                 self.host.etcd_answered();
                 // The turn may have changed the lease while the answer was under way.
                 if let Some(now) = self.held.get().filter(|now| now.grant.lease == held.grant.lease) {
-                    self.held.set(Some(Held { deadline: deadline.max(now.deadline), ..now }));
+                    self.held.set(Some(HeldLease { deadline: deadline.max(now.deadline), ..now }));
                     // Kept by an etcd that is not believed, the lease keeps nobody else away.
                     if self.host.page().lease() == held.grant.lease.0 && !self.doubts() && renewed.doubt.is_none() {
                         self.renew_page(renewed.leader.as_ref(), held.grant.lease, deadline);
@@ -97,7 +97,7 @@ where
     }
 
     /// Finds the lease under this instance's own name, or gets a new one and puts the member key on it.
-    async fn acquire_lease(&self) -> Result<Held, NoLease> {
+    async fn acquire_lease(&self) -> Result<HeldLease, NoLease> {
         let mine = self.compose(self.host.server());
         let ttl = |view: &ClusterView| view.config().timing().ttl;
         let acquired = leases::acquire(&*self.store, || self.clock(), &self.name, &mine, ttl).await?;

@@ -31,7 +31,7 @@ use cluster::standing::Bond;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::LocalDcs;
-use dcs::lease::Held;
+use dcs::lease::HeldLease;
 use futures_util::future::select;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -49,7 +49,7 @@ const STAND_DOWN: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy)]
 pub struct Moving {
     /// The new lease.
-    pub onto: Held,
+    pub onto: HeldLease,
     /// The term of the leader key that the write compares; none where the member key moves alone.
     judged: Option<Term>,
 }
@@ -65,7 +65,7 @@ pub struct Worker<S, H> {
     /// Which instance goes by our name here; None where it can't be known.
     pub instance: Option<Instance>,
     /// The lease, while there is one.
-    held: Cell<Option<Held>>,
+    held: Cell<Option<HeldLease>>,
     /// A move onto another lease whose outcome is not known.
     moving: Cell<Option<Moving>>,
     /// The cluster as last read, and when.

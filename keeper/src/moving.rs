@@ -5,7 +5,7 @@ use crate::{Host, Moving, Worker};
 use cluster::leader::{LeaseId, Term};
 use cluster::lease;
 use cluster::view::ClusterView;
-use dcs::lease::Held;
+use dcs::lease::HeldLease;
 use dcs::{Error, LocalDcs};
 use std::ops::Deref;
 
@@ -20,7 +20,7 @@ where
     /// the new lease is not revoked, the page counts on neither lease for longer than on the shorter one, and the same write is
     /// sent again until the view shows where the keys are. Two writes of one move can't both be done: the first changes the
     /// term that the second compares. True where the caller's view is old by now, whatever became of the move.
-    pub(crate) async fn change_ttl(&self, view: &ClusterView, held: Held) -> bool {
+    pub(crate) async fn change_ttl(&self, view: &ClusterView, held: HeldLease) -> bool {
         if let Some(moving) = self.moving.get() {
             return self.settle_move(view, held, moving).await;
         }
@@ -38,12 +38,12 @@ where
             return false;
         }
         let judged = view.leader_if(&self.name).filter(|leader| leader.lease == held.grant.lease).map(|leader| leader.term);
-        let onto = Held { grant, deadline: lease::deadline(sent, grant.ttl) };
+        let onto = HeldLease { grant, deadline: lease::deadline(sent, grant.ttl) };
         self.send_move(view, held, Moving { onto, judged }).await;
         true
     }
 
-    async fn send_move(&self, view: &ClusterView, held: Held, moving: Moving) {
+    async fn send_move(&self, view: &ClusterView, held: HeldLease, moving: Moving) {
         let first = self.moving.replace(Some(moving)).is_none();
         if self.host.page().lease() == held.grant.lease.0 {
             // Before it is sent: from then on the key may hang on either lease.
@@ -79,7 +79,7 @@ where
     }
 
     /// A move was sent before this view was read: what came of it?
-    async fn settle_move(&self, view: &ClusterView, held: Held, moving: Moving) -> bool {
+    async fn settle_move(&self, view: &ClusterView, held: HeldLease, moving: Moving) -> bool {
         let lease = moving.onto.grant.lease;
         let leader = view.leader_if(&self.name);
         let on_new = |at: LeaseId| at == lease;
@@ -95,7 +95,7 @@ where
         true
     }
 
-    async fn moved_to(&self, held: Held, onto: Held, term: Option<Term>, opening: Option<Taking<'_, H>>) {
+    async fn moved_to(&self, held: HeldLease, onto: HeldLease, term: Option<Term>, opening: Option<Taking<'_, H>>) {
         self.moving.set(None);
         self.held.set(Some(onto));
         if let Some(term) = term {

@@ -10,7 +10,7 @@ use cluster::race;
 use cluster::reason::Reason;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
-use dcs::lease::Held;
+use dcs::lease::HeldLease;
 use dcs::{Error, LocalDcs};
 use std::convert::Infallible;
 use std::ops::Deref;
@@ -108,7 +108,7 @@ where
     }
 
     /// Opens the page where the view says that this node leads on the lease it holds; closes it where not.
-    async fn settle_page(&self, view: &ClusterView, held: Held, server: OwnServer, now: Moment) {
+    async fn settle_page(&self, view: &ClusterView, held: HeldLease, server: OwnServer, now: Moment) {
         let page = self.host.page();
         let Some(leader) = view.leader_if(&self.name).filter(|leader| leader.lease == held.grant.lease) else {
             if page.term() != 0 || page.held_until().is_some() {
@@ -176,7 +176,7 @@ where
     }
 
     /// A leader key that nobody can lead by goes after a TTL: whatever moved it meant to go on long before.
-    async fn give_up_misplaced(&self, view: &ClusterView, held: Held, now: Moment) {
+    async fn give_up_misplaced(&self, view: &ClusterView, held: HeldLease, now: Moment) {
         let Some(leader) = view.leader.as_ref().filter(|_| race::misplaced(view, &self.name, held.grant.lease)) else {
             return self.misplaced_since.set(None);
         };

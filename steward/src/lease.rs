@@ -9,7 +9,7 @@ use cluster::leader::LeaseId;
 use cluster::lease;
 use cluster::member::{Member, MemberRole, MemberState};
 use cluster::view::ClusterView;
-use dcs::lease::{self as leases, Held, NoLease};
+use dcs::lease::{self as leases, HeldLease, NoLease};
 use dcs::{Error, LocalDcs};
 use futures_util::future::select;
 use std::convert::Infallible;
@@ -54,7 +54,7 @@ pub trait Keeper: Host {
 pub struct NodeLease<K> {
     /// The process that it runs in.
     pub keeper: K,
-    held: Mutex<Option<Held>>,
+    held: Mutex<Option<HeldLease>>,
     wanted: Mutex<Option<Word>>,
 }
 
@@ -69,7 +69,7 @@ impl<K: Keeper> NodeLease<K> {
     }
 
     /// The lease, if it counts now.
-    pub fn current(&self) -> Option<Held> {
+    pub fn current(&self) -> Option<HeldLease> {
         let held = *locked(&self.held);
         held.filter(|held| self.keeper.clock() < held.deadline)
     }
@@ -79,7 +79,7 @@ impl<K: Keeper> NodeLease<K> {
         self.current().map(|held| held.grant.lease)
     }
 
-    fn set_held(&self, held: Option<Held>) {
+    fn set_held(&self, held: Option<HeldLease>) {
         *locked(&self.held) = held;
     }
 
@@ -172,7 +172,7 @@ impl<K: Keeper> NodeLease<K> {
     }
 
     /// The lease under our name, or a new one with the member key on it.
-    async fn acquire(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<Held, NoLease> {
+    async fn acquire(&self, word: &Word, said: &mut Option<(Member, LeaseId)>) -> Result<HeldLease, NoLease> {
         let member = self.keeper.member(Some(word));
         let ttl = |view: &ClusterView| if view.config.is_some() { view.config().timing().ttl } else { self.keeper.first_ttl() };
         let acquired = leases::acquire(self.keeper.store(), || self.keeper.clock(), self.keeper.name(), &member, ttl).await?;

@@ -10,7 +10,7 @@ use cluster::address::{self, Why};
 use cluster::lease;
 use cluster::name::MemberName;
 use cluster::watchdog::ServerSeen;
-use dcs::lease::Held;
+use dcs::lease::HeldLease;
 use dcs::{Dcs, Error};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub async fn keep(
     pages: watch::Receiver<Page>,
     rights: watch::Sender<Right>,
 ) {
-    let mut held: Option<Held> = None;
+    let mut held: Option<HeldLease> = None;
     let mut told: Option<(MemberName, Why)> = None;
     let mut last: (Option<MemberName>, Instant) = (None, Instant::now());
     loop {
@@ -83,7 +83,7 @@ pub async fn keep(
 }
 
 /// First the addresses, then the right to them.
-async fn give_up(node: &Node, config: &crate::config::VipConfig, held: Held, rights: &watch::Sender<Right>) {
+async fn give_up(node: &Node, config: &crate::config::VipConfig, held: HeldLease, rights: &watch::Sender<Right>) {
     rights.send_replace(Right::default());
     node.addresses.give_up(config, Kind::Reads).await;
     if let Err(why) = node.etcd.revoke(held.grant.lease).await {
@@ -91,7 +91,7 @@ async fn give_up(node: &Node, config: &crate::config::VipConfig, held: Held, rig
     }
 }
 
-async fn renewed(node: &Node, held: Held) -> Option<Held> {
+async fn renewed(node: &Node, held: HeldLease) -> Option<HeldLease> {
     match dcs::lease::renew(&*node.etcd, boottime, held.grant.lease).await {
         Ok(renewed) if renewed.doubt.is_none() => Some(renewed.held),
         Err(Error::LeaseGone) => None,
@@ -100,7 +100,7 @@ async fn renewed(node: &Node, held: Held) -> Option<Held> {
     }
 }
 
-async fn taken(node: &Node, ttl: Duration) -> Option<Held> {
+async fn taken(node: &Node, ttl: Duration) -> Option<HeldLease> {
     if node.etcd.reader().await.ok()?.is_some() {
         return None;
     }
@@ -113,7 +113,7 @@ async fn taken(node: &Node, ttl: Duration) -> Option<Held> {
         return None;
     }
     let deadline = lease::deadline(sent, grant.ttl);
-    Some(Held { grant, deadline })
+    Some(HeldLease { grant, deadline })
 }
 
 fn tell(node: &Node, told: &mut Option<(MemberName, Why)>, chosen: Option<&(MemberName, Why)>, held: bool) {
