@@ -61,7 +61,7 @@ impl Page {
 
 /// The answer to "may this commit pass?".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Ruling {
     /// Yes.
     Pass,
     /// Not now; it may be yes shortly (a renewal is late, a switchover runs).
@@ -85,16 +85,16 @@ pub fn by_wall_clock(now: Moment, at_renewal_ns: i64, present_ns: i64) -> Moment
 ///
 /// A closed page is `Wait` and no refusal: a node that was just promoted, or whose worker was just
 /// restarted, opens within milliseconds; the caller bounds the wait and then refuses.
-pub fn judge(page: Page, began: Moment, now: Moment) -> Verdict {
+pub fn judge(page: Page, began: Moment, now: Moment) -> Ruling {
     match page.mode {
-        Mode::Unmanaged => Verdict::Pass,
-        Mode::Closed => Verdict::Wait,
-        Mode::Open if now < page.deadline => Verdict::Pass,
-        Mode::Open => Verdict::Wait,
-        Mode::Draining if now >= page.deadline => Verdict::Wait,
-        Mode::Draining if !page.drains(now) => Verdict::Pass,
-        Mode::Draining if began < page.draining_since => Verdict::Pass,
-        Mode::Draining => Verdict::Wait,
+        Mode::Unmanaged => Ruling::Pass,
+        Mode::Closed => Ruling::Wait,
+        Mode::Open if now < page.deadline => Ruling::Pass,
+        Mode::Open => Ruling::Wait,
+        Mode::Draining if now >= page.deadline => Ruling::Wait,
+        Mode::Draining if !page.drains(now) => Ruling::Pass,
+        Mode::Draining if began < page.draining_since => Ruling::Pass,
+        Mode::Draining => Ruling::Wait,
     }
 }
 
@@ -117,10 +117,10 @@ mod tests {
     }
 
     #[test]
-    fn verdicts() {
+    fn rulings() {
         use Mode::*;
-        use Verdict::*;
-        for (mode, began, now, verdict, acknowledge) in [
+        use Ruling::*;
+        for (mode, began, now, ruling, acknowledge) in [
             (Unmanaged, 0, 999, Pass, true),
             (Closed, 0, 0, Wait, false),
             (Open, 0, 99, Pass, true),
@@ -134,7 +134,7 @@ mod tests {
         ] {
             let until = if began == 85 { at(90) } else { at(200) };
             let page = Page { mode, deadline: at(100), draining_since: at(50), draining_until: until };
-            assert_eq!(judge(page, at(began), at(now)), verdict, "{mode:?} began {began} at {now}");
+            assert_eq!(judge(page, at(began), at(now)), ruling, "{mode:?} began {began} at {now}");
             assert_eq!(may_acknowledge(page, at(now)), acknowledge, "{mode:?} at {now}");
         }
     }

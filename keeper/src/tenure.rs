@@ -406,7 +406,7 @@ mod tests {
             assert!(!page.drain(at(3), at(9), 0) && !page.end_overdue_drain(at(19)));
             assert_eq!(page.fence().mode, Mode::Closed, "{drained} {now}");
             let (began, later) = (at(0), at(2));
-            assert_eq!(cluster::fence::judge(page.fence(), began, later), cluster::fence::Verdict::Wait, "who began before it too");
+            assert_eq!(cluster::fence::judge(page.fence(), began, later), cluster::fence::Ruling::Wait, "who began before it too");
         }
         let alone = Tenure::default();
         assert!(!alone.seal(|| at(1)));

@@ -7,7 +7,7 @@ use crate::time::{Changes, Part, TaskId};
 use crate::wal::{Data, Disk, Wal};
 use crate::worker;
 use crate::world::{MS, World};
-use cluster::fence::{self, Mode, Verdict};
+use cluster::fence::{self, Mode, Ruling};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
 use cluster::name::{MemberName, Timeline};
@@ -437,7 +437,7 @@ impl World {
         let limit = self.now() + FENCE_WAIT;
         let passes = server.renewed.wait(&self.time, || {
             let fence = server.page.fence();
-            (fence::judge(fence, began, self.clock(at)) == Verdict::Pass).then_some(())
+            (fence::judge(fence, began, self.clock(at)) == Ruling::Pass).then_some(())
         });
         let passed = self.time.timeout(limit.saturating_sub(self.now()), passes).await.is_some();
         if !passed || server.in_recovery.get() || server.stopping.get() {

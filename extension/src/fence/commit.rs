@@ -7,7 +7,7 @@ use super::subject::managed_page;
 use crate::ground::server::flushed_here;
 use crate::ground::{error, guc};
 use crate::shmem::{self, Page, Waited, boottime};
-use cluster::fence::{Mode, Verdict, judge, may_acknowledge};
+use cluster::fence::{Mode, Ruling, judge, may_acknowledge};
 use cluster::time::Moment;
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -138,21 +138,21 @@ impl Began {
 
 /// Lets a writer pass, holds it up to `tenure.fence_wait`, or raises the error.
 pub(super) fn admit(page: &Page, what: &str, began: Began) {
-    let verdict = |now| {
+    let ruling = |now| {
         let fence = page.fence();
         judge(fence, began.at(fence.mode, now), page.fence_moment(now))
     };
     let now = boottime();
-    if verdict(now) == Verdict::Pass {
+    if ruling(now) == Ruling::Pass {
         return;
     }
     page.commits_waited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let answer = page.wait_renewed_or_end(now + guc::fence_wait(), |now| match verdict(now) {
-        Verdict::Wait => None,
-        verdict => Some(verdict),
+    let answer = page.wait_renewed_or_end(now + guc::fence_wait(), |now| match ruling(now) {
+        Ruling::Wait => None,
+        ruling => Some(ruling),
     });
     page.timings.commit_wait.observe(boottime().since(now));
-    if matches!(answer, Waited::Done(Verdict::Pass)) {
+    if matches!(answer, Waited::Done(Ruling::Pass)) {
         return;
     }
     page.commits_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
