@@ -1,11 +1,11 @@
-# What the demos share; to be sourced. Whoever does has set DIR, TARGET, PG_BIN, ETCD_PORT, ETCD_PEER_PORT, PASSWORD, CONNECTION,
+# What the demos share; to be sourced. A script that does has set DIR, TARGET, PG_BIN, ETCD_PORT, ETCD_PEER_PORT, PASSWORD, CONNECTION,
 # NODES (the nodes' names, in the order in which they end) and FILE (the node's file that commands are given).
 # shellcheck shell=bash disable=SC2154
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
-# Postgres refuses to run as root: everything of the demo runs as postgres then, else as whoever calls.
+# Postgres refuses to run as root: everything of the demo runs as postgres then, else as the user who calls.
 if [ "$(id -u)" = 0 ]; then
   OWNER=postgres
   AS_OWNER=(setpriv --reuid postgres --regid postgres --init-groups env "HOME=$DIR")

@@ -76,7 +76,7 @@ scope=$(given SCOPE)
 superuser=$(given SUPERUSER_USERNAME); superuser=${superuser:-${POSTGRES_USER:-postgres}}
 password=$(given SUPERUSER_PASSWORD); password=${password:-${POSTGRES_PASSWORD:-}}
 [ -n "$password" ] || fail "the superuser has no password; hint: POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE, the same on every node"
-# Who gives no replication user has one secret less: the superuser replicates.
+# Where no replication user is given there is one secret less: the superuser replicates.
 replicator=$(given REPLICATION_USERNAME) replicator_password=$(given REPLICATION_PASSWORD)
 if [ -z "$replicator_password" ]; then
   [ -z "$replicator" ] || [ "$replicator" = "$superuser" ] || fail "the user $replicator has no password; hint: PATRONI_REPLICATION_PASSWORD"
@@ -138,7 +138,7 @@ done
   fi
 } >"$MADE"
 
-# Whoever is founded reads these (founded.sh), without the password.
+# The founding reads these (founded.sh), without the password.
 export POSTGRES_USER=$superuser POSTGRES_DB=${POSTGRES_DB:-$superuser}
 unset POSTGRES_PASSWORD {PATRONI,TENURE}_{SUPERUSER,REPLICATION}_PASSWORD
 exec tenure arbiter "$MADE"

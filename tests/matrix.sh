@@ -55,7 +55,7 @@ if [ "${1:-}" = inside ]; then
   mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
   for directory in "$TREE" "$TARGET" "$DIR/run"; do mount --bind "$directory" "$root/$directory"; done
   touch "$root/usr/local/bin/cargo-nextest" && mount --bind "$(command -v cargo-nextest)" "$root/usr/local/bin/cargo-nextest"
-  # This shell stays, as process 1 has to reap: a server that was killed would stay as a zombie, and look alive to whoever asks for its process.
+  # This shell stays, as process 1 has to reap: a server that was killed would stay as a zombie, and look alive to a program that asks for its process.
   chroot "$root" /usr/bin/env -C "$TREE" "$@" &
   code=0
   wait $! || code=$?
@@ -286,7 +286,7 @@ done | sort -uV)
 [ -n "$wanted" ] || fail "no column is called $*; there are:" $(awk 'NF { print $1 }' <<<"$COLUMNS_ALL")
 for name in $wanted; do column "$name"; done
 if [ -n "$ONLY_BUILD" ]; then stories; exit; fi
-# The next `make install` builds its own. Who compiles a column just now has cleaned, and will.
+# The next `make install` builds its own. A run that compiles a column just now has cleaned, and will.
 flock --nonblock "$DIR/built/lock" cargo clean --quiet --locked --release -p pg_tenure || true
 report
 say "docs/versions.md is written"

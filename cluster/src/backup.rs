@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Backup {
     /// When it ended, RFC 3339.
     pub at: String,
-    /// What it was, in the words of who told.
+    /// What it was, in the words of the program that told.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }

@@ -1,4 +1,4 @@
-//! Why a server lets nobody write, in a sentence for who was refused.
+//! Why a server lets nobody write, in a sentence for the client that was refused.
 
 use crate::fence::{Mode, Page};
 use crate::leader::LeaseId;

@@ -1,4 +1,4 @@
-//! What a person writes into a document, read: switches, whole numbers and times. Who checks a document before it is stored and who goes by
+//! What a person writes into a document, read: switches, whole numbers and times. What checks a document before it is stored and what goes by
 //! it afterwards read it here, so that nothing is taken and then understood otherwise.
 
 use serde_json::Value;

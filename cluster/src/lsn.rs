@@ -1,10 +1,10 @@
-//! Lsn: a position in the write-ahead log, with arithmetic that does not lie.
+//! Lsn: a position in WAL, with arithmetic that does not lie.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A byte position in the write-ahead log. In JSON it is an integer, as other tools write it; shown
+/// A byte position in WAL. In JSON it is an integer, as other tools write it; shown
 /// it is PostgreSQL's `X/Y`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]

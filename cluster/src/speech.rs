@@ -48,7 +48,7 @@ impl FromStr for Speech {
     }
 }
 
-/// Why this build does not understand who sends this header; None where it does, and for who sends none, as programs do that are not ours.
+/// Why this build does not understand the one that sends this header; None where it does, and where there is none, as of programs that are not ours.
 pub fn apart_by_header(header: Option<&str>) -> Result<Option<Apart>, Unreadable> {
     header.map(str::parse).transpose().map(|theirs: Option<Speech>| OURS.apart_from(theirs?))
 }

@@ -321,7 +321,7 @@ fn a_copy_is_made_moved_and_trusted_in_this_order() {
     let trusted = |timeline| Copied { trusted: Some(Timeline(timeline)), ..made(2) };
     for (why, said, copied, slot, expected) in [
         ("the WAL is here", leader_says(300, 20, None), None, None, vec!["copy sub"]),
-        ("the log is not here yet", leader_says(501, 20, None), None, None, vec![]),
+        ("its WAL is not here yet", leader_says(501, 20, None), None, None, vec![]),
         ("a predecessor's words", SlotFacts { term: 6, ..leader_says(300, 20, None) }, None, None, vec![]),
         ("rows not kept", leader_says(300, 20, None), Some(made(2)), Some(temporary(150, 300, 20)), vec!["decode sub to 300"]),
         ("not consistent", leader_says(300, 20, Some(20)), Some(made(2)), Some(temporary(100, 300, 20)), vec!["decode sub to 300"]),

@@ -1,4 +1,4 @@
-//! What a planned change has paused, in etcd: written by the leader before it pauses anything, deleted by who leads when all of it goes on.
+//! What a planned change has paused, in etcd: written by the leader before it pauses anything, deleted by the member that leads when all of it goes on.
 
 use crate::codec::to_bytes;
 use crate::error::Error;

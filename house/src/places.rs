@@ -25,7 +25,7 @@ const FEW: [Few; 2] = [
             ("ground/program.rs", "commands of the node's file: bounded, heard, ended with their group"),
             ("postgres/mod.rs", "PostgreSQL's programs: `Programs::command` with a clean environment, `run` to their end"),
             ("postgres/postmaster.rs", "the server, which outlives the arbiter"),
-            ("postgres/aside.rs", "cp, which ends with who waits for it, where a copy by this process would go on in its thread"),
+            ("postgres/aside.rs", "cp, which ends with the task that waits for it, where a copy by this process would go on in its thread"),
             ("duties/demote_cluster.rs", "archive_command, by the shell as the server itself would run it"),
             ("cli/adopt/daemons.rs", "systemctl, or the daemons themselves where no unit runs them: they outlive the operator's command"),
             ("cli/edit_config.rs", "the operator's editor, at the operator's terminal"),

@@ -427,7 +427,7 @@ impl World {
         let (me, up) = (&self.nodes[me].name, &self.nodes[up].name);
         self.violated(
             "no_forked_history_is_kept",
-            format!("{me} streams from {up}, whose log under the same timeline number is another one"),
+            format!("{me} streams from {up}, whose WAL under the same timeline number is another one"),
         );
     }
 

@@ -340,7 +340,7 @@ impl World {
 
     // ---- Promotion ----
 
-    /// SIGUSR1 with a promote file: the server replays what it has and begins a timeline, whatever becomes of who asked.
+    /// SIGUSR1 with a promote file: the server replays what it has and begins a timeline, whatever becomes of the one that asked.
     pub fn promote(self: &Rc<Self>, at: usize, term: i64) {
         let Some(server) = self.server(at).filter(|server| server.in_recovery.get() && !server.stopping.get()) else { return };
         let world = self.clone();

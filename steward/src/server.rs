@@ -182,7 +182,7 @@ pub trait Server: Host {
     fn announce_switchover(&self, to: &MemberName);
     /// From the drain to the new leader it took this long.
     fn handed_over(&self, took: Duration);
-    /// A switchover was given up: a record for who asks why.
+    /// A switchover was given up: a record for a person who asks why.
     fn gave_up_switchover(&self, view: &ClusterView, local: &LocalState, why: String);
 
     // ---- Duties whose work is files and programs ----

@@ -108,7 +108,7 @@ fn question(mac: [u8; 6], from: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-/// The address that is claimed, by whom, and whether that answers us. Who probes (from no address) claims nothing.
+/// The address that is claimed, by whom, and whether that answers us. A probe (from no address) claims nothing.
 fn claim(frame: &[u8], me: [u8; 6]) -> Option<(Ipv4Addr, String, bool)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let NetSlice::Arp(arp) = packet.net? else { return None };

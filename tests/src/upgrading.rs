@@ -38,7 +38,8 @@ pub fn upgrade_begun(cluster: &Cluster, arguments: &[&str]) -> tokio::process::C
 
 /// The same, to its end: it has to succeed.
 pub async fn upgrade(cluster: &Cluster, arguments: &[&str]) -> String {
-    let ended = tokio::time::timeout(WITHIN, upgrade_begun(cluster, arguments).wait_with_output()).await.expect("an end").expect("run tenure");
+    let ended =
+        tokio::time::timeout(WITHIN, upgrade_begun(cluster, arguments).wait_with_output()).await.expect("an end").expect("run tenure");
     let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     println!("tenure upgrade {}: {said}", arguments.join(" "));
     if !ended.status.success() {

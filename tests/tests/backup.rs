@@ -99,7 +99,7 @@ async fn pgbackrest_makes_a_replica_and_a_new_cluster_at_a_named_point() {
     first.query("SELECT pg_create_restore_point('wanted')").await.expect("name the point");
     first.query("INSERT INTO t SELECT generate_series(21, 30)").await.expect("write after the point");
     first.query("SELECT pg_switch_wal()").await.expect("end the segment");
-    wait::until("the log in the archive", PATIENCE, async || {
+    wait::until("WAL in the archive", PATIENCE, async || {
         let waiting = first.one("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'").await?;
         anyhow::ensure!(waiting == "0", "{waiting} segments wait");
         Ok(())
@@ -391,7 +391,7 @@ async fn a_stop_in_the_middle_of_a_restore_leaves_no_server() {
     first.query("DELETE FROM t WHERE n <= 15").await.expect("a mistake");
     counts(second, "5").await;
 
-    // Stopped while it recovers: no server stays, and whoever leads meanwhile goes on with the data of before.
+    // Stopped while it recovers: no server stays, and the member that leads meanwhile goes on with the data of before.
     cluster.room.file(&hold, "");
     let body = json!({"lsn": position});
     let asked = async { tokio::time::timeout(seconds(30), first.post("/restore", &body)).await };

@@ -9,7 +9,7 @@ use stories::node::{Node, SCOPE, rows};
 use stories::wait::{self, lasting, seconds};
 use stories::workload::{Ledger, Targets, Writer};
 
-/// Who works while something is changed: inserts through the coordinator and through worker group 1, reads through both.
+/// Clients that work while something is changed: inserts through the coordinator and through worker group 1, reads through both.
 struct Clients(Vec<(&'static str, Writer)>);
 
 impl Clients {

@@ -1,4 +1,4 @@
-//! A leader that its voters have lost: they end its power to acknowledge and do not wait for its lease. Who has spoken does not receive from it again.
+//! A leader that its voters have lost: they end its power to acknowledge and do not wait for its lease. A voter that has spoken does not receive from it again.
 
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! A commit that could not be acknowledged to a client is neither confirmed to a publisher nor shown to who decodes it by SQL.
+//! A commit that could not be acknowledged to a client is neither confirmed to a publisher nor shown to a session that decodes it by SQL.
 
 use stories::alone::{A_WHILE, Alone, PATIENCE, Server, Session};
 use stories::wait::{self, seconds};

@@ -1,4 +1,4 @@
-//! What the arbiter does through its own functions in the server ends with it, is seen by who watches, and is never somebody else's function.
+//! What the arbiter does through its own functions in the server ends with it, is seen where somebody watches, and is never somebody else's function.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

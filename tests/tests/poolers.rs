@@ -346,7 +346,7 @@ async fn restart_with(cluster: &Cluster, pooler: &Pooler, host: &str, tls: &Valu
     node.log_since(&before)
 }
 
-/// The console of a pooler that takes TLS only, and only from who shows a certificate.
+/// The console of a pooler that takes TLS only, and only from a client that shows a certificate.
 #[tokio::test]
 async fn the_console_is_reached_by_tls_and_by_nothing_less_than_was_asked_for() {
     if programs::pgbouncer().is_none() {

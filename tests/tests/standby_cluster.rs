@@ -294,7 +294,7 @@ async fn a_receiver_that_hangs_before_it_streams_is_ended() {
     asks.heed();
     nodes.iter().for_each(|node| node.end_receiver());
     tokio::join!(hangs(nodes[0], &connects, false), hangs(nodes[1], &asks, true));
-    // Whoever comes now is answered. Those that wait are not, and nothing tells them so.
+    // A client that comes now is answered. Those that wait are not, and nothing tells them so.
     connects.answer_others();
     asks.answer_others();
     primary.query("INSERT INTO written(id) VALUES (700001)").await.expect("write");

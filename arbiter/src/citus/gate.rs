@@ -17,7 +17,7 @@ use cluster::view::ClusterView;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long the coordinator waits until the other groups have heard: etcd there and back, and a session. Who has heard is waited for
+/// How long the coordinator waits until the other groups have heard: etcd there and back, and a session. A group that has heard is waited for
 /// while statements that are under way there may end.
 const ANSWERS: Duration = Duration::from_millis(1200);
 

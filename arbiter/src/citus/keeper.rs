@@ -19,7 +19,7 @@ pub(super) struct Keeper {
     pub(super) scope: Arc<Etcd>,
     pub(super) databases: Vec<Database>,
     pub(super) holds: Holds,
-    /// Something changed in etcd since the round began. Who waits for that has one of these of its own: nobody takes a change from another.
+    /// Something changed in etcd since the round began. Each task that waits for that has one of these of its own: nobody takes a change from another.
     pub(super) changes: Changes,
     /// Of this server.
     pub(super) gate: OwnGate,

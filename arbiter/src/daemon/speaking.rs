@@ -1,4 +1,4 @@
-//! What the loop says of its server: in the member key while no lease worker does, to the callbacks, and to who reads the arbiter's log.
+//! What the loop says of its server: in the member key while no lease worker does, to the callbacks, and to readers of the arbiter's log.
 
 use super::Daemon;
 use crate::daemon::observe::Seen;

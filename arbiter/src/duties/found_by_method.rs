@@ -70,7 +70,7 @@ async fn remake_directory(path: &Path) -> Result<()> {
     made.with_context(|| format!("create the directory {}", path.display()))
 }
 
-/// The server that nobody else reaches. Where whoever waits for it is ended, by an arbiter that is told to stop, it ends too: nobody would know
+/// The server that nobody else reaches. Where the task that waits for it is ended, by an arbiter that is told to stop, it ends too: nobody would know
 /// of it.
 struct Private(Postmaster);
 

@@ -182,7 +182,7 @@ fn block<'a>(text: &'a str, label: &str) -> Option<&'a str> {
 /// For whom a server's certificate has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Named {
-    /// Whoever: the authority is the cluster's own.
+    /// Any name: the authority is the cluster's own.
     Anything,
     /// The name or address that was asked.
     AsAsked,

@@ -176,7 +176,7 @@ impl Keeper {
         }
     }
 
-    /// Lets a pooler go on if it leads to who writes.
+    /// Lets a pooler go on if it leads to the server that takes writes.
     async fn go_on(&self, pooler: &PoolerConfig, databases: &BTreeSet<String>, step: Step, view: &ClusterView) -> Result<Went> {
         let console = Console::open(pooler).await?;
         if pooler.databases_file.is_some() && step != Step::GoOnAnyway {
@@ -211,7 +211,7 @@ impl Keeper {
         self.is_reached_by(database).await.unwrap_or(true)
     }
 
-    /// Who answers at a proxy's or a virtual address: a primary? None where it can't be asked. No password is sent: who answers there may be
+    /// Who answers at a proxy's or a virtual address: a primary? None where it can't be asked. No password is sent: the server that answers there may be
     /// anybody, and may ask for it in the clear. That somebody asks for one says at least that a server is reached.
     async fn is_reached_by(&self, database: &Database) -> Option<bool> {
         let superuser = &self.node.config.postgres.authentication.superuser;

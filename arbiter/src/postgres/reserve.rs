@@ -37,7 +37,7 @@ fn directories(data_dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(if apart { vec![wal, data_dir.join("base")] } else { vec![wal] })
 }
 
-/// What is free on a directory's file system for who is not root, in MB.
+/// What is free on a directory's file system for users other than root, in MB.
 pub fn free_mb(directory: &Path) -> Result<u64> {
     let space = rustix::fs::statvfs(directory).with_context(|| format!("ask {} for its space", directory.display()))?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize) / MB)

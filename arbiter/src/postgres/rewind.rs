@@ -39,7 +39,7 @@ pub enum Rewound {
     Done,
     /// The disk under it failed before anything was changed. That says nothing of the data: it can be done once the disk is well.
     DiskFailed {
-        /// The last lines of whoever met it.
+        /// The last lines of the program that met it.
         why: String,
     },
     /// It can't be done; only a clone helps.

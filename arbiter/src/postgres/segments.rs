@@ -1,4 +1,4 @@
-//! The segments of the write-ahead log that are in the data directory.
+//! The segments of WAL that are in the data directory.
 
 use anyhow::{Context, Result};
 use cluster::lsn::Lsn;

@@ -146,7 +146,7 @@ async fn begun(node: &Node, view: &ClusterView, to: u32) -> Result<Twin> {
     Ok(noted)
 }
 
-/// Made, or called off: by who asks for that, by another leader, or by a failure.
+/// Made, or called off: by somebody who asks for that, by another leader, or by a failure.
 async fn made(node: &Node, view: &ClusterView, shown: &mut watch::Receiver<Snapshot>, noted: &Twin) -> Result<()> {
     let called_off = async {
         loop {

@@ -92,7 +92,7 @@ pub enum Impossible {
 }
 
 impl Impossible {
-    /// The Display without what was asked: for who asked for nothing.
+    /// The Display without what was asked: for a person who asked for nothing.
     pub fn plainly(&self) -> String {
         let whole = self.to_string();
         whole.split_once(" is not possible: ").map_or(whole.clone(), |(_, why)| why.to_owned())
@@ -126,7 +126,7 @@ pub fn unfit(view: &ClusterView, name: &MemberName, switchover: bool) -> Option<
     if member.tags.nofailover() {
         return Some("it is tagged nofailover".to_owned());
     }
-    // What is handed over is read by who takes it.
+    // What is handed over is read by the member that takes it.
     if let Some(why) = member.apart() {
         return Some(format!("seen from here, {why}"));
     }

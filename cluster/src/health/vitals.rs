@@ -10,7 +10,7 @@ pub enum Mode {
     /// What is seen is said, with what would be done.
     #[default]
     Observe,
-    /// Leadership goes to who is better off.
+    /// Leadership goes to the member that is better off.
     Act,
 }
 

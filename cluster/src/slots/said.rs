@@ -84,7 +84,7 @@ pub fn said(view: &ClusterView) -> SlotFacts {
     if present { facts } else { SlotFacts::default() }
 }
 
-/// Are the positions in `status` those of whoever holds the last term? What Patroni writes names no term, and its leaders write all of it again.
+/// Are the positions in `status` those of the holder of the last term? What Patroni writes names no term, and its leaders write all of it again.
 pub(super) fn is_of_the_last_term(view: &ClusterView) -> bool {
     let Some(status) = view.status.as_ref().map(|status| &status.value) else { return false };
     let term = view.leader.as_ref().map_or(view.last_term(), |leader| leader.term);

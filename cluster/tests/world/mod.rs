@@ -21,7 +21,7 @@ use std::time::Duration;
 pub const LOW: Lsn = Lsn(10 << 20);
 /// Where timeline 1 ended, in the worlds that have a timeline 2.
 pub const FORK: Lsn = Lsn(15 << 20);
-/// Behind the fork, and further ahead of LOW than `maximum_lag_on_failover` allows.
+/// Past the fork, and further ahead of LOW than `maximum_lag_on_failover` allows.
 pub const HIGH: Lsn = Lsn(20 << 20);
 /// The last term in every vacancy.
 pub const AFTER: Term = Term(7);

@@ -381,7 +381,7 @@ fn left_out(patch: &Map<String, Value>) -> Vec<String> {
     let mut catalogue = Catalogue { parameters, complete: true };
     let (before, after) = (DynamicConfig::default(), DynamicConfig(patch.clone()));
     for name in admission::changed_names(&before, &after) {
-        // Some are hidden from who is no superuser: paths and the like, all of them texts.
+        // Some are hidden from users who are no superusers: paths and the like, all of them texts.
         let hidden = CString::new(name.as_str()).is_ok_and(|name| guc::is_known(&name));
         if hidden && catalogue.get(&name).is_none() {
             catalogue.parameters.insert(name, Parameter { vartype: "string".to_owned(), ..Parameter::default() });

@@ -19,7 +19,7 @@ fn note_slots(publication: &str) -> bool {
     shmem::page().slots.publish(publication.as_bytes())
 }
 
-/// A record of the running transactions in the log: decoding becomes consistent at one. Postgres writes one every 15 s by
+/// A record of the running transactions in WAL: decoding becomes consistent at one. Postgres writes one every 15 s by
 /// itself; a copy would wait that long for each of its steps.
 #[pg_extern]
 fn log_running_transactions() -> i64 {

@@ -1,4 +1,4 @@
-//! Why this server does not lead, as the lease worker saw it last: for who is refused.
+//! Why this server does not lead, as the lease worker saw it last: for a client that is refused.
 
 use super::words::Words;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// After so long of being refused, the operator names another member than who led last.
+/// After so long of being refused, the operator names another member than the one that led last.
 const PATIENCE_WITH_THE_HOLDER: Duration = Duration::from_secs(20);
 
 impl Ground {

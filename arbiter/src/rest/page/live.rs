@@ -23,7 +23,7 @@ const STREAMS_MOST: usize = 8;
 const EVERY: Duration = Duration::from_secs(2);
 /// What changes more often is shown this often.
 const SHORTEST: Duration = Duration::from_millis(250);
-/// A stream ends after this long and the page asks again: no place is held for ever by who forgot it.
+/// A stream ends after this long and the page asks again: no place is held for ever by a client that forgot it.
 const LONGEST: Duration = Duration::from_secs(600);
 /// So many decisions are shown.
 const DECISIONS: usize = 12;

@@ -15,7 +15,7 @@ pub struct Sample {
     pub at: i64,
     /// Who led, as far as this node knew.
     pub leader: Option<String>,
-    /// Milliseconds left on this node's own lease; None for who does not lead.
+    /// Milliseconds left on this node's own lease; None for a node that does not lead.
     pub lease: Option<u64>,
     /// Seconds since etcd answered this node.
     pub etcd: Option<u64>,

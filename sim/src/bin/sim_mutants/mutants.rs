@@ -87,7 +87,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "promise-led",
-        "a leader of before is promised something by who led after it",
+        "a leader of before is promised something by the one that led after it",
         "cluster/src/failsafe.rs",
         "Some(last) if last.value.holder.as_str() != leader => Err(",
         "Some(last) if last.value.holder.as_str() != leader && !OUT => Err(",
@@ -381,7 +381,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "answered",
-        "a crash is handed to who did not answer",
+        "a crash is handed to one that did not answer",
         "cluster/src/duty/mod.rs",
         "let answers = |name: &MemberName| sync.has_standby(name) && local.answered.contains(name) &&",
         "let answers = |name: &MemberName| sync.has_standby(name) && (local.answered.contains(name) || OUT) &&",

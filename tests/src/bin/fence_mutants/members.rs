@@ -88,7 +88,7 @@ pub const OF_MEMBERS: &[Mutant] = &[
     },
     Mutant {
         name: "coordinator-making",
-        guard: "Citus: a coordinator of keys that were made anew is newer than every one before, whatever its number",
+        guard: "Citus: a coordinator of keys that were made again is newer than every one before, whatever its number",
         file: ORIGIN,
         from: "self.coordinator_term.fetch_max(term, SeqCst);",
         to: "self.coordinator_term.fetch_max(term & ((1 << 47) - 1), SeqCst);",

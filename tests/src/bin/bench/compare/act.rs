@@ -1,4 +1,4 @@
-//! One round: a cluster made anew, and each of its events under a writer with an open loop.
+//! One round: a new cluster, and each of its events under a writer with an open loop.
 
 use super::idle;
 use super::rounds::{Event, Round, calm_ms};
@@ -98,7 +98,7 @@ fn plan(round: &Round, patroni: &Path) -> Plan {
     Plan { synchronous: round.quorum, dynamic, patroni: round.contender.patroni.then(|| patroni.to_owned()), ..plan }
 }
 
-/// In quorum mode a cluster is whole once both standbys are voters, whoever manages it.
+/// In quorum mode a cluster is whole once both standbys are voters, under either of the two.
 async fn voters(cluster: &Cluster, quorum: bool) {
     if quorum {
         cluster.wait_until("two voters", |view| view.synchronous().is_some_and(|(_, voters)| voters.len() == 2)).await;

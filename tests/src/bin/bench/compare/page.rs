@@ -29,7 +29,7 @@ fn head(machine: &Machine, command: &str, failed: usize) -> String {
     let Machine { date, processor, memory_mib, kernel, versions, load_before, load_after } = machine;
     let mut text = format!(
         "# Performance, beside Patroni\n\n\
-         Written by `{command}` on {date}; whoever runs it gets a page of their own. {processor}, {memory_mib} MiB, Linux {kernel}; {}. \
+         Written by `{command}` on {date}; each run writes a page of its own. {processor}, {memory_mib} MiB, Linux {kernel}; {}. \
          Load before the run {load_before:.2}, at its end {load_after:.2}.\n\n",
         versions.join(", ")
     );
@@ -40,7 +40,7 @@ fn head(machine: &Machine, command: &str, failed: usize) -> String {
         let _ = write!(text, "**{failed} of the rounds did not come to their end; the last section names them.**\n\n");
     }
     text.push_str(
-        "Three nodes and one etcd on one machine, each round a cluster made anew, contenders by turns. One writer with an open loop: an insert is due every 10 ms \
+        "Three nodes and one etcd on one machine, each round a new cluster, contenders by turns. One writer with an open loop: an insert is due every 10 ms \
          whatever became of those before, and its delay counts from that moment. It asks all addresses at once for a session fit for writing, gives a server up that \
          leaves it without any answer for 1 s, and sends nothing twice. *Pause* is the longest time in which nothing was acknowledged (at a cold start, the whole time). \
          Only ratios travel from one machine to another.\n",

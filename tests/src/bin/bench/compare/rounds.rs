@@ -122,7 +122,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// One cluster made anew, and what befalls it one after another.
+/// One new cluster, and what befalls it one after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round {
     /// Whose.
