@@ -5,10 +5,10 @@ mod founding;
 mod process;
 mod server;
 
-use crate::postgres::{Recovery, Server};
+use crate::server::{Recovery, Server};
 use crate::time::{First, Part, TaskId, either};
 use crate::wal::Data;
-use crate::world::{MS, World};
+use crate::world::{Asked, MS, World};
 use anyhow::{Context, Result, bail};
 use cluster::duty::{self, Duty};
 use cluster::failsafe::Members;
@@ -89,7 +89,8 @@ pub(crate) fn spawn(world: &Rc<World>, at: usize) {
         failsafe_sent: RefCell::default(),
         remembered,
     });
-    *world.nodes[at].arbiter.borrow_mut() = Rc::downgrade(&arbiter);
+    let asked: Rc<dyn Asked> = arbiter.clone();
+    *world.nodes[at].arbiter.borrow_mut() = Some(Rc::downgrade(&asked));
     let keeper = arbiter.clone();
     world.time.spawn((at, Part::Arbiter), async move { match keeper.lease.keep().await {} });
     world.time.spawn((at, Part::Arbiter), async move { arbiter.run().await });

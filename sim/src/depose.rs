@@ -3,8 +3,6 @@
 use crate::time::Part;
 use crate::world::{MS, World};
 use cluster::hearing::Answer;
-use cluster::name::Timeline;
-use cluster::standing::Bond;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,17 +11,6 @@ use std::time::Duration;
 type Slot = Rc<(Cell<Option<Answer>>, crate::time::Changes)>;
 
 impl World {
-    /// What binds the server of this node, as it lies beside the data.
-    pub fn bond(&self, at: usize) -> Option<Bond> {
-        self.nodes[at].data.borrow().disk().and_then(|disk| disk.bond.clone())
-    }
-
-    /// May a receiver of `me` stream from `up`, as far as a bond goes?
-    pub fn bond_allows(&self, me: usize, up: usize) -> bool {
-        let theirs = self.nodes[up].data.borrow().disk().map_or(0, |disk| disk.wal.timeline);
-        self.bond(me).is_none_or(|bond| cluster::deposition::may_receive(&bond, Timeline(theirs)))
-    }
-
     /// One try of `me` to hear `up`, as the extension makes it; an answer that comes to a later try than asked for it is not modelled.
     pub async fn hear(self: &Rc<Self>, me: usize, up: usize, patience: Duration) -> Answer {
         let wal = || {

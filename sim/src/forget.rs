@@ -1,7 +1,6 @@
 //! etcd that goes back: backups that are restored, emptiness, answers that are lost at the worst moment, and the operator who mends it.
 
-use crate::worker::now;
-use crate::world::{MS, World};
+use crate::world::{MS, World, now};
 use cluster::leader::LeaseId;
 use cluster::store::{self, NoRebuild};
 use dcs::Dcs;

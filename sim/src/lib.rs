@@ -7,11 +7,15 @@
 
 mod arbiter;
 mod depose;
+mod etcd;
 mod forget;
 mod invariants;
+mod judge;
 mod postgres;
 mod random;
 mod schedule;
+mod server;
+mod setting;
 mod store;
 mod time;
 mod wal;
@@ -24,12 +28,12 @@ use crate::wal::{Data, Disk, Wal};
 use crate::world::{MS, World, system};
 use cluster::local::Ended;
 use cluster::quorum::Setting;
+pub use setting::{Focus, Options};
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::rc::Rc;
 use std::time::Duration;
-pub use world::{Focus, Options};
 
 /// A cluster may take this long to be whole after the last fault, beyond its timings: Postgres' own spread
 /// checkpoint is what a rewind waits for where the arbiter died before it asked for one.
@@ -97,6 +101,7 @@ impl fmt::Display for Report {
 /// Runs one seed to its end.
 pub fn run(options: &Options) -> Report {
     let world = World::new(options);
+    world.clone().tick();
     found(&world);
     for at in 0..world.nodes.len() {
         world.arbiter_starts(at);
@@ -191,6 +196,37 @@ fn found(world: &World) {
 }
 
 impl World {
+    /// Nodes and keys, for people.
+    fn state(&self) -> String {
+        let mut text = String::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            let data = match &*node.data.borrow() {
+                Data::Empty => "empty".to_owned(),
+                Data::Incomplete(what) => format!("incomplete ({what})"),
+                Data::Present(disk) => {
+                    format!("timeline {} to {:X}, {:?}, forks {:X?}", disk.wal.timeline, disk.wal.end(), disk.ended, disk.wal.lines)
+                }
+            };
+            let server = self.server(at).map_or("no server".to_owned(), |server| server.describe(self));
+            let arbiter = if self.time.lives((at, Part::Arbiter)) { "arbiter" } else { "no arbiter" };
+            let _ = writeln!(text, "  {}: {data}; {server}; {arbiter}{}", node.name, if node.off.get() { "; off" } else { "" });
+        }
+        if let Some(Ok(view)) = dcs::memory::at_once(dcs::Dcs::load_view(&self.etcd)) {
+            let leader = view.leader.as_ref().map_or("nobody".to_owned(), |leader| format!("{} in term {}", leader.name, leader.term));
+            let sync = view.sync.as_ref().map(|sync| (sync.value.leader.clone(), sync.value.sync_standby.clone()));
+            let _ = writeln!(
+                text,
+                "  etcd: leader {leader}, last term {}, sync {sync:?}, history to timeline {}",
+                view.last_term(),
+                view.history().current()
+            );
+            for (name, word) in &view.announcements {
+                let _ = writeln!(text, "  word of {name}: {:?}", word.value);
+            }
+        }
+        text
+    }
+
     /// As `initdb` leaves it.
     fn first_disk(&self) -> Disk {
         let mut wal = Wal::new();

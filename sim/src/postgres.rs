@@ -2,20 +2,20 @@
 
 mod crash;
 mod receiver;
+mod seen;
 
-use crate::time::{Changes, Part, TaskId};
+use crate::server::{Recovery, Server};
+use crate::time::{Changes, Part};
 use crate::wal::{Data, Disk, Wal};
 use crate::worker;
 use crate::world::{MS, World};
 use cluster::fence::{self, Mode, Ruling};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
-use cluster::name::{MemberName, Timeline};
+use cluster::name::MemberName;
 use cluster::quorum::Setting;
-use cluster::time::Moment;
 use keeper::Tenure;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,107 +26,7 @@ const RECEIVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `wal_retrieve_retry_interval`.
 const RETRY_RECEIVE: Duration = Duration::from_millis(500);
 
-/// How a server is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Recovery {
-    /// As primary.
-    None,
-    /// As standby of this node, or of nobody.
-    Standby(Option<usize>),
-}
-
-pub(crate) struct Server {
-    pub at: usize,
-    pub started: Duration,
-    /// When its postmaster was started, which outlives a crash of one of its processes.
-    postmaster: Cell<Duration>,
-    /// It recovers from such a crash, and the arbiter knows that it served as primary before.
-    pub crashed: Cell<bool>,
-    pub ready: Cell<bool>,
-    pub in_recovery: Cell<bool>,
-    pub stopping: Cell<bool>,
-    ended_cleanly: Cell<bool>,
-    pub page: Tenure,
-    /// The part of the deadline that stands on promises; for the invariants.
-    pub by_promises_until: Cell<Moment>,
-    pub renewed: Changes,
-    pub flushed: Cell<u64>,
-    pub upstream: Cell<Option<usize>>,
-    pub streaming: Cell<bool>,
-    pub received: Cell<Option<u64>>,
-    /// When the receiver last got a message.
-    pub heard: Cell<Duration>,
-    replay_from: u64,
-    replay_until: Cell<Duration>,
-    receiver: Cell<Option<TaskId>>,
-    pub told_to_follow: Changes,
-    /// What the configuration says, what commits wait for.
-    pub standby_names: RefCell<Setting>,
-    pub awaited: RefCell<Setting>,
-    pub confirmed: RefCell<BTreeMap<usize, u64>>,
-    pub senders: RefCell<BTreeSet<usize>>,
-    /// The arbiter's session.
-    pub attached: Cell<bool>,
-    pub checkpointed_timeline: Cell<u32>,
-    pub wal: Changes,
-    pub confirmations: Changes,
-    pub under_way: Cell<u32>,
-}
-
 impl Server {
-    pub fn describe(&self, world: &World) -> String {
-        let page = self.page.look();
-        let left = page.deadline.0.as_secs_f64() - world.clock(self.at).0.as_secs_f64();
-        let role = if self.in_recovery.get() { "standby" } else { "primary" };
-        format!(
-            "{role}{}{}{}{}, page {} term {} {left:.3} s left, follows {:?}{}, names {:?}",
-            if self.ready.get() { "" } else { " (starting)" },
-            if world.time.is_frozen((self.at, Part::Server)) { " (frozen)" } else { "" },
-            if world.time.is_frozen((self.at, Part::Worker)) { " (worker frozen)" } else { "" },
-            if self.attached.get() { " attached" } else { "" },
-            page.mode.word(),
-            page.term,
-            self.upstream.get().map(|at| at + 1),
-            if self.streaming.get() { " streaming" } else { "" },
-            self.awaited.borrow().to_string(),
-        )
-    }
-
-    pub fn replayed(&self, world: &World) -> u64 {
-        let end = world.nodes[self.at].data.borrow().disk().map_or(0, |disk| disk.wal.end());
-        let left = self.replay_until.get().saturating_sub(world.now());
-        if left.is_zero() {
-            return end;
-        }
-        let whole = self.replay_until.get() - self.started;
-        let done = 1.0 - left.as_secs_f64() / whole.as_secs_f64().max(1e-9);
-        self.replay_from + ((end.saturating_sub(self.replay_from)) as f64 * done.max(0.0)) as u64
-    }
-
-    /// The startup process has read all that lies here: the position is the end.
-    pub fn end_known(&self, world: &World) -> bool {
-        !self.in_recovery.get() || world.now() >= self.replay_until.get()
-    }
-
-    /// The newest timeline here and the furthest position, as the lease worker and SQL tell.
-    pub fn position(&self, world: &World) -> (Timeline, Lsn) {
-        let data = world.nodes[self.at].data.borrow();
-        let Some(disk) = data.disk() else { return Default::default() };
-        if !self.in_recovery.get() {
-            return (Timeline(disk.wal.timeline), Lsn(self.flushed.get()));
-        }
-        let lsn = self.replayed(world).max(self.received.get().unwrap_or(0));
-        let timeline = match disk.wal.upto(lsn) {
-            0 => disk.wal.records.first().map_or(disk.wal.timeline, |record| record.timeline),
-            count => disk.wal.records[count - 1].timeline,
-        };
-        (Timeline(timeline), Lsn(lsn))
-    }
-
-    pub fn receiver_running(&self, world: &World) -> bool {
-        self.receiver.get().is_some() && world.time.lives((self.at, Part::Receiver))
-    }
-
     /// SIGTERM to the receiver; a frozen one does not hear it.
     pub fn stop_receiver(&self, world: &World) {
         if world.time.is_frozen((self.at, Part::Receiver)) {

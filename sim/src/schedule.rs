@@ -1,10 +1,11 @@
 //! What goes wrong, when, and for how long: drawn from the seed.
 
 use crate::arbiter;
+use crate::setting::Focus;
 use crate::time::Part;
 use crate::wal::Data;
 use crate::worker::configuration;
-use crate::world::{Focus, MS, Reach, World};
+use crate::world::{MS, Reach, World, now};
 use cluster::failover::FailoverRequest;
 use cluster::local::Ended;
 use cluster::view::ClusterView;
@@ -46,7 +47,7 @@ impl World {
     }
 
     pub(crate) fn leader(&self) -> Option<usize> {
-        self.number_of(&crate::worker::now(self.etcd.load_view()).ok()?.leader?.name)
+        self.number_of(&now(self.etcd.load_view()).ok()?.leader?.name)
     }
 
     /// The leader more often than not.
@@ -311,11 +312,11 @@ impl World {
 
     fn ask_switchover(self: &Rc<Self>) {
         let Some(leader) = self.leader().filter(|_| !self.etcd_down.get()) else { return };
-        let Ok(view) = crate::worker::now(self.etcd.load_view()) else { return };
+        let Ok(view) = now(self.etcd.load_view()) else { return };
         let to = self.random.per_mille(500).then(|| self.nodes[self.random.index(self.setting.nodes)].name.to_string());
         let request = FailoverRequest { leader: Some(self.nodes[leader].name.to_string()), member: to, ..FailoverRequest::default() };
         self.plan(&format!("switchover asked: {:?} to {:?}", request.leader, request.member));
-        let _ = crate::worker::now(self.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)));
+        let _ = now(self.etcd.write_failover(&request, ClusterView::revision_of(&view.failover)));
         self.etcd_changed();
     }
 

@@ -1,8 +1,7 @@
 //! The store as a process reaches it: requests that travel, to whichever member of etcd they reach.
 
 use crate::time::{Part, Process};
-use crate::worker::now;
-use crate::world::World;
+use crate::world::{World, now};
 use cluster::config::DynamicConfig;
 use cluster::failover::FailoverRequest;
 use cluster::failsafe::Members;

@@ -1,26 +1,12 @@
 //! What operators wish for while things go wrong: maintenance mode, tags, a failover by name, an arbiter's planned end, a new copy of a standby.
 
 use crate::time::Part;
-use crate::worker::now;
-use crate::world::World;
+use crate::world::{World, now};
 use cluster::failover::{self, FailoverRequest};
-use cluster::member::Tags;
 use cluster::view::ClusterView;
 use dcs::Dcs;
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
-
-/// What is wished of one node.
-#[derive(Default)]
-pub(crate) struct Wished {
-    /// The tags in its file.
-    pub tags: RefCell<Tags>,
-    /// Its arbiter is to stop the server and end.
-    pub stop: Cell<bool>,
-    /// Its data is to be made again.
-    pub reinit: Cell<bool>,
-}
 
 impl World {
     /// One wish, in three of twenty steps. False where none is drawn.

@@ -1,6 +1,6 @@
 //! `keeper`'s host in the world: the lease worker that ships, over simulated time.
 
-use crate::postgres::Server;
+use crate::server::Server;
 use crate::store::Store;
 use crate::time::{Part, Signal};
 use crate::world::{MS, World, system};
@@ -14,21 +14,13 @@ use cluster::slots::Publication;
 use cluster::standing::Bond;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
-use dcs::Error;
-use dcs::memory::at_once;
 use dcs::remember::Remembered;
 use keeper::{Host, Tenure, Worker};
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// What people's clocks show when a run begins, in seconds since 1970.
 const BEGINNING: i64 = 1_750_000_000;
-
-/// A call of the memory that is never pending.
-pub(crate) fn now<T>(call: impl Future<Output = dcs::Result<T>>) -> dcs::Result<T> {
-    at_once(call).unwrap_or_else(|| Err(Error::Unreachable("the memory never waits".to_owned())))
-}
 
 /// A place is one boot of one host.
 pub(crate) fn instance_of(world: &World, at: usize) -> Option<Instance> {

@@ -1,21 +1,22 @@
 //! The world: nodes with clocks and disks, the network between them and etcd, and what happened lately.
 
-use crate::arbiter::Arbiter;
-use crate::invariants::Judge;
-use crate::postgres::Server;
+use crate::judge::Judge;
 use crate::random::Random;
-use crate::time::{Changes, Part, Process, Signal, Time};
+use crate::server::Server;
+use crate::setting::{Options, Setting};
+use crate::time::{Changes, Signal, Time};
 use crate::wal::Data;
-use crate::wishes::Wished;
+use cluster::member::Tags;
 use cluster::name::{MemberName, Scope, SystemId};
 use cluster::time::Moment;
 use dcs::Error;
 use dcs::key::Keys;
-use dcs::memory::{InMemory, Saved};
+use dcs::memory::{InMemory, Saved, at_once};
 use dcs::remember::Remembered;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -29,9 +30,6 @@ const OF_DATA: [&str; 4] = [
     // It led, and was taken away with the only data of its timeline.
     "liveness_once_healed",
 ];
-
-/// etcd's three endpoints: one request goes to one after another.
-const ENDPOINTS: usize = 3;
 
 /// A host's CLOCK_BOOTTIME.
 #[derive(Debug, Default)]
@@ -52,6 +50,30 @@ impl Clock {
     }
 }
 
+/// What members ask of each other's arbiters, by REST.
+pub(crate) trait Asked {
+    /// It has seen etcd, and answers.
+    fn serves(&self) -> bool;
+
+    /// For how long this node promises that leader not to take its key, if it does (`failsafe_mode`).
+    fn promise<'a>(&'a self, leader: &'a MemberName, ttl: Duration) -> Pin<Box<dyn Future<Output = Option<Duration>> + 'a>>;
+
+    /// For how long what it has promised binds it yet.
+    fn is_bound_for(&self) -> Duration;
+}
+
+/// What is wished of one node.
+#[derive(Default)]
+pub(crate) struct Wished {
+    /// The tags in its file.
+    pub tags: RefCell<Tags>,
+    /// Its arbiter is to stop the server and end.
+    pub stop: Cell<bool>,
+    /// Its data is to be made again.
+    pub reinit: Cell<bool>,
+}
+
+/// A host with its disk, and what runs there.
 pub(crate) struct Node {
     pub name: MemberName,
     /// Whose disk and file it has: itself, but for a copy.
@@ -71,7 +93,7 @@ pub(crate) struct Node {
     pub wake_arbiter: Signal,
     pub wake_listener: Signal,
     /// The arbiter that is (or was last) there, for those that send it requests.
-    pub arbiter: RefCell<Weak<Arbiter>>,
+    pub arbiter: RefCell<Option<Weak<dyn Asked>>>,
     /// What operators wish of it.
     pub wished: Wished,
     /// The postmaster ended; the arbiter has not looked yet.
@@ -108,112 +130,6 @@ pub(crate) struct Network {
     pub slow: Duration,
 }
 
-/// A schedule that brings about one kind of event far more often than a mixed one does: for guards whose window is short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Focus {
-    /// The TTL changes, and etcd's answers are lost while the keys move.
-    Moves,
-    /// `failsafe_mode`: etcd away or out of reach, nodes and arbiters that come and go.
-    Promises,
-    /// Quorum mode: voters that come and go.
-    Votes,
-    /// Synchronous modes, and copies of nodes.
-    Copies,
-}
-
-impl Focus {
-    /// By its name on the command line.
-    pub fn of(word: &str) -> Option<Focus> {
-        let all = [("moves", Focus::Moves), ("promises", Focus::Promises), ("votes", Focus::Votes), ("copies", Focus::Copies)];
-        all.into_iter().find_map(|(name, focus)| (name == word).then_some(focus))
-    }
-
-    /// What becomes of a run's setting.
-    fn set(self, setting: Setting) -> Setting {
-        match self {
-            // A standby that stands confirms nothing more: without synchronous standbys only the fence is left.
-            Focus::Moves => Setting { sync: false, quorum: false, bad_clocks: false, forgets: false, copies: false, ..setting },
-            Focus::Promises => Setting { failsafe: true, forgets: false, copies: false, ..setting },
-            Focus::Votes => Setting {
-                nodes: setting.nodes.max(3),
-                sync: true,
-                quorum: true,
-                bad_clocks: false,
-                forgets: false,
-                copies: false,
-                ..setting
-            },
-            Focus::Copies => Setting { sync: true, bad_clocks: false, forgets: false, copies: true, ..setting },
-        }
-    }
-
-    /// The faults that are drawn, by their numbers in the schedule.
-    pub(crate) fn faults(self) -> &'static [usize] {
-        match self {
-            Focus::Moves => &[22],
-            Focus::Promises => &[0, 7, 10, 12, 13, 16, 16, 19, 22, 23],
-            Focus::Votes => &[0, 5, 5, 10, 10, 12, 14, 16, 23],
-            Focus::Copies => &[0, 5, 10, 10, 12, 13, 23],
-        }
-    }
-}
-
-/// How a run is made up: all of it follows from the seed.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Everything random comes from it.
-    pub seed: u64,
-    /// Faults in the schedule.
-    pub steps: u64,
-    /// Tells each decision and event as it happens.
-    pub verbose: bool,
-    /// etcd is restored from backups and emptied at times, in four of ten runs.
-    pub forgets: bool,
-    /// A host with a copy of a node's disk and file is started at times, in four of ten runs.
-    pub copies: bool,
-    /// `deposition` is on, in seven of ten synchronous runs.
-    pub deposes: bool,
-    /// What the schedule is about, where it is about one thing.
-    pub focus: Option<Focus>,
-    /// Operators wish for something at times, in seven of ten runs.
-    pub wishes: bool,
-    /// No node has data when the run begins, in four of ten runs without the stores and copies above.
-    pub founds: bool,
-    /// Processes of servers crash at times, and their postmasters live on, in seven of ten runs.
-    pub crashes: bool,
-}
-
-/// What is chosen for one run.
-#[derive(Debug, Clone)]
-pub(crate) struct Setting {
-    pub nodes: usize,
-    pub sync: bool,
-    /// Of the synchronous runs: `synchronous_mode: quorum`.
-    pub quorum: bool,
-    pub ttl: u64,
-    pub start_timeout: u64,
-    /// etcd lets go at the very moment it may, not at the next half second.
-    pub sharp: bool,
-    /// Clocks may stand still, beyond what the fence promises to bear.
-    pub bad_clocks: bool,
-    /// `failsafe_mode`.
-    pub failsafe: bool,
-    /// etcd is restored from backups and emptied at times.
-    pub forgets: bool,
-    /// There is one host more than nodes, which gets copies of their disks.
-    pub copies: bool,
-    /// `deposition`.
-    pub deposes: bool,
-    /// Faults of these numbers only.
-    pub focus: Option<Focus>,
-    /// Operators wish for something at times.
-    pub wishes: bool,
-    /// The cluster is founded in the run.
-    pub founds: bool,
-    /// Processes of servers crash at times, and their postmasters live on.
-    pub crashes: bool,
-}
-
 pub(crate) struct World {
     pub time: Rc<Time>,
     pub random: Random,
@@ -231,7 +147,7 @@ pub(crate) struct World {
     pub verbose: bool,
     pub branches: Cell<u64>,
     pub commits: Cell<u64>,
-    seen_revision: Cell<i64>,
+    pub seen_revision: Cell<i64>,
     /// Of the faults that were added later: a seed's other choices stay what they were.
     pub apart: Random,
     /// Backups of etcd.
@@ -244,40 +160,15 @@ pub(crate) fn system() -> SystemId {
     SystemId("7000000000000000001".to_owned())
 }
 
+/// A call of the memory that is never pending.
+pub(crate) fn now<T>(call: impl Future<Output = dcs::Result<T>>) -> dcs::Result<T> {
+    at_once(call).unwrap_or_else(|| Err(Error::Unreachable("the memory never waits".to_owned())))
+}
+
 impl World {
     pub fn new(options: &Options) -> Rc<World> {
         let random = Random::new(options.seed);
-        let setting = Setting {
-            nodes: [3, 3, 3, 3, 2, 4, 5][random.index(7)],
-            sync: random.per_mille(550),
-            quorum: Random::new(options.seed ^ 0x5155_4f52_554d).per_mille(500),
-            ttl: [3, 5, 10, 10, 30][random.index(5)],
-            start_timeout: [3, 10, 300][random.index(3)],
-            sharp: random.per_mille(400),
-            bad_clocks: random.per_mille(300),
-            // Drawn apart, so that a seed's other choices stay what they were before there was this one.
-            failsafe: Random::new(!options.seed).per_mille(400),
-            deposes: options.deposes && Random::new(options.seed ^ 0x4445_504f_5345).per_mille(700),
-            wishes: options.wishes && Random::new(options.seed ^ 0x5749_5348).per_mille(700),
-            forgets: options.forgets && Random::new(options.seed ^ 0x464f_5247_4554).per_mille(400),
-            copies: options.copies && Random::new(options.seed ^ 0x434f_5049_4553).per_mille(400),
-            founds: options.founds && Random::new(options.seed ^ 0x464f_554e_4453).per_mille(400),
-            crashes: options.crashes && Random::new(options.seed ^ 0x43_5241_5348).per_mille(700),
-            focus: options.focus,
-        };
-        let bad_clocks = setting.bad_clocks && setting.sync;
-        // Under a clock that stands still a quorum is not safe: a standby receives again after its word (docs/simulation.md).
-        let setting = Setting {
-            bad_clocks,
-            quorum: setting.quorum && setting.sync && !bad_clocks,
-            deposes: setting.deposes && setting.sync,
-            // A backup would bring maintenance mode back, and nobody ends that.
-            wishes: setting.wishes && !setting.forgets,
-            // A store that went back to before the founding, or a copy of nothing, would be a second system.
-            founds: setting.founds && !setting.forgets && !setting.copies,
-            ..setting
-        };
-        let setting = options.focus.map_or(setting.clone(), |focus| focus.set(setting));
+        let setting = Setting::drawn(options, &random);
         let scope = Scope::new("sim").unwrap_or_else(|why| unreachable!("a constant: {why}"));
         let apart = Random::new(options.seed ^ 0x41_5041_5254);
         let copied = if setting.copies { apart.index(setting.nodes) } else { 0 };
@@ -331,8 +222,12 @@ impl World {
         if world.setting.sharp {
             world.etcd.scan_every(5 * MS);
         }
-        world.clone().tick();
         world
+    }
+
+    /// The arbiter of a node, for who asks it.
+    pub fn asked(&self, at: usize) -> Option<Rc<dyn Asked>> {
+        self.nodes[at].arbiter.borrow().as_ref()?.upgrade()
     }
 
     pub fn now(&self) -> Duration {
@@ -406,160 +301,5 @@ impl World {
     pub fn lost(&self) -> bool {
         let per_mille = self.network.borrow().loss_per_mille;
         self.random.per_mille(per_mille)
-    }
-
-    // ---- etcd ----
-
-    /// etcd's clock goes on, its scans find what has run out.
-    fn tick(self: Rc<Self>) {
-        let every = if self.setting.sharp { 5 * MS } else { 100 * MS };
-        let world = self.clone();
-        self.time.at(self.now() + every, move || {
-            world.etcd_time();
-            world.tick();
-        });
-    }
-
-    pub fn etcd_clock(&self) -> Duration {
-        Clock { rate_ppm: self.etcd_rate_ppm, ..Clock::default() }.read(self.now()).0
-    }
-
-    fn etcd_time(self: &Rc<Self>) {
-        if self.etcd_down.get() {
-            return;
-        }
-        for lease in self.etcd.set_now(self.etcd_clock()) {
-            self.tell("etcd", &format!("lease {lease} has run out"));
-            self.fence_shuts_before_etcd_lets_go(lease);
-        }
-        self.etcd_changed();
-    }
-
-    /// A new leader of etcd, or etcd is back.
-    pub fn etcd_leader_change(self: &Rc<Self>) {
-        self.etcd.change_leader(self.etcd_clock());
-    }
-
-    /// Watches fire, invariants on keys are looked at.
-    pub fn etcd_changed(self: &Rc<Self>) {
-        let revision = self.etcd.revision();
-        if self.seen_revision.replace(revision) == revision {
-            return;
-        }
-        self.keys_are_sound();
-        for at in 0..self.nodes.len() {
-            self.watch_fires(at);
-        }
-    }
-
-    pub fn watch_fires(self: &Rc<Self>, at: usize) {
-        if self.is_cut(self.etcd_place(), at) || self.reach(at) == Some(Reach::Alone) {
-            return; // it is opened again when the cut heals, and that wakes
-        }
-        let world = self.clone();
-        self.time.at(self.now() + self.delay(), move || {
-            world.nodes[at].wake_worker.notify(&world.time);
-            world.nodes[at].wake_arbiter.notify(&world.time);
-        });
-    }
-
-    /// etcd says that this node leads.
-    pub fn holds_the_key(&self, at: usize) -> bool {
-        dcs::memory::at_once(dcs::Dcs::load_view(&self.etcd))
-            .is_some_and(|view| view.is_ok_and(|view| view.leader_if(&self.nodes[at].name).is_some()))
-    }
-
-    /// Sends a request to etcd; it is applied when it arrives, whatever became of the sender.
-    pub async fn ask<T: 'static>(
-        self: &Rc<Self>,
-        process: Process,
-        ask: impl Fn(&InMemory) -> dcs::Result<T> + Clone + 'static,
-    ) -> dcs::Result<T> {
-        let ttl = Duration::from_secs(self.setting.ttl);
-        let bound = cluster::lease::try_timeout(ttl, ENDPOINTS);
-        let mut answer = Err(Error::Unreachable("no answer".to_owned()));
-        for _ in 0..ENDPOINTS {
-            let slot = Rc::new((RefCell::new(None), Changes::default()));
-            self.send(process.0, ask.clone(), slot.clone());
-            let heard = slot.1.wait(&self.time, || slot.0.borrow_mut().take());
-            answer = match self.time.timeout(bound, heard).await {
-                Some(Err(Error::Unreachable(why))) => Err(Error::Unreachable(why)),
-                Some(answer) => return answer,
-                None => Err(Error::Unreachable(format!("no answer within {} ms", bound.as_millis()))),
-            };
-        }
-        answer
-    }
-
-    fn reach(&self, node: usize) -> Option<Reach> {
-        self.with_deposed.borrow().get(&node).copied()
-    }
-
-    fn send<T: 'static>(
-        self: &Rc<Self>,
-        from: usize,
-        ask: impl Fn(&InMemory) -> dcs::Result<T> + 'static,
-        slot: Rc<(RefCell<Option<dcs::Result<T>>>, Changes)>,
-    ) {
-        if self.is_cut(from, self.etcd_place()) || self.lost() {
-            return;
-        }
-        let world = self.clone();
-        self.time.at(self.now() + self.delay(), move || {
-            let reach = world.reach(from);
-            let deposed = reach == Some(Reach::Alone) || reach == Some(Reach::Both) && world.random.per_mille(500);
-            let answer = if deposed && world.etcd.has_deposed() {
-                world.etcd.asked_of_deposed(ask)
-            } else if reach == Some(Reach::Alone) || world.etcd_down.get() {
-                Err(Error::Unreachable("connection refused".to_owned()))
-            } else {
-                world.etcd_time();
-                let before = world.leader_lease();
-                let answer = ask(&world.etcd);
-                world.etcd_changed();
-                world.move_is_lost(from, before);
-                answer
-            };
-            if world.is_cut(world.etcd_place(), from) || world.lost() {
-                return;
-            }
-            let then = world.clone();
-            world.time.at(world.now() + world.delay(), move || {
-                *slot.0.borrow_mut() = Some(answer);
-                slot.1.tell(&then.time);
-            });
-        });
-    }
-
-    // ---- State for people ----
-
-    pub fn state(&self) -> String {
-        let mut text = String::new();
-        for (at, node) in self.nodes.iter().enumerate() {
-            let data = match &*node.data.borrow() {
-                Data::Empty => "empty".to_owned(),
-                Data::Incomplete(what) => format!("incomplete ({what})"),
-                Data::Present(disk) => {
-                    format!("timeline {} to {:X}, {:?}, forks {:X?}", disk.wal.timeline, disk.wal.end(), disk.ended, disk.wal.lines)
-                }
-            };
-            let server = self.server(at).map_or("no server".to_owned(), |server| server.describe(self));
-            let arbiter = if self.time.lives((at, Part::Arbiter)) { "arbiter" } else { "no arbiter" };
-            let _ = writeln!(text, "  {}: {data}; {server}; {arbiter}{}", node.name, if node.off.get() { "; off" } else { "" });
-        }
-        if let Some(Ok(view)) = dcs::memory::at_once(dcs::Dcs::load_view(&self.etcd)) {
-            let leader = view.leader.as_ref().map_or("nobody".to_owned(), |leader| format!("{} in term {}", leader.name, leader.term));
-            let sync = view.sync.as_ref().map(|sync| (sync.value.leader.clone(), sync.value.sync_standby.clone()));
-            let _ = writeln!(
-                text,
-                "  etcd: leader {leader}, last term {}, sync {sync:?}, history to timeline {}",
-                view.last_term(),
-                view.history().current()
-            );
-            for (name, word) in &view.announcements {
-                let _ = writeln!(text, "  word of {name}: {:?}", word.value);
-            }
-        }
-        text
     }
 }

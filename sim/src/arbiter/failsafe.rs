@@ -2,8 +2,7 @@
 
 use super::Arbiter;
 use crate::time::{Changes, Part};
-use crate::worker::now;
-use crate::world::MS;
+use crate::world::{Asked, MS, now};
 use anyhow::Result;
 use cluster::failsafe::{self, Members};
 use cluster::leader::Leader;
@@ -13,6 +12,8 @@ use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 use steward::Host;
@@ -70,7 +71,7 @@ impl Arbiter {
             return;
         }
         world.clone().time.at(world.now() + world.delay(), move || {
-            let Some(asked) = world.nodes[to].arbiter.borrow().upgrade().filter(|asked| asked.serves.get()) else { return };
+            let Some(asked) = world.asked(to).filter(|asked| asked.serves()) else { return };
             let then = world.clone();
             world.time.spawn((to, Part::Arbiter), async move {
                 let promised = asked.promise(&leader, ttl).await;
@@ -87,7 +88,7 @@ impl Arbiter {
     }
 
     /// A leader asks this node.
-    async fn promise(&self, leader: &MemberName, ttl: Duration) -> Option<Duration> {
+    async fn make_promise(&self, leader: &MemberName, ttl: Duration) -> Option<Duration> {
         failsafe::may_promise(&self.view.borrow(), leader.as_str()).ok()?;
         let for_so_long = failsafe::promised_for(&self.view.borrow(), Some(ttl));
         let written = &self.world.nodes[self.at].promised_for;
@@ -113,5 +114,19 @@ impl Arbiter {
         if until > now {
             self.world.with_page(self.at, |page| page.promise(until, now));
         }
+    }
+}
+
+impl Asked for Arbiter {
+    fn serves(&self) -> bool {
+        self.serves.get()
+    }
+
+    fn promise<'a>(&'a self, leader: &'a MemberName, ttl: Duration) -> Pin<Box<dyn Future<Output = Option<Duration>> + 'a>> {
+        Box::pin(self.make_promise(leader, ttl))
+    }
+
+    fn is_bound_for(&self) -> Duration {
+        self.promised_until.get().since(self.clock())
     }
 }

@@ -1,10 +1,10 @@
-//! Founding, and etcd that forgot, as `arbiter/src/{memory,bootstrap}.rs` have it: what lies with the data, and founding the cluster again.
+//! Founding, and etcd that forgot, as `arbiter/src/{node/memory,duties/found}.rs` have it: what lies with the data, and founding the cluster again.
 
 use super::Arbiter;
-use crate::postgres::Recovery;
+use crate::server::Recovery;
 use crate::wal::{Data, Disk};
-use crate::worker::{configuration, now};
-use crate::world::{MS, system};
+use crate::worker::configuration;
+use crate::world::{MS, now, system};
 use anyhow::{Result, bail};
 use cluster::config::SynchronousMode;
 use cluster::leader::{Leader, LeaseId};

@@ -1,7 +1,7 @@
 //! `steward`'s server in the world: a simulated Postgres, as the arbiter reaches it.
 
 use super::{Arbiter, member};
-use crate::postgres::{self, Recovery};
+use crate::server::{self, Recovery};
 use crate::store::Store;
 use crate::time::Part;
 use crate::worker::configured;
@@ -56,12 +56,12 @@ impl Host for Arbiter {
 }
 
 impl Arbiter {
-    async fn sql(&self) -> Result<Rc<postgres::Server>> {
+    async fn sql(&self) -> Result<Rc<server::Server>> {
         self.world.sql(self.at).await.context("no answer")
     }
 
     /// What the server says of itself in one look.
-    pub(super) fn facts_from(&self, server: &postgres::Server) -> Facts {
+    pub(super) fn facts_from(&self, server: &server::Server) -> Facts {
         let (timeline, position) = server.position(&self.world);
         let (awaited, confirmed) = (server.awaited.borrow(), server.confirmed.borrow());
         let sender = |at: &usize| {
@@ -111,14 +111,14 @@ impl Arbiter {
 }
 
 impl Server for Arbiter {
-    type Process = Rc<postgres::Server>;
+    type Process = Rc<server::Server>;
     type Seen = Facts;
 
     fn facts_of(&self, seen: &Facts) -> Facts {
         seen.clone()
     }
 
-    fn process(&self) -> Option<Rc<postgres::Server>> {
+    fn process(&self) -> Option<Rc<server::Server>> {
         self.world.server(self.at)
     }
 
@@ -199,7 +199,7 @@ impl Server for Arbiter {
         Ok(())
     }
 
-    async fn promote(&self, _process: &Rc<postgres::Server>, term: Term) -> Result<()> {
+    async fn promote(&self, _process: &Rc<server::Server>, term: Term) -> Result<()> {
         self.world.promote(self.at, term.0);
         Ok(())
     }
@@ -314,8 +314,7 @@ impl Server for Arbiter {
         self.sleep(self.world.delay() + self.world.delay()).await;
         self.answered(view).contains(name).then_some(())?;
         let at = self.world.number_of(name)?;
-        let asked = self.world.nodes[at].arbiter.borrow().upgrade()?;
-        let left = asked.promised_until.get().since(asked.clock());
+        let left = self.world.asked(at)?.is_bound_for();
         (!left.is_zero()).then_some(left)
     }
 

@@ -1,6 +1,6 @@
 //! A crash of one process that the postmaster outlives: it ends all others and recovers where it is, once or over and over (a disk on which flushes fail).
 
-use super::{Recovery, Server};
+use crate::server::{Recovery, Server};
 use crate::time::Part;
 use crate::world::{MS, World};
 use cluster::local::Ended;

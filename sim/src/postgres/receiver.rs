@@ -1,6 +1,7 @@
 //! The modelled server's receiver: it connects, streams what a walsender may send, and confirms what is flushed.
 
-use super::{RECEIVER_TIMEOUT, RETRY_RECEIVE, Server};
+use super::{RECEIVER_TIMEOUT, RETRY_RECEIVE};
+use crate::server::Server;
 use crate::time::Part;
 use crate::world::{MS, World};
 use std::rc::Rc;
