@@ -88,9 +88,52 @@ impl History {
         if timeline != self.current() && self.end_of(timeline).is_none() {
             return None;
         }
-        let before = self.0.iter().filter(|line| line.timeline < timeline);
-        let lines: String = before.map(|line| format!("{}\t{}\t{}\n", line.timeline, line.switch, line.reason)).collect();
-        (!lines.is_empty()).then_some(lines)
+        let before = History(self.0.iter().filter(|line| line.timeline < timeline).cloned().collect());
+        Some(before.to_file()).filter(|text| !text.is_empty())
+    }
+
+    /// The text of a history file with these lines. What is no part of the past has no line there: to PostgreSQL "ended at 0/0" is "has no end".
+    pub fn to_file(&self) -> String {
+        let ended = self.0.iter().filter(|line| line.switch.is_valid());
+        ended.map(|line| format!("{}\t{}\t{}\n", line.timeline, line.switch, line.reason)).collect()
+    }
+
+    /// A file for every number up to the present one, so that none is missing: a search for the newest timeline ends before the first that is,
+    /// and a standby that asks its primary for the histories in between is refused. Numbers that were passed over are occupied. None where
+    /// this history does not reach back to the first timeline.
+    pub fn files(&self) -> Option<Vec<(Timeline, String)>> {
+        let present = self.current();
+        if present > Timeline(1) && self.end_of(Timeline(1)).is_none_or(|end| !end.is_valid()) {
+            return None;
+        }
+        let is_past = |timeline| timeline == present || self.end_of(timeline).is_some_and(Lsn::is_valid);
+        let parent = |timeline| self.0.iter().rev().map(|line| line.timeline).find(|past| *past < timeline && is_past(*past));
+        let file = |timeline| match self.file_of(timeline).filter(|_| is_past(timeline)) {
+            Some(text) => (timeline, text),
+            None => (timeline, History::placeholder(parent(timeline).unwrap_or(Timeline(1)))),
+        };
+        Some((2..=present.0).map(|number| file(Timeline(number))).collect())
+    }
+
+    /// This history of a server that recovered to a point, with that point as the end of the timeline that it lies on.
+    ///
+    /// PostgreSQL writes that the timeline which it was told to follow ends at the point, also where the point is older than that timeline. An
+    /// earlier one then seems to go on past the point, to where it really ended, and who is between the two would be taken for part of this past.
+    pub fn cut_at_its_point(mut self) -> History {
+        self.0.retain(|line| line.switch.is_valid());
+        let Some(last) = self.0.last().cloned() else { return self };
+        if let Some(at) = self.0.iter().position(|line| line.switch >= last.switch) {
+            self.0[at] = Line { timeline: self.0[at].timeline, ..last };
+            self.0.truncate(at + 1);
+        }
+        self
+    }
+
+    /// The timelines on the way from a position of its past to the present one, each with where it begins.
+    pub fn begin_after(&self, timeline: Timeline, lsn: Lsn) -> Vec<(Timeline, Lsn)> {
+        let past: Vec<&Line> = self.0.iter().filter(|line| line.switch.is_valid()).collect();
+        let begins = past.iter().enumerate().map(|(at, line)| (past.get(at + 1).map_or(self.current(), |next| next.timeline), line.switch));
+        begins.filter(|(next, at)| *next > timeline && *at >= lsn).collect()
     }
 
     /// The text of a history file whose only purpose is to occupy its timeline's number on a server that
@@ -122,11 +165,10 @@ impl History {
         }
         match self.end_of(timeline) {
             Some(end) if timeline < present => {
-                if lsn <= end {
-                    Ancestry::Ancestor
-                } else {
-                    Ancestry::Diverged { fork: end }
-                }
+                // Where a later timeline was left at an older point, this one was left there as well, whatever its line says.
+                let later = self.0.iter().filter(|line| line.timeline > timeline && line.timeline < present && line.switch.is_valid());
+                let end = later.map(|line| line.switch).fold(end, Lsn::min);
+                if lsn <= end { Ancestry::Ancestor } else { Ancestry::Diverged { fork: end } }
             }
             _ => Ancestry::Unknown,
         }
@@ -204,11 +246,77 @@ mod tests {
         let history =
             History::from_json(&json!([[1, 0x3002128, "no recovery target specified", "then", "n1"], [3, 0x4000000, "x"]])).unwrap();
         let first = "1\t0/3002128\tno recovery target specified\n";
-        for (timeline, expected) in
-            [(1, None), (2, None), (3, Some(first.to_owned())), (4, Some(format!("{first}3\t0/4000000\tx\n"))), (5, None)]
-        {
+        let third = format!("{first}3\t0/4000000\tx\n");
+        for (timeline, expected) in [(1, None), (2, None), (3, Some(first.to_owned())), (4, Some(third.clone())), (5, None)] {
             assert_eq!(history.file_of(Timeline(timeline)), expected, "{timeline}");
         }
+        assert_eq!(history.up_to(Timeline(4)).file_of(Timeline(4)), Some(third), "a number that was passed over has no line");
+    }
+
+    #[test]
+    fn no_number_is_without_a_file_up_to_the_present_one() {
+        let files = |lines: &[(u32, u64)], present| {
+            let history = History(lines.iter().map(|(timeline, end)| line(*timeline, *end)).collect()).up_to(Timeline(present));
+            history.files().map(|files| files.into_iter().map(|(number, text)| (number.0, text)).collect::<Vec<_>>())
+        };
+        let occupied = |parent| History::placeholder(Timeline(parent));
+        assert_eq!(files(&[], 1), Some(vec![]));
+        assert_eq!(files(&[(1, 0x10)], 2), Some(vec![(2, "1\t0/10\tx\n".to_owned())]));
+        assert_eq!(files(&[(1, 0x10)], 3), Some(vec![(2, occupied(1)), (3, "1\t0/10\tx\n".to_owned())]));
+        let both = "1\t0/10\tx\n3\t0/20\tx\n".to_owned();
+        assert_eq!(
+            files(&[(1, 0x10), (3, 0x20)], 5),
+            Some(vec![(2, occupied(1)), (3, "1\t0/10\tx\n".to_owned()), (4, occupied(3)), (5, both)])
+        );
+        assert_eq!(files(&[(3, 0x20)], 4), None, "what was before is not known");
+    }
+
+    #[test]
+    fn a_point_that_is_older_than_the_timeline_it_was_reached_from_ends_the_timeline_it_lies_on() {
+        for (lines, expected) in [
+            (&[(1, 0x10)][..], &[(1, 0x10)][..]),
+            (&[(1, 0x10), (2, 0x20)], &[(1, 0x10), (2, 0x20)]),
+            (&[(1, 0x10), (2, 0x08)], &[(1, 0x08)]),
+            (&[(1, 0x10), (2, 0x10)], &[(1, 0x10)]),
+            (&[(1, 0x10), (2, 0x20), (4, 0x18)], &[(1, 0x10), (2, 0x18)]),
+            (&[(1, 0x10), (2, 0x20), (4, 0x08)], &[(1, 0x08)]),
+            (&[(1, 0x10), (2, 0), (3, 0x20)], &[(1, 0x10), (3, 0x20)]),
+            (&[], &[]),
+        ] {
+            let told =
+                History(lines.iter().map(|(timeline, end)| Line { reason: format!("of {timeline}"), ..line(*timeline, *end) }).collect());
+            let point = told.0.last().map(|line| line.reason.clone());
+            let cut = told.cut_at_its_point();
+            assert_eq!(cut.0.iter().map(|line| (line.timeline.0, line.switch.0)).collect::<Vec<_>>(), expected, "{lines:?}");
+            assert_eq!(cut.0.last().map(|line| line.reason.clone()), point, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeline_ends_where_a_later_one_was_left_before_it() {
+        // As PostgreSQL writes it of a recovery on timeline 2 to a point of timeline 1.
+        let history = History(vec![line(1, 0x10), line(2, 0x08)]);
+        for (timeline, lsn, expected) in [
+            (1, 0x08, Ancestry::Ancestor),
+            (1, 0x09, Ancestry::Diverged { fork: Lsn(0x08) }),
+            (2, 0x11, Ancestry::Diverged { fork: Lsn(0x08) }),
+        ] {
+            assert_eq!(history.ancestry(Timeline(3), Timeline(timeline), Lsn(lsn)), expected, "{timeline} {lsn:x}");
+        }
+    }
+
+    #[test]
+    fn the_timelines_on_the_way_are_those_that_begin_later() {
+        let history = History(vec![line(1, 0x10), line(3, 0x20)]).up_to(Timeline(5));
+        let begin =
+            |timeline, lsn| history.begin_after(Timeline(timeline), Lsn(lsn)).iter().map(|(next, at)| (next.0, at.0)).collect::<Vec<_>>();
+        assert_eq!(begin(1, 0x08), [(3, 0x10), (5, 0x20)]);
+        assert_eq!(begin(3, 0x18), [(5, 0x20)]);
+        assert_eq!(begin(5, 0x30), []);
+    }
+
+    fn line(timeline: u32, end: u64) -> Line {
+        Line { timeline: Timeline(timeline), switch: Lsn(end), reason: "x".to_owned(), timestamp: None, new_leader: None }
     }
 
     #[test]

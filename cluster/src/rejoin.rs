@@ -20,7 +20,7 @@ pub enum Rejoin {
 }
 
 /// The leader's timeline, once it runs as primary (or leads a standby cluster) and the history reaches up to it.
-fn leader_timeline(view: &ClusterView, leader: &MemberName) -> Result<Timeline, Reason> {
+pub fn leader_timeline(view: &ClusterView, leader: &MemberName) -> Result<Timeline, Reason> {
     let serves = |role: &MemberRole| *role == MemberRole::Primary || (*role == MemberRole::StandbyLeader && view.is_standby_cluster());
     let entry = view.members.get(leader).filter(|entry| serves(&entry.member.role));
     let timeline = entry.and_then(|entry| entry.member.timeline).ok_or_else(|| Reason::LeaderHistoryUnknown(leader.clone()))?;

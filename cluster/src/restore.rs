@@ -2,8 +2,9 @@
 //!
 //! The leader's data are set aside, a backup takes their place and recovers up to the point on a server that nobody reaches. Until etcd
 //! is told, nothing but files of one node has changed, so a member that leads meanwhile has called the restore off. From the write of `history` on
-//! the new timeline is the cluster's, and a member that has more than its beginning may not lead.
+//! the new timeline is the cluster's, and a member that has more than its beginning may not lead. Nor is one made from a backup that has more.
 
+use crate::history::{Ancestry, History};
 use crate::lsn::Lsn;
 use crate::name::{SystemId, Timeline};
 use crate::view::ClusterView;
@@ -132,6 +133,55 @@ pub fn is_restored(view: &ClusterView) -> bool {
     parent.is_some_and(|line| left_for_the_past(&line.reason))
 }
 
+/// A position that the data of a backup have been at, or have to come to before they are whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// What lies there.
+    pub what: &'static str,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// The position.
+    pub lsn: Lsn,
+}
+
+/// Why a backup can't become a member.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurPast {
+    /// It has, or needs to be whole, what the leader does not have.
+    #[error(
+        "the backup is of after the point where this cluster left timeline {}: {} is at {}, and the history parts at {fork}; \
+         an older backup can be used, or one that is taken now", .place.timeline, .place.what, .place.lsn
+    )]
+    After {
+        /// Which of its positions.
+        place: Place,
+        /// Where the leader's history parted.
+        fork: Lsn,
+    },
+    /// No history that is known leads from there to here.
+    #[error("the backup is on timeline {}, which is not in the past of the leader's timeline {present}", .place.timeline)]
+    Elsewhere {
+        /// Which of its positions.
+        place: Place,
+        /// The leader's timeline.
+        present: Timeline,
+    },
+}
+
+/// May data of these positions become a standby of whoever is on the timeline that this history leads to? A server on them would recover along
+/// the timelines that were left, or never come to the end of the backup.
+pub fn may_become_a_member(history: &History, places: &[Place]) -> Result<(), NotOurPast> {
+    let present = history.current();
+    for place in places.iter().filter(|place| place.lsn.is_valid()) {
+        match history.ancestry(present, place.timeline, place.lsn) {
+            Ancestry::Ancestor => {}
+            Ancestry::Diverged { fork } => return Err(NotOurPast::After { place: *place, fork }),
+            Ancestry::Unknown => return Err(NotOurPast::Elsewhere { place: *place, present }),
+        }
+    }
+    Ok(())
+}
+
 /// The reason in a line of a history, as PostgreSQL writes it.
 fn left_for_the_past(reason: &str) -> bool {
     ["before ", "after ", "at restore point "].iter().any(|words| reason.starts_with(words))
@@ -170,6 +220,30 @@ mod tests {
             (Fetch, None, false, Leads::Nobody, 1, Owed::Undo),
         ] {
             assert_eq!(owed(&journal(step, begins, undo), leads, Timeline(current)), expected, "{step:?} {leads:?} {current}");
+        }
+    }
+
+    #[test]
+    fn a_backup_that_has_or_needs_more_than_the_past_makes_no_member() {
+        // Timeline 1 was left at 0/10 for 3, after 2 had begun at 0/20 and was left as well.
+        let history = History::from_file("1\t0/10\tafter LSN 0/10\n").up_to(Timeline(3));
+        let place = |what, timeline, lsn| Place { what, timeline: Timeline(timeline), lsn: Lsn(lsn) };
+        let said = |places: &[Place]| may_become_a_member(&history, places).map_err(|why| why.to_string());
+        let begin = place("its begin", 1, 0x08);
+        for (places, refused) in [
+            (&[][..], None),
+            (&[begin, place("its end", 1, 0x10)], None),
+            (&[begin, place("its end", 1, 0x11)], Some("its end is at 0/11, and the history parts at 0/10")),
+            (&[place("its begin", 2, 0x21)], Some("left timeline 2: its begin is at 0/21")),
+            (&[place("its begin", 3, 0x30), place("its end", 3, 0x40)], None),
+            (&[place("its begin", 4, 0x30)], Some("on timeline 4, which is not in the past of the leader's timeline 3")),
+            (&[begin, place("what it must replay", 0, 0)], None),
+        ] {
+            match (said(places), refused) {
+                (Ok(()), None) => {}
+                (Err(why), Some(words)) => assert!(why.contains(words), "{why}"),
+                (other, expected) => panic!("{places:?}: {other:?}, expected {expected:?}"),
+            }
         }
     }
 

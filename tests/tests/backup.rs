@@ -415,6 +415,70 @@ async fn a_stop_in_the_middle_of_a_restore_leaves_no_server() {
     counts(first, "5").await;
 }
 
+/// Two members in a cluster that winds nobody back, made from the backup and archived with it; the rows of `t`: 20 at the position that is
+/// given, 5 after a mistake. The backup that the leader is to restore is named by the file `set` beside it, where there is one.
+async fn before_a_restore(cluster: &Cluster, tool: &PgBackRest) -> String {
+    with_pgbackrest(cluster, tool);
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    let script = first.dir().join("restore.sh");
+    let line = tool.configure(cluster, first);
+    let set = first.dir().join("set").display().to_string();
+    cluster.room.file(&script, &format!("test -e {set} && set -- --set=$(cat {set})\nexec {line} --delta \"$@\" restore\n"));
+    cluster.reconfigure(first, |config| config["postgresql"]["pgbackrest"]["command"] = json!(format!("sh {}", script.display())));
+    cluster.start(first);
+    cluster.healthy_members(1).await;
+    tool.run(cluster, first, &["stanza-create"]).await;
+    first.query("CREATE TABLE t AS SELECT generate_series(1, 10) AS n").await.expect("write");
+    tool.run(cluster, first, &["--type=full", "backup"]).await;
+    cluster.start(second);
+    cluster.healthy().await;
+    first.query("INSERT INTO t SELECT generate_series(11, 20)").await.expect("what is to stay");
+    let position = first.one("SELECT pg_current_wal_insert_lsn()").await.expect("the position");
+    first.query("DELETE FROM t WHERE n <= 15").await.expect("a mistake");
+    counts(second, "5").await;
+    position
+}
+
+#[tokio::test]
+async fn a_member_made_from_the_backup_after_a_restore_in_place_is_on_the_restored_timeline() {
+    let cluster = Cluster::of(2).dynamic("postgresql", json!({"use_pg_rewind": false, "use_slots": true})).planned().await;
+    let Some(tool) = PgBackRest::of(&cluster) else { return };
+    let position = before_a_restore(&cluster, &tool).await;
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    // It claims a timeline and begins none: the next one passes over its number, of which no archive has a history.
+    let nowhere = cluster.cli(&["restore", "story", "--to-name", "nowhere", "--force"]).await;
+    assert!(!nowhere.status.success());
+    cluster.healthy().await;
+
+    let said = cluster.cli_ok(&["restore", "story", "--to-lsn", &position, "--force"]).await;
+    assert!(said.contains("Restored: story is at"), "{said}");
+    counts(first, "20").await;
+    second.logged(&["replica method pgbackrest: ", "the replica was made by pgbackrest"], PATIENCE).await;
+    cluster.healthy().await;
+    counts(second, "20").await;
+    first.query("INSERT INTO t VALUES (21)").await.expect("it goes on");
+    counts(second, "21").await;
+    let made = second.log().matches("replica method pgbackrest: ").count();
+    assert!(made > 0 && !second.log().contains("the replica was made by basebackup"), "{}", second.log());
+}
+
+#[tokio::test]
+async fn a_backup_that_ended_after_the_point_of_a_restore_in_place_makes_no_member() {
+    let cluster = Cluster::of(2).dynamic("postgresql", json!({"use_pg_rewind": false, "use_slots": true})).planned().await;
+    let Some(tool) = PgBackRest::of(&cluster) else { return };
+    let position = before_a_restore(&cluster, &tool).await;
+    let (first, second) = (cluster.node("n1"), cluster.node("n2"));
+    let early = std::fs::read_link(tool.directory.join("repo/backup/story/latest")).expect("the backup's name");
+    cluster.room.file(&first.dir().join("set"), &early.display().to_string());
+    tool.run(&cluster, first, &["--type=full", "backup"]).await;
+
+    let said = cluster.cli_ok(&["restore", "story", "--to-lsn", &position, "--force"]).await;
+    assert!(said.contains("Restored: story is at"), "{said}");
+    second.logged(&["the backup is of after the point", "the replica was made by basebackup"], PATIENCE).await;
+    cluster.healthy().await;
+    counts(second, "20").await;
+}
+
 /// Processes whose command line names this data directory.
 fn servers_on(data_dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();

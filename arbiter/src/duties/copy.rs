@@ -4,6 +4,7 @@ use crate::config::{MethodCommand, ReplicaMethod};
 use crate::duties::done::Done;
 use crate::duties::follow::{self, unless_nostream};
 use crate::duties::leave::leave;
+use crate::duties::past;
 use crate::duties::source;
 use crate::duties::start::start;
 use crate::duties::word;
@@ -288,12 +289,24 @@ async fn by_command(
     if made.is_ok() {
         made = usable(node, view).await;
     }
+    if made.is_ok()
+        && let Some((from @ Upstream::Member(_), _)) = source
+    {
+        made = of_our_past(node, view, from).await;
+    }
     if made.is_err() && !method.keep_data {
         empty_directory(data_dir).await.with_context(|| format!("clean up after {what}"))?;
     }
     made?;
     sync_data_directory(data_dir).await?;
     mark.clear().await
+}
+
+/// What a backup has must be of the leader's past. Another may lead by now, or have been restored, than when the copy began.
+async fn of_our_past(node: &Node, view: &ClusterView, from: &Upstream) -> Result<()> {
+    let fresh = node.etcd.load_view().await;
+    let view = fresh.as_ref().unwrap_or(view);
+    past::judge(node, view, &follow::settings(node, view, from)).await
 }
 
 /// A method that says it worked must have left a database of this cluster, with no server on it.

@@ -7,6 +7,7 @@ use crate::duties::start::start;
 use crate::node::Node;
 use crate::postgres::controldata::{self, ClusterState, ControlData};
 use crate::postgres::postmaster::StopMode;
+use crate::postgres::{archive, segments};
 use anyhow::{Context, Result, bail};
 use cluster::leader::{Leader, Term};
 use cluster::lsn::Lsn;
@@ -16,14 +17,10 @@ use cluster::view::ClusterView;
 use dcs::Dcs;
 use std::time::Duration;
 use steward::switchover;
-use tokio::process::Command;
 
 /// The fast stop waits for the standbys and for the archive, so that the other side can go on without a
 /// gap; past this it is given up, and what they lack is taken back by a rewind.
 const STOP_PATIENCE: Duration = Duration::from_secs(300);
-
-/// How long the archiving of the last segment may take.
-const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the server archives, asked while it still runs.
 struct Archiving {
@@ -94,65 +91,8 @@ async fn archiving(node: &Node) -> Option<Archiving> {
 /// The segment with the shutdown checkpoint: the server leaves it to its next start, which will be
 /// a standby's. A server that follows by the archive alone needs it to get to the very end.
 async fn archive_last_segment(node: &Node, archiving: &Archiving, control: &ControlData) -> Result<()> {
-    let file = segment_name(control.timeline.0, control.checkpoint, archiving.segment_bytes);
-    let path = format!("pg_wal/{file}");
-    let command = with_places(&archiving.command, &path, &file);
-    let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(&command).current_dir(&node.config.postgres.data_dir).kill_on_drop(true);
-    let status = tokio::time::timeout(ARCHIVE_PATIENCE, shell.status()).await.context("archive_command takes too long")?;
-    let status = status.context("start archive_command")?;
-    if !status.success() {
-        bail!("archive_command ended with {status} for {file}");
-    }
+    let file = segments::name(control.timeline, control.checkpoint, archiving.segment_bytes);
+    archive::put(&archiving.command, &node.config.postgres.data_dir, &file).await?;
     tracing::info!("archived {file}, which has the shutdown checkpoint");
     Ok(())
-}
-
-/// `%p`, `%f` and `%%`, as PostgreSQL puts them into `archive_command`.
-fn with_places(command: &str, path: &str, file: &str) -> String {
-    let mut text = String::new();
-    let mut letters = command.chars().peekable();
-    while let Some(letter) = letters.next() {
-        let place = (letter == '%').then(|| letters.peek().copied()).flatten();
-        match place {
-            Some('p') => text.push_str(path),
-            Some('f') => text.push_str(file),
-            Some('%') => text.push('%'),
-            _ => {
-                text.push(letter);
-                continue;
-            }
-        }
-        letters.next();
-    }
-    text
-}
-
-/// The name of the segment that holds a position.
-fn segment_name(timeline: u32, lsn: Lsn, segment_bytes: u64) -> String {
-    let (number, per_id) = (lsn.0 / segment_bytes, (1u64 << 32) / segment_bytes);
-    format!("{timeline:08X}{:08X}{:08X}", number / per_id, number % per_id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_are_named_as_postgresql_names_them() {
-        const MIB: u64 = 1 << 20;
-        for (timeline, lsn, bytes, name) in [
-            (1, 0x0100_0028, 16 * MIB, "000000010000000000000001"),
-            (3, 0xA_FF00_0000, 16 * MIB, "000000030000000A000000FF"),
-            (2, 0x1_0010_0000, MIB, "000000020000000100000001"),
-        ] {
-            assert_eq!(segment_name(timeline, Lsn(lsn), bytes), name);
-        }
-    }
-
-    #[test]
-    fn places_are_filled_in_as_postgresql_does() {
-        assert_eq!(with_places("cp %p /a/%f; echo 100%% %x", "pg_wal/1", "1"), "cp pg_wal/1 /a/1; echo 100% %x");
-        assert_eq!(with_places("end %", "p", "f"), "end %");
-    }
 }

@@ -9,6 +9,7 @@ pub mod found;
 pub mod found_by_method;
 pub mod give_way;
 pub mod leave;
+pub mod past;
 pub mod replay;
 pub mod rest;
 pub mod restart;

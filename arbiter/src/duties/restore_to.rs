@@ -11,7 +11,7 @@ use crate::postgres::aside;
 use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::marker::Incomplete;
 use crate::postgres::postmaster::{Postmaster, StopMode};
-use crate::postgres::{empty_directory, read_if_there, sync_data_directory, sync_directory, write_atomically};
+use crate::postgres::{empty_directory, read_if_there, sync_data_directory, sync_directory, timelines, write_atomically};
 use anyhow::{Context, Result, bail, ensure};
 use cluster::history::History;
 use cluster::member::{MemberRole, MemberState};
@@ -27,6 +27,9 @@ use steward::Server;
 
 /// Pause before etcd is asked again after it gave no answer.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// The first major version in which a library may archive.
+const ARCHIVE_LIBRARY_SINCE: u32 = 15;
 
 /// Begins. Where it fails before etcd was told, everything is as before when this returns.
 pub async fn begin(node: &Node, view: &ClusterView, to: Target) -> Result<Done> {
@@ -168,13 +171,38 @@ async fn recover(node: &Node, view: &ClusterView, journal: &mut Journal) -> Resu
     settings.insert("recovery_target_action".to_owned(), "promote".to_owned());
     // This cluster's own past, not that of an earlier restore which the archive has as well.
     settings.insert("recovery_target_timeline".to_owned(), journal.from.to_string());
+    // What it writes goes into the archive once etcd knows of it: a restore that is called off leaves nothing there, and its history is to be
+    // put right first.
+    settings.insert("archive_command".to_owned(), String::new());
+    if major(data_dir).await?.is_some_and(|major| major >= ARCHIVE_LIBRARY_SINCE) {
+        settings.insert("archive_library".to_owned(), String::new());
+    }
     found_by_method::recover(node, &node.dynamic(view), Some(&settings), false).await?;
     let control = controldata::read(&node.programs, data_dir).await?;
     ensure!(control.state == ClusterState::ShutDown, "the recovered server did not shut down cleanly ({:?})", control.state);
     ensure!(control.timeline > journal.from, "the recovered server is on timeline {} still", control.timeline);
     ensure!(control.system_id == journal.system, "the backup is of another database system, {}", control.system_id);
     journal.begins = Some(control.timeline);
+    put_history_right(data_dir, control.timeline).await?;
     sync_data_directory(data_dir).await
+}
+
+async fn major(data_dir: &Path) -> Result<Option<u32>> {
+    let version = read_if_there(&data_dir.join("PG_VERSION")).await?;
+    Ok(version.and_then(|text| text.trim().parse().ok()))
+}
+
+/// The history of the timeline that begins, where the point is older than the timeline that was left ([`History::cut_at_its_point`]).
+async fn put_history_right(data_dir: &Path, begins: Timeline) -> Result<()> {
+    let path = data_dir.join("pg_wal").join(timelines::file_name(begins));
+    let text = read_if_there(&path).await?.with_context(|| format!("{} is not there", path.display()))?;
+    let told = History::from_file(&text);
+    let cut = told.clone().cut_at_its_point();
+    if cut != told {
+        tracing::info!("the point is older than the timeline that is left: {} says so now", path.display());
+        write_atomically(&path, &cut.to_file(), 0o600).await?;
+    }
+    Ok(())
 }
 
 /// The number of the timeline that begins is claimed as for any promotion: no other server begins one of this number, and no file in the
@@ -206,7 +234,7 @@ async fn bring_histories(from: &Path, to: &Path) -> Result<()> {
 /// Until etcd has said that it is so, or that it can't be: a write whose answer was lost may have been done.
 async fn announce(node: &Node, journal: &Journal) -> Result<()> {
     let begins = journal.begins.context("the new timeline was not noted")?;
-    let file = node.config.postgres.data_dir.join("pg_wal").join(format!("{:08X}.history", begins.0));
+    let file = node.config.postgres.data_dir.join("pg_wal").join(timelines::file_name(begins));
     let text = read_if_there(&file).await?.with_context(|| format!("{} is not there", file.display()))?;
     let fresh = History::from_file(&text).up_to(begins);
     loop {

@@ -1,6 +1,7 @@
 //! The server is started, as primary or as standby.
 
 use crate::duties::done::Done;
+use crate::duties::past;
 use crate::node::Node;
 use crate::postgres::conf::Recovery;
 use crate::postgres::postmaster::{Readiness, last_words};
@@ -23,6 +24,7 @@ pub async fn start(node: &Node, view: &ClusterView, recovery: &Recovery) -> Resu
         if !damaged.is_empty() {
             write_own_history(node, view).await?;
         }
+        past::prepare(node, view).await;
     }
     let postmaster = node.start(view, recovery).await?;
     let (wake, config, noting) = (node.wake.clone(), node.config.clone(), node.clone());

@@ -40,7 +40,7 @@ use crate::postgres::query::LocalSql;
 use anyhow::{Result, bail};
 use cluster::failsafe::Members;
 use cluster::member::{MemberRole, MemberState};
-use cluster::name::MemberName;
+use cluster::name::{MemberName, Timeline};
 use dcs::Etcd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -127,6 +127,8 @@ struct State {
     started: Option<Instant>,
     /// Until then this node does not stand for leadership.
     stands_down: Option<Instant>,
+    /// The timeline whose histories were seen to.
+    histories_of: Option<Timeline>,
     rewind_failed: Option<RewindFailed>,
     /// The source other than the leader from which the last clone failed.
     clone_failed: Option<MemberName>,
@@ -243,6 +245,11 @@ impl Node {
     /// The right to begin the checkpoint after a promotion; None while one is under way.
     pub fn begin_checkpoint(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
         self.checkpoint.clone().try_acquire_owned().ok()
+    }
+
+    /// The histories up to this timeline have not been seen to since this arbiter was started, and are from now on.
+    pub fn begins_histories_of(&self, timeline: Timeline) -> bool {
+        self.state().histories_of.replace(timeline) != Some(timeline)
     }
 
     /// From now on and for so long this node does not stand: the lease worker stands only while an arbiter is

@@ -67,6 +67,8 @@ pub struct ControlData {
     pub min_recovery_timeline: Timeline,
     /// Where an online backup ends that is not yet replayed; invalid when there is none.
     pub backup_end_required: bool,
+    /// How large a segment of WAL is.
+    pub segment_bytes: u64,
     /// Pages carry checksums.
     pub data_checksums: bool,
     /// Hint bits are logged (with checksums: what pg_rewind needs).
@@ -151,6 +153,7 @@ pub fn parse(text: &str) -> Result<ControlData> {
         min_recovery_end: position("Minimum recovery ending location")?,
         min_recovery_timeline: Timeline(number("Min recovery ending loc's timeline")?),
         backup_end_required: of("End-of-backup record required")? == "yes" || position("Backup start location")?.is_valid(),
+        segment_bytes: number("Bytes per WAL segment")?.into(),
         data_checksums: number("Data page checksum version")? != 0,
         wal_log_hints: of("wal_log_hints setting")? == "on",
         required: RequiredSettings {
@@ -177,7 +180,7 @@ mod tests {
         assert_eq!(control.state, ClusterState::ShutDown);
         assert_eq!((control.timeline, control.min_recovery_timeline), (Timeline(1), Timeline(0)));
         assert_eq!((control.checkpoint, control.redo), (Lsn(0x1511A88), Lsn(0x1511A88)));
-        assert_eq!(control.min_recovery_end, Lsn::INVALID);
+        assert_eq!((control.min_recovery_end, control.segment_bytes), (Lsn::INVALID, 16 << 20));
         assert_eq!((control.data_checksums, control.wal_log_hints), (false, false));
         assert_eq!(
             control.required,

@@ -1,13 +1,15 @@
-//! A segment that pg_rewind needs and that this data directory has removed already, fetched from the server to rewind to.
+//! A segment that this data directory lacks, fetched from the server that it is to follow: one that pg_rewind needs and that was removed here, or
+//! the first of a timeline.
 //!
 //! pg_rewind begins at the last checkpoint before the fork. A primary removes WAL by its newest checkpoint and by the slots of
 //! its standbys, which hold what they have not confirmed: where it went on alone for long, its own checkpoints remove the segments
 //! between the two. Everything before the fork is the same on both sides, and a standby keeps it since its last restart point.
 
-use super::{Programs, psql, write_atomically};
+use super::{Programs, psql, segments, write_atomically};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use cluster::lsn::Lsn;
+use cluster::name::Timeline;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a segment that one question asks for: its answer stays far below what a value may have (1 GB).
@@ -39,22 +41,7 @@ impl Missing {
     ///
     /// Where the source can't be asked, does not have it, or has something else under its name.
     pub async fn fetch(&self, programs: &Programs, conninfo: &str) -> Result<()> {
-        let mut segment = Vec::new();
-        loop {
-            // The four arguments that pg_rewind's own role may call.
-            let question = format!(
-                "SELECT pg_catalog.encode(pg_catalog.pg_read_binary_file('pg_wal/{}', {}, {CHUNK_BYTES}, true), 'base64')",
-                self.name,
-                segment.len()
-            );
-            let answer = psql::ask(programs, conninfo, &question).await?;
-            let text = answer.split_whitespace().collect::<String>();
-            let chunk = base64::engine::general_purpose::STANDARD.decode(text).context("understand the answer")?;
-            segment.extend_from_slice(&chunk);
-            if chunk.len() < CHUNK_BYTES {
-                break;
-            }
-        }
+        let segment = of_source(programs, conninfo, &self.name).await?;
         ensure!(!segment.is_empty(), "it has removed it too");
         self.judge(&segment)?;
         write_atomically(&self.path, &segment, 0o600).await
@@ -62,19 +49,70 @@ impl Missing {
 
     /// Whether these bytes are the segment of this name, and all of it lies before the fork.
     fn judge(&self, segment: &[u8]) -> Result<()> {
+        let begin = begin(&self.name, segment)?;
         let bytes = segment.len() as u64;
-        ensure!(bytes.is_power_of_two() && bytes >= 1 << 20, "it has {bytes} bytes under that name, which is no segment");
-        let part = |from: usize| u64::from_str_radix(&self.name[from..from + 8], 16).unwrap_or_default();
-        let begin = part(8) << 32 | (part(16) * bytes);
-        let header = |from: usize| segment[from..].first_chunk().map(|field| u64::from_ne_bytes(*field));
-        // `xlp_pageaddr` of the first page, after magic, flags and timeline: a recycled file still carries the place that it had.
-        if header(8) != Some(begin) {
-            bail!("what it has under that name is of another place");
-        }
         // From the fork on, two histories have the same name for different contents.
         ensure!(begin + bytes <= self.fork.0, "the histories part in it, at {}", self.fork);
         Ok(())
     }
+}
+
+/// The first segment of a timeline, which the server at `conninfo` is on or was on, for a data directory that is to recover along it: without it
+/// recovery would go on with the file of the same place that the archive has of the timeline before, past the end of that. False where the source
+/// has removed it, as only what is in the archive is removed. What is written of it meanwhile comes by streaming.
+pub async fn first_of(
+    timeline: Timeline,
+    begins: Lsn,
+    segment_bytes: u64,
+    data_dir: &Path,
+    programs: &Programs,
+    conninfo: &str,
+) -> Result<bool> {
+    let name = segments::name(timeline, begins, segment_bytes);
+    let path = data_dir.join("pg_wal").join(&name);
+    if tokio::fs::try_exists(&path).await? {
+        return Ok(true);
+    }
+    let segment = of_source(programs, conninfo, &name).await.with_context(|| format!("ask the leader for {name}"))?;
+    if segment.is_empty() {
+        return Ok(false);
+    }
+    begin(&name, &segment).with_context(|| format!("ask the leader for {name}"))?;
+    write_atomically(&path, &segment, 0o600).await?;
+    Ok(true)
+}
+
+/// What the server at `conninfo` has under this name; empty where it has no such file.
+async fn of_source(programs: &Programs, conninfo: &str, name: &str) -> Result<Vec<u8>> {
+    let mut segment = Vec::new();
+    loop {
+        // The four arguments that pg_rewind's own role may call.
+        let question = format!(
+            "SELECT pg_catalog.encode(pg_catalog.pg_read_binary_file('pg_wal/{name}', {}, {CHUNK_BYTES}, true), 'base64')",
+            segment.len()
+        );
+        let answer = psql::ask(programs, conninfo, &question).await?;
+        let text = answer.split_whitespace().collect::<String>();
+        let chunk = base64::engine::general_purpose::STANDARD.decode(text).context("understand the answer")?;
+        segment.extend_from_slice(&chunk);
+        if chunk.len() < CHUNK_BYTES {
+            return Ok(segment);
+        }
+    }
+}
+
+/// Where these bytes begin, if they are the segment of this name.
+fn begin(name: &str, segment: &[u8]) -> Result<u64> {
+    let bytes = segment.len() as u64;
+    ensure!(bytes.is_power_of_two() && bytes >= 1 << 20, "it has {bytes} bytes under that name, which is no segment");
+    let part = |from: usize| u64::from_str_radix(&name[from..from + 8], 16).unwrap_or_default();
+    let begin = part(8) << 32 | (part(16) * bytes);
+    let header = |from: usize| segment[from..].first_chunk().map(|field| u64::from_ne_bytes(*field));
+    // `xlp_pageaddr` of the first page, after magic, flags and timeline: a recycled file still carries the place that it had.
+    if header(8) != Some(begin) {
+        bail!("what it has under that name is of another place");
+    }
+    Ok(begin)
 }
 
 impl std::fmt::Display for Missing {

@@ -1,6 +1,7 @@
 //! What touches one Postgres: its programs, its files, its process. Leaves compute or act once; the
 //! branches that choose between them live in `duties/`.
 
+pub mod archive;
 pub mod aside;
 pub mod basebackup;
 pub mod citus_daemon;
@@ -12,7 +13,7 @@ pub mod initdb;
 pub mod local;
 pub mod mark;
 pub mod marker;
-mod missing_wal;
+pub mod missing_wal;
 pub mod pgpass;
 pub mod postmaster;
 pub mod promote;

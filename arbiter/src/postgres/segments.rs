@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use cluster::lsn::Lsn;
+use cluster::name::Timeline;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,12 @@ pub async fn end_of_wal(data_dir: &Path, position: Lsn, segment_bytes: u64) -> R
     Ok(Lsn(number * segment_bytes))
 }
 
+/// The name of the segment that holds a position.
+pub fn name(timeline: Timeline, lsn: Lsn, segment_bytes: u64) -> String {
+    let (number, per_id) = (lsn.0 / segment_bytes, (1u64 << 32) / segment_bytes);
+    format!("{:08X}{:08X}{:08X}", timeline.0, number / per_id, number % per_id)
+}
+
 /// The number of the segment with this name, counted from the begin of all WAL.
 fn number_of(name: &str, segment_bytes: u64) -> Option<u64> {
     if name.len() != 24 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -56,6 +63,18 @@ async fn first_page(path: &Path) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn segments_are_named_as_postgresql_names_them() {
+        const MIB: u64 = 1 << 20;
+        for (timeline, lsn, bytes, expected) in [
+            (1, 0x0100_0028, 16 * MIB, "000000010000000000000001"),
+            (3, 0xA_FF00_0000, 16 * MIB, "000000030000000A000000FF"),
+            (2, 0x1_0010_0000, MIB, "000000020000000100000001"),
+        ] {
+            assert_eq!(name(Timeline(timeline), Lsn(lsn), bytes), expected);
+        }
+    }
 
     #[tokio::test]
     async fn the_log_ends_before_the_first_segment_that_is_missing_or_of_another_place() {

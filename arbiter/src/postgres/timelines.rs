@@ -1,8 +1,9 @@
 //! The server's own history files: one that is damaged keeps a standby from starting, and can be had again; one that only occupies a
-//! number does so, too.
+//! number does so, too, where none comes after it; and where one is missing in between, a search for the newest timeline ends there.
 
 use anyhow::{Context, Result};
 use cluster::history::History;
+use cluster::name::Timeline;
 use std::path::{Path, PathBuf};
 
 /// Renames the history files that PostgreSQL would refuse to `<name>.damaged`; gives their names. The walreceiver
@@ -26,6 +27,27 @@ pub async fn remove_placeholders(data_dir: &Path) -> Result<()> {
         tokio::fs::remove_file(path).await.with_context(|| format!("remove {}", path.display()))?;
     }
     sync_parent(&found).await
+}
+
+/// Writes the histories that are not here, so that no number up to the present timeline's is without one ([`History::files`]).
+pub async fn complete(data_dir: &Path, files: &[(Timeline, String)]) -> Result<()> {
+    let mut written = Vec::new();
+    for (timeline, text) in files {
+        let path = data_dir.join("pg_wal").join(file_name(*timeline));
+        if super::read_if_there(&path).await?.is_none() {
+            super::write_atomically(&path, text, 0o600).await?;
+            written.push(timeline.to_string());
+        }
+    }
+    if !written.is_empty() {
+        tracing::info!("history files that were missing here were written as etcd has them, of the timelines {}", written.join(", "));
+    }
+    Ok(())
+}
+
+/// `00000002.history`.
+pub fn file_name(timeline: Timeline) -> String {
+    format!("{:08X}.history", timeline.0)
 }
 
 /// The history files with such a content.
@@ -93,11 +115,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_missing_is_written_and_what_is_there_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let wal = directory.path().join("pg_wal");
+        std::fs::create_dir(&wal).unwrap();
+        std::fs::write(wal.join("00000002.history"), "1\t0/20\tof that server\n").unwrap();
+        let history = History::from_file("1\t0/10\tafter LSN 0/10\n").up_to(Timeline(4));
+        complete(directory.path(), &history.files().unwrap()).await.unwrap();
+        let text = |name| std::fs::read_to_string(wal.join(name)).unwrap();
+        assert_eq!(text("00000002.history"), "1\t0/20\tof that server\n");
+        assert!(History::is_placeholder(&text("00000003.history")));
+        assert_eq!(text("00000004.history"), "1\t0/10\tafter LSN 0/10\n");
+    }
+
+    #[tokio::test]
     async fn what_only_occupied_a_number_goes_and_real_histories_stay() {
         let directory = tempfile::tempdir().unwrap();
         let wal = directory.path().join("pg_wal");
         std::fs::create_dir(&wal).unwrap();
-        std::fs::write(wal.join("00000002.history"), History::placeholder(cluster::name::Timeline(1))).unwrap();
+        std::fs::write(wal.join("00000002.history"), History::placeholder(Timeline(1))).unwrap();
         std::fs::write(wal.join("00000003.history"), "1\t0/3000000\tno recovery target specified\n").unwrap();
         remove_placeholders(directory.path()).await.unwrap();
         assert!(!wal.join("00000002.history").exists() && wal.join("00000003.history").exists());

@@ -4,6 +4,7 @@
 pub mod addresses;
 mod aside;
 pub mod failsafe;
+mod histories;
 pub mod page;
 pub mod reads;
 pub mod remote;
@@ -36,6 +37,7 @@ pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &S
     aside::clear(node, true).await;
     put_back(node, view, leader).await?;
     history(node, view, leader, facts).await?;
+    histories::keep(node, view, facts.timeline).await;
     citus::call_off(node, view).await?;
     if view.members.get(&node.config.name).is_some_and(|entry| entry.member.checkpoint_after_promote == Some(false)) {
         // An arbiter that died after the promotion left its checkpoint undone, and rewinds wait for it.
