@@ -8,6 +8,7 @@
 #   make images    container images (CITUS_SOURCE=DIRECTORY: with Citus too); make images-test: both compose files, measured
 #   make matrix    the core stories on PostgreSQL 14 to 18 and two versions of etcd (MAJORS="17 18": those only); docs/versions.md
 #   make bench-compare RUNS=3   pg_tenure beside Patroni, by turns, on this machine: docs/performance.md and its chart; 15 minutes
+#   make bench-scale   what 100 and 300 clusters of three cost one etcd, without Postgres: docs/scale.md; five minutes
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
 PG_MAJOR  ?= 15
@@ -216,6 +217,12 @@ bench: tools
 .PHONY: bench-compare
 bench-compare: tools patroni
 	$(TARGET)/release/bench compare $(RUNS) $(COMPARE)
+
+# What many clusters cost one etcd: the lease worker's own loops, without Postgres, written to docs/scale.md; on a quiet machine.
+# make bench-scale SCALE="10 settle=5 for=20 into=/tmp": another number of groups, shorter, written elsewhere.
+.PHONY: bench-scale
+bench-scale: tools
+	$(TARGET)/release/scale $(SCALE)
 
 # The fence's cost on pgbench, against a server without it: instructions under valgrind, then time in short rounds; ten minutes.
 bench-fence: tools

@@ -6,6 +6,7 @@
 //! In reading order:
 
 pub mod http;
+pub mod machine;
 pub mod majors;
 pub mod place;
 pub mod ports;

@@ -3,19 +3,19 @@
 mod act;
 mod chart;
 mod idle;
-mod machine;
 mod page;
 mod rounds;
 mod run;
 mod seen;
 
 use anyhow::{Context, Result, bail};
-use machine::Machine;
 use rounds::{CONTENDERS, EVENTS, Event, Form};
 use run::Run;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
+use stories::machine::{self, Machine};
 use stories::programs;
 
 /// The name on bench's command line.
@@ -43,7 +43,8 @@ pub async fn compare(runs: usize, words: &[String]) -> Result<()> {
     }
     let minutes =
         |turns: &[(usize, rounds::Round)]| turns.iter().map(|(run, round)| rounds::expected_s(*run, round)).sum::<u64>().div_ceil(60);
-    let mut run = Run { machine: Machine::here(&patroni), command: command(runs, words), seen: Vec::new(), failed: Vec::new() };
+    let mut programs = [programs::tenure(), patroni.clone(), programs::postgres_bin().join("postgres"), "etcd".into()].map(Command::new);
+    let mut run = Run { machine: Machine::here(&mut programs), command: command(runs, words), seen: Vec::new(), failed: Vec::new() };
     say(&format!("{} rounds, about {} minutes on a quiet machine; into {}", turns.len(), minutes(&turns), into.display()));
     let began = Instant::now();
     for (number, (of_run, round)) in turns.iter().enumerate() {

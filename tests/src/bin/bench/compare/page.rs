@@ -1,12 +1,12 @@
 //! The text of docs/performance.md: tables of what was seen, where, with what, and what was not.
 
-use super::machine::Machine;
 use super::rounds::{CONTENDERS, Contender, EVENTS, Event, PATRONI_FAST, rounds};
 use super::run::Run;
 use super::seen::{Summary, summaries};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
+use stories::machine::Machine;
 
 /// All of it.
 pub fn page(run: &Run) -> String {

@@ -1,7 +1,7 @@
 //! One comparison: where, how, what was seen, and what did not come to its end.
 
-use super::machine::Machine;
 use super::seen::Seen;
+use stories::machine::Machine;
 
 /// Everything that the page and the chart are made of.
 #[derive(Debug, Clone)]

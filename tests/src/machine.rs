@@ -1,9 +1,7 @@
-//! Where a comparison was made, and with which versions.
+//! Where something was measured, and with which versions.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
-use stories::programs;
 
 /// One machine on one day.
 #[derive(Debug, Clone)]
@@ -25,8 +23,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, now.
-    pub fn here(patroni: &Path) -> Machine {
+    /// This one, now, with the first lines that these programs print.
+    pub fn here(programs: &mut [Command]) -> Machine {
         let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = field(&processors, "model name").unwrap_or("processor of unknown make");
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -37,12 +35,7 @@ impl Machine {
             processor: format!("{} x {model}", std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
             memory_mib: kib / 1024,
             kernel: said(Command::new("uname").arg("-r")),
-            versions: vec![
-                said(Command::new(programs::tenure()).arg("--version")),
-                said(Command::new(patroni).arg("--version")),
-                said(Command::new(programs::postgres_bin().join("postgres")).arg("--version")),
-                said(Command::new("etcd").arg("--version")),
-            ],
+            versions: programs.iter_mut().map(|program| said(program.arg("--version"))).collect(),
             load_before: load,
             load_after: load,
         }
