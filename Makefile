@@ -9,6 +9,7 @@
 #   make matrix    the core stories on PostgreSQL 14 to 18 and two versions of etcd (MAJORS="17 18": those only); docs/versions.md
 #   make bench-compare RUNS=3   pg_tenure beside Patroni, by turns, on this machine: docs/performance.md and its chart; 15 minutes
 #   make bench-scale   what 100 and 300 clusters of three cost one etcd, without Postgres: docs/scale.md; five minutes
+#   make noise MINUTES=60   an hour of noise without a fault, and how often it was taken for one; docs/noise.md
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
 
 PG_MAJOR  ?= 15
@@ -263,3 +264,9 @@ fuzz:
 # make storm SEED=7 MINUTES=5 SYNC=false: faults over a real cluster and a verdict, docs/storm.md
 storm: tools
 	$(TARGET)/release/storm $(if $(SEED),seed=$(SEED)) $(if $(MINUTES),minutes=$(MINUTES)) $(if $(SYNC),sync=$(SYNC)) $(STORM)
+
+# make noise SEED=7 MINUTES=60 NOISE="deposition=false": CPU hogged, packets lost and late, etcd compacted and moved, processes frozen, and whether a leader changed over it; as root, docs/noise.md
+# NOISE="proof=true" MINUTES=3: with a frozen node and a sick one in between, which has to be counted (exit code 1)
+.PHONY: noise
+noise: tools
+	$(TARGET)/release/noise $(if $(SEED),seed=$(SEED)) $(if $(MINUTES),minutes=$(MINUTES)) $(NOISE)

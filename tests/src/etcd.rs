@@ -345,6 +345,11 @@ impl Etcd {
         self.ask("/v3/kv/compaction", &compaction).await.map(drop)
     }
 
+    /// Gives back to the disk what compactions have freed; a member answers nothing else meanwhile.
+    pub async fn defragment(&self, member: &Member) -> Result<()> {
+        member.ask("/v3/maintenance/defragment", &json!({}), "").await.map(drop)
+    }
+
     async fn ask(&self, path: &str, body: &Value) -> Result<Value> {
         let root = self.root.lock().expect("nobody panicked with the lock").clone();
         let mut last = None;
@@ -388,6 +393,11 @@ impl Member {
 
     fn at(&self, port: &Port) -> String {
         format!("{}:{}", self.place.host, port.number())
+    }
+
+    /// All its files, and its process, are in it.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
     }
 
     /// Where the story looks: without TLS.

@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod clock;
 mod cut;
+pub mod delay;
 pub mod disk;
 pub mod etcds;
 pub mod fault;

@@ -73,7 +73,7 @@ impl Network {
 
     /// Pulls the cable: from and to everybody, clients too.
     pub fn unplug(&self, name: &str) {
-        let _ = ip(&format!("-n {} link set {} nomaster", self.namespace(SWITCH), self.link(name)));
+        let _ = self.leave(name);
     }
 
     /// Ends [`Network::unplug`].
@@ -94,17 +94,27 @@ impl Network {
 
     /// Of what this one sends and of what reaches it, so many packets in a hundred are lost, each by its own draw.
     pub fn lose(&self, name: &str, percent: u64) {
+        self.lose_at(name, percent, &["output", "input"]);
+    }
+
+    /// The same of what it sends only.
+    pub fn lose_sent(&self, name: &str, percent: u64) {
+        self.lose_at(name, percent, &["output"]);
+    }
+
+    fn lose_at(&self, name: &str, percent: u64, hooks: &[&str]) {
         let space = self.namespace(name);
         let hook = |hook: &str| {
             format!(
-                "add chain ip storm {hook} {{ type filter hook {hook} priority 0; }}\nadd rule ip storm {hook} oifname != lo numgen random mod 100 < {percent} drop\n"
+                "add chain ip storm {hook} {{ type filter hook {hook} priority 0; }}\nadd rule ip storm {hook} {} != lo numgen random mod 100 < {percent} drop\n",
+                if hook == "output" { "oifname" } else { "iifname" }
             )
         };
-        let rules = format!("add table ip storm\n{}{}", hook("output"), hook("input").replace("oifname", "iifname"));
+        let rules = format!("add table ip storm\n{}", hooks.iter().map(|one| hook(one)).collect::<String>());
         let _ = nft(&space, &rules);
     }
 
-    /// Ends [`Network::lose`].
+    /// Ends [`Network::lose`] and [`Network::lose_sent`].
     pub fn keep(&self, name: &str) {
         let _ = nft(&self.namespace(name), "delete table ip storm\n");
     }
@@ -118,6 +128,32 @@ impl Network {
             )
             .is_ok()
         })
+    }
+
+    /// Gives this one's link, and another one whose far end is on the bridge; both are in the bridge's namespace. A relay between the two
+    /// can stand in for the link's own place on the bridge, once the link has left it.
+    pub fn detour(&self, name: &str) -> Result<(String, String)> {
+        let (switch, link) = (self.namespace(SWITCH), self.link(name));
+        let (on_the_bridge, free) = (format!("tb{}{name}", self.id), format!("tf{}{name}", self.id));
+        ip(&format!("-n {switch} link add {on_the_bridge} type veth peer name {free}"))?;
+        ip(&format!("-n {switch} link set {on_the_bridge} master bridge up"))?;
+        ip(&format!("-n {switch} link set {free} up"))?;
+        Ok((link, free))
+    }
+
+    /// Takes this one's link off the bridge; [`Network::plug`] ends it.
+    pub fn leave(&self, name: &str) -> Result<()> {
+        ip(&format!("-n {} link set {} nomaster", self.namespace(SWITCH), self.link(name)))
+    }
+
+    /// Ends [`Network::detour`].
+    pub fn straight(&self, name: &str) {
+        let _ = ip(&format!("-n {} link del tf{}{name}", self.namespace(SWITCH), self.id));
+    }
+
+    /// The namespace that the bridge is in.
+    pub fn switch(&self) -> String {
+        self.namespace(SWITCH)
     }
 
     /// The interface by which the caller is on the network.
