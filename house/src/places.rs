@@ -26,7 +26,7 @@ const FEW: [Few; 2] = [
             ("postgres/mod.rs", "PostgreSQL's programs: `Programs::command` with a clean environment, `run` to their end"),
             ("postgres/postmaster.rs", "the server, which outlives the arbiter"),
             ("postgres/aside.rs", "cp, which ends with the task that waits for it, where a copy by this process would go on in its thread"),
-            ("duties/demote_cluster.rs", "archive_command, by the shell as the server itself would run it"),
+            ("postgres/archive.rs", "archive_command, by the shell as the server itself would run it"),
             ("cli/adopt/daemons.rs", "systemctl, or the daemons themselves where no unit runs them: they outlive the operator's command"),
             ("cli/edit_config.rs", "the operator's editor, at the operator's terminal"),
             ("cli/validate.rs", "`postgres --describe-config`, asked without a runtime"),
