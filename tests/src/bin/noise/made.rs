@@ -15,6 +15,13 @@ use stories::storm::fault::ETCDS;
 /// How long a process is frozen.
 const FROZEN: Duration = Duration::from_secs(2);
 
+#[expect(clippy::disallowed_methods, reason = "a thread of its own: nothing that another one waits for makes it longer")]
+fn freeze(pid: Pid) {
+    process::signal(pid, Signal::STOP);
+    std::thread::sleep(FROZEN);
+    process::signal(pid, Signal::CONT);
+}
+
 /// What is made, and how often it was.
 pub struct Made<'a> {
     ground: &'a Ground,
@@ -143,12 +150,7 @@ impl<'a> Made<'a> {
             Sudden::Freeze => match self.victim(choice) {
                 Some((pid, words)) => {
                     self.say("a process frozen for 2 s", FROZEN, &format!("frozen for 2 s: {words}"));
-                    // On a thread of its own: nothing that this one waits for makes it longer.
-                    std::thread::spawn(move || {
-                        process::signal(pid, Signal::STOP);
-                        std::thread::sleep(FROZEN);
-                        process::signal(pid, Signal::CONT);
-                    });
+                    std::thread::spawn(move || freeze(pid));
                 }
                 None => println!("NOBODY TO FREEZE"),
             },
