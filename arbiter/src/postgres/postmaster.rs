@@ -318,22 +318,36 @@ fn names_directory(command_line: &[u8], data_dir: &Path) -> bool {
     words.windows(2).any(|pair| pair[0] == b"-D" && pair[1] == data_dir.as_os_str().as_bytes())
 }
 
+/// For so long a process that may be a server that begins is waited for, until it is one or not. It writes `postmaster.pid` with its first steps.
+const BEGINS: Duration = Duration::from_secs(2);
+/// How soon it is looked at again where the directory does not change: what a postmaster forked just before it died has a title of its own a moment later.
+const TITLED: Duration = Duration::from_millis(100);
+
 /// After the postmaster's death: kills every process of its server that is left (they hold shared memory and may still write), and
-/// waits until they are gone. Returns how many there were. Refuses while a postmaster lives.
+/// waits until they are gone. Returns how many there were. Refuses while a postmaster lives, also one that somebody starts by hand meanwhile.
 pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
-    if let Some(running) = Postmaster::adopt(data_dir).await? {
-        bail!("the postmaster (process id {}) of {} is alive: its processes are no orphans", running.pid(), data_dir.display());
-    }
+    let until = tokio::time::Instant::now() + BEGINS;
     let mut killed = 0;
     // A backend may fork between the look and the kill: look again until nothing is found.
     loop {
+        // The watch is in place before the look.
+        let changes = Changes::of(data_dir).ok();
+        if let Some(running) = Postmaster::adopt(data_dir).await? {
+            bail!("the postmaster (process id {}) of {} is alive: its processes are no orphans", running.pid(), data_dir.display());
+        }
         let directory = data_dir.to_owned();
-        let orphans = tokio::task::spawn_blocking(move || processes_of(&directory, |_| true)).await?;
-        if orphans.is_empty() {
+        let look = move || processes_with_ids_of(&directory, |_| true).into_iter().partition(|(pid, _)| may_begin(*pid));
+        let (begin, mut orphans): (Vec<_>, Vec<_>) = tokio::task::spawn_blocking(look).await?;
+        if begin.is_empty() && orphans.is_empty() {
             forget_the_dead(data_dir).await?;
             return Ok(killed);
         }
-        for orphan in orphans {
+        if tokio::time::Instant::now() >= until {
+            orphans.extend(begin);
+        } else if let (true, Some(changes)) = (orphans.is_empty(), &changes) {
+            let _ = tokio::time::timeout(TITLED, changes.next()).await;
+        }
+        for (_, orphan) in orphans {
             if pidfd_send_signal(orphan.get_ref(), Signal::KILL).is_ok() {
                 killed += 1;
             }
@@ -342,6 +356,11 @@ pub async fn kill_orphans(data_dir: &Path) -> Result<usize> {
             let _ = gone.context("a killed server process did not go away within 10 s")??;
         }
     }
+}
+
+/// It has a postmaster's command line: a server that begins and has not written its `postmaster.pid` yet, or what a postmaster forked a moment ago.
+fn may_begin(pid: Pid) -> bool {
+    fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| !line.is_empty() && !line.starts_with(b"postgres: "))
 }
 
 /// Kills every process of the data directory's server, the postmaster too, and waits until none of them can run any more. Gives how many
@@ -517,5 +536,35 @@ mod tests {
         std::fs::write(directory.path().join("postmaster.pid"), text).unwrap();
         assert!(Postmaster::adopt(directory.path()).await.unwrap().is_none());
         assert_eq!(kill_orphans(directory.path()).await.unwrap(), 0);
+    }
+
+    /// A program by the name of `postgres` with a postmaster's command line, which does this.
+    fn begins(directory: &Path, does: &str) -> std::process::Child {
+        use std::os::unix::fs::PermissionsExt;
+        let program = directory.join("postgres");
+        std::fs::write(&program, format!("#!/bin/sh\n{does}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::process::Command::new(program).arg("-D").arg(directory).current_dir(directory).spawn().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_somebody_starts_by_hand_is_no_orphan() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = RUNNING.replace("4242", "$$").replace('\n', "\\n");
+        let mut child =
+            begins(directory.path(), &format!("sleep 0.3; printf '%b' \"{file}\" >postmaster.pid; while sleep 0.1; do :; done"));
+        let refused = kill_orphans(directory.path()).await.unwrap_err();
+        assert!(refused.to_string().contains("its processes are no orphans"), "{refused}");
+        assert_eq!(child.try_wait().unwrap(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_never_becomes_a_server_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = begins(directory.path(), "while sleep 0.1; do :; done");
+        assert_eq!(kill_orphans(directory.path()).await.unwrap(), 1);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
     }
 }
