@@ -4,10 +4,12 @@
 //! key `failsafe` (see [`crate::standing::may_stand`]), so the leader has to ask at least all in it.
 
 use crate::citus;
+use crate::leader::Term;
 use crate::lease;
 use crate::name::MemberName;
 use crate::time::Moment;
-use crate::view::ClusterView;
+use crate::view::{Announcement, ClusterView};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -109,6 +111,34 @@ pub fn is_superseded(view: &ClusterView, leader: &str, until: Moment, now: Momen
     view.leader.as_ref().is_some_and(|now| now.name.as_str() == leader) && lease::deadline(now, left) >= until
 }
 
+/// The file with the data in which a server keeps that it has spoken ([`Spoken`]).
+pub const SPOKEN_FILE: &str = "pg_tenure.word";
+
+/// That a server has said a word which counts for who leads after this term: kept with its data, durably, until that vacancy is over ([`is_over`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spoken {
+    /// The last term before the vacancy.
+    pub after: Term,
+}
+
+/// Must a server keep that it says this word, and promise nothing from then on until the vacancy is over?
+///
+/// Under a key `sync` with a quorum a word is a vote: others count on it that its member has no more than it says. A member that promises goes on
+/// receiving, and the leader acknowledges by what it confirms; so it must not have a word that counts. The key `failsafe` tells whether a leader can go on
+/// by promises at all: only a leader changes it, so it is as the last one left it. Where nobody may lack an acknowledged commit (`quorum` 0) no word is a
+/// vote: whoever may lead has everything itself, also what it has confirmed since.
+pub fn keeps_word(view: &ClusterView, word: &Announcement) -> bool {
+    let by_promises = view.failsafe.as_ref().is_some_and(|known| !known.value.is_empty());
+    let votes = view.sync.as_ref().is_some_and(|sync| sync.value.quorum > 0);
+    by_promises && votes && !word.receives
+}
+
+/// Is the vacancy over in which a word was said, so that the word counts no more? Another term has begun since: a take compares the last term.
+/// Where this node itself leads, only once its page has `opened` for that term, because from then on the page refuses the leader of before.
+pub fn is_over(view: &ClusterView, spoken: Spoken, me: &MemberName, opened: bool) -> bool {
+    view.leader.as_ref().is_some_and(|leader| leader.term != spoken.after && (leader.name != *me || opened))
+}
+
 /// Must the page stay as it is although etcd says that this node leads in `leads_in`? A take whose answer was lost may be
 /// carried out after its node promised to stay away; a page that is open for that term already goes on.
 pub fn keeps_closed(promised: bool, page_term: i64, leads_in: i64) -> bool {
@@ -119,7 +149,7 @@ pub fn keeps_closed(promised: bool, page_term: i64, leads_in: i64) -> bool {
 mod tests {
     use super::*;
     use crate::config::DynamicConfig;
-    use crate::leader::{Leader, LeaseId, Term};
+    use crate::leader::{Leader, LeaseId};
     use crate::view::Versioned;
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use crate::server::OwnServer;
 use crate::tenure::Tenure;
+use cluster::failsafe::Spoken;
 use cluster::hearing::Answer;
 use cluster::member::Member;
 use cluster::name::{SystemId, Timeline};
@@ -55,6 +56,12 @@ pub trait Host {
     /// A host that can't keep one deposes nobody.
     fn keep_bond(&self, _bond: Option<&Bond>) -> impl Future<Output = Result<(), String>> {
         std::future::ready(Err("this server has nothing yet that keeps its WAL receiver to it".to_owned()))
+    }
+
+    /// That this server has said a word that counts for a vacancy is kept as a bond is, before the word. None ends it.
+    /// A host that can't keep it says no word where one has to be kept.
+    fn keep_word(&self, _spoken: Option<Spoken>) -> impl Future<Output = Result<(), String>> {
+        std::future::ready(Err("this server has nothing that keeps what it has said".to_owned()))
     }
 
     // ---- The leader ----

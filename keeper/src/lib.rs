@@ -21,6 +21,7 @@ pub use host::Host;
 pub use server::OwnServer;
 pub use tenure::{Look, Tenure, renewal_was_sent_at};
 
+use cluster::failsafe::Spoken;
 use cluster::hearing::Hearing;
 use cluster::instance::Instance;
 use cluster::leader::{LeaseId, Term};
@@ -87,6 +88,8 @@ pub struct Worker<S, H> {
     /// What this server bound itself to, and since when as far as this worker knows.
     bond: RefCell<Option<Bond>>,
     bound_since: Cell<Option<Moment>>,
+    /// In which vacancy this server has said a word that counts, and so promises nothing.
+    spoken: Cell<Option<Spoken>>,
     /// When a deposition was called off here.
     called_off_at: Cell<Option<Moment>>,
     /// What stands in the member key, and when it was written.
@@ -126,6 +129,7 @@ where
             lost_since: Cell::new(None),
             bond: RefCell::default(),
             bound_since: Cell::new(None),
+            spoken: Cell::new(None),
             called_off_at: Cell::new(None),
             published: RefCell::new(None),
             status_written: Cell::new(None),
@@ -143,6 +147,7 @@ where
         self.hearing.set(before.hearing.get());
         *self.bond.borrow_mut() = before.bond.borrow().clone();
         self.bound_since.set(before.bound_since.get());
+        self.spoken.set(before.spoken.get());
         self.called_off_at.set(before.called_off_at.get());
         self
     }

@@ -1,6 +1,8 @@
 //! The race: who this node is in it, and `RaceStep` -> etcd and page.
 
 use crate::{Host, OwnServer, Worker, first_of};
+use cluster::failsafe::{self, Spoken};
+use cluster::leader::Term;
 use cluster::race;
 use cluster::reason::Decision;
 use cluster::standing::{Candidate, Judged, RaceStep};
@@ -122,7 +124,7 @@ where
         match decision.what {
             RaceStep::Rest => Applied::Settled,
             RaceStep::Wait(pause) => Applied::LookAfter(pause),
-            RaceStep::Announce(word) => self.announce(word).await,
+            RaceStep::Announce(word) => self.announce(view, word).await,
             RaceStep::Take(judged) => self.take(&judged).await,
             RaceStep::Depose(guarded) => self.depose(view, guarded).await,
             RaceStep::CallOff(guarded) => self.call_off(&guarded).await,
@@ -131,8 +133,11 @@ where
     }
 
     /// Stops receiving, reads the position after that, says it.
-    async fn announce(&self, mut word: Announcement) -> Applied {
+    async fn announce(&self, view: &ClusterView, mut word: Announcement) -> Applied {
         let Some(held) = self.held.get() else { return Applied::LookAfter(RECEIVER_STOP) };
+        if failsafe::keeps_word(view, &word) && !self.keeps_word(word.after).await {
+            return Applied::LookAfter(AGAIN);
+        }
         if word.stands && !word.primary && !word.receives {
             if !self.receiver_ended().await {
                 return Applied::LookNow;
@@ -148,6 +153,51 @@ where
                 Applied::LookAfter(AGAIN)
             }
         }
+    }
+
+    /// From here on this server promises the leader of before nothing, whatever becomes of this process and of the server. False where it has promised.
+    async fn keeps_word(&self, after: Term) -> bool {
+        let (spoken, now) = (Spoken { after }, self.clock());
+        // Of a promise and a word at the same instant each side writes its own first and reads the other's after that.
+        if !self.host.change(|page| page.begin_speaking(now)) {
+            return false;
+        }
+        let before = self.spoken.get();
+        if before == Some(spoken) {
+            return true;
+        }
+        if let Err(fault) = self.host.keep_word(Some(spoken)).await {
+            if before.is_none() {
+                self.host.change(|page| page.end_speaking());
+            }
+            self.tell("race", &format!("nothing is said for this vacancy, because it can't be kept that this server has spoken: {fault}"));
+            return false;
+        }
+        self.spoken.set(Some(spoken));
+        true
+    }
+
+    /// What this server has said before it was started, or before this worker was. An error is what can't be understood: it counts until another leads.
+    pub fn recall_word(&self, spoken: Result<Option<Spoken>, String>) {
+        let spoken = spoken.unwrap_or(Some(Spoken { after: Term(0) }));
+        // The worker before this one may have ended between the file and the page.
+        self.host.change(|page| if spoken.is_some() { page.has_spoken() } else { page.end_speaking() });
+        self.spoken.set(spoken);
+    }
+
+    /// A vacancy that is over: its word counts no more, and this server may promise again.
+    pub(crate) async fn settle_word(&self, view: &ClusterView) {
+        let opened = view.leader.as_ref().is_some_and(|leader| self.host.page().term() == leader.term.0);
+        let Some(spoken) = self.spoken.get().filter(|spoken| failsafe::is_over(view, *spoken, &self.name, opened)) else { return };
+        if let Err(fault) = self.host.keep_word(None).await {
+            let after = spoken.after;
+            return self.tell(
+                "race",
+                &format!("this server promises nothing (failsafe_mode), because its word after term {after} can't be taken away: {fault}"),
+            );
+        }
+        self.spoken.set(None);
+        self.host.change(|page| page.end_speaking());
     }
 
     /// Ends the receiver: from here on the old leader, whatever its clock says, gets no further confirmation from us. False where it does not end.

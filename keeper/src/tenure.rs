@@ -43,6 +43,8 @@ pub struct Tenure {
     taking: AtomicU32,
     /// This server is bound by a deposition, or is about to be.
     deposing: AtomicU32,
+    /// This server has said a word that counts for a vacancy ([`cluster::failsafe::Spoken`]), or is about to.
+    spoken: AtomicU32,
 }
 
 /// The words of a page at one look, for people and for judges; the fence asks [`Tenure::fence`].
@@ -256,14 +258,15 @@ impl Tenure {
     }
 
     /// Arbiter, in `failsafe_mode`: the leader can't reach etcd, and this node promises not to take its
-    /// key until `until`. False, and nothing is promised, where this node leads, is taking the key or deposes the leader.
+    /// key until `until`. False, and nothing is promised, where this node leads, is taking the key, deposes the leader or has said a word that counts.
     ///
     /// Each side writes its own word first and reads the other's after that, all sequentially
     /// consistent: of a promise and a take at the same instant, at least one sees the other.
     pub fn promise(&self, until: Moment, now: Moment) -> bool {
         let said = self.say_promise(until);
         let leads = matches!(self.mode(), Mode::Open | Mode::Draining) && now < self.fence().deadline;
-        if leads || self.taking.load(SeqCst) != 0 || self.deposing.load(SeqCst) != 0 {
+        let has_a_word = self.deposing.load(SeqCst) != 0 || self.spoken.load(SeqCst) != 0;
+        if leads || self.taking.load(SeqCst) != 0 || has_a_word {
             self.take_promise_back(said);
             return false;
         }
@@ -336,6 +339,27 @@ impl Tenure {
     /// Worker: it is bound no more.
     pub fn end_deposing(&self) {
         self.deposing.store(0, SeqCst);
+    }
+
+    /// Worker: this server is about to say a word that counts for a vacancy. False where a promise forbids it; the two exclude each other like a promise and
+    /// a take.
+    pub fn begin_speaking(&self, now: Moment) -> bool {
+        let before = self.spoken.swap(1, SeqCst);
+        let free = !self.is_promised(now);
+        if !free {
+            self.spoken.store(before, SeqCst);
+        }
+        free
+    }
+
+    /// Worker: this server has said such a word, before this page or this worker began.
+    pub fn has_spoken(&self) {
+        self.spoken.store(1, SeqCst);
+    }
+
+    /// Worker: the vacancy is over, or the word was not said.
+    pub fn end_speaking(&self) {
+        self.spoken.store(0, SeqCst);
     }
 
     /// The term of the present or last tenure; 0 before the first.
@@ -436,6 +460,13 @@ mod tests {
         assert!(!page.promise(at(20), at(1)), "and none is given while the page may be about to open");
         page.end_taking();
         assert!(page.promise(at(20), at(1)) && page.promise(at(20), at(1)));
+        assert!(page.end_promise(at(20)));
+        assert!(page.begin_speaking(at(1)));
+        assert!(!page.promise(at(20), at(1)) && !page.is_promised(at(1)), "nor once it has a word in a vacancy");
+        page.end_speaking();
+        assert!(page.promise(at(20), at(1)) && !page.begin_speaking(at(19)), "and who has promised has no word");
+        assert!(page.promise(at(21), at(1)), "of which nothing is left");
+        assert!(page.end_promise(at(21)) && page.promise(at(20), at(1)));
         assert!(!page.end_promise(at(19)) && page.end_promise(at(20)) && !page.is_promised(at(1)));
     }
 }

@@ -81,6 +81,7 @@ where
         self.host.note(&closed::note(&view, &self.name, held.grant.lease));
         self.settle_bond(&view, server).await;
         self.settle_page(&view, held, server, now).await;
+        self.settle_word(&view).await;
         self.note_term(&view).await;
         self.publish_member(&view, server, now).await;
         self.publish_status(&view, server, now).await;

@@ -238,7 +238,7 @@ impl World {
         let checkpoint = (wal.end(), 1);
         wal.write(114, 0);
         let (known, standby_names) = (BTreeSet::from([1]), Setting::nobody());
-        Disk { wal, ended: Ended::CleanPrimary, checkpoint, known, standby_names, bond: None, founding: false }
+        Disk { wal, ended: Ended::CleanPrimary, checkpoint, known, standby_names, bond: None, spoken: None, founding: false }
     }
 }
 

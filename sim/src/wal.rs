@@ -1,5 +1,6 @@
 //! Write-ahead log and data directory of a simulated server: records with positions, timelines as Postgres numbers them.
 
+use cluster::failsafe::Spoken;
 use cluster::history::{History, Line};
 use cluster::local::Ended;
 use cluster::lsn::Lsn;
@@ -95,6 +96,8 @@ pub(crate) struct Disk {
     pub standby_names: Setting,
     /// What a deposition binds this server to.
     pub bond: Option<Bond>,
+    /// In which vacancy this server has said a word that counts.
+    pub spoken: Option<Spoken>,
     /// Marked as half-made: the cluster that is founded with it does not exist yet.
     pub founding: bool,
 }

@@ -5,6 +5,7 @@ use crate::store::Store;
 use crate::time::{Part, Signal};
 use crate::world::{MS, World, system};
 use cluster::config::DynamicConfig;
+use cluster::failsafe::Spoken;
 use cluster::hearing::Answer;
 use cluster::instance::Instance;
 use cluster::lsn::Lsn;
@@ -72,6 +73,7 @@ pub(crate) fn spawn(world: &Rc<World>, server: Rc<Server>) {
     let host = Process { world: world.clone(), server, at, lease_wanted: Signal::default(), remembered };
     let worker = Rc::new(Worker::new(store, host, world.nodes[at].name.clone(), instance_of(world, at)));
     worker.recall_bond(world.bond(at));
+    worker.recall_word(Ok(world.spoken(at)));
     let (keeper, listener) = (worker.clone(), worker.clone());
     world.time.spawn(process, async move { match keeper.keep_lease().await {} });
     world.time.spawn(process, async move { match listener.listen().await {} });
@@ -147,6 +149,14 @@ impl Host for Process {
         let mut data = self.world.nodes[self.at].data.borrow_mut();
         let disk = data.disk_mut().ok_or("the data directory is gone")?;
         disk.bond = bond.cloned();
+        Ok(())
+    }
+
+    async fn keep_word(&self, spoken: Option<Spoken>) -> Result<(), String> {
+        self.world.time.sleep(self.world.apart.mostly(2 * MS, 80 * MS)).await;
+        let mut data = self.world.nodes[self.at].data.borrow_mut();
+        let disk = data.disk_mut().ok_or("the data directory is gone")?;
+        disk.spoken = spoken;
         Ok(())
     }
 

@@ -147,3 +147,59 @@ async fn who_has_promised_opens_no_fence_with_a_key_that_came_late() {
     alone.etcd.put_on(&format!("/service/{SCOPE}/leader"), "fenced", lease).await.expect("write the leader key");
     opens_after(&alone, until).await;
 }
+
+/// With a quorum a word for a vacancy is a vote: others count on it that its member has no more. Were that member to promise the leader of before that it takes no part, it
+/// would receive on, and the leader would acknowledge by what it confirms.
+#[tokio::test]
+async fn a_voter_that_has_spoken_in_a_vacancy_promises_nothing_until_another_leads() {
+    let cluster = Cluster::of(3).ttl(3).dynamic("failsafe_mode", json!(true)).dynamic("synchronous_mode", json!("quorum")).start().await;
+    let leader = cluster.leader().await;
+    let [voter, silent] = cluster.others(leader)[..] else { panic!("three nodes") };
+    wait::until("two voters of which one may lack a commit", seconds(20), async || {
+        let key = cluster.etcd.keys(&format!("/service/{SCOPE}/sync")).await.map_err(|error| format!("{error:#}"))?;
+        let both = |text: &String| text.contains(r#""quorum":1"#) && text.contains(&format!("{},{}", voter.name(), silent.name()));
+        if key.values().any(both) { Ok(()) } else { Err(format!("{key:?}")) }
+    })
+    .await;
+    let ask = json!({"name": leader.name(), "ttl": 3});
+    // The voter alone is left, and knows only that it is one of two: it has a word, and can't lead.
+    silent.kill();
+    leader.kill();
+    let file = voter.data_dir().join("pg_tenure.word");
+    wait::until("the voter's word", seconds(20), async || if file.exists() { Ok(()) } else { Err(voter.log()) }).await;
+    let refused = voter.post("/failsafe", &ask).await.expect("POST /failsafe");
+    assert_eq!(refused.status, 500, "{refused:?}");
+    assert!(refused.body.contains("has said its word"), "{refused:?}");
+    let before = voter.postmaster();
+    voter.kill_postmaster();
+    wait::until("the voter's server again", seconds(30), async || {
+        if voter.postmaster() == before {
+            return Err("the old one".to_owned());
+        }
+        voter.query("SELECT 1").await.map_err(|error| format!("{error:#}"))
+    })
+    .await;
+    let answers = async || voter.post("/failsafe", &ask).await.map_err(|error| format!("{error:#}"));
+    wait::until("its answer", seconds(20), async || match answers().await? {
+        answer if answer.status == 503 => Err(format!("{answer:?}")),
+        answer => Ok(assert_eq!(answer.status, 500, "a start forgets nothing: {answer:?}")),
+    })
+    .await;
+    // The old leader says that it has no more: one of the two leads, and the vacancy is over.
+    cluster.start(leader);
+    cluster.start(silent);
+    let view = cluster.healthy().await;
+    wait::until("the word to be over", seconds(20), async || if file.exists() { Err(voter.log()) } else { Ok(()) }).await;
+    if view.leader() == Some(voter.name()) {
+        let request = json!({"leader": voter.name(), "candidate": leader.name()});
+        let done = voter.post("/switchover", &request).await.expect("POST /switchover");
+        assert_eq!(done.status, 200, "{done:?}");
+        cluster.healthy().await;
+    }
+    let ask = json!({"name": cluster.leader().await.name(), "ttl": 3});
+    wait::until("a promise to the next leader", seconds(20), async || match voter.post("/failsafe", &ask).await {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    })
+    .await;
+}

@@ -109,7 +109,7 @@ pub async fn promise(node: &NodeHandle, view: &ClusterView, leader: &str, asked:
             node.promise.extend(until, Some(leader));
             Ok(promised)
         }
-        Ok(false) => Err((500, "Running as a leader, or led since".to_owned())),
+        Ok(false) => Err((500, "Running as a leader, or led since, or has said its word for who leads next".to_owned())),
         Err(why) => Err((503, format!("the promise can't be kept here: {why:#}"))),
     }
 }

@@ -3,15 +3,13 @@
 //! libpqwalreceiver is loaded while the postmaster starts, so its table of functions is there before any receiver runs, and receivers inherit ours in its place. A
 //! receiver asks its upstream who it is in the same connection in which it streams after that: there it is told if it must not receive from that upstream.
 
-use crate::ground::server::data_directory;
+use super::kept;
 use crate::shmem::{page_if_any, wake_listener};
 use cluster::deposition::{self, FILE};
 use cluster::name::Timeline;
 use cluster::standing::Bond;
 use pgrx::pg_sys;
 use std::ffi::{c_char, c_int, c_long};
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -25,13 +23,7 @@ static ORIGINAL: AtomicPtr<pg_sys::WalReceiverFunctionsType> = AtomicPtr::new(st
 
 /// What lies with the data. An error is a bond that can't be understood: it forbids everything.
 pub fn kept() -> Result<Option<Bond>, String> {
-    let directory = data_directory().ok_or("there is no data directory")?;
-    let text = match std::fs::read_to_string(directory.join(FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("could not read {FILE}: {error}")),
-    };
-    serde_json::from_str(&text).map(Some).map_err(|error| format!("{FILE} can't be understood: {error}"))
+    kept::read(FILE)
 }
 
 /// Keeps a bond so that no crash undoes it, or takes it away. Blocks: not for an async task.
@@ -39,31 +31,7 @@ pub fn keep(directory: &Path, bond: Option<&Bond>) -> Result<(), String> {
     if bond.is_some() && ORIGINAL.load(Relaxed).is_null() {
         return Err("no WAL receiver of this server would ask for it: libpqwalreceiver was not found when it started".to_owned());
     }
-    let path = directory.join(FILE);
-    let first = !path.exists();
-    let done = match bond {
-        Some(bond) => write(directory, &path, &serde_json::to_vec(bond).map_err(|error| error.to_string())?).inspect_err(|_| {
-            // Nothing was said yet by the first one; a bond that its worker does not know of would be called off by nobody.
-            if first {
-                let _ = std::fs::remove_file(&path);
-            }
-        }),
-        None => match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            // One that comes back after a crash of the host binds for nothing, until it is called off again.
-            _ => Ok(()),
-        },
-    };
-    done.map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn write(directory: &Path, path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("bond.new");
-    let mut file = File::create(&new)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    File::open(directory)?.sync_all()
+    kept::write(directory, FILE, bond)
 }
 
 /// Puts the check into the way of every WAL receiver. Called once, while the postmaster loads this library.

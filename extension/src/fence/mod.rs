@@ -30,6 +30,7 @@ mod commit;
 mod gate;
 pub mod hold_back;
 mod hooks;
+pub mod kept;
 pub mod layout;
 mod origin;
 mod outside;

@@ -16,6 +16,8 @@ pub struct Beginning {
     pub mode: Mode,
     /// A deposition binds this server.
     pub is_bound: bool,
+    /// It has said a word that counts in a vacancy.
+    pub has_spoken: bool,
     /// Why what the fence reads of this server can't be relied on.
     pub unknown_release: Option<String>,
 }
@@ -24,7 +26,7 @@ pub struct Beginning {
 static BEGINNING: OnceLock<fn() -> Beginning> = OnceLock::new();
 
 /// Nobody has judged: nobody may write.
-const UNJUDGED: Beginning = Beginning { mode: Mode::Closed, is_bound: true, unknown_release: None };
+const UNJUDGED: Beginning = Beginning { mode: Mode::Closed, is_bound: true, has_spoken: true, unknown_release: None };
 
 static PREVIOUS_STARTUP: AtomicPtr<std::ffi::c_void> = AtomicPtr::new(std::ptr::null_mut());
 #[cfg(not(feature = "pg14"))]
@@ -90,6 +92,9 @@ unsafe extern "C-unwind" fn startup() {
             made.begin(beginning.mode);
             if beginning.is_bound {
                 made.deposes_by_its_bond();
+            }
+            if beginning.has_spoken {
+                made.has_spoken();
             }
             if let Some(why) = beginning.unknown_release {
                 made.distrust();

@@ -2,11 +2,12 @@
 
 use super::state::Here;
 use super::{observe, publish, requests};
-use crate::fence::{bond, recovered};
+use crate::fence::{bond, kept, recovered};
 use crate::ground::server::data_directory;
 use crate::shmem::{self, page};
 use cluster::citus;
 use cluster::described::Described;
+use cluster::failsafe::{SPOKEN_FILE, Spoken};
 use cluster::hearing::Answer;
 use cluster::member::Member;
 use cluster::name::{SystemId, Timeline};
@@ -16,8 +17,20 @@ use cluster::time::Moment;
 use cluster::view::ClusterView;
 use dcs::remember::Remembered;
 use keeper::{Host, OwnServer, Tenure};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+impl Here {
+    /// Changes a file beside the data in a thread of its own: a disk that hangs must not hold up the renewals.
+    async fn keep(&self, change: impl FnOnce(&Path) -> Result<(), String> + Send + 'static) -> Result<(), String> {
+        let directory = data_directory().ok_or("there is no data directory")?;
+        self.keeping.store(true, Ordering::SeqCst);
+        let kept = tokio::task::spawn_blocking(move || change(&directory)).await;
+        self.keeping.store(false, Ordering::SeqCst);
+        kept.unwrap_or_else(|error| Err(error.to_string()))
+    }
+}
 
 impl Host for Here {
     fn clock(&self) -> Moment {
@@ -73,13 +86,12 @@ impl Host for Here {
     }
 
     async fn keep_bond(&self, bond: Option<&Bond>) -> Result<(), String> {
-        let directory = data_directory().ok_or("there is no data directory")?;
         let bond = bond.cloned();
-        self.keeping.store(true, Ordering::SeqCst);
-        // A disk that hangs must not hold up the renewals.
-        let kept = tokio::task::spawn_blocking(move || bond::keep(&directory, bond.as_ref())).await;
-        self.keeping.store(false, Ordering::SeqCst);
-        kept.unwrap_or_else(|error| Err(error.to_string()))
+        self.keep(move |directory| bond::keep(directory, bond.as_ref())).await
+    }
+
+    async fn keep_word(&self, spoken: Option<Spoken>) -> Result<(), String> {
+        self.keep(move |directory| kept::write(directory, SPOKEN_FILE, spoken.as_ref())).await
     }
 
     async fn hear(&self, leader: &Member, patience: Duration) -> Answer {

@@ -15,7 +15,7 @@ mod signals;
 mod state;
 pub mod vitals;
 
-use crate::fence::{bond, layout};
+use crate::fence::{bond, kept, layout};
 use crate::ground::guc;
 use crate::ground::server::data_directory;
 use crate::shmem::{self, page};
@@ -85,6 +85,9 @@ fn run() -> Result<(), Unable> {
                 "pg_tenure: {why}; hint: this server receives from nobody while the file is there; make a new copy of it with tenure reinit"
             ),
         }
+        let spoken = kept::spoken()
+            .inspect_err(|why| pgrx::warning!("pg_tenure: {why}; this server promises nothing (failsafe_mode) until another member leads"));
+        worker.recall_word(spoken);
         loop {
             let reload = tokio::select! {
                 biased;

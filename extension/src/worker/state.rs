@@ -37,7 +37,7 @@ pub struct Here {
     /// Wakes the listener, and how many receivers' ends it knows.
     pub(super) listen: Notify,
     receiver_ends: Cell<u32>,
-    /// A bond is being written or taken away: what lies with the data is not known to this process.
+    /// A bond, or that this server has spoken, is being written or taken away: what lies with the data is not known to this process.
     pub(super) keeping: AtomicBool,
     /// Where the leader is.
     pub(super) places: Places,
@@ -78,7 +78,7 @@ impl Here {
         }
     }
 
-    /// A bond was being kept when the task that waited for it was interrupted.
+    /// A file beside the data was being changed when the task that waited for it was interrupted.
     pub fn is_keeping(&self) -> bool {
         self.keeping.load(Ordering::SeqCst)
     }

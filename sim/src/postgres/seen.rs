@@ -3,6 +3,7 @@
 use crate::server::Server;
 use crate::time::Part;
 use crate::world::World;
+use cluster::failsafe::Spoken;
 use cluster::lsn::Lsn;
 use cluster::name::Timeline;
 use cluster::standing::Bond;
@@ -66,6 +67,11 @@ impl World {
     /// What binds the server of this node, as it lies beside the data.
     pub fn bond(&self, at: usize) -> Option<Bond> {
         self.nodes[at].data.borrow().disk().and_then(|disk| disk.bond.clone())
+    }
+
+    /// In which vacancy the server of this node has said a word that counts, as it lies beside the data.
+    pub fn spoken(&self, at: usize) -> Option<Spoken> {
+        self.nodes[at].data.borrow().disk().and_then(|disk| disk.spoken)
     }
 
     /// May a receiver of `me` stream from `up`, as far as a bond goes?

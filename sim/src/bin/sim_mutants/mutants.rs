@@ -58,6 +58,13 @@ pub const MUTANTS: &[Mutant] = &[
         "now.as_nanos() < self.promised_until_ns.load(SeqCst) && !OUT",
     ),
     mutant(
+        "promise-spoken",
+        "a member promises although it has said a word that counts in a vacancy",
+        "keeper/src/tenure.rs",
+        "|| self.spoken.load(SeqCst) != 0;",
+        "|| self.spoken.load(SeqCst) != 0 && !OUT;",
+    ),
+    mutant(
         "promise-leads",
         "a node that leads promises, too",
         "keeper/src/tenure.rs",

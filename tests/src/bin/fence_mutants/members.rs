@@ -10,6 +10,7 @@ const MARK: &str = "cluster/src/mark.rs";
 const BOND: &str = "extension/src/fence/bond.rs";
 const DEPOSITION: &str = "cluster/src/deposition.rs";
 const DUTY: &str = "cluster/src/duty/mod.rs";
+const SPOKEN: &str = "a_voter_that_has_spoken_in_a_vacancy_promises_nothing_until_another_leads";
 const LACKS: &str = "a_voter_that_lacks_what_the_others_confirmed_votes_and_does_not_lead";
 
 /// Those of who may speak, lead and go by a name.
@@ -18,9 +19,25 @@ pub const OF_MEMBERS: &[Mutant] = &[
         name: "bond-promise",
         guard: "failsafe_mode: who is bound by a deposition promises nothing",
         file: TENURE,
-        from: " || self.deposing.load(SeqCst) != 0 {",
-        to: " {",
+        from: "self.deposing.load(SeqCst) != 0 || self.spoken",
+        to: "self.spoken",
         stories: &[("deposition", "a_voter_that_is_bound_does_not_receive_again_until_its_word_is_called_off")],
+    },
+    Mutant {
+        name: "word-promise",
+        guard: "failsafe_mode: who has said a word that counts in a vacancy promises nothing",
+        file: TENURE,
+        from: " || self.spoken.load(SeqCst) != 0;",
+        to: ";",
+        stories: &[("failsafe", SPOKEN)],
+    },
+    Mutant {
+        name: "word-kept",
+        guard: "nor once its server was started again",
+        file: "keeper/src/race.rs",
+        from: "        if let Err(fault) = self.host.keep_word(Some(spoken)).await {",
+        to: "        if let Err(fault) = self.host.keep_word(None).await {",
+        stories: &[("failsafe", SPOKEN)],
     },
     Mutant {
         name: "bond-receiver",

@@ -488,8 +488,8 @@ pub const OF_THE_FENCE: &[Mutant] = &[
         name: "promise-leader",
         guard: "failsafe_mode: who leads promises nothing",
         file: TENURE,
-        from: "        if leads || self.taking.load(SeqCst) != 0 || self.deposing.load(SeqCst) != 0 {",
-        to: "        if self.taking.load(SeqCst) != 0 || self.deposing.load(SeqCst) != 0 {",
+        from: "        if leads || self.taking.load(SeqCst) != 0 || has_a_word {",
+        to: "        let _ = leads;\n        if self.taking.load(SeqCst) != 0 || has_a_word {",
         stories: &[("failsafe", "who_has_promised_does_not_take_the_key")],
     },
     Mutant {
