@@ -7,6 +7,7 @@
 #   make cross     the library and the arbiter for another processor (ARCH=arm64), compiled here
 #   make images    container images (CITUS_SOURCE=DIRECTORY: with Citus too); make images-test: both compose files, measured
 #   make matrix    the core stories on PostgreSQL 14 to 18 and two versions of etcd (MAJORS="17 18": those only); docs/versions.md
+#   make mixed OLD=COMMIT   a build of that commit beside this one in every mix, and the upgrade under load; docs/mixed-versions.md
 #   make bench-compare RUNS=3   pg_tenure beside Patroni, by turns, on this machine: docs/performance.md and its chart; 15 minutes
 #   make bench-scale   what 100 and 300 clusters of three cost one etcd, without Postgres: docs/scale.md; five minutes
 #   make noise MINUTES=60   an hour of noise without a fault, and how often it was taken for one; docs/noise.md
@@ -157,6 +158,11 @@ packages-test:
 matrix: setup-tests
 	$(call installed,debootstrap python3-pip)
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" tests/matrix.sh $(MAJORS)
+
+# Two builds of pg_tenure in one cluster (tests/mixed.sh); STORY="quorum rolling" are those only. A build takes ten minutes, the stories forty.
+.PHONY: mixed
+mixed: install
+	@tests/mixed.sh $(OLD)
 
 unit: setup
 	cargo nextest run $(UNIT) -E 'not (package(tenure-tests) and kind(test))'

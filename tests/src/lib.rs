@@ -31,6 +31,7 @@ pub mod view;
 
 pub mod arp;
 pub mod backup;
+pub mod builds;
 pub mod by_hand;
 pub mod phases;
 pub mod subscriber;

@@ -97,6 +97,12 @@ impl Node {
         self
     }
 
+    /// By this `tenure` instead of the checkout's: a node with an installation of its own, whose program is replaced while it runs.
+    pub fn with_program(mut self, tenure: &Path) -> Node {
+        tenure.clone_into(&mut self.program);
+        self
+    }
+
     /// Run by Patroni instead of our arbiter, from the same file: for comparisons.
     pub fn by_patroni(mut self, patroni: &Path) -> Node {
         patroni.clone_into(&mut self.program);
