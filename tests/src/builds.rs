@@ -80,11 +80,16 @@ impl Builds {
     }
 }
 
-/// The statements of the newer script that the older one lacks, as an update runs them.
+/// The statements of the newer script that the older one lacks, as an update runs them. Those on rights all come again: they say `ALL FUNCTIONS`, and
+/// anybody may call a new one before that.
 fn brought(old: &str, new: &str) -> String {
     let had: Vec<&str> = old.split_inclusive(";\n").map(str::trim).collect();
+    let is_of_rights = |statement: &str| {
+        let first = statement.lines().find(|line| !line.is_empty() && !line.starts_with("--"));
+        first.is_some_and(|line| line.starts_with("GRANT") || line.starts_with("REVOKE"))
+    };
     new.split_inclusive(";\n")
-        .filter(|statement| !had.contains(&statement.trim()))
+        .filter(|statement| !had.contains(&statement.trim()) || is_of_rights(statement))
         .map(|statement| {
             statement.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION").replace("CREATE VIEW", "CREATE OR REPLACE VIEW")
         })
@@ -179,7 +184,7 @@ mod tests {
     fn an_update_brings_what_the_older_script_lacks() {
         let old = "CREATE FUNCTION a();\n\nCREATE VIEW v AS SELECT 1;\nGRANT a;\n";
         let new = "CREATE FUNCTION a();\n\nCREATE FUNCTION b();\nCREATE VIEW v AS SELECT 2;\nGRANT a;\n";
-        assert_eq!(brought(old, new), "\nCREATE OR REPLACE FUNCTION b();\nCREATE OR REPLACE VIEW v AS SELECT 2;\n");
+        assert_eq!(brought(old, new), "\nCREATE OR REPLACE FUNCTION b();\nCREATE OR REPLACE VIEW v AS SELECT 2;\nGRANT a;\n");
         assert_eq!(Kind::of("on"), Kind { new_arbiter: false, new_library: true });
     }
 }
