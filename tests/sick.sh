@@ -20,11 +20,11 @@ end() {
 }
 trap end EXIT
 end
-mkdir -p "$DIR/disk" "$DIR/n1" "$DIR/n2" "$DIR/etcd"
+mkdir -p "$DIR/disk" "$DIR/n1" "$DIR/n2" "$DIR/etcd" "$DIR/clients"
 truncate -s 4G "$DIR/image"; mkfs.ext4 -q -F -m 0 "$DIR/image"; mount -o loop "$DIR/image" "$DIR/disk"; mkdir "$DIR/disk/d"
 printf 0 >"$DIR/flush"
 cc -shared -fPIC -o "$DIR/flush.so" tests/src/flush.c -ldl
-chmod 755 "$DIR"; chown -R postgres "$DIR/disk" "$DIR/n1" "$DIR/n2" "$DIR/etcd"
+chmod 755 "$DIR"; chown -R postgres "$DIR/disk" "$DIR/n1" "$DIR/n2" "$DIR/etcd" "$DIR/clients"
 launch() { local home=$1; shift; (cd "$home" && exec setsid "${as_postgres[@]}" "$@" >>"$home.log" 2>&1 </dev/null) & }
 launch "$DIR/etcd" etcd --data-dir "$DIR/etcd/data" --listen-client-urls http://127.0.0.1:$E --advertise-client-urls http://127.0.0.1:$E --listen-peer-urls http://127.0.0.1:$((E + 1)) --unsafe-no-fsync
 install -m 755 "$(command -v tenure)" "$DIR/tenure"
@@ -75,7 +75,7 @@ fault() {
         case "$(readlink "$process/cwd" 2>/dev/null)" in "$DIR/n1"* | "$DIR/disk"*) echo "${process#/proc/}" >"$CGROUP/sick/cgroup.procs" 2>/dev/null || true ;; esac
       done ;;
     full) fallocate -l $(($(df --output=avail -B1 "$DIR/disk" | tail -1) - 200 * 1048576)) "$DIR/disk/filler" ;;
-    slots) for _ in $(seq 60); do (exec "${as_postgres[@]}" bash -c "while ! $PG_BIN/psql -Xq 'host=127.0.0.1 port=$P1 user=postgres dbname=postgres' -c 'SELECT pg_sleep(1000)'; do sleep 0.5; done") >/dev/null 2>&1 & done ;;
+    slots) for _ in $(seq 60); do (cd "$DIR/clients" && exec "${as_postgres[@]}" bash -c "while ! $PG_BIN/psql -Xq 'host=127.0.0.1 port=$P1 user=postgres dbname=postgres' -c 'SELECT pg_sleep(1000)'; do sleep 0.5; done") >/dev/null 2>&1 & done ;;
   esac
   local began; began=$(date +%s%N)
   while [ "$(key leader)" != n2 ]; do

@@ -4,7 +4,7 @@
 
 mod world;
 
-use cluster::health::{Course, Leading, Mode, Rules, Sick, Stays, Vitals, Way, judge, rounded};
+use cluster::health::{Cause, Course, Leading, Mode, Rules, Sick, Stays, Vitals, Way, judge, rounded};
 use cluster::member::MemberRole;
 use cluster::time::Moment;
 use cluster::view::ClusterView;
@@ -46,6 +46,7 @@ struct Case {
     leads_for: u64,
     tried: Option<u64>,
     answered: Vec<&'static str>,
+    holders_idle: bool,
     /// Before that n2 was like this.
     n2_before: Vitals,
 }
@@ -66,6 +67,7 @@ fn verdict(change: impl FnOnce(&mut Case)) -> Option<Sick> {
         leads_for: 1000,
         tried: None,
         answered: vec!["n2", "n3"],
+        holders_idle: false,
         n2_before: Vitals::default(),
     };
     change(&mut case);
@@ -83,8 +85,14 @@ fn verdict(change: impl FnOnce(&mut Case)) -> Option<Sick> {
         course.look(now, &case.view, &me, &case.own, &rules);
     }
     let answered = case.answered.iter().map(|who| name(who)).collect();
-    let leading =
-        Leading { name: &me, for_long: seconds(case.leads_for), flushed: Some(LOW), answered: &answered, tried: case.tried.map(seconds) };
+    let leading = Leading {
+        name: &me,
+        for_long: seconds(case.leads_for),
+        flushed: Some(LOW),
+        answered: &answered,
+        tried: case.tried.map(seconds),
+        holders_idle: case.holders_idle,
+    };
     judge(&case.view, &course, now, &case.own, &leading, &rules)
 }
 
@@ -108,7 +116,6 @@ fn a_sick_leader_gives_way_to_who_is_better_off_and_to_nobody_else() {
     check("there is room yet", |case| case.own = Vitals { disk_free_mb: Some(300), ..Vitals::default() }, "well");
     check("a connection takes four seconds", |case| case.own = Vitals { connect_ms: 4096, ..Vitals::default() }, "well");
     check("nobody comes in", |case| case.own = Vitals { connect_ms: 7168, ..Vitals::default() }, "n2 by force");
-    check("no slot", |case| case.own = Vitals { refused: true, ..Vitals::default() }, "n2 by a switchover");
     check("no CPU", |case| case.own = Vitals { late_ms: 640, ..Vitals::default() }, "n2 by a switchover");
     check("a little late", |case| case.own = Vitals { late_ms: 448, ..Vitals::default() }, "well");
     check("the disk says no", |case| case.own = Vitals { disk_fault: Some("I/O error".to_owned()), ..Vitals::default() }, "n2 by force");
@@ -120,6 +127,61 @@ fn a_sick_leader_gives_way_to_who_is_better_off_and_to_nobody_else() {
         |case| case.view.members.get_mut(&name("n3")).unwrap().member.tags = tags(r#"{"failover_priority":5}"#),
         "gives way to n3",
     );
+}
+
+#[test]
+fn without_a_free_slot_it_gives_way_only_where_those_who_are_in_get_nothing_done() {
+    let no_slot = || Vitals { refused: true, ..Vitals::default() };
+    let and = |change: fn(&mut Vitals)| {
+        let mut own = no_slot();
+        change(&mut own);
+        own
+    };
+    let works = "it keeps the leader key: those who hold its connections get their work done";
+    check("they work, or nobody knows", |case| case.own = no_slot(), works);
+    check("they do nothing", |case| (case.own = no_slot(), case.holders_idle = true).0, "gives way to n2 by a switchover");
+    check("it can't give way twice", |case| (case.own = no_slot(), case.holders_idle = true, case.tried = Some(1)).0, "could not give way");
+    check("they work, on a disk that is almost full", |case| case.own = and(|own| own.disk_free_mb = Some(9)), "n2 by a switchover");
+    check("they work, slowly", |case| case.own = and(|own| own.flush_ms = 3072), "n2 by a switchover");
+    check("they would, and the disk hangs", |case| case.own = and(|own| own.disk_ms = 8192), "n2 by force");
+}
+
+#[test]
+fn another_cause_is_news_and_other_figures_are_none() {
+    let almost_full = |mb| Vitals { disk_free_mb: Some(mb), ..Vitals::default() };
+    let both = || Vitals { refused: true, ..almost_full(200) };
+    let cause = |mode, change: &dyn Fn(&mut Case)| {
+        let sick = verdict(|case| (case.own = almost_full(200), change(case)).1);
+        Cause::of(&[], sick.as_ref(), mode)
+    };
+    let first = cause(Mode::Act, &|_| ());
+    assert!(first.is_some());
+    assert_eq!(cause(Mode::Act, &|case| case.own = Vitals::default()), None, "all is well");
+    let same: [(&str, &dyn Fn(&mut Case)); 3] = [
+        ("fewer MB", &|case| case.own = almost_full(191)),
+        ("another standby in its place", &|case| case.answered = vec!["n3"]),
+        ("it lasts", &|case| case.for_long = 100),
+    ];
+    for (what, change) in same {
+        assert_eq!(cause(Mode::Act, change), first, "{what}");
+    }
+    let other: [(&str, &dyn Fn(&mut Case)); 4] = [
+        ("slots too", &|case| case.own = both()),
+        ("another symptom", &|case| case.own = slow()),
+        ("nobody is better off", &|case| case.answered = vec![]),
+        ("it came to lead just now", &|case| case.leads_for = 1),
+    ];
+    for (what, change) in other {
+        assert_ne!(cause(Mode::Act, change), first, "{what}");
+    }
+    assert_ne!(cause(Mode::Observe, &|_| ()), first, "it would, and does not");
+    let alone = cause(Mode::Act, &|case| case.answered.clear());
+    assert_eq!(cause(Mode::Act, &|case| (case.own = almost_full(7), case.answered.clear()).1), alone, "others' words are no news");
+    // Who does not lead has symptoms, and no way.
+    let on_a_standby = |vitals: Vitals| Cause::of(&vitals.symptoms(&Rules::of(&Default::default())), None, Mode::Act);
+    assert_eq!(on_a_standby(almost_full(9)), on_a_standby(almost_full(10)));
+    assert_ne!(on_a_standby(almost_full(9)), on_a_standby(slow()));
+    assert_eq!(on_a_standby(Vitals::default()), None);
 }
 
 #[test]
@@ -181,7 +243,8 @@ fn it_does_not_go_back_and_forth() {
         let (me, now) = (name(leads), Moment(seconds(1000 + second)));
         course.look(now, &view, &me, &own, &rules);
         let answered = [name("n1"), name("n2")].into();
-        let leading = Leading { name: &me, for_long: seconds(second - since), flushed: None, answered: &answered, tried: None };
+        let leading =
+            Leading { name: &me, for_long: seconds(second - since), flushed: None, answered: &answered, tried: None, holders_idle: false };
         match judge(&view, &course, now, &own, &leading, &rules).map(|sick| sick.way) {
             Some(Ok(Way::ByForce(to))) => {
                 (leads, since, moved) = (if to == name("n1") { "n1" } else { "n2" }, second, moved + 1);

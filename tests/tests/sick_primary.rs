@@ -190,13 +190,15 @@ async fn a_switchover_away_from_a_full_disk_works_both_times() {
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
 
+/// Clients take all 20 slots, and one more tries again and again, as a pool does. A change of leader would end the writer's connection and
+/// bring the others to the next leader.
 #[tokio::test]
-async fn a_primary_without_a_free_slot_gives_way() {
+async fn a_primary_without_a_free_slot_stays_for_those_who_work_and_gives_way_where_nobody_does() {
     let cluster = started(plan("act"), Room::new(), |_, node| node).await;
+    let writer = cluster.writer().await;
     tokio::time::sleep(seconds(6)).await;
     let mut held = Vec::new();
     let began = Instant::now();
-    // Those who come on top are refused, and try again, as pools do.
     let trying = async {
         loop {
             match cluster.nodes[0].connect().await {
@@ -205,11 +207,30 @@ async fn a_primary_without_a_free_slot_gives_way() {
             }
         }
     };
-    let took = tokio::select! {
-        () = trying => unreachable!("it goes on for ever"),
-        took = gave_way(&cluster, began) => took,
+    let old = cluster.node("n1");
+    let story = async {
+        says(&cluster, "since all slots are taken; it keeps the leader key: those who hold its connections get their work done").await;
+        println!("no free slot, and a writer: recognised after {} ms", began.elapsed().as_millis());
+        tokio::time::sleep(seconds(10)).await;
+        assert_eq!(cluster.view().await.expect("a view").leader(), Some("n1"), "{}", old.log());
+        writer.goes_on(30, PATIENCE).await;
+        let ledger = writer.finish();
+        println!("no free slot, and a writer: {}", ledger.summary());
+        let began = Instant::now();
+        let took = gave_way(&cluster, began).await;
+        println!("no free slot, and nobody works: another leads after {} ms", took.as_millis());
+        ledger
     };
-    println!("no free slot: another leads after {} ms", took.as_millis());
+    let ledger = tokio::select! {
+        () = trying => unreachable!("it goes on for ever"),
+        ledger = story => ledger,
+    };
     drop(held);
+    old.logged(&["gives way to n2 by a switchover", "leadership handed over to n2"], seconds(5)).await;
+    let log = old.log();
+    println!("{}", log.lines().filter(|line| line.contains("leadership handed over")).collect::<String>());
+    assert!(!log.contains("by force"), "{log}");
+    assert_eq!(log.matches("this node is sick").count(), 2, "it is said once for each cause: {log}");
     cluster.healthy().await;
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }

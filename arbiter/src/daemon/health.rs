@@ -1,7 +1,7 @@
 //! How this node is: what was seen of it and of the others, from turn to turn, and what a sick leader does.
 
 use crate::node::Node;
-use cluster::health::{self, Course, Leading, Mode, Rules, Sick, Symptom, Vitals};
+use cluster::health::{self, Cause, Course, Leading, Mode, Rules, Sick, Symptom, Vitals};
 use cluster::leader::Term;
 use cluster::local::GivesWay;
 use cluster::lsn::Lsn;
@@ -21,7 +21,7 @@ pub struct Watching {
     leads: Option<(Term, Instant)>,
     /// When it last tried to give way, in the present term.
     tried: Option<Instant>,
-    told: Option<String>,
+    told: Option<Cause>,
 }
 
 impl Default for Watching {
@@ -75,11 +75,12 @@ impl Watching {
         health: &Health,
         flushed: Option<Lsn>,
         answered: &BTreeSet<MemberName>,
+        holders_idle: bool,
     ) -> (Option<String>, Option<GivesWay>) {
         let rules = Rules::of(&node.dynamic(view));
         let sick = self.leads.filter(|_| !view.is_standby_cluster()).and_then(|(_, since)| {
             let tried = self.tried.map(|at| at.elapsed());
-            let leading = Leading { name: &node.config.name, for_long: since.elapsed(), flushed, answered, tried };
+            let leading = Leading { name: &node.config.name, for_long: since.elapsed(), flushed, answered, tried, holders_idle };
             health::judge(view, &self.course, self.now(), &health.own, &leading, &rules)
         });
         let words = || health.lasting.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -87,18 +88,31 @@ impl Watching {
             Some(sick) => Some(sick.sentence(rules.mode)),
             None => (!health.lasting.is_empty()).then(words),
         };
-        if self.told != said {
+        let cause = Cause::of(&health.lasting, sick.as_ref(), rules.mode);
+        if self.told != cause {
             match &said {
                 Some(said) => tracing::warn!("this node is sick: {said}"),
                 None => tracing::info!("this node is well again"),
             }
-            self.told = said.clone();
+            self.told = cause;
         }
         let way = match sick {
-            Some(Sick { what, way: Ok(way) }) if rules.mode == Mode::Act => Some(GivesWay { what, way }),
+            Some(Sick { what, way: Ok(way), .. }) if rules.mode == Mode::Act => Some(GivesWay { what, way }),
             _ => None,
         };
         (said, way)
+    }
+
+    /// Those who hold the connections of a leader that has none left: has none of them got anything done? False where nobody knows.
+    pub async fn holders_idle(&self, node: &Node, view: &ClusterView, health: &Health) -> bool {
+        if self.leads.is_none() || !health.lasting.contains(&Symptom::Slots) {
+            return false;
+        }
+        let asked = node.sql.clients_idle_for(Rules::of(&node.dynamic(view)).after).await;
+        asked.unwrap_or_else(|why| {
+            tracing::debug!("ask what those who hold the connections do: {why:#}");
+            false
+        })
     }
 
     /// It begins to give way. Whatever comes of it, it is not tried again at once.

@@ -207,7 +207,8 @@ pub async fn look(node: &Node, view: &ClusterView, memory: &mut LoopMemory) -> R
         // By the last word of the lease worker.
         _ => view.members.get(&config.name).and_then(|entry| entry.member.xlog_location),
     };
-    let (sick, gives_way) = memory.health.judge(node, view, &health, flushed, &answered);
+    let holders_idle = memory.health.holders_idle(node, view, &health).await;
+    let (sick, gives_way) = memory.health.judge(node, view, &health, flushed, &answered, holders_idle);
     let strange = strange(node, &postgres, facts.as_ref()).await;
     let upgrade = match memory.in_surgery {
         true => None,

@@ -208,6 +208,19 @@ impl LocalSql {
         Ok(self.noting_loss(asked).await?.try_get(0)?)
     }
 
+    /// No client has got anything done for so long: each waits for another one, or for its own program.
+    pub async fn clients_idle_for(&self, span: Duration) -> Result<bool> {
+        self.ask(&format!(
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+               AND application_name NOT LIKE 'tenure arbiter%' AND (state_change > clock_timestamp() - interval '{} ms'
+                 OR state = 'active' AND (wait_event_type IS NULL OR wait_event_type IN ('IO', 'LWLock', 'BufferPin', 'IPC')
+                   AND wait_event <> 'SyncRep')))",
+            span.as_millis()
+        ))
+        .await
+        .context("ask what clients do")
+    }
+
     /// Asks a question whose answer is a text.
     pub async fn text(&self, question: &str) -> Result<String> {
         let session = self.session_for(question).await?;

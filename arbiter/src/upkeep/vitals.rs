@@ -95,9 +95,7 @@ pub async fn keep(node: Node, shown: watch::Receiver<Snapshot>) {
         }
         match door.answer().await {
             Some((Ok(took), _)) => (door_took, shut_since) = (took, None),
-            Some((Err(why), _)) if is_starting(&why) || is_refusal(&why) && !is_crowded(&why) => {
-                (door_took, shut_since) = (Duration::ZERO, None)
-            }
+            Some((Err(why), _)) if is_starting(&why) || is_refusal(&why) => (door_took, shut_since) = (Duration::ZERO, None),
             // The question itself gave up after seconds.
             Some((Err(_), took)) => drop(shut_since.get_or_insert_with(|| Instant::now() - took)),
             None => {}
@@ -122,7 +120,7 @@ pub async fn keep(node: Node, shown: watch::Receiver<Snapshot>) {
         let seen = Vitals {
             disk_ms: rounded(disk_ms.max(disk.for_long())),
             connect_ms: rounded(door_took.max(shut_for)),
-            // Four steps for each power of two, as with durations.
+            // In steps, so that the member key is not written again for each MB.
             disk_free_mb: space.filter(few).map(|free| free - free % 8),
             disk_fault: fault.clone(),
             ..Vitals::default()
@@ -133,13 +131,6 @@ pub async fn keep(node: Node, shown: watch::Receiver<Snapshot>) {
         }
         tokio::time::sleep(EVERY).await;
     }
-}
-
-/// All slots are taken, those that are kept for a superuser too.
-fn is_crowded(why: &anyhow::Error) -> bool {
-    why.chain()
-        .filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>())
-        .any(|error| error.code() == Some(&tokio_postgres::error::SqlState::TOO_MANY_CONNECTIONS))
 }
 
 /// Writes a few bytes to each disk of the server and waits until they are there. Blocks, for as long as the disk does. None where no

@@ -21,6 +21,7 @@ use crate::time::Moment;
 use crate::view::ClusterView;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 
 /// A symptom that is gone for less than this is not gone: between two slow flushes there may be a moment of peace.
@@ -252,6 +253,8 @@ pub struct Leading<'a> {
     pub answered: &'a BTreeSet<MemberName>,
     /// How long ago the last try to give way began, where there was one and it leads still.
     pub tried: Option<Duration>,
+    /// Its server said just now that none of those who hold its connections has got anything done for as long as a symptom takes to count.
+    pub holders_idle: bool,
 }
 
 /// By which way leadership goes.
@@ -266,6 +269,8 @@ pub enum Way {
 /// A sick leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sick {
+    /// What is wrong.
+    pub symptoms: Vec<Symptom>,
     /// What is wrong, in a clause.
     pub what: String,
     /// To whom leadership should go, or why it stays.
@@ -281,6 +286,23 @@ impl Sick {
             (Ok(way), _) => format!("it would give way to {way}, and does not, by the setting sick_primary"),
         };
         format!("{}; {then}", self.what)
+    }
+}
+
+/// What a sentence about a sick node is about, without its figures and names: it is news where this changes, and not where another MB is
+/// gone or another standby is a few bytes ahead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    symptoms: BTreeSet<&'static str>,
+    then: Option<(bool, Result<Discriminant<Way>, Discriminant<Stays>>)>,
+}
+
+impl Cause {
+    /// Of what has lasted, and of what a leader makes of it. None where all is well.
+    pub fn of(lasting: &[Symptom], sick: Option<&Sick>, mode: Mode) -> Option<Cause> {
+        let symptoms = sick.map_or(lasting, |sick| &sick.symptoms).iter().map(Symptom::word).collect::<BTreeSet<_>>();
+        let then = sick.map(|sick| (mode == Mode::Act, sick.way.as_ref().map(discriminant).map_err(discriminant)));
+        (!symptoms.is_empty()).then_some(Cause { symptoms, then })
     }
 }
 
@@ -305,6 +327,9 @@ pub enum Stays {
     /// An operator has the word.
     #[error("the cluster is in maintenance mode")]
     Paused,
+    /// A change of leader would end the work of those who are in, and those who are not would take the next leader's slots.
+    #[error("those who hold its connections get their work done")]
+    HoldersWork,
     /// The others are no better.
     #[error("nobody is better off{0}")]
     NobodyBetter(String),
@@ -317,12 +342,16 @@ pub fn judge(view: &ClusterView, course: &Course, now: Moment, own: &Vitals, lea
         return None;
     }
     let what = lasting.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    Some(Sick { what, way: way(view, course, now, &lasting, leading, rules) })
+    let way = way(view, course, now, &lasting, leading, rules);
+    Some(Sick { symptoms: lasting, what, way })
 }
 
 fn way(view: &ClusterView, course: &Course, now: Moment, lasting: &[Symptom], leading: &Leading<'_>, rules: &Rules) -> Result<Way, Stays> {
     if view.config().paused() {
         return Err(Stays::Paused);
+    }
+    if lasting.iter().all(|symptom| *symptom == Symptom::Slots) && !leading.holders_idle {
+        return Err(Stays::HoldersWork);
     }
     if leading.for_long < rules.pause {
         return Err(Stays::TooSoon(rules.pause.as_secs()));
