@@ -129,7 +129,15 @@ async fn stream(node: &Node, enough: impl Fn(&str) -> bool) -> String {
 
 #[tokio::test]
 async fn the_page_its_stream_and_every_metric_that_is_asked_for_are_there() {
-    let cluster = Cluster::of(2).ttl(5).start().await;
+    let room = Room::new();
+    let etcd = Etcd::start(&room).await;
+    let shown = Authority::new(&room, "cluster").sign_until(&room, "shown", 2030);
+    let cluster = Cluster::of(2).ttl(5).dynamic("backup_within", json!("26h")).planned_on(room, etcd, |config| {
+        config["postgresql"]["parameters"]["ssl"] = json!("on");
+        config["postgresql"]["parameters"]["ssl_cert_file"] = json!(text(&shown.certificate));
+        config["postgresql"]["parameters"]["ssl_key_file"] = json!(text(&shown.key));
+    });
+    cluster.start_all().await;
     let leader = cluster.leader().await;
     let wanted = asked_for();
     wait::until("every metric that rules and dashboard name", PATIENCE, async || {
@@ -140,6 +148,22 @@ async fn the_page_its_stream_and_every_metric_that_is_asked_for_are_there() {
         there.extend(given(&http::get(cluster.etcd.members()[0].port(), "/metrics").await?.body));
         let missing: Vec<&String> = wanted.difference(&there).collect();
         anyhow::ensure!(missing.is_empty(), "{missing:?}");
+        Ok(())
+    })
+    .await;
+    cluster.cli_ok(&["backup-done", "--at", "2026-11-01T03:00:00Z"]).await;
+    wait::until("the backup and the certificates in the metrics of all", PATIENCE, async || {
+        for node in &cluster.nodes {
+            let page = node.get("/metrics").await?.body;
+            let labels = format!("scope=\"story\",name=\"{}\"", node.name());
+            for line in [
+                format!("tenure_backup_timestamp_seconds{{{labels}}} 1793502000"),
+                format!("tenure_backup_within_seconds{{{labels}}} 93600"),
+                format!("tenure_certificate_expiry_timestamp_seconds{{{labels},certificate=\"Postgres\"}} 1893456000"),
+            ] {
+                anyhow::ensure!(page.lines().any(|known| known == line), "{line}");
+            }
+        }
         Ok(())
     })
     .await;

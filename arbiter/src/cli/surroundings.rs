@@ -4,9 +4,8 @@
 
 use super::context::Tool;
 use super::groups::Part;
+use crate::ground::certificates::{self, Asks};
 use crate::ground::member_rest::Caller;
-use crate::ground::tls;
-use anyhow::{Context, Result, bail};
 use cluster::host::Address;
 use cluster::member::MemberRole;
 use cluster::surroundings::{Certificate, EtcdMember, EtcdState, Other, Surroundings};
@@ -14,25 +13,15 @@ use cluster::view::ClusterView;
 use dcs::Etcd;
 use dcs::survey::Fleet;
 use futures_util::future::join_all;
-use pkcs8::der::asn1::{AnyRef, GeneralizedTime, UtcTime};
-use pkcs8::der::{Decode, SliceReader, Tag, Tagged};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 /// A look at one place.
 const BOUND: Duration = Duration::from_secs(3);
 /// Fewer writes than this say little about a disk.
 const JUDGED_FROM: f64 = 1000.0;
-/// PostgreSQL's request for TLS: a length and a number in place of a version.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// What all groups of a cluster share: etcd, and the tool's own certificates.
 pub async fn shared(tool: &Tool, etcd: &Etcd) -> Surroundings {
@@ -46,12 +35,13 @@ pub async fn shared(tool: &Tool, etcd: &Etcd) -> Surroundings {
         members.push(EtcdMember { name: member.name, hosts: addresses.into_iter().flatten().collect() });
     }
     let mut certificates: Vec<Certificate> = tool.own_certificates.iter().filter_map(|file| own(file)).collect();
-    let quick = connector(&tool.etcd_tls);
+    let quick = certificates::looker(tool.etcd_tls.identity.clone());
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.starts_with("https://")) {
         if let (Some(tls), Some(address)) = (&quick, Address::of_url(endpoint))
-            && let Ok(ends_in_s) = ends(tls, &address, false).await
+            && let Ok(ends) = certificates::shown_at(tls, &address, Asks::Tls).await
         {
-            certificates.push(Certificate { member: None, whose: format!("the certificate of etcd at {address}"), ends_in_s });
+            let whose = format!("the certificate of etcd at {address}");
+            certificates.push(Certificate { member: None, whose, ends_in_s: left(ends) });
         }
     }
     Surroundings { members, etcd: states.into_iter().flatten().collect(), certificates, ..Surroundings::default() }
@@ -60,18 +50,19 @@ pub async fn shared(tool: &Tool, etcd: &Etcd) -> Surroundings {
 /// What is around one group, or the one cluster.
 pub async fn of(tool: &Tool, part: &Part, fleet: Option<&Fleet>) -> Surroundings {
     let view = &part.view;
-    let tls = connector(&tool.member_tls);
+    let tls = certificates::looker(tool.member_tls.identity.clone());
     let shown = view.members.iter().map(|(name, entry)| {
         let tls = tls.as_ref();
         async move {
             let rest = Some(&entry.member.api_url).filter(|url| url.starts_with("https://")).and_then(|url| Address::of_url(url));
             let postgres = entry.member.address();
             let mut found = Vec::new();
-            for (place, what, asks_first) in [(rest, "REST", false), (postgres, "Postgres", true)] {
+            for (place, what, asks) in [(rest, "REST", Asks::Tls), (postgres, "Postgres", Asks::Postgres)] {
                 if let (Some(tls), Some(address)) = (tls, place)
-                    && let Ok(ends_in_s) = ends(tls, &address, asks_first).await
+                    && let Ok(ends) = certificates::shown_at(tls, &address, asks).await
                 {
-                    found.push(Certificate { member: Some(name.clone()), whose: format!("the certificate of its {what}"), ends_in_s });
+                    let whose = format!("the certificate of its {what}");
+                    found.push(Certificate { member: Some(name.clone()), whose, ends_in_s: left(ends) });
                 }
             }
             found
@@ -168,56 +159,14 @@ async fn addresses(host: &str) -> Vec<String> {
     }
 }
 
-/// For looking at certificates: whatever is shown is taken, nothing is said to the server that shows it.
-fn connector(client: &tls::Client) -> Option<Arc<ClientConfig>> {
-    tls::Client { authority: None, insecure: true, identity: client.identity.clone() }.load().ok()
-}
-
-/// Seconds until the certificate that is shown there ends.
-async fn ends(tls: &Arc<ClientConfig>, Address { host, port }: &Address, asks_first: bool) -> Result<i64> {
-    let look = async {
-        let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
-        if asks_first {
-            stream.write_all(&SSL_REQUEST).await?;
-            if stream.read_u8().await? != b'S' {
-                bail!("it speaks no TLS");
-            }
-        }
-        let name = ServerName::try_from(host.clone())?;
-        let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
-        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).context("it showed no certificate")?;
-        left(shown)
-    };
-    tokio::time::timeout(BOUND, look).await.context("no answer")?
-}
-
 fn own(file: &Path) -> Option<Certificate> {
-    let certificate = CertificateDer::pem_file_iter(file).ok()?.next()?.ok()?;
-    Some(Certificate { member: None, whose: format!("the certificate {}", file.display()), ends_in_s: left(&certificate).ok()? })
+    let ends_in_s = left(certificates::of_file(file).ok()?);
+    Some(Certificate { member: None, whose: format!("the certificate {}", file.display()), ends_in_s })
 }
 
-fn left(certificate: &CertificateDer<'_>) -> Result<i64> {
-    let ends = not_after(certificate).map_err(|why| anyhow::anyhow!("read the certificate: {why}"))?;
-    Ok(i64::try_from(ends.as_secs())? - jiff::Timestamp::now().as_second())
-}
-
-/// When a certificate ends, since 1970 (RFC 5280, 4.1): the second time of `validity`, the fourth field after the version.
-fn not_after(certificate: &[u8]) -> pkcs8::der::Result<Duration> {
-    let whole = AnyRef::from_der(certificate)?;
-    let signed = AnyRef::decode(&mut SliceReader::new(whole.value())?)?;
-    let mut fields = SliceReader::new(signed.value())?;
-    // The version may be left out: then this is the serial number.
-    if AnyRef::decode(&mut fields)?.tag().is_context_specific() {
-        AnyRef::decode(&mut fields)?;
-    }
-    let (_algorithm, _issuer) = (AnyRef::decode(&mut fields)?, AnyRef::decode(&mut fields)?);
-    let validity = AnyRef::decode(&mut fields)?;
-    let mut times = SliceReader::new(validity.value())?;
-    let (_begins, ends) = (AnyRef::decode(&mut times)?, AnyRef::decode(&mut times)?);
-    match ends.tag() {
-        Tag::UtcTime => Ok(ends.decode_as::<UtcTime>()?.to_unix_duration()),
-        _ => Ok(ends.decode_as::<GeneralizedTime>()?.to_unix_duration()),
-    }
+/// Seconds until then.
+fn left(ends: i64) -> i64 {
+    ends - jiff::Timestamp::now().as_second()
 }
 
 #[cfg(test)]
@@ -240,16 +189,5 @@ mod tests {
         ] {
             assert_eq!(quantile(&text(counts), "m_bucket"), expected, "{counts:?}");
         }
-    }
-
-    #[test]
-    fn the_end_of_a_certificate_is_read() {
-        for (year, seconds) in [(2030, 1_893_456_000), (2049, 2_493_072_000), (2060, 2_840_140_800)] {
-            let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-            params.not_after = rcgen::date_time_ymd(year, 1, 1);
-            let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-            assert_eq!(not_after(certificate.der()).unwrap().as_secs(), seconds, "{year}");
-        }
-        assert!(not_after(b"nonsense").is_err() && not_after(&[]).is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! What goes on beside the loop, at its own pace, for as long as the arbiter runs: the page is read, the node is looked at,
-//! the watchdog is fed for it, virtual addresses are held for it, and the twin of a major upgrade is cared for.
+//! its certificates too, the watchdog is fed for it, virtual addresses are held for it, and the twin of a major upgrade is cared for.
 
 use crate::address::Right;
 use crate::config::NodeConfig;
 use crate::node::Node;
 use crate::node::page::Page;
 use crate::node::snapshot::Snapshot;
-use crate::upkeep::{addresses, page, reads, twin, vitals, watchdog};
+use crate::upkeep::{addresses, certificates, page, reads, twin, vitals, watchdog};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ pub fn begin(node: &Node, configured: &watch::Sender<Arc<NodeConfig>>, shown: &w
     tasks.spawn(reads::keep(node.clone(), configured.subscribe(), shown.clone(), pages.clone(), right));
     tasks.spawn(addresses::keep(node.clone(), configured.subscribe(), shown.clone(), pages.clone(), rights));
     tasks.spawn(twin::keep(node.clone(), shown.clone()));
+    tasks.spawn(certificates::keep(node.clone(), configured.subscribe(), shown.clone()));
     tasks.spawn(vitals::keep(node.clone(), shown.clone()));
     tasks.spawn(watchdog::keep(node.clone(), configured.subscribe(), shown.clone(), pages));
     Beside { _tasks: tasks }

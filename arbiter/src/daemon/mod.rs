@@ -163,6 +163,7 @@ impl Daemon {
             etcd: self.node.etcd.clone(),
             promise: self.node.promise.clone(),
             timings: self.node.timings.clone(),
+            certificates: self.node.certificates.clone(),
             knowledge: self.node.knowledge.clone(),
             config: self.node.config.clone(),
             sql: self.node.sql.clone(),

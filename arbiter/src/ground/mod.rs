@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod capabilities;
+pub mod certificates;
 pub mod clock;
 pub mod logging;
 pub mod member_rest;

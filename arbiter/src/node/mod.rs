@@ -1,6 +1,7 @@
 //! Everything that the arbiter's procedures work with: one node's server, files, lease and store.
 
 pub mod callback;
+pub mod certificates;
 pub mod changes;
 pub mod citus;
 pub mod configuration;
@@ -102,6 +103,8 @@ pub struct Node {
     pub replay: Arc<crate::node::replay::Replay>,
     /// How this node is, seen from outside of the server.
     pub vitals: Arc<crate::node::vitals::Seen>,
+    /// When its certificates end.
+    pub certificates: Arc<crate::node::certificates::Ends>,
     /// How the page is read between two turns of the loop.
     pub page: Arc<crate::node::page::Reader>,
     /// Who writes the server's files.
@@ -186,6 +189,7 @@ impl Node {
             addresses: Arc::default(),
             watchdog: Arc::default(),
             vitals: Arc::default(),
+            certificates: Arc::default(),
             twin: Arc::default(),
             replay: Arc::default(),
             writing: Arc::default(),

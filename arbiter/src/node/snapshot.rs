@@ -123,6 +123,8 @@ pub struct NodeHandle {
     pub promise: crate::node::promise::Promise,
     /// How long procedures took.
     pub timings: crate::node::timings::Timings,
+    /// When the node's certificates end.
+    pub certificates: Arc<crate::node::certificates::Ends>,
     /// What its server knows of parameters.
     pub knowledge: Arc<crate::node::known::Knowledge>,
     /// The node's own server.

@@ -8,6 +8,7 @@ use cluster_rules::health::Symptom;
 use cluster_rules::histogram::Histogram;
 use cluster_rules::local::Postgres;
 use cluster_rules::name::{MemberName, Scope};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 // The module beside us has the crate's name.
@@ -107,6 +108,11 @@ pub fn page(snapshot: &Snapshot, facts: Option<&ServerFacts>, scope: &Scope, now
     add("tenure_ttl_seconds", GAUGE, "Seconds for which a lease runs from each renewal, by the dynamic configuration.", ttl);
     add("tenure_writable", GAUGE, "Value is 1 if this node serves writes, 0 otherwise.", flag(health::is_primary(snapshot, now)));
 
+    let backup = snapshot.view.backup.as_ref().and_then(|backup| epoch(&backup.value.at)).unwrap_or(0.0);
+    add("tenure_backup_timestamp_seconds", GAUGE, "Epoch seconds of the last backup that was told of, 0 if there is none.", backup);
+    let within = config.backup_within().map_or(0.0, |within| within.as_secs_f64());
+    add("tenure_backup_within_seconds", GAUGE, "Seconds within which a backup is expected (backup_within), 0 if none is.", within);
+
     let foreign = flag(snapshot.local.strange.is_some());
     add("tenure_foreign_server", GAUGE, "Value is 1 if a server runs on this node's data that nothing fences, 0 otherwise.", foreign);
 
@@ -130,6 +136,22 @@ fn symptoms(snapshot: &Snapshot, scope: &Scope, name: &MemberName) -> String {
         .collect();
     format!(
         "# HELP {metric} Value is 1 while this node shows a symptom that has lasted (sick_primary), 0 otherwise.\n# TYPE {metric} gauge\n{lines}"
+    )
+}
+
+/// When each certificate of this node ends, a line for each; none where nothing speaks TLS.
+pub fn certificates(ends: &BTreeMap<String, i64>, scope: &Scope, name: &MemberName) -> String {
+    let metric = "tenure_certificate_expiry_timestamp_seconds";
+    let line = |(what, at): (&String, &i64)| {
+        let what = what.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        format!("{metric}{{scope=\"{scope}\",name=\"{name}\",certificate=\"{what}\"}} {at}\n")
+    };
+    let lines: String = ends.iter().map(line).collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    format!(
+        "# HELP {metric} Epoch seconds at which a certificate that this node shows, or is shown by etcd, ends.\n# TYPE {metric} gauge\n{lines}"
     )
 }
 
@@ -241,6 +263,21 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_each_certificate_is_told() {
+        let (scope, name) = (Scope::new("demo").unwrap(), MemberName::new("n0").unwrap());
+        let ends = [("REST".to_owned(), 1_893_456_000), (r#"/a "b"\c"#.to_owned(), -1)].into();
+        let page = certificates(&ends, &scope, &name);
+        let metric = "tenure_certificate_expiry_timestamp_seconds";
+        for line in [
+            format!(r#"{metric}{{scope="demo",name="n0",certificate="REST"}} 1893456000"#),
+            format!(r#"{metric}{{scope="demo",name="n0",certificate="/a \"b\"\\c"}} -1"#),
+        ] {
+            assert!(page.lines().any(|known| known == line), "{line}\n{page}");
+        }
+        assert_eq!(certificates(&BTreeMap::new(), &scope, &name), "");
+    }
+
+    #[test]
     fn the_names_that_dashboards_ask_for() {
         let page = page(&snapshot("n0", primary()), None, &Scope::new("demo").unwrap(), Instant::now());
         for line in [
@@ -250,6 +287,8 @@ mod tests {
             r#"patroni_postgres_timeline{scope="demo",name="n0"} 1"#,
             r#"patroni_postgres_state{scope="demo",name="n0"} 5"#,
             r#"tenure_term{scope="demo",name="n0"} 5"#,
+            r#"tenure_backup_timestamp_seconds{scope="demo",name="n0"} 0"#,
+            r#"tenure_backup_within_seconds{scope="demo",name="n0"} 0"#,
             r#"tenure_leader_changes_total{scope="demo",name="n0"} 2"#,
             "# TYPE patroni_xlog_received_location counter",
         ] {

@@ -298,6 +298,7 @@ async fn measures(node: &NodeHandle) -> Reply {
         _ => None,
     };
     let mut page = metrics::page(&snapshot, facts.as_ref(), &node.config.scope, Instant::now());
+    page.push_str(&metrics::certificates(&node.certificates.seen(), &node.config.scope, &node.config.name));
     page.push_str(&metrics::counts(counts.as_ref(), &node.timings.all(), &node.config.scope, &node.config.name));
     Reply { content: "text/plain", ..Reply::text(200, page) }
 }

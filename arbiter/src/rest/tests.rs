@@ -38,6 +38,7 @@ pub(crate) fn world(authentication: &str) -> World {
         etcd: Arc::new(dcs::Etcd::new(keys, settings)),
         promise: Default::default(),
         timings: Default::default(),
+        certificates: Default::default(),
         knowledge: Arc::default(),
         twin: Arc::default(),
         config: Arc::new(config),

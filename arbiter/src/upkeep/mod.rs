@@ -3,6 +3,7 @@
 
 pub mod addresses;
 mod aside;
+pub mod certificates;
 pub mod failsafe;
 mod histories;
 pub mod page;
