@@ -8,6 +8,7 @@ pub mod configuration;
 pub mod data;
 pub mod extension;
 pub mod hba;
+pub mod heard;
 pub mod hook;
 pub mod journal;
 pub mod known;
@@ -103,6 +104,8 @@ pub struct Node {
     pub replay: Arc<crate::node::replay::Replay>,
     /// How this node is, seen from outside of the server.
     pub vitals: Arc<crate::node::vitals::Seen>,
+    /// What was heard from its standbys.
+    pub heard: Arc<crate::node::heard::Heard>,
     /// When its certificates end.
     pub certificates: Arc<crate::node::certificates::Ends>,
     /// How the page is read between two turns of the loop.
@@ -190,6 +193,7 @@ impl Node {
             watchdog: Arc::default(),
             vitals: Arc::default(),
             certificates: Arc::default(),
+            heard: Arc::default(),
             twin: Arc::default(),
             replay: Arc::default(),
             writing: Arc::default(),

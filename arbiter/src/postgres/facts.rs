@@ -45,6 +45,9 @@ pub struct ServerFacts {
     /// `max_slot_wal_keep_size` in MB, -1 for no limit.
     #[serde(default)]
     pub max_slot_wal_keep_mb: Option<i64>,
+    /// `wal_receiver_status_interval`, in seconds; 0 for never.
+    #[serde(default)]
+    pub status_interval_s: Option<i64>,
     /// `wal_receiver_timeout`, in milliseconds; 0 for none.
     #[serde(default)]
     pub receiver_timeout_ms: Option<i64>,
@@ -213,6 +216,9 @@ const SLACK_S: i64 = 15;
 /// One line of `pg_stat_replication`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Sender {
+    /// Its process.
+    #[serde(default)]
+    pub pid: i32,
     /// The member's name, for members.
     pub application_name: String,
     /// Whom it logged in as.
@@ -227,6 +233,9 @@ pub struct Sender {
     /// Its place in the list that its walsender goes by; 0 where that does not name it.
     #[serde(default)]
     pub sync_priority: Option<i32>,
+    /// When the standby last spoke, by its own clock.
+    #[serde(default)]
+    pub reply_time: Option<String>,
     /// What it has been sent.
     pub sent_lsn: Option<Lsn>,
     /// What it has written.
@@ -270,7 +279,7 @@ pub struct PendingSetting {
 pub(super) const FACTS: &str = "
 WITH settings AS MATERIALIZED (
   SELECT name, setting, boot_val, pending_restart, source FROM pg_settings
-  WHERE pending_restart OR source = 'command line' OR name IN ('max_slot_wal_keep_size', 'wal_receiver_timeout', 'tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
+  WHERE pending_restart OR source = 'command line' OR name IN ('max_slot_wal_keep_size', 'wal_receiver_timeout', 'wal_receiver_status_interval', 'tenure.scope', 'tenure.namespace', 'tenure.name', 'tenure.group',
     'tenure.library_version', 'tenure.library_speech'))
 SELECT json_build_object(
   'in_recovery', r.yes,
@@ -298,12 +307,13 @@ SELECT json_build_object(
   'connecting', CASE WHEN r.yes AND NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE pid IS NOT NULL) THEN
                   (SELECT json_build_object('pid', pid, 'for_s', floor(extract(epoch FROM clock_timestamp() - backend_start))::bigint)
                    FROM pg_stat_activity WHERE backend_type = 'walreceiver' LIMIT 1) END,
-  'replication', coalesce((SELECT json_agg(json_build_object('application_name', application_name, 'usename', usename, 'client_addr', client_addr::text,
+  'replication', coalesce((SELECT json_agg(json_build_object('pid', pid, 'reply_time', reply_time::text, 'application_name', application_name, 'usename', usename, 'client_addr', client_addr::text,
                  'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority, 'sent_lsn', sent_lsn - '0/0', 'write_lsn', write_lsn - '0/0',
                  'flush_lsn', flush_lsn - '0/0', 'replay_lsn', replay_lsn - '0/0') ORDER BY application_name, pid) FROM pg_stat_replication), '[]'),
   'slots', coalesce((SELECT json_agg(to_json(s) ORDER BY slot_name) FROM pg_replication_slots s), '[]'),
   'max_slot_wal_keep_mb', (SELECT setting::bigint FROM settings WHERE name = 'max_slot_wal_keep_size'),
   'receiver_timeout_ms', (SELECT setting::bigint FROM settings WHERE name = 'wal_receiver_timeout'),
+  'status_interval_s', (SELECT setting::bigint FROM settings WHERE name = 'wal_receiver_status_interval'),
   'postmaster_start_time', pg_postmaster_start_time()::text,
   'server_version', current_setting('server_version_num')::int,
   'system_id', (pg_control_system()).system_identifier::text,

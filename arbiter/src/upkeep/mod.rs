@@ -10,6 +10,7 @@ pub mod page;
 pub mod reads;
 pub mod remote;
 mod rules;
+mod senders;
 pub mod slots;
 pub mod twin;
 pub mod vitals;
@@ -35,6 +36,7 @@ use steward::synchronous;
 pub async fn primary(node: &Node, view: &ClusterView, leader: &Leader, facts: &ServerFacts) -> Result<bool> {
     // Before any file is written: after a restart of the arbiter only the server knows what it is set to.
     synchronous::applied(node, view, &facts.into());
+    senders::end_left_over(node, view, facts).await;
     aside::clear(node, true).await;
     put_back(node, view, leader).await?;
     history(node, view, leader, facts).await?;
