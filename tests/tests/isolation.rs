@@ -70,9 +70,9 @@ async fn a_leader_cut_from_everything_loses_nothing_with_a_synchronous_standby()
     }
 }
 
-/// Both reach etcd. TCP's own next try comes 51 s after the cut began; until then the old walsender had the slot, and commits waited for it.
+/// Both reach etcd. TCP's own next try comes up to 51 s after the cut began; until then the old walsender had the slot, and commits waited for it.
 #[tokio::test]
-async fn a_synchronous_standby_that_is_cut_from_the_leader_alone_holds_commits_up_for_seconds_and_streams_soon_after() {
+async fn a_synchronous_standby_that_was_cut_from_the_leader_alone_holds_no_commit_up_for_as_long_again() {
     if !can_cut() {
         return;
     }
@@ -90,16 +90,18 @@ async fn a_synchronous_standby_that_is_cut_from_the_leader_alone_holds_commits_u
     wait::lasting(plan.lasts).await;
     way.iter().for_each(|(one, other)| network.heal(one, other));
     let healed = Instant::now();
-    let key = format!("members/{standby}");
-    let streams = |view: &stories::view::View| view.json(&key)["replication_state"] == "streaming";
-    cluster.wait_within(seconds(90), "it to stream again", streams).await;
+    writer.goes_on(1, seconds(90)).await;
     let after = healed.elapsed();
-    writer.goes_on(30, seconds(90)).await;
+    writer.goes_on(30, PATIENCE).await;
     let ledger = writer.finish();
-    println!("{standby} streams {} ms after the cut of {} s healed: {}", after.as_millis(), plan.lasts.as_secs(), ledger.summary());
+    println!(
+        "the cut of {} s from {standby}: commits {} ms after it healed: {}",
+        plan.lasts.as_secs(),
+        after.as_millis(),
+        ledger.summary()
+    );
     assert_eq!(cluster.view().await.expect("a view").leader(), Some(leader.as_str()));
-    assert!(ledger.longest_pause() < seconds(25), "{}", ledger.summary());
-    assert!(after < seconds(15), "{after:?}");
+    assert!(after < seconds(12), "{after:?}");
     cluster.healthy().await;
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
