@@ -35,6 +35,7 @@ pub mod builds;
 pub mod by_hand;
 pub mod phases;
 pub mod subscriber;
+pub mod takeover;
 pub mod upgrading;
 pub mod verdict;
 pub mod watchdog;

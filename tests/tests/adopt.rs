@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 use stories::cluster::{Cluster, PATIENCE};
 use stories::etcd::Etcd;
 use stories::node::{Config, Node};
 use stories::programs;
 use stories::room::Room;
+use stories::takeover;
 use stories::wait;
 use stories::workload::Ledger;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -24,12 +25,8 @@ impl Field {
         let etcd = Etcd::start(&room).await;
         let hosts = etcd.hosts();
         let change = |config: &mut Config| {
-            let dynamic = &mut config["bootstrap"]["dcs"];
-            (dynamic["ttl"], dynamic["loop_wait"], dynamic["retry_timeout"]) = (json!(20), json!(1), json!(5));
-            dynamic["synchronous_mode"] = mode.clone();
-            // Its section takes lists.
-            config["etcd3"]["hosts"] = json!([hosts.clone()]);
-            config["watchdog"] = json!({"mode": "off"});
+            takeover::fit_for_patroni(config, &hosts);
+            config["bootstrap"]["dcs"]["synchronous_mode"] = mode.clone();
             file(config);
         };
         let nodes: Vec<Node> = (1..=3).map(|number| Node::planned(&room, &format!("n{number}"), &hosts, change)).collect();
@@ -41,25 +38,9 @@ impl Field {
         Field { cluster }
     }
 
-    /// `tenure VERB FILE` on this node.
-    async fn on(&self, node: &Node, verb: &[&str]) -> Output {
-        let mut command = tokio::process::Command::from(node.command(&self.cluster.room));
-        command.args(verb).arg(node.config_file()).kill_on_drop(true);
-        tokio::time::timeout(Duration::from_secs(150), command.output()).await.expect("it ends").expect("run tenure")
-    }
-
-    /// One that has to succeed.
+    /// `tenure VERB FILE` on this node, which has to succeed.
     async fn done(&self, node: &Node, verb: &[&str]) -> String {
-        let output = self.on(node, verb).await;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let logs = || {
-            ["arbiter.log", "data.arbiter.log", "data.patroni.log"]
-                .map(|log| std::fs::read_to_string(node.dir().join(log)).unwrap_or_default())
-                .join("\n---\n")
-        };
-        assert!(output.status.success(), "{verb:?} on {}: {said}{}\n{}", node.name(), String::from_utf8_lossy(&output.stderr), logs());
-        println!("{}: {verb:?}\n{said}", node.name());
-        said
+        takeover::done(&self.cluster.room, node, verb).await
     }
 
     /// One that is killed as soon as it says this.
@@ -134,9 +115,8 @@ async fn there_and_back(mode: Value, file: fn(&mut Config), settings: (&str, &st
     // Nothing is changed by a look, and the leader is not the first.
     let looked = field.done(first, &["adopt", "--check"]).await;
     assert!(looked.contains("stop Patroni") && looked.contains("nothing was changed"), "{looked}");
-    let refused = field.on(leader, &["adopt"]).await;
-    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && words.contains("the others come first"), "{words}");
+    let words = takeover::refused(&field.cluster.room, leader, &["adopt"]).await;
+    assert!(words.contains("the others come first"), "{words}");
     assert_eq!(field.kinds().await, "ppp");
 
     for (node, kinds) in order.iter().zip([1, 2, 3]) {

@@ -1,8 +1,10 @@
 //! A worker's side of a planned change: before its primary stops, the coordinator is asked to keep writers waiting.
 
+use super::patronis;
 use super::session::cooldown;
 use crate::node::Node;
 use anyhow::{Context, bail};
+use cluster::citus::takeover::patronis_coordinator;
 use cluster::citus::{self, COORDINATOR, Prefer};
 use cluster::leader::Leader;
 use cluster::view::ClusterView;
@@ -23,6 +25,10 @@ enum Answer {
     Nobody,
     /// Nobody said anything for so long.
     Silence(Duration),
+    /// Patroni runs the coordinator yet, and was told.
+    Told,
+    /// It runs it, and this was in the way.
+    NotTold(String),
 }
 
 /// Asks the coordinator to hold this group's writers and waits until it says so. Where nobody answers, the change goes on without. An error
@@ -39,6 +45,9 @@ pub async fn ask(node: &Node, view: &ClusterView, must: bool) -> anyhow::Result<
             return Ok((prefer, Answer::Nobody));
         }
         let patience = cooldown(node, view) + ON_THE_WAY;
+        if let Some(api_url) = patronis_coordinator(&groups) {
+            return Ok((prefer, of_patronis(node, view, leader, api_url, prefer, patience).await));
+        }
         // Before they close their gates, after it, and at the coordinator's own.
         let waits = citus::grace(&groups, own.grace_s) * 3;
         held(&node.etcd, leader, prefer, patience, waits).await.map(|answer| (prefer, answer))
@@ -46,6 +55,10 @@ pub async fn ask(node: &Node, view: &ClusterView, must: bool) -> anyhow::Result<
     let unheld = match asking.await {
         Ok((_, Answer::Held)) => {
             tracing::info!("the coordinator holds writers of this group");
+            return Ok(());
+        }
+        Ok((_, Answer::Told)) => {
+            tracing::info!("the coordinator, which Patroni runs, was told to hold writers of this group");
             return Ok(());
         }
         Ok((_, Answer::Refused(why))) => bail!(
@@ -59,6 +72,7 @@ pub async fn ask(node: &Node, view: &ClusterView, must: bool) -> anyhow::Result<
                 patience.as_secs()
             ),
         ),
+        Ok((prefer, Answer::NotTold(why))) => (prefer, format!("the coordinator, which Patroni runs, does not hold writers: {why}")),
         Err(why) => (own.prefer.filter(|_| !must).unwrap_or_default(), format!("the coordinator was not asked to hold writers: {why}")),
     };
     let (prefer, why) = unheld;
@@ -67,6 +81,18 @@ pub async fn ask(node: &Node, view: &ClusterView, must: bool) -> anyhow::Result<
     }
     tracing::warn!("clients of this group may see errors: {why}");
     Ok(())
+}
+
+/// The same with a coordinator that Patroni runs yet. What was asked is noted as with one of ours, and [`call_off`] tells that it is over.
+async fn of_patronis(node: &Node, view: &ClusterView, leader: &Leader, api_url: &str, prefer: Prefer, patience: Duration) -> Answer {
+    if prefer == Prefer::Statements {
+        return Answer::NotTold("Patroni ends statements that are in the way".to_owned());
+    }
+    let asked = async {
+        node.etcd.ask_hold(leader, false).await?;
+        patronis::stops(node, view, api_url, patience).await
+    };
+    asked.await.map_or_else(|why| Answer::NotTold(format!("{why:#}")), |()| Answer::Told)
 }
 
 /// Waits until there is an answer: for `patience`, and for so much longer where the coordinator lets statements wait already.
@@ -99,7 +125,10 @@ async fn held(own: &Arc<Etcd>, leader: &Leader, prefer: Prefer, patience: Durati
 /// This node leads and serves, and no change is under way: what it asked for before is over.
 pub async fn call_off(node: &Node, view: &ClusterView) -> Result<()> {
     match &view.hold {
-        Some(hold) if node.config.citus.is_some() => node.etcd.end_hold(hold.revision).await,
+        Some(hold) if node.config.citus.is_some() => {
+            patronis::serves(node).await;
+            node.etcd.end_hold(hold.revision).await
+        }
         _ => Ok(()),
     }
 }

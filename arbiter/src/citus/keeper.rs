@@ -28,6 +28,8 @@ pub(super) struct Keeper {
     pub(super) step: Step,
     /// The databases were made ready in this term.
     pub(super) ready: Option<Term>,
+    /// A coordinator that Patroni runs was told of this term.
+    pub(super) heard: Option<Term>,
     /// Some group is reached through poolers: a worker has to watch all groups then.
     pub(super) pooled: Arc<Notify>,
     /// When a worker looks again whether that is so.
@@ -60,6 +62,7 @@ impl Keeper {
             gated: Vec::new(),
             step: Default::default(),
             ready: None,
+            heard: None,
             pooled: Arc::default(),
             poolers_due: Instant::now(),
             settled: BTreeMap::new(),

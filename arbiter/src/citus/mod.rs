@@ -13,6 +13,7 @@ mod holds;
 mod keeper;
 mod name;
 mod own_gate;
+mod patronis;
 mod ready;
 mod request;
 mod session;
@@ -198,6 +199,11 @@ impl Keeper {
 
     async fn look(&mut self, leader: &Leader) -> Result<Duration> {
         if self.ready != Some(leader.term) {
+            if self.node.config.citus.as_ref().is_some_and(|citus| citus.group != COORDINATOR) && self.heard != Some(leader.term) {
+                // Writers may wait for it.
+                self.heard = Some(leader.term);
+                patronis::serves(&self.node).await;
+            }
             ready::make_ready(&self.node).await?;
             self.ready = Some(leader.term);
             if self.node.config.citus.as_ref().is_some_and(|citus| citus.group != COORDINATOR) {

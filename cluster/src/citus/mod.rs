@@ -10,6 +10,7 @@ pub mod groups;
 pub mod hold;
 pub mod keys;
 pub mod nodes;
+pub mod takeover;
 
 pub use groups::{COORDINATOR, Groups};
 pub use hold::{GRACE, Prefer, Release, answer, are_wanted, gate_wanted, gated, grace, hold_wanted, not_gated, prefer, release};

@@ -16,7 +16,8 @@ use crate::node::store;
 use crate::postgres;
 use anyhow::{Context, Result};
 use checks::Finding;
-use cluster::mixed::{self, Kind, Next};
+use cluster::citus::{COORDINATOR, takeover};
+use cluster::mixed::{self, Kind, Next, NotYet};
 use cluster::name::MemberName;
 use cluster::view::ClusterView;
 use daemons::Daemon;
@@ -34,6 +35,9 @@ const TRIES: u32 = 3;
 /// Before it is asked once more.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
 
+/// A standby that has come back is synchronous again, or near enough, after a look or two of the leader's daemon; Patroni's looks every ten seconds.
+const CANDIDATE_WITHIN: Duration = Duration::from_secs(30);
+
 /// Runs either command.
 pub async fn run(args: &Args, to: Kind) -> Result<()> {
     let config = NodeConfig::load(&args.file, std::env::vars())
@@ -41,21 +45,26 @@ pub async fn run(args: &Args, to: Kind) -> Result<()> {
     let etcd = Etcd::new(config.keys(), store::settings(&config)?);
     let caller = Caller::new(config.ctl.authentication.clone(), Some(config.ctl.tls.load().context("set up TLS (section ctl)")?))
         .only_over_tls(config.ctl.tls.is_set());
-    let place = Place { args, config, etcd, caller, to };
+    let groups = match &config.citus {
+        Some(_) => Box::pin(etcd.seen_as(config.scope_keys()).load_groups()).await?,
+        None => Default::default(),
+    };
+    let place = Place { args, config, etcd, caller, to, groups };
     let view = place.view().await?;
     let findings = checks::of(&place, &view).await?;
     for finding in &findings {
         print(finding.to_string())?;
     }
     place.tell_members(&view)?;
-    let next = match mixed::next(&view, &place.config.name, to) {
+    let (view, next) = place.next(view).await?;
+    let next = match next {
         // A key outlives the process that wrote it: the other command may have broken off here a moment ago.
         Ok(Next::Done) if place.other_broke_off() || place.is_down().await? => Next::Exchange,
         Ok(next) => next,
         Err(why) if args.check => {
             return print(format!("stops: {why}\nafter that:\n{}", place.steps(&Next::Exchange, &view)?));
         }
-        Err(why) => return Err(refuse_with(why.to_string(), place.next_of_all(&view))),
+        Err(why) => return Err(refuse_with(why, place.next_of_all(&view))),
     };
     if next == Next::Done {
         print(format!("{} runs by {to}: nothing is left to do here", place.config.name))?;
@@ -75,6 +84,31 @@ pub async fn run(args: &Args, to: Kind) -> Result<()> {
 impl Place<'_> {
     fn me(&self) -> &MemberName {
         &self.config.name
+    }
+
+    /// What is next here, and what it was judged by. Where this member leads and nobody can take over yet, that is waited for: a standby that has just come back
+    /// is trusted a moment later only.
+    async fn next(&self, mut view: ClusterView) -> Result<(ClusterView, Result<Next, String>)> {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            let next = mixed::next(&view, self.me(), self.to);
+            if next.as_ref().is_ok_and(|next| *next != Next::Done)
+                && let Some(why) = self.other_groups_first()
+            {
+                return Ok((view, Err(why)));
+            }
+            match next {
+                Err(NotYet::NoCandidate(why)) if !self.args.check && began.elapsed() < CANDIDATE_WITHIN => {
+                    if !std::mem::replace(&mut told, true) {
+                        print(format!("waiting for a member that can take over: {why}"))?;
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    view = self.view().await?;
+                }
+                next => return Ok((view, next.map_err(|why| why.to_string()))),
+            }
+        }
     }
 
     async fn view(&self) -> Result<ClusterView> {
@@ -103,16 +137,44 @@ impl Place<'_> {
         }
     }
 
-    /// What remains in the cluster, as a sentence.
+    /// Groups of the same Citus cluster that have to change before this one, as a sentence.
+    fn other_groups_first(&self) -> Option<String> {
+        let own = self.config.citus.as_ref()?.group;
+        let before = takeover::before(&self.groups, own, self.to)?;
+        let told: Vec<String> = before
+            .iter()
+            .map(|(group, members)| format!("group {group} ({})", members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")))
+            .collect();
+        Some(match own {
+            COORDINATOR => format!("this is the coordinator's group, and the workers come first: {}", told.join(", ")),
+            _ => format!("this is a worker's group, and the coordinator's comes first: {}", told.join(", ")),
+        })
+    }
+
+    /// What remains in the cluster, as a sentence. Of a Citus cluster what remains in this group, or the next one.
     fn next_of_all(&self, view: &ClusterView) -> String {
-        match mixed::remaining(view, self.to).split_first() {
-            None if self.to == Kind::Patroni => {
-                "every member runs by Patroni; `DROP EXTENSION pg_tenure` on the primary takes the last of it away".to_owned()
-            }
+        let mut left = mixed::remaining(view, self.to);
+        let own = self.config.citus.as_ref().map(|citus| citus.group);
+        let mut of_group = String::new();
+        let mut others = takeover::remaining(&self.groups, self.to).into_iter().filter(|(group, _)| Some(*group) != own);
+        let not_yet = own.is_some_and(|own| takeover::before(&self.groups, own, self.to).is_some());
+        if (left.is_empty() || not_yet)
+            && let Some((group, members)) = others.next()
+        {
+            of_group = format!(" (group {group})");
+            left = members;
+        }
+        match left.split_first() {
+            None if self.to == Kind::Patroni => match own {
+                None => "every member runs by Patroni; `DROP EXTENSION pg_tenure` on the primary takes the last of it away".to_owned(),
+                Some(_) => "every member of every group runs by Patroni; `DROP EXTENSION pg_tenure` on each group's primary, there in each distributed \
+                    database, too, takes the last of it away"
+                    .to_owned(),
+            },
             None => "every member runs by pg_tenure".to_owned(),
             Some((first, rest)) => {
                 let then = rest.iter().map(|name| format!(", then {name}")).collect::<String>();
-                format!("next: `tenure {} FILE` on {first}{then}", self.word())
+                format!("next: `tenure {} FILE` on {first}{then}{of_group}", self.word())
             }
         }
     }

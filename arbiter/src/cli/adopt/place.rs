@@ -4,6 +4,7 @@ use super::daemons;
 use crate::config::NodeConfig;
 use crate::ground::member_rest::Caller;
 use anyhow::{Context, Result};
+use cluster::citus::Groups;
 use cluster::mixed::Kind;
 use dcs::Etcd;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub struct Place<'a> {
     pub caller: Caller,
     /// What this node's member is to become.
     pub to: Kind,
+    /// All groups of a Citus cluster, as they were when this began; none where it is no Citus cluster.
+    pub groups: Groups,
 }
 
 /// Beside the data while one of the two commands is under way: which. What is found there later broke off.
