@@ -107,6 +107,16 @@ impl Field {
     }
 }
 
+/// The arbiter that `tenure adopt` started has said this.
+async fn says(node: &Node, words: &str) {
+    let log = node.dir().join("data.arbiter.log");
+    wait::until(&format!("{} to say \"{words}\"", node.name()), PATIENCE, async || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        if said.contains(words) { Ok(()) } else { Err(said) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_citus_cluster_of_patronis_is_taken_over_group_by_group_and_given_back() {
     if !citus::is_installed() {
@@ -137,8 +147,8 @@ async fn a_citus_cluster_of_patronis_is_taken_over_group_by_group_and_given_back
     let switched = field.cluster.cli_of(old, &["switchover", "--group", "1", "--force"]).await;
     assert!(switched.status.success(), "{}", String::from_utf8_lossy(&switched.stderr));
     let new = field.cluster.leads_other_than(WORKERS, old).await;
-    old.logged(&["the coordinator, which Patroni runs, was told to hold writers"], PATIENCE).await;
-    new.logged(&["the coordinator, which Patroni runs, was told that this node is its group's primary"], PATIENCE).await;
+    says(old, "the coordinator, which Patroni runs, was told to hold writers").await;
+    says(new, "the coordinator, which Patroni runs, was told that this node is its group's primary").await;
     writer.goes_on(50, PATIENCE).await;
     let ledger = writer.finish();
     field.healthy().await;
