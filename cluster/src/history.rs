@@ -40,6 +40,17 @@ pub enum Ancestry {
 /// The reason in a file that only occupies a number.
 const OCCUPIED: &str = "this number was used or claimed by another promotion";
 
+/// Where a timeline begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begin {
+    /// That timeline.
+    pub timeline: Timeline,
+    /// The one that ended there.
+    pub parent: Timeline,
+    /// The position.
+    pub at: Lsn,
+}
+
 impl History {
     /// Reads the key's JSON; lines of 3, 4 or 5 items are accepted, as the field writes them.
     pub fn from_json(value: &Value) -> Option<History> {
@@ -130,10 +141,14 @@ impl History {
     }
 
     /// The timelines on the way from a position of its past to the present one, each with where it begins.
-    pub fn begin_after(&self, timeline: Timeline, lsn: Lsn) -> Vec<(Timeline, Lsn)> {
+    pub fn begin_after(&self, timeline: Timeline, lsn: Lsn) -> Vec<Begin> {
         let past: Vec<&Line> = self.0.iter().filter(|line| line.switch.is_valid()).collect();
-        let begins = past.iter().enumerate().map(|(at, line)| (past.get(at + 1).map_or(self.current(), |next| next.timeline), line.switch));
-        begins.filter(|(next, at)| *next > timeline && *at >= lsn).collect()
+        let begins = past.iter().enumerate().map(|(at, line)| Begin {
+            timeline: past.get(at + 1).map_or(self.current(), |next| next.timeline),
+            parent: line.timeline,
+            at: line.switch,
+        });
+        begins.filter(|begin| begin.timeline > timeline && begin.at >= lsn).collect()
     }
 
     /// The text of a history file whose only purpose is to occupy its timeline's number on a server that
@@ -308,10 +323,15 @@ mod tests {
     #[test]
     fn the_timelines_on_the_way_are_those_that_begin_later() {
         let history = History(vec![line(1, 0x10), line(3, 0x20)]).up_to(Timeline(5));
-        let begin =
-            |timeline, lsn| history.begin_after(Timeline(timeline), Lsn(lsn)).iter().map(|(next, at)| (next.0, at.0)).collect::<Vec<_>>();
-        assert_eq!(begin(1, 0x08), [(3, 0x10), (5, 0x20)]);
-        assert_eq!(begin(3, 0x18), [(5, 0x20)]);
+        let begin = |timeline, lsn| {
+            history
+                .begin_after(Timeline(timeline), Lsn(lsn))
+                .iter()
+                .map(|begin| (begin.parent.0, begin.timeline.0, begin.at.0))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(begin(1, 0x08), [(1, 3, 0x10), (3, 5, 0x20)]);
+        assert_eq!(begin(3, 0x18), [(3, 5, 0x20)]);
         assert_eq!(begin(5, 0x30), []);
     }
 

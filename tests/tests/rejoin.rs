@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use stories::cluster::{Cluster, PATIENCE};
-use stories::node::Node;
+use stories::node::{Node, SCOPE};
 use stories::process::{self, Signal};
 use stories::wait::{self, seconds};
 
@@ -373,4 +373,31 @@ async fn a_standby_that_died_before_its_promotion_began_a_timeline_starts_again(
     wait::until("what is left of the promotion to go", PATIENCE, async || if left.exists() { Err("it is there") } else { Ok(()) }).await;
     cluster.healthy().await;
     same_rows(cluster.node("n1"), standby).await;
+}
+
+/// The end of a timeline is in the next one's first segment, too, and PostgreSQL replays it from there; a transaction that was prepared in it is read once
+/// more from the file of its own timeline.
+#[tokio::test]
+async fn a_standby_that_was_away_when_a_transaction_was_prepared_and_the_leader_changed_replays_it() {
+    let cluster = led_by_the_first(3, &[], |_, config| config["postgresql"]["parameters"]["max_prepared_transactions"] = 10.into()).await;
+    let (old, next, away) = (cluster.node("n1"), cluster.node("n2"), cluster.node("n3"));
+    assert_eq!(old.one("SHOW max_prepared_transactions").await.expect("SHOW"), "10");
+    away.kill();
+    old.query("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'open'").await.expect("prepare");
+    old.query("INSERT INTO t VALUES (2)").await.expect("write");
+    cluster.cli_ok(&["switchover", "--leader", old.name(), "--candidate", next.name(), "--force"]).await;
+    cluster.wait_until("n2 to lead on timeline 2", |view| view.leader() == Some("n2") && view.leader_timeline() == Some(2)).await;
+    wait::until("the history of timeline 2", PATIENCE, async || {
+        let keys = cluster.etcd.keys(&format!("/service/{SCOPE}/history")).await?;
+        anyhow::ensure!(keys.values().any(|text| text.contains("[1,")), "{keys:?}");
+        Ok(())
+    })
+    .await;
+    cluster.start(away);
+    cluster.healthy().await;
+    next.query("COMMIT PREPARED 'open'").await.expect("commit what was prepared");
+    same_rows(next, away).await;
+    same_rows(next, old).await;
+    away.logged(&["timeline 2 begins at", "its first segment is in pg_wal"], seconds(5)).await;
+    assert!(!std::fs::read_to_string(away.server_log()).expect("its log").contains("could not read two-phase state"));
 }

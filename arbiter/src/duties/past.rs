@@ -83,10 +83,10 @@ async fn lead_on(node: &Node, view: &ClusterView, leader: &Leader, history: &His
         let conninfo =
             source::conninfo(node, view, &upstream, config.postgres.authentication.for_rewind(), Some(&config.postgres.database))?;
         node.write_pgpass().await?;
-        for (timeline, begins) in begin {
-            let there = missing_wal::first_of(timeline, begins, control.segment_bytes, data_dir, &node.programs, &conninfo).await?;
+        for begin in begin {
+            let there = missing_wal::first_of(begin, control.segment_bytes, data_dir, &node.programs, &conninfo).await?;
             let whence = if there { "is in pg_wal" } else { "has been removed at the leader" };
-            tracing::info!("timeline {timeline} begins at {begins}: its first segment {whence}");
+            tracing::info!("timeline {} begins at {}: its first segment {whence}", begin.timeline, begin.at);
             if !there && otherwise == Else::AsItIs {
                 return Ok(());
             }

@@ -8,8 +8,9 @@
 use super::{Programs, psql, segments, write_atomically};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
+use cluster::history::Begin;
 use cluster::lsn::Lsn;
-use cluster::name::Timeline;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a segment that one question asks for: its answer stays far below what a value may have (1 GB).
@@ -60,15 +61,13 @@ impl Missing {
 /// The first segment of a timeline, which the server at `conninfo` is on or was on, for a data directory that is to recover along it: without it
 /// recovery would go on with the file of the same place that the archive has of the timeline before, past the end of that. False where the source
 /// has removed it, as only what is in the archive is removed. What is written of it meanwhile comes by streaming.
-pub async fn first_of(
-    timeline: Timeline,
-    begins: Lsn,
-    segment_bytes: u64,
-    data_dir: &Path,
-    programs: &Programs,
-    conninfo: &str,
-) -> Result<bool> {
-    let name = segments::name(timeline, begins, segment_bytes);
+///
+/// What lies in it before the timeline begins is the end of the one before. It is put into that one's own file, too, and first: PostgreSQL replays it out of
+/// the new file, and reads a transaction that was prepared there once more by the timeline on which it was written. Without it the startup process
+/// ends at each start ("could not read two-phase state from WAL").
+pub async fn first_of(begin_of: Begin, segment_bytes: u64, data_dir: &Path, programs: &Programs, conninfo: &str) -> Result<bool> {
+    let of = |timeline| segments::name(timeline, begin_of.at, segment_bytes);
+    let name = of(begin_of.timeline);
     let path = data_dir.join("pg_wal").join(&name);
     if tokio::fs::try_exists(&path).await? {
         return Ok(true);
@@ -78,8 +77,29 @@ pub async fn first_of(
         return Ok(false);
     }
     begin(&name, &segment).with_context(|| format!("ask the leader for {name}"))?;
+    let before = data_dir.join("pg_wal").join(of(begin_of.parent));
+    let here = match tokio::fs::read(&before).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        read => Some(read.with_context(|| format!("read {}", before.display()))?),
+    };
+    if let Some(end) = end_before(&segment, begin_of.at, here.as_deref()) {
+        write_atomically(&before, &end, 0o600).await?;
+    }
     write_atomically(&path, &segment, 0o600).await?;
     Ok(true)
+}
+
+/// What the last segment of the timeline before is to be: its end out of the next one's first segment, up to where that begins, and nothing after that.
+/// None where that is `here` already; what follows it here then stays, whatever it is.
+fn end_before(segment: &[u8], begins: Lsn, here: Option<&[u8]>) -> Option<Vec<u8>> {
+    let bytes = segment.len();
+    let end = usize::try_from(begins.0 % bytes as u64).ok().filter(|end| *end > 0)?;
+    if here.is_some_and(|here| here.len() == bytes && here[..end] == segment[..end]) {
+        return None;
+    }
+    let mut whole = vec![0; bytes];
+    whole[..end].copy_from_slice(&segment[..end]);
+    Some(whole)
 }
 
 /// What the server at `conninfo` has under this name; empty where it has no such file.
@@ -134,6 +154,23 @@ mod tests {
 
     fn missing(said: &str) -> Option<Missing> {
         Missing::named_by(said, Path::new("/data"))
+    }
+
+    #[test]
+    fn the_end_of_the_timeline_before_is_in_its_own_file_too() {
+        const BYTES: usize = 1 << 20;
+        let segment: Vec<u8> = (0..BYTES).map(|at| (at % 251) as u8 + 1).collect();
+        let begins = Lsn((7 << 20) + 1000);
+        let whole = |file: &[u8]| file.len() == BYTES && file[..1000] == segment[..1000] && file[1000..].iter().all(|byte| *byte == 0);
+        assert!(whole(&end_before(&segment, begins, None).unwrap()), "none is here");
+        let mut recycled = segment.clone();
+        recycled[999] = 0;
+        assert!(whole(&end_before(&segment, begins, Some(&recycled)).unwrap()), "less of it is here");
+        assert!(whole(&end_before(&segment, begins, Some(&segment[..2000])).unwrap()), "a file that is cut short");
+        let mut past = segment.clone();
+        past[1000..].fill(9);
+        assert_eq!(end_before(&segment, begins, Some(&past)), None, "it is here, with something after it");
+        assert_eq!(end_before(&segment, Lsn(7 << 20), None), None, "nothing of it is in this segment");
     }
 
     #[test]
