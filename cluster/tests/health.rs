@@ -146,6 +146,9 @@ fn without_a_free_slot_it_gives_way_only_where_those_who_are_in_get_nothing_done
     check("they would, and the disk hangs", |case| case.own = and(|own| own.disk_ms = 8192), "n2 by force");
 }
 
+/// What is different in a case.
+type Change<'a> = &'a dyn Fn(&mut Case);
+
 #[test]
 fn another_cause_is_news_and_other_figures_are_none() {
     let almost_full = |mb| Vitals { disk_free_mb: Some(mb), ..Vitals::default() };
@@ -157,7 +160,7 @@ fn another_cause_is_news_and_other_figures_are_none() {
     let first = cause(Mode::Act, &|_| ());
     assert!(first.is_some());
     assert_eq!(cause(Mode::Act, &|case| case.own = Vitals::default()), None, "all is well");
-    let same: [(&str, &dyn Fn(&mut Case)); 3] = [
+    let same: [(&str, Change<'_>); 3] = [
         ("fewer MB", &|case| case.own = almost_full(191)),
         ("another standby in its place", &|case| case.answered = vec!["n3"]),
         ("it lasts", &|case| case.for_long = 100),
@@ -165,7 +168,7 @@ fn another_cause_is_news_and_other_figures_are_none() {
     for (what, change) in same {
         assert_eq!(cause(Mode::Act, change), first, "{what}");
     }
-    let other: [(&str, &dyn Fn(&mut Case)); 4] = [
+    let other: [(&str, Change<'_>); 4] = [
         ("slots too", &|case| case.own = both()),
         ("another symptom", &|case| case.own = slow()),
         ("nobody is better off", &|case| case.answered = vec![]),

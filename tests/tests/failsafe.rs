@@ -180,11 +180,12 @@ async fn a_voter_that_has_spoken_in_a_vacancy_promises_nothing_until_another_lea
     })
     .await;
     let answers = async || voter.post("/failsafe", &ask).await.map_err(|error| format!("{error:#}"));
-    wait::until("its answer", seconds(20), async || match answers().await? {
+    let again = wait::until("its answer", seconds(20), async || match answers().await? {
         answer if answer.status == 503 => Err(format!("{answer:?}")),
-        answer => Ok(assert_eq!(answer.status, 500, "a start forgets nothing: {answer:?}")),
+        answer => Ok(answer.status),
     })
     .await;
+    assert_eq!(again, 500, "a start forgets nothing");
     // The old leader says that it has no more: one of the two leads, and the vacancy is over.
     cluster.start(leader);
     cluster.start(silent);

@@ -52,8 +52,8 @@ mod tests {
                 if number == 0 {
                     view.leader = Some(Leader { name: name.clone(), lease: LeaseId(1), term: Term(5) });
                 }
-                let mut json =
-                    json!({"conn_url": "postgres://h:1/postgres", "api_url": format!("http://h{group}:1/patroni"), "state": "running"});
+                let api = format!("http://h{group}:1/patroni");
+                let mut json = json!({"conn_url": "postgres://h:1/postgres", "api_url": api, "state": "running", "role": "replica", "version": "4.1.5"});
                 if kind == "o" {
                     json["tenure"] = json!({"arbiter": true});
                 }

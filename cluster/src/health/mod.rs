@@ -294,8 +294,11 @@ impl Sick {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     symptoms: BTreeSet<&'static str>,
-    then: Option<(bool, Result<Discriminant<Way>, Discriminant<Stays>>)>,
+    /// Whether it is acted upon, and how it gives way or why it stays.
+    then: Option<(bool, Then)>,
 }
+
+type Then = Result<Discriminant<Way>, Discriminant<Stays>>;
 
 impl Cause {
     /// Of what has lasted, and of what a leader makes of it. None where all is well.
