@@ -28,6 +28,40 @@ async fn with_failsafe_mode_commits_go_on_without_etcd_and_the_leader_stays() {
     cluster.verdict(&ledger).await.nothing_lost_or_doubled();
 }
 
+/// Who is down before etcd is away has left the key `failsafe` with its lease: it may not stand, so nobody asks it.
+#[tokio::test]
+async fn a_standby_that_was_down_before_is_not_asked_and_commits_go_on_without_etcd() {
+    let cluster = Cluster::of(3).ttl(3).dynamic("failsafe_mode", json!(true)).dynamic("synchronous_mode", json!("quorum")).start().await;
+    let leader = cluster.leader().await;
+    let down = cluster.others(leader)[0];
+    down.kill();
+    wait::until("its name to leave the key failsafe", seconds(20), async || {
+        let keys = cluster.etcd.keys(&format!("/service/{SCOPE}/failsafe")).await.map_err(|error| format!("{error:#}"))?;
+        if keys.values().any(|text| text.contains(leader.name()) && !text.contains(&format!("\"{}\"", down.name()))) {
+            Ok(())
+        } else {
+            Err(format!("{keys:?}"))
+        }
+    })
+    .await;
+    let writer = cluster.writer().await;
+    writer.goes_on(50, PATIENCE).await;
+    cluster.etcd.freeze();
+    // TENURE_ETCD_AWAY: for how many seconds, where somebody wants to see it for longer.
+    let away = std::env::var("TENURE_ETCD_AWAY").map_or(20, |text| text.parse().expect("TENURE_ETCD_AWAY in seconds"));
+    wait::lasting(seconds(away)).await;
+    cluster.etcd.thaw();
+    writer.goes_on(50, PATIENCE).await;
+    let ledger = writer.finish();
+    println!("etcd frozen for {away} s, failsafe_mode, one of two standbys down since before: {}", ledger.summary());
+    assert_eq!(ledger.refused().count(), 0, "{}", ledger.summary());
+    assert!(ledger.longest_pause() < Duration::from_secs(2), "{}", ledger.summary());
+    cluster.start(down);
+    let view = cluster.healthy().await;
+    assert_eq!(view.leader(), Some(leader.name()), "{view}");
+    cluster.verdict(&ledger).await.nothing_lost_or_doubled();
+}
+
 #[tokio::test]
 async fn with_failsafe_mode_one_member_that_does_not_promise_closes_the_fence() {
     let cluster = Cluster::of(3).ttl(3).dynamic("failsafe_mode", json!(true)).start().await;
