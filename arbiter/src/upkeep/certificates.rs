@@ -39,7 +39,7 @@ pub async fn keep(node: Node, mut configured: watch::Receiver<Arc<NodeConfig>>, 
             let serves = matches!(snapshot.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. });
             (places(&config, &snapshot), serves)
         };
-        node.certificates.note(look(places, files(&config)).await);
+        node.certificates.note(look(&node, places, files(&config)).await);
         served |= serves;
         tokio::select! {
             () = tokio::time::sleep(if served { EVERY } else { AT_FIRST }) => {}
@@ -69,12 +69,16 @@ fn files(config: &NodeConfig) -> Vec<PathBuf> {
     etcd.into_iter().chain(config.ctl.tls.identity.as_ref().map(|identity| identity.certificate.clone())).collect()
 }
 
-async fn look(places: Vec<Shown>, files: Vec<PathBuf>) -> BTreeMap<String, i64> {
+async fn look(node: &Node, places: Vec<Shown>, files: Vec<PathBuf>) -> BTreeMap<String, i64> {
     let mut ends = BTreeMap::new();
     for Shown { what, at, asks, identity } in places {
+        // While our server is down, whoever has its port is not asked; what a server showed that ended meanwhile may be another's.
+        let ours = || asks == Asks::Tls || node.postmaster().is_some();
         let tls = tokio::task::spawn_blocking(|| certificates::looker(identity)).await.ok().flatten();
         if let Some(tls) = tls
+            && ours()
             && let Ok(at) = certificates::shown_at(&tls, &at, asks).await
+            && ours()
         {
             ends.insert(what, at);
         }
