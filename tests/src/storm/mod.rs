@@ -146,7 +146,8 @@ pub async fn run(weather: &Weather) -> bool {
     let lasted = began.elapsed();
     let ledger = clients.finish();
     match verdict(&ground, ledger, weather).await {
-        Ok((judged, ledger)) => {
+        Ok((judged, ledger, unlike)) => {
+            broken.extend(unlike);
             broken.extend(judged.violations(weather.base.is_synchronous()));
             print_table(&rounds, &judged, lasted);
             print_words(&ledger);
@@ -174,14 +175,16 @@ fn end(ground: Ground) {
     drop(ground.disks);
 }
 
-/// Ends what is prepared still, and compares.
-async fn verdict(ground: &Ground, mut ledger: Ledger, weather: &Weather) -> Result<(Judgement, Ledger), String> {
+/// Ends what is prepared still, and compares what clients were told with what the leader has. The third says why the standbys could not be
+/// compared with it.
+async fn verdict(ground: &Ground, mut ledger: Ledger, weather: &Weather) -> Result<(Judgement, Ledger, Option<String>), String> {
     let view = ground.cluster.view().await.map_err(|error| format!("{error:#}"))?;
     let leader = ground.cluster.node(view.leader().ok_or("nobody leads")?);
     prepared::finish(leader, &mut ledger.transactions).await?;
-    let contents = contents(ground).await?;
+    let unlike = all_alike(ground).await.err().map(|why| format!("the standbys can't be compared with {}: {why}", leader.name()));
+    let contents = contents(leader).await.map_err(|error| format!("{error:#}"))?;
     let windows = if weather.base.is_synchronous() { ground.modes.windows() } else { Vec::new() };
-    Ok((Judgement::on(&contents, &ledger, &windows), ledger))
+    Ok((Judgement::on(&contents, &ledger, &windows), ledger, unlike))
 }
 
 async fn settle(weather: &Weather, means: Means) -> Ground {
@@ -363,13 +366,12 @@ async fn fault_of(ground: &Ground, view: &View, weather: &Weather) -> Option<Str
 /// For so long the standbys may replay what the leader had when the clients ended: it may be gigabytes, on a busy disk.
 const REPLAY: Duration = Duration::from_secs(300);
 
-/// What every node has: all three alike, once the standbys have replayed everything.
-async fn contents(ground: &Ground) -> Result<Contents, String> {
+/// Waits until all three have the same, once the standbys have replayed everything.
+async fn all_alike(ground: &Ground) -> Result<(), String> {
     let began = Instant::now();
     loop {
-        let last = match alike(ground).await {
-            Ok(contents) => return Ok(contents),
-            Err(error) => error,
+        let Err(last) = alike(ground).await else {
+            return Ok(());
         };
         if began.elapsed() > REPLAY {
             return Err(last);
@@ -378,7 +380,7 @@ async fn contents(ground: &Ground) -> Result<Contents, String> {
     }
 }
 
-async fn alike(ground: &Ground) -> Result<Contents, String> {
+async fn alike(ground: &Ground) -> Result<(), String> {
     let say = |error: anyhow::Error| format!("{error:#}");
     let view = ground.cluster.view().await.map_err(say)?;
     let leader = ground.cluster.node(view.leader().ok_or("nobody leads")?);
@@ -399,14 +401,18 @@ async fn alike(ground: &Ground) -> Result<Contents, String> {
             return Err(format!("{} has other rows than {}", node.name(), leader.name()));
         }
     }
+    Ok(())
+}
+
+async fn contents(leader: &Node) -> anyhow::Result<Contents> {
     let mut contents = Contents::default();
-    for row in leader.query("SELECT id, count(*) FROM written GROUP BY id").await.map_err(say)? {
+    for row in leader.query("SELECT id, count(*) FROM written GROUP BY id").await? {
         contents.written.insert(row[0].parse().unwrap_or(0), row[1].parse().unwrap_or(0));
     }
-    for row in leader.query("SELECT id, count(*) FROM heaps GROUP BY id").await.map_err(say)? {
+    for row in leader.query("SELECT id, count(*) FROM heaps GROUP BY id").await? {
         contents.heaps.insert(row[0].parse().unwrap_or(0), row[1].parse().unwrap_or(0));
     }
-    for row in leader.query("SELECT k, v FROM lists").await.map_err(say)? {
+    for row in leader.query("SELECT k, v FROM lists").await? {
         contents.lists.insert(row[0].parse().unwrap_or(0), elements(&row[1]));
     }
     Ok(contents)
