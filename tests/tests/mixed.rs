@@ -269,3 +269,14 @@ async fn a_cluster_of_the_older_release_is_upgraded_under_load_and_back() {
 async fn the_same_in_quorum_mode() {
     rolling("quorum").await;
 }
+
+#[tokio::test]
+async fn a_major_upgrade_waits_until_arbiter_library_and_sql_objects_are_of_one_release() {
+    let Some(builds) = Builds::both() else { return };
+    let mixed = Mixed::start(builds, "asynchronous", &[Kind::of("no")]).await;
+    let (old, new) = (&mixed.builds.old.release, &mixed.builds.new.release);
+    // The change of places calls what an older library lacks, with the writers held.
+    let output = mixed.cluster.cli(&["upgrade", "--to", "18", "--check"]).await;
+    let expected = format!("pg_tenure is under way: the arbiter is of release {new}, the library of {old}, the SQL objects of {old}");
+    assert!(!output.status.success() && text(&output).contains(&expected), "{}", text(&output));
+}

@@ -36,7 +36,9 @@ SELECT json_build_object(
   'preloaded', (SELECT json_agg(trim(library)) FROM unnest(string_to_array(concat_ws(',', current_setting('shared_preload_libraries'),
              current_setting('session_preload_libraries'), current_setting('local_preload_libraries')), ',')) library WHERE trim(library) <> ''),
   'bytes', (SELECT sum(pg_database_size(oid))::bigint FROM pg_database),
-  'databases', (SELECT count(*) FROM pg_database WHERE datallowconn)
+  'databases', (SELECT count(*) FROM pg_database WHERE datallowconn),
+  'library', nullif(current_setting('tenure.library_version', true), ''),
+  'objects', (SELECT extversion FROM pg_extension WHERE extname = 'pg_tenure')
 )::text";
 
 /// Of tables of users: what is in the catalogs' own schemas comes with the new version.

@@ -44,6 +44,7 @@ pub async fn check(config: &NodeConfig, sql: &LocalSql, view: &ClusterView, prim
         return Ok(checked);
     }
     let old = config.postgres.programs_of(from).unwrap_or_else(|| config.postgres.programs());
+    checked.obstacles.extend(obstacle::of_releases(env!("CARGO_PKG_VERSION"), &server));
     let mut files = files::look(config, &old, &server, &databases, to).await?;
     if primary {
         checked.obstacles.extend(obstacle::of_server(&server));

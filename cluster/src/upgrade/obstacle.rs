@@ -78,6 +78,10 @@ pub struct ServerToUpgrade {
     pub bytes: i64,
     /// Databases.
     pub databases: i64,
+    /// The release of the library that the server loaded.
+    pub library: Option<String>,
+    /// The release of the SQL objects.
+    pub objects: Option<String>,
 }
 
 /// What one database says.
@@ -232,6 +236,23 @@ pub fn of_server(server: &ServerToUpgrade) -> Vec<Obstacle> {
         found.push(obstacle(Note, "checksums", "data checksums are off, and stay so in the new version".to_owned(), cure));
     }
     found
+}
+
+/// Two upgrades at a time: the arbiter, of this release, calls what an older library or older SQL objects may lack, and would find that out with
+/// the writers held.
+pub fn of_releases(arbiter: &str, server: &ServerToUpgrade) -> Vec<Obstacle> {
+    let parts = [("library", &server.library), ("SQL objects", &server.objects)];
+    let other = |(part, release): (&str, &Option<String>)| {
+        let release = release.as_ref().filter(|release| *release != arbiter)?;
+        Some(format!("the {part} of {release}"))
+    };
+    let others: Vec<String> = parts.into_iter().filter_map(other).collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let what = format!("an upgrade of pg_tenure is under way: the arbiter is of release {arbiter}, {}", others.join(", "));
+    let cure = "finish it first: the packages on every node, then `tenure restart --rolling`; the SQL objects follow by themselves";
+    vec![obstacle(Weight::Stops, "releases", what, cure)]
 }
 
 /// What stands in the way by what one database says.

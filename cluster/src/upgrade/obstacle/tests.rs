@@ -48,6 +48,27 @@ fn each_fact_of_the_server_is_named_with_its_weight() {
 }
 
 #[test]
+fn parts_of_another_release_stop_a_major_upgrade() {
+    let of = |library: &str, objects: Option<&str>| ServerToUpgrade {
+        library: Some(library.to_owned()),
+        objects: objects.map(str::to_owned),
+        ..server()
+    };
+    for (library, objects, told) in [
+        ("0.2.0", Some("0.2.0"), None),
+        ("0.2.0", None, None),
+        ("0.1.0", Some("0.1.0"), Some("the arbiter is of release 0.2.0, the library of 0.1.0, the SQL objects of 0.1.0")),
+        ("0.2.0", Some("0.1.0"), Some("the arbiter is of release 0.2.0, the SQL objects of 0.1.0")),
+        ("0.3.0", Some("0.2.0"), Some("the arbiter is of release 0.2.0, the library of 0.3.0")),
+    ] {
+        let found = of_releases("0.2.0", &of(library, objects));
+        let said = found.first().map(|obstacle| obstacle.what.trim_start_matches("an upgrade of pg_tenure is under way: "));
+        assert_eq!(said, told);
+        assert!(found.iter().all(|obstacle| obstacle.weight == Weight::Stops));
+    }
+}
+
+#[test]
 fn each_fact_of_a_database_is_named_with_its_weight() {
     use Weight::*;
     let list = || vec!["x".to_owned()];
