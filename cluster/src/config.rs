@@ -278,9 +278,10 @@ impl DynamicConfig {
         self.whole(key).and_then(|value| u64::try_from(value).ok()).unwrap_or(default)
     }
 
-    /// `deposition`, a setting of ours: in the synchronous modes the voters need not wait for the lease of a leader that is lost.
+    /// `deposition`, a setting of ours: in the synchronous modes the voters need not wait for the lease of a leader that is lost. On unless said
+    /// otherwise; a value that can't be read is no leave for it.
     pub fn deposition(&self) -> bool {
-        self.is_on("deposition")
+        matches!(self.0.get("deposition"), None | Some(Value::Null)) || self.is_on("deposition")
     }
 
     /// `failsafe_mode`.
@@ -362,6 +363,22 @@ mod tests {
         ] {
             assert_eq!(config(json).member_slots_ttl().as_secs(), seconds, "{json}");
             assert_eq!(config(json).missed_member_ttl().as_secs(), seconds, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_lost_leader_is_deposed_unless_that_is_switched_off() {
+        for (json, on) in [
+            ("{}", true),
+            (r#"{"deposition":null}"#, true),
+            (r#"{"deposition":"on"}"#, true),
+            (r#"{"deposition":true}"#, true),
+            (r#"{"deposition":"off"}"#, false),
+            (r#"{"deposition":false}"#, false),
+            (r#"{"deposition":"perhaps"}"#, false),
+            (r#"{"deposition":[]}"#, false),
+        ] {
+            assert_eq!(config(json).deposition(), on, "{json}");
         }
     }
 

@@ -86,11 +86,14 @@ fn who_deposes_and_who_never_does() {
     let lost = voter("n2", Ears::Lost, false);
     let view = || scene(quorum_on(), 1, "n2 n3");
     check("a voter that has lost the leader", &view(), &lost, "depose");
+    check("on unless said otherwise", &scene(json!({"synchronous_mode": "quorum"}), 1, "n2 n3"), &lost, "depose");
     for ears in [Ears::Unsure, Ears::Hears] {
         check("a voter that has not", &view(), &voter("n2", ears, false), "rest");
     }
     for (what, config) in [
-        ("off unless it is set", json!({"synchronous_mode": "quorum"})),
+        ("switched off", json!({"synchronous_mode": "quorum", "deposition": "off"})),
+        ("a value that can't be read", json!({"synchronous_mode": "quorum", "deposition": "perhaps"})),
+        ("asynchronous, and nothing said of it", json!({})),
         ("asynchronous", json!({"deposition": true})),
         ("a standby cluster", json!({"synchronous_mode": "quorum", "deposition": true, "standby_cluster": {"host": "h"}})),
         ("maintenance", json!({"synchronous_mode": "quorum", "deposition": true, "pause": true})),

@@ -203,9 +203,7 @@ async fn settle(weather: &Weather, means: Means) -> Ground {
         dynamic["loop_wait"] = 1.into();
         dynamic["retry_timeout"] = 1.into();
         dynamic["synchronous_mode"] = weather.base.value();
-        if weather.deposition {
-            dynamic["deposition"] = "on".into();
-        }
+        dynamic["deposition"] = if weather.deposition { "on" } else { "off" }.into();
         dynamic["postgresql"]["parameters"]["max_prepared_transactions"] = 200.into();
         if let Some(lines) = config["postgresql"]["pg_hba"].as_array_mut() {
             lines.push("host all all 10.0.0.0/8 scram-sha-256".into());

@@ -87,8 +87,8 @@ fn plan(round: &Round, patroni: &Path) -> Plan {
     if round.quorum {
         dynamic["synchronous_mode"] = json!("quorum");
     }
-    if round.contender.deposition {
-        dynamic["deposition"] = json!("on");
+    if !round.contender.patroni {
+        dynamic["deposition"] = json!(if round.contender.deposition { "on" } else { "off" });
     }
     if round.events.contains(&Event::EtcdStoppedFailsafe) {
         dynamic["failsafe_mode"] = json!(true);
