@@ -58,12 +58,15 @@ pub struct Plan {
     pub calm: Duration,
     /// The same done to this Patroni instead of us.
     pub patroni: Option<PathBuf>,
+    /// How many members etcd has.
+    pub etcds: usize,
 }
 
 impl Plan {
     /// This fault for so long, without a synchronous standby and with nothing else that is special.
     pub fn of(fault: Fault, lasts: Duration, ttl: u64) -> Plan {
-        Plan { fault, lasts, ttl, synchronous: false, dynamic: json!({}), calm: Duration::ZERO, patroni: None }
+        let etcds = if fault == Fault::HungWithEtcdsLeader { ETCDS.len() } else { 1 };
+        Plan { fault, lasts, ttl, synchronous: false, dynamic: json!({}), calm: Duration::ZERO, patroni: None, etcds }
     }
 
     /// In quorum mode with `deposition`, in a cluster that has been whole long enough for it.
@@ -256,8 +259,7 @@ pub fn network() -> Result<Network> {
 pub async fn planned(plan: &Plan, network: Option<&Network>) -> Cluster {
     let place = |name: &str| network.map_or_else(Place::loopback, |network| network.place(name));
     let room = Room::new();
-    let members = if plan.fault == Fault::HungWithEtcdsLeader { &ETCDS[..] } else { &ETCDS[..1] };
-    let etcd = Etcd::planned_at(&room, members.iter().map(|name| place(name)).collect());
+    let etcd = Etcd::planned_at(&room, ETCDS[..plan.etcds].iter().map(|name| place(name)).collect());
     etcd.run(&room).await;
     // The endpoint that everybody asks first: who thaws finds it at once.
     if let Some(leader) = etcd.leader().await.filter(|leader| leader.name() != etcd.members()[0].name()) {
@@ -278,7 +280,7 @@ pub async fn planned(plan: &Plan, network: Option<&Network>) -> Cluster {
         }
         if plan.patroni.is_some() {
             // Its section takes lists, and it is compared without a watchdog.
-            config["etcd3"]["hosts"] = json!([etcd.hosts()]);
+            config["etcd3"]["hosts"] = json!(etcd.hosts().split(',').collect::<Vec<_>>());
             config["watchdog"] = json!({"mode": "off"});
         }
     };

@@ -95,7 +95,8 @@ fn plan(round: &Round, patroni: &Path) -> Plan {
     }
     // The fault says only that no network is needed; who strikes is this file.
     let plan = Plan::of(Fault::NodeKilled, Duration::ZERO, ttl);
-    Plan { synchronous: round.quorum, dynamic, patroni: round.contender.patroni.then(|| patroni.to_owned()), ..plan }
+    let etcds = if round.events.contains(&Event::NodeKilledWithEtcdsLeader) { 3 } else { plan.etcds };
+    Plan { synchronous: round.quorum, dynamic, patroni: round.contender.patroni.then(|| patroni.to_owned()), etcds, ..plan }
 }
 
 /// In quorum mode a cluster is whole once both standbys are voters, under either of the two.
@@ -132,7 +133,7 @@ impl Under<'_> {
         wait::lasting(Duration::from_secs(event.lasts_s(self.plan.ttl))).await;
         self.strike(event, leader, false).await?;
         writer.goes_on(50, PATIENCE).await;
-        if event != Event::NodeKilled {
+        if !event.ends_a_node() {
             isolation::whole(self.cluster, self.plan).await;
             voters(self.cluster, self.round.quorum).await;
         }
@@ -152,6 +153,11 @@ impl Under<'_> {
             (Event::Switchover, true) => self.switchover(leader).await?,
             (Event::PostmasterKilled, true) => leader.kill_postmaster(),
             (Event::NodeKilled, true) => leader.kill(),
+            (Event::NodeKilledWithEtcdsLeader, true) => {
+                // One host: etcd's part first, so that its leader says nothing of what becomes of the node.
+                self.cluster.etcd.leader().await.context("etcd has no leader")?.kill();
+                leader.kill();
+            }
             (Event::NodeFrozen, true) => leader.freeze(),
             (Event::NodeFrozen, false) => leader.thaw(),
             (Event::AgentFrozen, true) => leader.freeze_arbiter(),
@@ -160,7 +166,8 @@ impl Under<'_> {
             (Event::NodeCut, false) => self.network.context("a cut needs a network")?.plug(leader.name()),
             (Event::EtcdStopped | Event::EtcdStoppedFailsafe, true) => self.cluster.etcd.kill(),
             (Event::EtcdStopped | Event::EtcdStoppedFailsafe, false) => self.cluster.etcd.run(&self.cluster.room).await,
-            (Event::Switchover | Event::PostmasterKilled | Event::NodeKilled, false) | (Event::ColdStart | Event::Idle, _) => {}
+            (Event::Switchover | Event::PostmasterKilled | Event::NodeKilled | Event::NodeKilledWithEtcdsLeader, false)
+            | (Event::ColdStart | Event::Idle, _) => {}
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ fn head(machine: &Machine, command: &str, failed: usize) -> String {
         let _ = write!(text, "**{failed} of the rounds did not come to their end; the last section names them.**\n\n");
     }
     text.push_str(
-        "Three nodes and one etcd on one machine, each round a new cluster, contenders by turns. One writer with an open loop: an insert is due every 10 ms \
+        "Three nodes and one etcd on one machine (three of etcd's members where its leader dies, else one), each round a new cluster, contenders by turns. One writer with an open loop: an insert is due every 10 ms \
          whatever became of those before, and its delay counts from that moment. It asks all addresses at once for a session fit for writing, gives a server up that \
          leaves it without any answer for 1 s, and sends nothing twice. *Pause* is the longest time in which nothing was acknowledged (at a cold start, the whole time). \
          Only ratios travel from one machine to another.\n",
@@ -151,7 +151,7 @@ fn limits(run: &Run, all: &[Summary]) -> String {
          * A delay counts what waited in the client, too: after a pause of 20 s, 2000 inserts are due at once. p50, p99 and max are of acknowledged commits, over the whole of a \
          round's event, which is longer where the pause is longer; the middle run of each.\n\
          * All processes share one machine: what a network and three disks cost is not in it, and a node that dies leaves its processor to the others.\n\
-         * Not measured: pg_auto_failover, through HAProxy, etcd's leader on the host that dies.\n",
+         * Not measured: pg_auto_failover, through HAProxy.\n",
     );
     let missing: Vec<String> = rounds()
         .into_iter()

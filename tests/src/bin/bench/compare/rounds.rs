@@ -46,6 +46,8 @@ pub enum Event {
     PostmasterKilled,
     /// SIGKILL to every process of the primary's node.
     NodeKilled,
+    /// The same, and etcd's leader is on that host, one of three members.
+    NodeKilledWithEtcdsLeader,
     /// SIGSTOP to every process of the primary's node, for its ttl and 15 s more.
     NodeFrozen,
     /// Whatever the primary's node sends or should receive is dropped in silence, for its ttl and 15 s more.
@@ -61,12 +63,24 @@ pub enum Event {
 }
 
 use Event::{
-    AgentFrozen, ColdStart, EtcdStopped, EtcdStoppedFailsafe, Idle, NodeCut, NodeFrozen, NodeKilled, PostmasterKilled, Switchover,
+    AgentFrozen, ColdStart, EtcdStopped, EtcdStoppedFailsafe, Idle, NodeCut, NodeFrozen, NodeKilled, NodeKilledWithEtcdsLeader,
+    PostmasterKilled, Switchover,
 };
 
 /// Every event.
-pub const EVENTS: [Event; 10] =
-    [ColdStart, Switchover, PostmasterKilled, NodeKilled, NodeFrozen, NodeCut, AgentFrozen, EtcdStopped, EtcdStoppedFailsafe, Idle];
+pub const EVENTS: [Event; 11] = [
+    ColdStart,
+    Switchover,
+    PostmasterKilled,
+    NodeKilled,
+    NodeKilledWithEtcdsLeader,
+    NodeFrozen,
+    NodeCut,
+    AgentFrozen,
+    EtcdStopped,
+    EtcdStoppedFailsafe,
+    Idle,
+];
 
 /// How long [`Event::Idle`] is watched, in seconds.
 pub const IDLE_S: u64 = 30;
@@ -79,6 +93,7 @@ impl Event {
             Switchover => "switchover",
             PostmasterKilled => "postmaster",
             NodeKilled => "node",
+            NodeKilledWithEtcdsLeader => "etcd-leader",
             NodeFrozen => "frozen",
             NodeCut => "cut",
             AgentFrozen => "agent",
@@ -91,7 +106,7 @@ impl Event {
     /// For how long it lasts under this `ttl`, in seconds; zero where it is over at once.
     pub fn lasts_s(self, ttl: u64) -> u64 {
         match self {
-            ColdStart | Switchover | PostmasterKilled | NodeKilled => 0,
+            ColdStart | Switchover | PostmasterKilled | NodeKilled | NodeKilledWithEtcdsLeader => 0,
             NodeFrozen | NodeCut => ttl + 15,
             AgentFrozen => ttl + 20,
             EtcdStopped | EtcdStoppedFailsafe => 60,
@@ -101,7 +116,12 @@ impl Event {
 
     /// The leader is lost to the others, so that deposition has a say: it takes part once the cluster has been whole for a ttl.
     pub fn loses_the_leader(self) -> bool {
-        matches!(self, NodeKilled | NodeFrozen | NodeCut)
+        self.ends_a_node() || matches!(self, NodeFrozen | NodeCut)
+    }
+
+    /// The cluster is not whole afterwards, so that nothing else can be done to it.
+    pub fn ends_a_node(self) -> bool {
+        matches!(self, NodeKilled | NodeKilledWithEtcdsLeader)
     }
 }
 
@@ -112,6 +132,7 @@ impl fmt::Display for Event {
             Switchover => "planned switchover",
             PostmasterKilled => "postmaster killed",
             NodeKilled => "node killed",
+            NodeKilledWithEtcdsLeader => "node killed with etcd's leader",
             NodeFrozen => "node frozen",
             NodeCut => "node cut off in silence",
             AgentFrozen => "agent frozen, Postgres alive",
@@ -159,6 +180,10 @@ pub fn rounds() -> Vec<Round> {
         round(OURS_DEPOSING, true, core, always),
         round(OURS_SHORT, true, core, 0),
         round(PATRONI, true, core, 0),
+        round(OURS_DEPOSING, true, &[NodeKilledWithEtcdsLeader], 0),
+        round(PATRONI_FAST, true, &[NodeKilledWithEtcdsLeader], 0),
+        round(OURS_SHORT, false, &[NodeKilledWithEtcdsLeader], 0),
+        round(PATRONI_FAST, false, &[NodeKilledWithEtcdsLeader], 0),
         round(OURS_DEPOSING, true, &[NodeFrozen], 0),
         round(PATRONI_FAST, true, &[NodeFrozen], 0),
         round(OURS, true, &[NodeFrozen], 0),
@@ -229,6 +254,8 @@ pub fn expected_s(run: usize, round: &Round) -> u64 {
         let pause = match event {
             Switchover | PostmasterKilled if round.contender.patroni => 4 + loop_wait,
             NodeKilled if !round.contender.deposition => ttl,
+            // etcd elects, and its new leader counts every lease from the beginning.
+            NodeKilledWithEtcdsLeader if !round.contender.deposition => ttl + 2,
             _ => 0,
         };
         // The writer's hundred inserts before and fifty afterwards, what had waited in it, and members that come back.
@@ -278,7 +305,7 @@ mod tests {
     #[test]
     fn what_leaves_a_cluster_without_a_node_is_the_last_and_deposition_is_compared_in_quorum_mode_only() {
         for round in rounds() {
-            let at = round.events.iter().position(|event| *event == NodeKilled);
+            let at = round.events.iter().position(|event| event.ends_a_node());
             assert!(at.is_none_or(|at| at + 1 == round.events.len()), "{round:?}");
             assert!(round.quorum || !round.contender.deposition, "{round:?}");
             assert!(round.contender.patroni || round.contender.timing[0] <= 10, "{round:?}");
