@@ -220,7 +220,8 @@ bench: tools
 	$(TARGET)/release/bench $(RUNS) $(MEASURES)
 
 # The same faults by turns to pg_tenure and to Patroni 4.1.5, written to docs/performance.md and .svg; on a quiet machine. As root also with a node cut off.
-# make bench-compare RUNS=3 ends within a quarter of an hour; COMPARE=long is everything (RUNS=3: two hours); COMPARE="long cut agent": those events only.
+# make bench-compare RUNS=3 ends within a quarter of an hour; COMPARE=long is everything (RUNS=3: two hours); COMPARE="long cut agent": those events only;
+# COMPARE="long haproxy": only what is measured through HAProxy (direct: only without).
 .PHONY: bench-compare
 bench-compare: tools patroni
 	$(TARGET)/release/bench compare $(RUNS) $(COMPARE)

@@ -24,6 +24,7 @@ pub mod citus;
 pub mod cluster;
 pub mod etcd;
 pub mod flush;
+pub mod haproxy;
 pub mod memory;
 pub mod node;
 pub mod session;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use stories::cluster::{Cluster, PATIENCE};
+use stories::haproxy::Haproxy;
 use stories::node::{self, Node, PASSWORD};
 use stories::ports::Port;
 use stories::{programs, wait};
@@ -124,24 +125,6 @@ async fn check_patroni_judges_our_cluster_unchanged() {
     .await;
 }
 
-/// The recipe of docs/routing.md with this room's addresses.
-fn recipe(cluster: &Cluster, writes: &Port, reads: &Port) -> String {
-    let servers = || -> String {
-        let line =
-            |node: &Node| format!("    server {} 127.0.0.1:{} maxconn 100 check port {}\n", node.name(), node.port(), node.rest_port());
-        cluster.nodes.iter().map(line).collect()
-    };
-    format!(
-        "global\n    maxconn 100\ndefaults\n    mode tcp\n    retries 2\n    timeout client 30m\n    timeout connect 1s\n    timeout server 30m\n    timeout check 1s\n\
-         listen primary\n    bind 127.0.0.1:{}\n    option httpchk OPTIONS /primary\n    http-check expect status 200\n    default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions\n{}\
-         listen replicas\n    bind 127.0.0.1:{}\n    option httpchk OPTIONS /replica?lag=16MB\n    http-check expect status 200\n    default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions\n{}",
-        writes.number(),
-        servers(),
-        reads.number(),
-        servers(),
-    )
-}
-
 /// The server that answers at this port: its address in the cluster, and whether it is a standby.
 async fn server_at(port: &Port) -> anyhow::Result<(String, bool)> {
     let client = node::connect_as(port.number(), "postgres", PASSWORD, Duration::from_secs(5)).await?;
@@ -156,15 +139,11 @@ async fn haproxy_with_the_usual_recipe_moves_the_traffic() {
         return;
     };
     let cluster = Cluster::of(3).start().await;
-    let (writes, reads) = (Port::free(), Port::free());
-    let directory = cluster.room.directory("haproxy");
-    let file = directory.join("haproxy.cfg");
-    cluster.room.file(&file, &recipe(&cluster, &writes, &reads));
-    let mut haproxy = cluster.room.command(&program, &directory).arg("-db").arg("-f").arg(&file).spawn().expect("start HAProxy");
+    let haproxy = Haproxy::before(&cluster, &program);
     let old = cluster.leader().await;
     let reaches = async |wanted: &Node| {
         wait::until("HAProxy to lead to the primary and to the standbys", PATIENCE, async || {
-            let (writer, reader) = (server_at(&writes).await?, server_at(&reads).await?);
+            let (writer, reader) = (server_at(&haproxy.writes).await?, server_at(&haproxy.reads).await?);
             anyhow::ensure!(writer == (wanted.port().to_string(), false) && reader.1, "writes {writer:?}, reads {reader:?}");
             Ok(())
         })
@@ -178,8 +157,6 @@ async fn haproxy_with_the_usual_recipe_moves_the_traffic() {
     candidate.kill_postmaster();
     cluster.healthy().await;
     reaches(cluster.leader().await).await;
-    haproxy.kill().expect("end HAProxy");
-    haproxy.wait().expect("its end");
 }
 
 /// So many sockets full of questions that never read an answer, on a node's REST.

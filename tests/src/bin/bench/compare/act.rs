@@ -9,28 +9,40 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use stories::cluster::{Cluster, PATIENCE};
 use stories::delays::{self, Delays};
+use stories::haproxy::Haproxy;
 use stories::isolation::{self, Fault, Plan};
 use stories::node::Node;
 use stories::open_loop;
 use stories::storm::network::Network;
 use stories::verdict::Verdict;
 use stories::wait;
-use stories::workload::Ledger;
+use stories::workload::{Ledger, Targets};
 
 /// A server that leaves a client without any answer for so long is given up.
 const CLIENTS_PATIENCE: Duration = Duration::from_secs(1);
 /// Between the first ids of two writers.
 const APART: u64 = 1_000_000;
 
+/// What a comparison runs besides what this checkout builds.
+#[derive(Debug, Clone)]
+pub struct Others {
+    /// Patroni's agent.
+    pub patroni: PathBuf,
+    /// Its tool.
+    pub patronictl: PathBuf,
+    /// None where it is not installed.
+    pub haproxy: Option<PathBuf>,
+}
+
 /// In what is printed.
 pub fn name(round: &Round) -> String {
     let events: Vec<&str> = round.events.iter().map(|event| event.key()).collect();
-    format!("{}, {} ({})", round.contender.label, if round.quorum { "quorum" } else { "asynchronous" }, events.join(", "))
+    format!("{}, {} ({})", round.contender.label, round.setting, events.join(", "))
 }
 
 /// All of it.
-pub async fn round(run: usize, round: Round, patroni: PathBuf, patronictl: PathBuf) -> Result<Vec<Seen>> {
-    let plan = plan(&round, &patroni);
+pub async fn round(run: usize, round: Round, others: Others) -> Result<Vec<Seen>> {
+    let plan = plan(&round, &others.patroni);
     let network = match round.events.contains(&Event::NodeCut) {
         true => Some(isolation::network().context("make a network; hint: as root, with ip(8)")?),
         false => None,
@@ -40,14 +52,19 @@ pub async fn round(run: usize, round: Round, patroni: PathBuf, patronictl: PathB
     cluster.nodes.iter().for_each(|node| cluster.start(node));
     isolation::whole(&cluster, &plan).await;
     let start = started.elapsed();
-    voters(&cluster, round.quorum).await;
+    voters(&cluster, round.setting.quorum).await;
     make_table(&cluster).await;
+    let haproxy = match round.setting.haproxy {
+        true => Some(Haproxy::before(&cluster, others.haproxy.as_deref().context("no HAProxy here")?)),
+        false => None,
+    };
+    let targets = haproxy.as_ref().map_or_else(|| cluster.targets(), |haproxy| Targets::on_loopback(vec![haproxy.writes.number()]));
     let mut seen = Vec::new();
     for (number, event) in (1..).zip(&round.events) {
         let one = Seen {
             event: *event,
             contender: round.contender,
-            quorum: round.quorum,
+            setting: round.setting,
             pause: start,
             delays: Delays::default(),
             errors: Default::default(),
@@ -66,7 +83,8 @@ pub async fn round(run: usize, round: Round, patroni: PathBuf, patronictl: PathB
             seen.push(Seen { pause: Duration::ZERO, idle: Some(idle), ..one });
             continue;
         }
-        let under = Under { cluster: &cluster, plan: &plan, network: network.as_ref(), patronictl: &patronictl, round: &round };
+        let (network, patronictl) = (network.as_ref(), others.patronictl.as_path());
+        let under = Under { cluster: &cluster, plan: &plan, network, patronictl, targets: &targets, round: &round };
         let (ledger, verdict) = under.suffer(*event, number * APART).await?;
         seen.push(Seen {
             pause: ledger.longest_pause(),
@@ -84,7 +102,7 @@ pub async fn round(run: usize, round: Round, patroni: PathBuf, patronictl: PathB
 fn plan(round: &Round, patroni: &Path) -> Plan {
     let [ttl, loop_wait, retry_timeout] = round.contender.timing;
     let mut dynamic = json!({"loop_wait": loop_wait, "retry_timeout": retry_timeout});
-    if round.quorum {
+    if round.setting.quorum {
         dynamic["synchronous_mode"] = json!("quorum");
     }
     if !round.contender.patroni {
@@ -96,7 +114,7 @@ fn plan(round: &Round, patroni: &Path) -> Plan {
     // The fault says only that no network is needed; who strikes is this file.
     let plan = Plan::of(Fault::NodeKilled, Duration::ZERO, ttl);
     let etcds = if round.events.contains(&Event::NodeKilledWithEtcdsLeader) { 3 } else { plan.etcds };
-    Plan { synchronous: round.quorum, dynamic, patroni: round.contender.patroni.then(|| patroni.to_owned()), etcds, ..plan }
+    Plan { synchronous: round.setting.quorum, dynamic, patroni: round.contender.patroni.then(|| patroni.to_owned()), etcds, ..plan }
 }
 
 /// In quorum mode a cluster is whole once both standbys are voters, under either of the two.
@@ -121,13 +139,14 @@ struct Under<'a> {
     plan: &'a Plan,
     network: Option<&'a Network>,
     patronictl: &'a Path,
+    targets: &'a Targets,
     round: &'a Round,
 }
 
 impl Under<'_> {
     async fn suffer(&self, event: Event, first_id: u64) -> Result<(Ledger, Verdict)> {
         let leader = self.cluster.leader().await;
-        let writer = open_loop::start(self.cluster.targets().first_id(first_id).patience(CLIENTS_PATIENCE));
+        let writer = open_loop::start(self.targets.clone().first_id(first_id).patience(CLIENTS_PATIENCE));
         writer.goes_on(100, PATIENCE).await;
         self.strike(event, leader, true).await?;
         wait::lasting(Duration::from_secs(event.lasts_s(self.plan.ttl))).await;
@@ -135,7 +154,7 @@ impl Under<'_> {
         writer.goes_on(50, PATIENCE).await;
         if !event.ends_a_node() {
             isolation::whole(self.cluster, self.plan).await;
-            voters(self.cluster, self.round.quorum).await;
+            voters(self.cluster, self.round.setting.quorum).await;
         }
         writer.goes_on(50, PATIENCE).await;
         // Waits for what is due already, which may take seconds: off this thread, which has other work.

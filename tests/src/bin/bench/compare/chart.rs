@@ -3,7 +3,7 @@
 //! Plain SVG, no script; what colours it has follows the reader's own mode, light or dark.
 
 use super::page::seconds;
-use super::rounds::{CONTENDERS, Contender, EVENTS, Event};
+use super::rounds::{CONTENDERS, Contender, EVENTS, Event, SETTINGS, Setting};
 use super::run::Run;
 use super::seen::{Summary, summaries};
 use std::fmt::Write;
@@ -26,11 +26,11 @@ pub fn chart(run: &Run) -> String {
     let longest = all.iter().map(|one| one.pause().as_secs_f64()).fold(0.001, f64::max);
     let mut bars = String::new();
     let mut y = TOP;
-    for quorum in [false, true] {
+    for setting in SETTINGS {
         for event in EVENTS {
-            let these: Vec<&Summary> = all.iter().filter(|one| one.quorum == quorum && one.event == event).collect();
+            let these: Vec<&Summary> = all.iter().filter(|one| one.setting == setting && one.event == event).collect();
             if !these.is_empty() {
-                bars.push_str(&group(event, quorum, &these, y, longest));
+                bars.push_str(&group(event, setting, &these, y, longest));
                 // A group of one bar still has two lines of text.
                 y += (these.len() * BAR).max(26) + GAP;
             }
@@ -64,13 +64,12 @@ fn legend(all: &[Summary]) -> String {
     text
 }
 
-fn group(event: Event, quorum: bool, these: &[&Summary], top: usize, longest: f64) -> String {
-    let mode = if quorum { "quorum" } else { "asynchronous" };
+fn group(event: Event, setting: Setting, these: &[&Summary], top: usize, longest: f64) -> String {
     let name = event.to_string();
     let name =
         name.split(", failsafe_mode").next().unwrap_or_default().to_owned() + if name.contains("failsafe") { ", failsafe" } else { "" };
     let mut text = format!(
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>\n<text class=\"small\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{mode}</text>\n",
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>\n<text class=\"small\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{setting}</text>\n",
         LEFT - 8,
         top + 11,
         LEFT - 8,

@@ -8,8 +8,9 @@ mod rounds;
 mod run;
 mod seen;
 
+use act::Others;
 use anyhow::{Context, Result, bail};
-use rounds::{CONTENDERS, EVENTS, Event, Form};
+use rounds::{CONTENDERS, EVENTS, Event, Form, WAYS};
 use run::Run;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,30 +31,44 @@ pub async fn compare(runs: usize, words: &[String]) -> Result<()> {
     let form = if words.iter().any(|word| word == LONG) { Form::Long } else { Form::Short };
     let into = words.iter().find_map(|word| word.strip_prefix(INTO)).map_or_else(docs, PathBuf::from);
     let wanted: Vec<String> = words.iter().filter(|word| *word != LONG && !word.starts_with(INTO)).cloned().collect();
-    let known = |word: &String| EVENTS.iter().any(|one| one.key() == word) || CONTENDERS.iter().any(|one| one.key == word);
+    let known = |word: &String| {
+        EVENTS.iter().any(|one| one.key() == word) || CONTENDERS.iter().any(|one| one.key == word) || WAYS.contains(&word.as_str())
+    };
     if let Some(unknown) = wanted.iter().find(|word| !known(word)) {
-        let all: Vec<&str> = EVENTS.iter().map(|one| one.key()).chain(CONTENDERS.iter().map(|one| one.key)).collect();
-        bail!("{unknown} is neither an event nor a contender; hint: {}", all.join(", "));
+        let all: Vec<&str> = EVENTS.iter().map(|one| one.key()).chain(CONTENDERS.iter().map(|one| one.key)).chain(WAYS).collect();
+        bail!("{unknown} is no event, no contender and no way to the cluster; hint: {}", all.join(", "));
     }
     let patroni = programs::patroni().context("no Patroni to compare with; hint: `make patroni`, or PATRONI=/path/of/patroni")?;
     let patronictl = programs::patronictl().context("no patronictl; hint: `make patroni`, or PATRONICTL=/path/of/patronictl")?;
-    let turns = rounds::turns(form, runs, &wanted);
+    let others = Others { patroni, patronictl, haproxy: programs::haproxy() };
+    let mut turns = rounds::turns(form, runs, &wanted);
+    let mut left_out = Vec::new();
+    if others.haproxy.is_none() && turns.iter().any(|(_, round)| round.setting.haproxy) {
+        turns.retain(|(_, round)| !round.setting.haproxy);
+        left_out.push("through HAProxy, which is not installed here (`make setup-tests` does it)".to_owned());
+    }
+    left_out.iter().for_each(|what| say(&format!("LEFT OUT: {what}")));
     if turns.is_empty() {
+        if !left_out.is_empty() {
+            bail!("nothing to do: {}", left_out.join("; "));
+        }
         bail!("nothing to do: {} is in the long form only; hint: bench compare {runs} {LONG} ...", wanted.join(", "));
     }
     let minutes =
         |turns: &[(usize, rounds::Round)]| turns.iter().map(|(run, round)| rounds::expected_s(*run, round)).sum::<u64>().div_ceil(60);
-    let mut programs = [programs::tenure(), patroni.clone(), programs::postgres_bin().join("postgres"), "etcd".into()].map(Command::new);
-    let mut run = Run { machine: Machine::here(&mut programs), command: command(runs, words), seen: Vec::new(), failed: Vec::new() };
+    let mut programs = vec![programs::tenure(), others.patroni.clone(), programs::postgres_bin().join("postgres"), "etcd".into()];
+    programs.extend(others.haproxy.clone().filter(|_| turns.iter().any(|(_, round)| round.setting.haproxy)));
+    let mut programs: Vec<Command> = programs.into_iter().map(Command::new).collect();
+    let mut run =
+        Run { machine: Machine::here(&mut programs), command: command(runs, words), seen: Vec::new(), left_out, failed: Vec::new() };
     say(&format!("{} rounds, about {} minutes on a quiet machine; into {}", turns.len(), minutes(&turns), into.display()));
     let began = Instant::now();
     for (number, (of_run, round)) in turns.iter().enumerate() {
         let name = act::name(round);
         // A wait that comes to its bound panics: that round is lost, and said; the others are not.
-        let (patroni, patronictl) = (patroni.clone(), patronictl.clone());
-        let (of_run, of_round) = (*of_run, round.clone());
+        let (of_run, of_round, others) = (*of_run, round.clone(), others.clone());
         let task = tokio::task::LocalSet::new();
-        let done = task.run_until(async move { tokio::task::spawn_local(act::round(of_run, of_round, patroni, patronictl)).await }).await;
+        let done = task.run_until(async move { tokio::task::spawn_local(act::round(of_run, of_round, others)).await }).await;
         match done {
             Ok(Ok(seen)) => {
                 for one in &seen {

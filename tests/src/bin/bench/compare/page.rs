@@ -1,6 +1,6 @@
 //! The text of docs/performance.md: tables of what was seen, where, with what, and what was not.
 
-use super::rounds::{CONTENDERS, Contender, EVENTS, Event, PATRONI_FAST, rounds};
+use super::rounds::{CONTENDERS, Contender, EVENTS, Event, PATRONI_FAST, SETTINGS, Setting, rounds};
 use super::run::Run;
 use super::seen::{Summary, summaries};
 use std::collections::BTreeMap;
@@ -14,10 +14,10 @@ pub fn page(run: &Run) -> String {
     let mut page = String::new();
     page.push_str(&head(&run.machine, &run.command, run.failed.len()));
     page.push_str("\n![Longest pause of a writer, in seconds](performance.svg)\n");
-    for (quorum, title) in [(false, "Asynchronous"), (true, "Synchronous (`synchronous_mode: quorum`)")] {
-        let these: Vec<&Summary> = all.iter().filter(|one| one.quorum == quorum && one.idle.is_none()).collect();
+    for setting in SETTINGS {
+        let these: Vec<&Summary> = all.iter().filter(|one| one.setting == setting && one.idle.is_none()).collect();
         if !these.is_empty() {
-            let _ = write!(page, "\n## {title}\n\n{}\n{}", pauses(&these), details(&these));
+            let _ = write!(page, "\n{}\n{}\n{}", title(setting), pauses(&these), details(&these));
         }
     }
     page.push_str(&idle(&all));
@@ -46,6 +46,18 @@ fn head(machine: &Machine, command: &str, failed: usize) -> String {
          Only ratios travel from one machine to another.\n",
     );
     text
+}
+
+fn title(setting: Setting) -> String {
+    let mode = if setting.quorum { "Synchronous (`synchronous_mode: quorum`)" } else { "Asynchronous" };
+    if !setting.haproxy {
+        return format!("## {mode}\n");
+    }
+    format!(
+        "## Through HAProxy: {mode}\n\n\
+         The same writer with one address, HAProxy's. It runs with the recipe of docs/routing.md, the same for all: `/primary` is asked of each node every 0.5 s, \
+         two answers that are not 200 take the server out and end its sessions, one that is 200 takes it in. So a change waits for the next check.\n"
+    )
 }
 
 /// One line an event, one column a contender: the middle, and in brackets the least and the most.
@@ -151,16 +163,21 @@ fn limits(run: &Run, all: &[Summary]) -> String {
          * A delay counts what waited in the client, too: after a pause of 20 s, 2000 inserts are due at once. p50, p99 and max are of acknowledged commits, over the whole of a \
          round's event, which is longer where the pause is longer; the middle run of each.\n\
          * All processes share one machine: what a network and three disks cost is not in it, and a node that dies leaves its processor to the others.\n\
-         * Not measured: pg_auto_failover, through HAProxy.\n",
+         * Not measured: pg_auto_failover.\n",
     );
     let missing: Vec<String> = rounds()
         .into_iter()
-        .flat_map(|round| round.events.into_iter().map(move |event| (event, round.contender, round.quorum)))
-        .filter(|(event, contender, quorum)| !all.iter().any(|one| (one.event, one.contender, one.quorum) == (*event, *contender, *quorum)))
-        .map(|(event, contender, quorum)| format!("{event} ({}, {})", contender.label, if quorum { "quorum" } else { "asynchronous" }))
+        .flat_map(|round| round.events.into_iter().map(move |event| (event, round.contender, round.setting)))
+        .filter(|(event, contender, setting)| {
+            !all.iter().any(|one| (one.event, one.contender, one.setting) == (*event, *contender, *setting))
+        })
+        .map(|(event, contender, setting)| format!("{event} ({}, {setting})", contender.label))
         .collect();
     if !missing.is_empty() {
         let _ = writeln!(text, "* Not in this run, though the long form has it: {}.", missing.join("; "));
+    }
+    for left_out in &run.left_out {
+        let _ = writeln!(text, "* Left out: {left_out}.");
     }
     for failed in &run.failed {
         let _ = writeln!(text, "* Did not come to its end, so that nothing of it is above: {failed}.");
@@ -184,7 +201,9 @@ mod tests {
         let mut run = sample();
         run.machine.load_before = 3.0;
         run.failed = vec!["node frozen, Patroni".to_owned()];
+        run.left_out = vec!["through HAProxy, which is not installed".to_owned()];
         let page = page(&run);
+        assert!(page.contains("* Left out: through HAProxy, which is not installed."), "{page}");
         assert!(page.contains("**The machine was busy") && page.contains("**1 of the rounds"), "{page}");
         assert!(page.contains("nothing of it is above: node frozen, Patroni."), "{page}");
     }

@@ -143,13 +143,52 @@ impl fmt::Display for Event {
     }
 }
 
+/// How the cluster is set up, and how clients come to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// `synchronous_mode: quorum`, else asynchronous.
+    pub quorum: bool,
+    /// The writer has one address, HAProxy's; else those of all servers.
+    pub haproxy: bool,
+}
+
+/// Asynchronous, to all addresses.
+pub const ASYNCHRONOUS: Setting = Setting { quorum: false, haproxy: false };
+/// In quorum mode, to all addresses.
+pub const QUORUM: Setting = Setting { quorum: true, haproxy: false };
+
+/// In the order of the tables.
+pub const SETTINGS: [Setting; 4] = [ASYNCHRONOUS, QUORUM, ASYNCHRONOUS.through_haproxy(), QUORUM.through_haproxy()];
+
+/// On the command line: how clients come to the cluster.
+pub const WAYS: [&str; 2] = ["direct", "haproxy"];
+
+impl Setting {
+    /// The same through HAProxy.
+    pub const fn through_haproxy(self) -> Setting {
+        Setting { haproxy: true, ..self }
+    }
+
+    /// One of [`WAYS`].
+    pub fn way(self) -> &'static str {
+        WAYS[usize::from(self.haproxy)]
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.quorum { "quorum" } else { "asynchronous" })?;
+        f.write_str(if self.haproxy { ", through HAProxy" } else { "" })
+    }
+}
+
 /// One new cluster, and what befalls it one after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round {
     /// Whose.
     pub contender: Contender,
-    /// `synchronous_mode: quorum`, else asynchronous.
-    pub quorum: bool,
+    /// In which mode, and how the writer comes to it.
+    pub setting: Setting,
     /// In this order. What leaves the cluster without a node is the last.
     pub events: Vec<Event>,
     /// In the short form at most so often; zero is in the long form only.
@@ -167,9 +206,11 @@ pub enum Form {
 
 /// Every round there is, in the order of one run.
 pub fn rounds() -> Vec<Round> {
-    let round = |contender, quorum, events: &[Event], short| Round { contender, quorum, events: events.to_vec(), short };
-    let always = usize::MAX;
     let core = &[ColdStart, Switchover, PostmasterKilled, NodeKilled];
+    let of = |contender, setting, events: &[Event], short| Round { contender, setting, events: events.to_vec(), short };
+    let round = |contender, quorum, events, short| of(contender, if quorum { QUORUM } else { ASYNCHRONOUS }, events, short);
+    let through_haproxy = |contender, setting: Setting| of(contender, setting.through_haproxy(), &core[1..], 0);
+    let always = usize::MAX;
     vec![
         round(OURS, false, core, always),
         round(PATRONI_FAST, false, core, always),
@@ -204,6 +245,10 @@ pub fn rounds() -> Vec<Round> {
         round(PATRONI, false, &[EtcdStopped], 0),
         round(OURS, false, &[EtcdStoppedFailsafe], 0),
         round(PATRONI_FAST, false, &[EtcdStoppedFailsafe], 0),
+        through_haproxy(OURS, ASYNCHRONOUS),
+        through_haproxy(PATRONI_FAST, ASYNCHRONOUS),
+        through_haproxy(OURS_DEPOSING, QUORUM),
+        through_haproxy(PATRONI_FAST, QUORUM),
         round(OURS, false, &[Idle], 1),
         round(PATRONI_FAST, false, &[Idle], 1),
         round(PATRONI, false, &[Idle], 0),
@@ -211,7 +256,7 @@ pub fn rounds() -> Vec<Round> {
 }
 
 /// What is done, in its order: number of the run, from 1, and the round. Contenders take turns, and each second run goes the other way round.
-/// `wanted` are keys of events and contenders; none is all of that kind.
+/// `wanted` are keys of events and contenders, and [`WAYS`]; none is all of that kind.
 pub fn turns(form: Form, runs: usize, wanted: &[String]) -> Vec<(usize, Round)> {
     let wants = |key: &str, among: &[&str]| {
         let mut of_this_kind = wanted.iter().filter(|word| among.contains(&word.as_str())).peekable();
@@ -224,7 +269,7 @@ pub fn turns(form: Form, runs: usize, wanted: &[String]) -> Vec<(usize, Round)> 
         for round in &mut these {
             round.events.retain(|event| wants(event.key(), &events));
         }
-        these.retain(|round| !round.events.is_empty() && wants(round.contender.key, &contenders));
+        these.retain(|round| !round.events.is_empty() && wants(round.contender.key, &contenders) && wants(round.setting.way(), &WAYS));
         these.retain(|round| form == Form::Long || run <= round.short);
         if run % 2 == 0 {
             these.reverse();
@@ -283,23 +328,34 @@ mod tests {
         let wanted = ["switchover".to_owned(), "ttl10".to_owned(), "patroni-fast".to_owned()];
         let told: Vec<String> = turns(Form::Short, 2, &wanted)
             .iter()
-            .map(|(run, round)| {
-                format!("{run} {} {} {:?}", round.contender.key, if round.quorum { "quorum" } else { "async" }, round.events)
-            })
+            .map(|(run, round)| format!("{run} {} {} {:?}", round.contender.key, round.setting, round.events))
             .collect();
         assert_eq!(
             told,
             [
-                "1 ttl10 async [Switchover]",
-                "1 patroni-fast async [Switchover]",
+                "1 ttl10 asynchronous [Switchover]",
+                "1 patroni-fast asynchronous [Switchover]",
                 "1 ttl10 quorum [Switchover]",
                 "1 patroni-fast quorum [Switchover]",
                 "2 patroni-fast quorum [Switchover]",
                 "2 ttl10 quorum [Switchover]",
-                "2 patroni-fast async [Switchover]",
-                "2 ttl10 async [Switchover]",
+                "2 patroni-fast asynchronous [Switchover]",
+                "2 ttl10 asynchronous [Switchover]",
             ]
         );
+    }
+
+    #[test]
+    fn the_way_that_clients_come_is_chosen_like_events_and_contenders() {
+        let ways = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|word| (*word).to_owned()).collect();
+            turns(Form::Long, 1, &wanted).iter().map(|(_, round)| format!("{} {}", round.contender.key, round.setting)).collect::<Vec<_>>()
+        };
+        let through = ["ttl10 asynchronous, through HAProxy", "patroni-fast asynchronous, through HAProxy"];
+        assert_eq!(ways(&["haproxy"])[..2], through);
+        assert_eq!(ways(&["haproxy", "ttl10"]), through[..1]);
+        assert!(ways(&["direct"]).iter().all(|told| !told.contains("HAProxy")));
+        assert_eq!(ways(&[]).len(), ways(&["direct"]).len() + ways(&["haproxy"]).len());
     }
 
     #[test]
@@ -307,7 +363,7 @@ mod tests {
         for round in rounds() {
             let at = round.events.iter().position(|event| event.ends_a_node());
             assert!(at.is_none_or(|at| at + 1 == round.events.len()), "{round:?}");
-            assert!(round.quorum || !round.contender.deposition, "{round:?}");
+            assert!(round.setting.quorum || !round.contender.deposition, "{round:?}");
             assert!(round.contender.patroni || round.contender.timing[0] <= 10, "{round:?}");
         }
     }

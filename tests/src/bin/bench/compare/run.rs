@@ -12,6 +12,8 @@ pub struct Run {
     pub command: String,
     /// What came of it.
     pub seen: Vec<Seen>,
+    /// What could not be tried here, and why.
+    pub left_out: Vec<String>,
     /// What did not come to its end.
     pub failed: Vec<String>,
 }
@@ -28,5 +30,5 @@ pub fn sample() -> Run {
         load_before: 0.1,
         load_after: 1.5,
     };
-    Run { machine, command: "make bench-compare RUNS=3".to_owned(), seen: super::seen::sample(), failed: Vec::new() }
+    Run { machine, command: "make bench-compare RUNS=3".to_owned(), seen: super::seen::sample(), left_out: Vec::new(), failed: Vec::new() }
 }

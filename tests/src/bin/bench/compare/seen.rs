@@ -1,6 +1,6 @@
 //! What was seen, and the sums over several runs: medians, counts, ratios.
 
-use super::rounds::{CONTENDERS, Contender, EVENTS, Event, PATRONI_FAST};
+use super::rounds::{CONTENDERS, Contender, EVENTS, Event, PATRONI_FAST, SETTINGS, Setting};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use stories::delays::Delays;
@@ -12,8 +12,8 @@ pub struct Seen {
     pub event: Event,
     /// To whom.
     pub contender: Contender,
-    /// In quorum mode, else asynchronous.
-    pub quorum: bool,
+    /// In which mode, and how the writer came.
+    pub setting: Setting,
     /// The longest time without an acknowledged commit; at a cold start, the whole of it.
     pub pause: Duration,
     /// Of the writer's commits, from when each was due.
@@ -54,8 +54,8 @@ pub struct Summary {
     pub event: Event,
     /// To whom.
     pub contender: Contender,
-    /// In quorum mode, else asynchronous.
-    pub quorum: bool,
+    /// In which mode, and how the writer came.
+    pub setting: Setting,
     /// In ascending order.
     pub pauses: Vec<Duration>,
     /// The middle of each.
@@ -68,7 +68,7 @@ pub struct Summary {
     pub lost: usize,
     /// The same.
     pub doubled: usize,
-    /// Patroni's middle pause in its fastest setting, for the same event in the same mode, divided by this one.
+    /// Patroni's middle pause in its fastest setting, for the same event in the same setting, divided by this one.
     pub ratio: Option<f64>,
     /// Of the middle run.
     pub idle: Option<Idle>,
@@ -91,13 +91,13 @@ fn middle_of(seen: &[&Seen], of: impl Fn(&Seen) -> Duration) -> Duration {
     middle(&all)
 }
 
-/// In the order of the tables: asynchronous before quorum, events, contenders.
+/// In the order of the tables: settings, events, contenders.
 pub fn summaries(seen: &[Seen]) -> Vec<Summary> {
     let mut all = Vec::new();
-    for quorum in [false, true] {
+    for setting in SETTINGS {
         for event in EVENTS {
             let of = |contender: Contender| {
-                seen.iter().filter(move |one| (one.quorum, one.event, one.contender) == (quorum, event, contender)).collect::<Vec<_>>()
+                seen.iter().filter(move |one| (one.setting, one.event, one.contender) == (setting, event, contender)).collect::<Vec<_>>()
             };
             let theirs = of(PATRONI_FAST);
             let compared = (!theirs.is_empty() && event != Event::Idle).then(|| middle_of(&theirs, |one| one.pause));
@@ -130,7 +130,7 @@ fn summary(runs: &[&Seen], compared: Option<Duration>) -> Summary {
     Summary {
         event: runs[0].event,
         contender: runs[0].contender,
-        quorum: runs[0].quorum,
+        setting: runs[0].setting,
         delays,
         errors,
         acknowledged: total(|one| one.acknowledged),
@@ -145,11 +145,11 @@ fn summary(runs: &[&Seen], compared: Option<Duration>) -> Summary {
 /// Fixed figures that nobody measured, for tests of what is drawn from them.
 #[cfg(test)]
 pub fn sample() -> Vec<Seen> {
-    use super::rounds::{OURS, OURS_DEPOSING};
+    use super::rounds::{ASYNCHRONOUS, OURS, OURS_DEPOSING, QUORUM};
     let seen = |event, contender: Contender, quorum, pause: u64, lost, errors: &[(&str, usize)]| Seen {
         event,
         contender,
-        quorum,
+        setting: if quorum { QUORUM } else { ASYNCHRONOUS },
         pause: Duration::from_millis(pause),
         delays: Delays { p50: Duration::from_millis(2), p99: Duration::from_millis(pause / 2), max: Duration::from_millis(pause + 9) },
         errors: errors.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect(),
@@ -169,6 +169,8 @@ pub fn sample() -> Vec<Seen> {
         seen(Event::NodeKilled, OURS_DEPOSING, true, 350, 0, &[("connection lost", 1)]),
         seen(Event::NodeKilled, OURS, true, 9500, 0, &[("connection lost", 1)]),
         seen(Event::NodeKilled, PATRONI_FAST, true, 20000, 0, &[("connection lost", 1)]),
+        Seen { setting: ASYNCHRONOUS.through_haproxy(), ..seen(Event::Switchover, OURS, false, 1100, 0, &[("57P01", 1)]) },
+        Seen { setting: ASYNCHRONOUS.through_haproxy(), ..seen(Event::Switchover, PATRONI_FAST, false, 3300, 0, &[]) },
         idle(
             OURS,
             Idle {
@@ -197,12 +199,15 @@ pub fn sample() -> Vec<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::rounds::OURS;
+    use crate::compare::rounds::{ASYNCHRONOUS, OURS, QUORUM};
 
     #[test]
     fn the_middle_is_taken_of_each_figure_by_itself_and_counts_are_added() {
         let all = summaries(&sample());
-        let ours = all.iter().find(|one| one.event == Event::Switchover && one.contender == OURS).expect("it is there");
+        let ours = all
+            .iter()
+            .find(|one| one.event == Event::Switchover && one.contender == OURS && one.setting == ASYNCHRONOUS)
+            .expect("it is there");
         assert_eq!(ours.pause(), Duration::from_millis(250));
         assert_eq!((ours.delays.p99.as_millis(), ours.delays.max.as_millis()), (125, 259));
         assert_eq!(ours.errors, BTreeMap::from([("57P01".to_owned(), 3), ("connection lost".to_owned(), 1)]));
@@ -211,11 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_needs_both_sides_in_the_same_mode() {
+    fn a_ratio_needs_both_sides_in_the_same_setting() {
         let mut seen = sample();
-        seen.retain(|one| !(one.contender == PATRONI_FAST && one.quorum));
+        seen.retain(|one| !(one.contender == PATRONI_FAST && one.setting == QUORUM));
         let all = summaries(&seen);
-        assert!(all.iter().filter(|one| one.quorum || one.contender.patroni || one.idle.is_some()).all(|one| one.ratio.is_none()));
+        assert!(
+            all.iter().filter(|one| one.setting == QUORUM || one.contender.patroni || one.idle.is_some()).all(|one| one.ratio.is_none())
+        );
         assert!(summaries(&[]).is_empty());
     }
 }
