@@ -8,7 +8,7 @@
 #   make images    container images (CITUS_SOURCE=DIRECTORY: with Citus too); make images-test: both compose files, measured
 #   make matrix    the core stories on PostgreSQL 14 to 18 and two versions of etcd (MAJORS="17 18": those only); docs/versions.md
 #   make mixed OLD=COMMIT   a build of that commit beside this one in every mix, and the upgrade under load; docs/mixed-versions.md
-#   make bench-compare RUNS=3   pg_tenure beside Patroni, by turns, on this machine: docs/performance.md and its chart; 15 minutes
+#   make bench-compare RUNS=3   pg_tenure beside Patroni, by turns, on this machine (COMPARE=long: and pg_auto_failover): docs/performance.md and its chart; 15 minutes
 #   make bench-scale   what 100 and 300 clusters of three cost one etcd, without Postgres: docs/scale.md; five minutes
 #   make noise MINUTES=60   an hour of noise without a fault, and how often it was taken for one; docs/noise.md
 #   make install   the extension into the local PostgreSQL, `tenure` onto the PATH
@@ -75,6 +75,12 @@ patroni: setup-tests
 	    /usr/bin/python3 -m venv $(PATRONI_AT) && \
 	    $(PATRONI_AT)/bin/pip install --quiet $(foreach p,$(PATRONI_PACKAGES),'$(p)'); } || \
 	    { rm -rf $(PATRONI_AT); echo "setup: no Patroni here; the stories that need it will skip"; }
+
+# pg_auto_failover, for bench-compare; where Debian has none for this PostgreSQL the run says so and goes on.
+.PHONY: auto-failover
+auto-failover: setup
+	-$(call installed,pg-auto-failover-cli postgresql-$(PG_MAJOR)-auto-failover)
+	@command -v pg_autoctl >/dev/null || echo "setup: no pg_auto_failover here; make bench-compare leaves it out and says so"
 
 build: setup
 	@demo/compile.sh $(RELEASE) $(PRODUCT) $(FEATURES)
@@ -219,11 +225,11 @@ RUNS ?= 5
 bench: tools
 	$(TARGET)/release/bench $(RUNS) $(MEASURES)
 
-# The same faults by turns to pg_tenure and to Patroni 4.1.5, written to docs/performance.md and .svg; on a quiet machine. As root also with a node cut off.
+# The same faults by turns to pg_tenure, Patroni 4.1.5 and (in the long form) Debian's pg_auto_failover, written to docs/performance.md and .svg; on a quiet machine. As root also with a node cut off.
 # make bench-compare RUNS=3 ends within a quarter of an hour; COMPARE=long is everything (RUNS=3: two hours); COMPARE="long cut agent": those events only;
 # COMPARE="long haproxy": only what is measured through HAProxy (direct: only without).
 .PHONY: bench-compare
-bench-compare: tools patroni
+bench-compare: tools patroni auto-failover
 	$(TARGET)/release/bench compare $(RUNS) $(COMPARE)
 
 # What many clusters cost one etcd: the lease worker's own loops, without Postgres, written to docs/scale.md; on a quiet machine.

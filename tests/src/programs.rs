@@ -64,6 +64,12 @@ pub fn haproxy() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// pg_auto_failover's program: `PG_AUTOCTL`, else Debian's package where it is installed.
+pub fn pg_autoctl() -> Option<PathBuf> {
+    let path = std::env::var_os("PG_AUTOCTL").map_or_else(|| PathBuf::from("/usr/bin/pg_autoctl"), PathBuf::from);
+    path.exists().then_some(path)
+}
+
 /// PgBouncer, where Debian's package is installed.
 pub fn pgbouncer() -> Option<PathBuf> {
     let path = PathBuf::from("/usr/sbin/pgbouncer");

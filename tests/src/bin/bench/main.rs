@@ -5,7 +5,7 @@
 //!                                 the second table: what is lost when the leader is set apart, beside Patroni without a watchdog
 //!     bench [RUNS] citus          the third: planned switchovers of a Citus worker, beside Patroni's
 //!     bench compare [RUNS] [long] [EVENT ...] [CONTENDER ...] [direct|haproxy] [into=DIRECTORY]
-//!                                 the same faults by turns to pg_tenure and Patroni, into docs/performance.md and .svg
+//!                                 the same faults by turns to pg_tenure, Patroni and pg_auto_failover, into docs/performance.md and .svg
 
 mod citus;
 mod compare;

@@ -1,14 +1,13 @@
 //! One round: a new cluster, and each of its events under a writer with an open loop.
 
-use super::idle;
-use super::rounds::{Event, Round, calm_ms};
+use super::rounds::{Event, Manager, Round, calm_ms};
 use super::seen::{Idle, Seen};
+use super::{auto_failover, idle};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use stories::cluster::{Cluster, PATIENCE};
-use stories::delays::{self, Delays};
 use stories::haproxy::Haproxy;
 use stories::isolation::{self, Fault, Plan};
 use stories::node::Node;
@@ -19,9 +18,9 @@ use stories::wait;
 use stories::workload::{Ledger, Targets};
 
 /// A server that leaves a client without any answer for so long is given up.
-const CLIENTS_PATIENCE: Duration = Duration::from_secs(1);
+pub const CLIENTS_PATIENCE: Duration = Duration::from_secs(1);
 /// Between the first ids of two writers.
-const APART: u64 = 1_000_000;
+pub const APART: u64 = 1_000_000;
 
 /// What a comparison runs besides what this checkout builds.
 #[derive(Debug, Clone)]
@@ -32,6 +31,8 @@ pub struct Others {
     pub patronictl: PathBuf,
     /// None where it is not installed.
     pub haproxy: Option<PathBuf>,
+    /// `pg_autoctl`; the same.
+    pub auto_failover: Option<PathBuf>,
 }
 
 /// In what is printed.
@@ -42,6 +43,9 @@ pub fn name(round: &Round) -> String {
 
 /// All of it.
 pub async fn round(run: usize, round: Round, others: Others) -> Result<Vec<Seen>> {
+    if round.contender.manager == Manager::AutoFailover {
+        return auto_failover::round(run, round, others.auto_failover.context("no pg_auto_failover here")?).await;
+    }
     let plan = plan(&round, &others.patroni);
     let network = match round.events.contains(&Event::NodeCut) {
         true => Some(isolation::network().context("make a network; hint: as root, with ip(8)")?),
@@ -61,40 +65,21 @@ pub async fn round(run: usize, round: Round, others: Others) -> Result<Vec<Seen>
     let targets = haproxy.as_ref().map_or_else(|| cluster.targets(), |haproxy| Targets::on_loopback(vec![haproxy.writes.number()]));
     let mut seen = Vec::new();
     for (number, event) in (1..).zip(&round.events) {
-        let one = Seen {
-            event: *event,
-            contender: round.contender,
-            setting: round.setting,
-            pause: start,
-            delays: Delays::default(),
-            errors: Default::default(),
-            acknowledged: 0,
-            lost: 0,
-            doubled: 0,
-            idle: None,
-        };
+        let one = Seen::nothing(*event, &round);
         if *event == Event::ColdStart {
-            seen.push(one);
+            seen.push(Seen { pause: start, ..one });
             continue;
         }
         wait::lasting(Duration::from_millis(calm_ms(&round.contender, *event, run))).await;
         if *event == Event::Idle {
             let idle: Idle = idle::watch(&cluster).await?;
-            seen.push(Seen { pause: Duration::ZERO, idle: Some(idle), ..one });
+            seen.push(Seen { idle: Some(idle), ..one });
             continue;
         }
         let (network, patronictl) = (network.as_ref(), others.patronictl.as_path());
         let under = Under { cluster: &cluster, plan: &plan, network, patronictl, targets: &targets, round: &round };
         let (ledger, verdict) = under.suffer(*event, number * APART).await?;
-        seen.push(Seen {
-            pause: ledger.longest_pause(),
-            delays: Delays::of(&ledger),
-            errors: delays::errors(&ledger),
-            acknowledged: ledger.acknowledged().count(),
-            lost: verdict.lost.len(),
-            doubled: verdict.doubled.len(),
-            ..one
-        });
+        seen.push(one.with(&ledger, &verdict));
     }
     Ok(seen)
 }
@@ -105,7 +90,7 @@ fn plan(round: &Round, patroni: &Path) -> Plan {
     if round.setting.quorum {
         dynamic["synchronous_mode"] = json!("quorum");
     }
-    if !round.contender.patroni {
+    if round.contender.manager == Manager::PgTenure {
         dynamic["deposition"] = json!(if round.contender.deposition { "on" } else { "off" });
     }
     if round.events.contains(&Event::EtcdStoppedFailsafe) {
@@ -113,8 +98,9 @@ fn plan(round: &Round, patroni: &Path) -> Plan {
     }
     // The fault says only that no network is needed; who strikes is this file.
     let plan = Plan::of(Fault::NodeKilled, Duration::ZERO, ttl);
+    let patroni = (round.contender.manager == Manager::Patroni).then(|| patroni.to_owned());
     let etcds = if round.events.contains(&Event::NodeKilledWithEtcdsLeader) { 3 } else { plan.etcds };
-    Plan { synchronous: round.setting.quorum, dynamic, patroni: round.contender.patroni.then(|| patroni.to_owned()), etcds, ..plan }
+    Plan { synchronous: round.setting.quorum, dynamic, patroni, etcds, ..plan }
 }
 
 /// In quorum mode a cluster is whole once both standbys are voters, under either of the two.

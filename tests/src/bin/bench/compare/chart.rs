@@ -14,18 +14,22 @@ const LEFT: usize = 250;
 const LONGEST: f64 = 540.0;
 const BAR: usize = 14;
 const GAP: usize = 14;
+/// Where the first bar is, below a legend of one line.
 const TOP: usize = 84;
+const LEGEND_LINE: usize = 16;
 
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#1f2328}.title{font-size:16px;font-weight:600}.small{font-size:11px;fill:#59636e}\
-.ttl10{fill:#1a7f37}.ttl3{fill:#4ac26b}.deposition{fill:#0969da}.patroni-fast{fill:#bc4c00}.patroni{fill:#e0a370}.line{stroke:#d1d9e0}\
-@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.small{fill:#9198a1}.ttl10{fill:#2ea043}.ttl3{fill:#7ee787}.deposition{fill:#58a6ff}.patroni-fast{fill:#f0883e}.patroni{fill:#8a5a2b}.line{stroke:#3d444d}}";
+.ttl10{fill:#1a7f37}.ttl3{fill:#4ac26b}.deposition{fill:#0969da}.patroni-fast{fill:#bc4c00}.patroni{fill:#e0a370}.auto-failover-fast{fill:#8250df}.auto-failover{fill:#c297ff}.line{stroke:#d1d9e0}\
+@media(prefers-color-scheme:dark){text{fill:#f0f6fc}.small{fill:#9198a1}.ttl10{fill:#2ea043}.ttl3{fill:#7ee787}.deposition{fill:#58a6ff}.patroni-fast{fill:#f0883e}.patroni{fill:#8a5a2b}.auto-failover-fast{fill:#a371f7}.auto-failover{fill:#6e40c9}.line{stroke:#3d444d}}";
 
 /// All of it.
 pub fn chart(run: &Run) -> String {
     let all: Vec<Summary> = summaries(&run.seen).into_iter().filter(|one| one.idle.is_none()).collect();
     let longest = all.iter().map(|one| one.pause().as_secs_f64()).fold(0.001, f64::max);
     let mut bars = String::new();
-    let mut y = TOP;
+    let (legend, lines) = legend(&all);
+    let top = TOP + lines.saturating_sub(1) * LEGEND_LINE;
+    let mut y = top;
     for setting in SETTINGS {
         for event in EVENTS {
             let these: Vec<&Summary> = all.iter().filter(|one| one.setting == setting && one.event == event).collect();
@@ -44,24 +48,31 @@ pub fn chart(run: &Run) -> String {
          <text class=\"title\" x=\"16\" y=\"26\">Longest pause of a writer (middle of the runs; shorter is better)</text>\n\
          <text class=\"small\" x=\"16\" y=\"44\">three nodes, one etcd, one machine; {date}; *: acknowledged commits were lost</text>\n\
          {}<line class=\"line\" x1=\"{LEFT}\" y1=\"{}\" x2=\"{LEFT}\" y2=\"{}\"/>\n{bars}</svg>\n",
-        legend(&all),
-        TOP - 6,
+        legend,
+        top - 6,
         height - 12
     )
 }
 
-fn legend(all: &[Summary]) -> String {
+/// And how many lines it has.
+fn legend(all: &[Summary]) -> (String, usize) {
     let mut text = String::new();
-    let mut x = 16;
+    let (mut x, mut lines) = (16, 1);
     for Contender { key, label, .. } in CONTENDERS.into_iter().filter(|one| all.iter().any(|other| other.contender == *one)) {
+        let width = 34 + label.len() * 6;
+        if x + width > WIDTH {
+            (x, lines) = (16, lines + 1);
+        }
+        let y = 56 + (lines - 1) * LEGEND_LINE;
         let _ = writeln!(
             text,
-            "<rect class=\"{key}\" x=\"{x}\" y=\"56\" width=\"10\" height=\"10\"/><text class=\"small\" x=\"{}\" y=\"65\">{label}</text>",
-            x + 14
+            "<rect class=\"{key}\" x=\"{x}\" y=\"{y}\" width=\"10\" height=\"10\"/><text class=\"small\" x=\"{}\" y=\"{}\">{label}</text>",
+            x + 14,
+            y + 9
         );
-        x += 34 + label.len() * 6;
+        x += width;
     }
-    text
+    (text, lines)
 }
 
 fn group(event: Event, setting: Setting, these: &[&Summary], top: usize, longest: f64) -> String {

@@ -1,6 +1,7 @@
-//! `bench compare`: the same faults, by turns, to pg_tenure and to Patroni; one writer, one machine, one run; written to docs/performance.md and .svg.
+//! `bench compare`: the same faults, by turns, to pg_tenure, Patroni and pg_auto_failover; one writer, one machine, one run; written to docs/performance.md and .svg.
 
 mod act;
+mod auto_failover;
 mod chart;
 mod idle;
 mod page;
@@ -10,7 +11,7 @@ mod seen;
 
 use act::Others;
 use anyhow::{Context, Result, bail};
-use rounds::{CONTENDERS, EVENTS, Event, Form, WAYS};
+use rounds::{CONTENDERS, EVENTS, Event, Form, Manager, Round, WAYS};
 use run::Run;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,24 +41,37 @@ pub async fn compare(runs: usize, words: &[String]) -> Result<()> {
     }
     let patroni = programs::patroni().context("no Patroni to compare with; hint: `make patroni`, or PATRONI=/path/of/patroni")?;
     let patronictl = programs::patronictl().context("no patronictl; hint: `make patroni`, or PATRONICTL=/path/of/patronictl")?;
-    let others = Others { patroni, patronictl, haproxy: programs::haproxy() };
+    let others = Others { patroni, patronictl, haproxy: programs::haproxy(), auto_failover: auto_failover::installed() };
     let mut turns = rounds::turns(form, runs, &wanted);
     let mut left_out = Vec::new();
-    if others.haproxy.is_none() && turns.iter().any(|(_, round)| round.setting.haproxy) {
-        turns.retain(|(_, round)| !round.setting.haproxy);
-        left_out.push("through HAProxy, which is not installed here (`make setup-tests` does it)".to_owned());
-    }
+    let mut leave_out = |installed: bool, needs: fn(&Round) -> bool, what: &str| {
+        if !installed && turns.iter().any(|(_, round)| needs(round)) {
+            turns.retain(|(_, round)| !needs(round));
+            left_out.push(what.to_owned());
+        }
+    };
+    let through_haproxy = |round: &Round| round.setting.haproxy;
+    let auto_failover = |round: &Round| round.contender.manager == Manager::AutoFailover;
+    leave_out(others.haproxy.is_some(), through_haproxy, "through HAProxy, which is not installed here (`make setup-tests` does it)");
+    leave_out(
+        others.auto_failover.is_some(),
+        auto_failover,
+        "pg_auto_failover, which is not installed here (`make auto-failover` does it)",
+    );
     left_out.iter().for_each(|what| say(&format!("LEFT OUT: {what}")));
     if turns.is_empty() {
         if !left_out.is_empty() {
             bail!("nothing to do: {}", left_out.join("; "));
         }
+        if form == Form::Long {
+            bail!("nothing to do: no round has all of {}", wanted.join(", "));
+        }
         bail!("nothing to do: {} is in the long form only; hint: bench compare {runs} {LONG} ...", wanted.join(", "));
     }
-    let minutes =
-        |turns: &[(usize, rounds::Round)]| turns.iter().map(|(run, round)| rounds::expected_s(*run, round)).sum::<u64>().div_ceil(60);
+    let minutes = |turns: &[(usize, Round)]| turns.iter().map(|(run, round)| rounds::expected_s(*run, round)).sum::<u64>().div_ceil(60);
     let mut programs = vec![programs::tenure(), others.patroni.clone(), programs::postgres_bin().join("postgres"), "etcd".into()];
-    programs.extend(others.haproxy.clone().filter(|_| turns.iter().any(|(_, round)| round.setting.haproxy)));
+    programs.extend(others.haproxy.clone().filter(|_| turns.iter().any(|(_, round)| through_haproxy(round))));
+    programs.extend(others.auto_failover.clone().filter(|_| turns.iter().any(|(_, round)| auto_failover(round))));
     let mut programs: Vec<Command> = programs.into_iter().map(Command::new).collect();
     let mut run =
         Run { machine: Machine::here(&mut programs), command: command(runs, words), seen: Vec::new(), left_out, failed: Vec::new() };

@@ -1,6 +1,7 @@
 //! The text of docs/performance.md: tables of what was seen, where, with what, and what was not.
 
-use super::rounds::{CONTENDERS, Contender, EVENTS, Event, PATRONI_FAST, SETTINGS, Setting, rounds};
+use super::auto_failover::FAST;
+use super::rounds::{CONTENDERS, Contender, EVENTS, Event, Manager, PATRONI_FAST, SETTINGS, Setting, rounds};
 use super::run::Run;
 use super::seen::{Summary, summaries};
 use std::collections::BTreeMap;
@@ -162,9 +163,17 @@ fn limits(run: &Run, all: &[Summary]) -> String {
          * *lost 0* of an asynchronous cluster says that replication had caught up at 100 rows a second, not that it loses nothing.\n\
          * A delay counts what waited in the client, too: after a pause of 20 s, 2000 inserts are due at once. p50, p99 and max are of acknowledged commits, over the whole of a \
          round's event, which is longer where the pause is longer; the middle run of each.\n\
-         * All processes share one machine: what a network and three disks cost is not in it, and a node that dies leaves its processor to the others.\n\
-         * Not measured: pg_auto_failover.\n",
+         * All processes share one machine: what a network and three disks cost is not in it, and a node that dies leaves its processor to the others.\n",
     );
+    if all.iter().any(|one| one.contender.manager == Manager::AutoFailover) {
+        let set: Vec<String> = FAST.iter().map(|(name, milliseconds)| format!("`{name}` {milliseconds}")).collect();
+        let _ = writeln!(
+            text,
+            "* pg_auto_failover has a monitor in place of etcd, which is not replicated, and is in quorum mode by its defaults. Its manual names what decides on the time of a failover and no least \
+             value; *fast* is {} (ms), and `network_partition_timeout` 1 s. Its keepers look and report once a second, which can't be set.",
+            set.join(", ")
+        );
+    }
     let missing: Vec<String> = rounds()
         .into_iter()
         .flat_map(|round| round.events.into_iter().map(move |event| (event, round.contender, round.setting)))

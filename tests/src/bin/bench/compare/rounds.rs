@@ -2,6 +2,19 @@
 
 use std::fmt;
 
+/// Who manages a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// This product.
+    PgTenure,
+    /// Patroni.
+    Patroni,
+    /// pg_auto_failover, which has a monitor in place of etcd.
+    AutoFailover,
+}
+
+use Manager::{AutoFailover, Patroni, PgTenure};
+
 /// One cluster manager in one setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contender {
@@ -9,31 +22,39 @@ pub struct Contender {
     pub key: &'static str,
     /// In tables.
     pub label: &'static str,
-    /// It is Patroni.
-    pub patroni: bool,
-    /// `ttl`, `loop_wait`, `retry_timeout`, in seconds.
+    /// Whose it is.
+    pub manager: Manager,
+    /// `ttl`, `loop_wait`, `retry_timeout`, in seconds; of pg_auto_failover, after what time a lost node is replaced, and how often it is looked at.
     pub timing: [u64; 3],
     /// `deposition: on`.
     pub deposition: bool,
 }
 
 /// With the lease of a default configuration.
-pub const OURS: Contender = Contender { key: "ttl10", label: "pg_tenure, ttl 10", patroni: false, timing: [10, 2, 2], deposition: false };
+pub const OURS: Contender =
+    Contender { key: "ttl10", label: "pg_tenure, ttl 10", manager: PgTenure, timing: [10, 2, 2], deposition: false };
 /// With the shortest lease.
 pub const OURS_SHORT: Contender =
-    Contender { key: "ttl3", label: "pg_tenure, ttl 3", patroni: false, timing: [3, 1, 1], deposition: false };
+    Contender { key: "ttl3", label: "pg_tenure, ttl 3", manager: PgTenure, timing: [3, 1, 1], deposition: false };
 /// Elections before the lease has run out; in quorum mode only.
 pub const OURS_DEPOSING: Contender =
-    Contender { key: "deposition", label: "pg_tenure, ttl 10, deposition", patroni: false, timing: [10, 2, 2], deposition: true };
+    Contender { key: "deposition", label: "pg_tenure, ttl 10, deposition", manager: PgTenure, timing: [10, 2, 2], deposition: true };
 /// The least that Patroni accepts.
 pub const PATRONI_FAST: Contender =
-    Contender { key: "patroni-fast", label: "Patroni, fastest (20/1/3)", patroni: true, timing: [20, 1, 3], deposition: false };
+    Contender { key: "patroni-fast", label: "Patroni, fastest (20/1/3)", manager: Patroni, timing: [20, 1, 3], deposition: false };
 /// What it does where nothing is said.
 pub const PATRONI: Contender =
-    Contender { key: "patroni", label: "Patroni, default (30/10/10)", patroni: true, timing: [30, 10, 10], deposition: false };
+    Contender { key: "patroni", label: "Patroni, default (30/10/10)", manager: Patroni, timing: [30, 10, 10], deposition: false };
+
+/// With the least that makes sense of what its manual says to set.
+pub const AUTO_FAILOVER_FAST: Contender =
+    Contender { key: "auto-failover-fast", label: "pg_auto_failover, fast", manager: AutoFailover, timing: [2, 1, 0], deposition: false };
+/// What it does where nothing is said: unhealthy after 20 s, demoted after 30 s more.
+pub const AUTO_FAILOVER: Contender =
+    Contender { key: "auto-failover", label: "pg_auto_failover, default", manager: AutoFailover, timing: [50, 5, 0], deposition: false };
 
 /// In the order of the tables.
-pub const CONTENDERS: [Contender; 5] = [OURS, OURS_SHORT, OURS_DEPOSING, PATRONI_FAST, PATRONI];
+pub const CONTENDERS: [Contender; 7] = [OURS, OURS_SHORT, OURS_DEPOSING, PATRONI_FAST, PATRONI, AUTO_FAILOVER_FAST, AUTO_FAILOVER];
 
 /// What is done to a cluster of three that is whole, under a writer. In the order of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -221,6 +242,9 @@ pub fn rounds() -> Vec<Round> {
         round(OURS_DEPOSING, true, core, always),
         round(OURS_SHORT, true, core, 0),
         round(PATRONI, true, core, 0),
+        // Of three nodes its defaults make two voters, of which a commit awaits one: the same as quorum mode.
+        round(AUTO_FAILOVER_FAST, true, core, 0),
+        round(AUTO_FAILOVER, true, core, 0),
         round(OURS_DEPOSING, true, &[NodeKilledWithEtcdsLeader], 0),
         round(PATRONI_FAST, true, &[NodeKilledWithEtcdsLeader], 0),
         round(OURS_SHORT, false, &[NodeKilledWithEtcdsLeader], 0),
@@ -291,13 +315,17 @@ pub fn calm_ms(contender: &Contender, event: Event, run: usize) -> u64 {
 /// What a round takes on a quiet machine, in seconds: what it waits for, and what was seen of the rest.
 pub fn expected_s(run: usize, round: &Round) -> u64 {
     let [ttl, loop_wait, _] = round.contender.timing;
-    let start = if round.contender.patroni { 7 + loop_wait } else { 4 };
+    let (start, cycle) = match round.contender.manager {
+        PgTenure => (4, 0),
+        Patroni => (7 + loop_wait, 4 + loop_wait),
+        AutoFailover => (25, 10),
+    };
     let of = |event: &Event| {
         if *event == ColdStart {
             return 0;
         }
         let pause = match event {
-            Switchover | PostmasterKilled if round.contender.patroni => 4 + loop_wait,
+            Switchover | PostmasterKilled => cycle,
             NodeKilled if !round.contender.deposition => ttl,
             // etcd elects, and its new leader counts every lease from the beginning.
             NodeKilledWithEtcdsLeader if !round.contender.deposition => ttl + 2,
@@ -364,7 +392,7 @@ mod tests {
             let at = round.events.iter().position(|event| event.ends_a_node());
             assert!(at.is_none_or(|at| at + 1 == round.events.len()), "{round:?}");
             assert!(round.setting.quorum || !round.contender.deposition, "{round:?}");
-            assert!(round.contender.patroni || round.contender.timing[0] <= 10, "{round:?}");
+            assert!(round.contender.manager != PgTenure || round.contender.timing[0] <= 10, "{round:?}");
         }
     }
 

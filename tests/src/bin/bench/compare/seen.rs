@@ -1,9 +1,11 @@
 //! What was seen, and the sums over several runs: medians, counts, ratios.
 
-use super::rounds::{CONTENDERS, Contender, EVENTS, Event, PATRONI_FAST, SETTINGS, Setting};
+use super::rounds::{CONTENDERS, Contender, EVENTS, Event, Manager, PATRONI_FAST, Round, SETTINGS, Setting};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use stories::delays::Delays;
+use stories::delays::{self, Delays};
+use stories::verdict::Verdict;
+use stories::workload::Ledger;
 
 /// One event in one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,37 @@ pub struct Seen {
     pub doubled: usize,
     /// What an idle node costs; None but for [`Event::Idle`].
     pub idle: Option<Idle>,
+}
+
+impl Seen {
+    /// Before anything was seen of this event.
+    pub fn nothing(event: Event, round: &Round) -> Seen {
+        Seen {
+            event,
+            contender: round.contender,
+            setting: round.setting,
+            pause: Duration::ZERO,
+            delays: Delays::default(),
+            errors: BTreeMap::new(),
+            acknowledged: 0,
+            lost: 0,
+            doubled: 0,
+            idle: None,
+        }
+    }
+
+    /// With what a writer was told, and what is there of it.
+    pub fn with(self, ledger: &Ledger, verdict: &Verdict) -> Seen {
+        Seen {
+            pause: ledger.longest_pause(),
+            delays: Delays::of(ledger),
+            errors: delays::errors(ledger),
+            acknowledged: ledger.acknowledged().count(),
+            lost: verdict.lost.len(),
+            doubled: verdict.doubled.len(),
+            ..self
+        }
+    }
 }
 
 /// What a node costs that has nothing to do, and what its cluster costs etcd.
@@ -104,7 +137,7 @@ pub fn summaries(seen: &[Seen]) -> Vec<Summary> {
             for contender in CONTENDERS {
                 let runs = of(contender);
                 if !runs.is_empty() {
-                    all.push(summary(&runs, compared.filter(|_| !contender.patroni)));
+                    all.push(summary(&runs, compared.filter(|_| contender.manager != Manager::Patroni)));
                 }
             }
         }
@@ -145,7 +178,7 @@ fn summary(runs: &[&Seen], compared: Option<Duration>) -> Summary {
 /// Fixed figures that nobody measured, for tests of what is drawn from them.
 #[cfg(test)]
 pub fn sample() -> Vec<Seen> {
-    use super::rounds::{ASYNCHRONOUS, OURS, OURS_DEPOSING, QUORUM};
+    use super::rounds::{ASYNCHRONOUS, AUTO_FAILOVER, AUTO_FAILOVER_FAST, OURS, OURS_DEPOSING, QUORUM};
     let seen = |event, contender: Contender, quorum, pause: u64, lost, errors: &[(&str, usize)]| Seen {
         event,
         contender,
@@ -169,6 +202,8 @@ pub fn sample() -> Vec<Seen> {
         seen(Event::NodeKilled, OURS_DEPOSING, true, 350, 0, &[("connection lost", 1)]),
         seen(Event::NodeKilled, OURS, true, 9500, 0, &[("connection lost", 1)]),
         seen(Event::NodeKilled, PATRONI_FAST, true, 20000, 0, &[("connection lost", 1)]),
+        seen(Event::NodeKilled, AUTO_FAILOVER_FAST, true, 9000, 0, &[]),
+        seen(Event::NodeKilled, AUTO_FAILOVER, true, 58000, 0, &[]),
         Seen { setting: ASYNCHRONOUS.through_haproxy(), ..seen(Event::Switchover, OURS, false, 1100, 0, &[("57P01", 1)]) },
         Seen { setting: ASYNCHRONOUS.through_haproxy(), ..seen(Event::Switchover, PATRONI_FAST, false, 3300, 0, &[]) },
         idle(
@@ -221,7 +256,9 @@ mod tests {
         seen.retain(|one| !(one.contender == PATRONI_FAST && one.setting == QUORUM));
         let all = summaries(&seen);
         assert!(
-            all.iter().filter(|one| one.setting == QUORUM || one.contender.patroni || one.idle.is_some()).all(|one| one.ratio.is_none())
+            all.iter()
+                .filter(|one| one.setting == QUORUM || one.contender.manager == Manager::Patroni || one.idle.is_some())
+                .all(|one| one.ratio.is_none())
         );
         assert!(summaries(&[]).is_empty());
     }
