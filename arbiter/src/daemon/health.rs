@@ -21,12 +21,16 @@ pub struct Watching {
     leads: Option<(Term, Instant)>,
     /// When it last tried to give way, in the present term.
     tried: Option<Instant>,
+    /// That try is under way.
+    trying: bool,
     told: Option<Cause>,
+    /// The last sentence.
+    said: Option<String>,
 }
 
 impl Default for Watching {
     fn default() -> Watching {
-        Watching { began: Instant::now(), course: Course::default(), leads: None, tried: None, told: None }
+        Watching { began: Instant::now(), course: Course::default(), leads: None, tried: None, trying: false, told: None, said: None }
     }
 }
 
@@ -77,6 +81,10 @@ impl Watching {
         answered: &BTreeSet<MemberName>,
         holders_idle: bool,
     ) -> (Option<String>, Option<GivesWay>) {
+        // What a change does to the server is no news of it, and why the next try must wait is none while this one may succeed.
+        if self.trying && self.leads.is_some() {
+            return (self.said.clone(), None);
+        }
         let rules = Rules::of(&node.dynamic(view));
         let sick = self.leads.filter(|_| !view.is_standby_cluster()).and_then(|(_, since)| {
             let tried = self.tried.map(|at| at.elapsed());
@@ -96,6 +104,7 @@ impl Watching {
             }
             self.told = cause;
         }
+        self.said.clone_from(&said);
         let way = match sick {
             Some(Sick { what, way: Ok(way), .. }) if rules.mode == Mode::Act => Some(GivesWay { what, way }),
             _ => None,
@@ -118,5 +127,11 @@ impl Watching {
     /// It begins to give way. Whatever comes of it, it is not tried again at once.
     pub fn tries(&mut self) {
         self.tried = Some(Instant::now());
+        self.trying = true;
+    }
+
+    /// Whatever came of the try, it is over.
+    pub fn ends(&mut self) {
+        self.trying = false;
     }
 }

@@ -186,6 +186,9 @@ impl Daemon {
                 Duty::Bootstrap | Duty::Clone { .. } | Duty::Restore | Duty::Rewind { .. } | Duty::Upgrade { .. } | Duty::RestoreTo { .. }
             ))
         );
+        if !self.is_busy() {
+            self.memory.health.ends();
+        }
         let mut seen = self.look().await?;
         if self.procedure.is_none() && matches!(seen.local.postgres, Postgres::Primary { .. } | Postgres::Standby { .. }) {
             self.memory.start_owed = false;
