@@ -441,7 +441,11 @@ impl Alone {
 
 /// `TENURE_TEST_LIBRARY`, else the installed one, copied to where nobody replaces it.
 fn install_library(room: &Room) -> PathBuf {
-    let installed = || programs::postgres_bin().parent().expect("bin has a parent").join("lib/pg_tenure.so");
+    let installed = || {
+        // Debian's is lib/ beside bin/; others have one more directory below.
+        let told = Command::new(programs::postgres_bin().join("pg_config")).arg("--pkglibdir").output().expect("ask pg_config");
+        PathBuf::from(String::from_utf8_lossy(&told.stdout).trim()).join("pg_tenure.so")
+    };
     let from = std::env::var_os("TENURE_TEST_LIBRARY").map_or_else(installed, PathBuf::from);
     let dir = room.path().join("lib");
     fs::create_dir_all(&dir).expect("make the room's lib");
